@@ -1,0 +1,67 @@
+"""One trained network, many operating modes: weight-enabling networks (WeNet) as software.
+
+Verbs are functions here (`convert`, `train`, `explore`, ...); the rooms behind them are nouns
+(`wenable.conversion`, `wenable.training`, ...). Names are loaded at first use, so that
+`wenable.space`, `wenable.tables` and what a device needs can be imported where torch is absent.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wenable.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from wenable.calibration import calibrate as calibrate
+    from wenable.conversion import DynamicNetwork as DynamicNetwork
+    from wenable.conversion import UncalibratedWarning as UncalibratedWarning
+    from wenable.conversion import convert as convert
+    from wenable.conversion import extract as extract
+    from wenable.evaluation import evaluate as evaluate
+    from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+    from wenable.saving import load as load
+    from wenable.saving import save as save
+    from wenable.search import explore as explore
+    from wenable.space import Knob as Knob
+    from wenable.space import Mode as Mode
+    from wenable.space import Space as Space
+    from wenable.tables import Front as Front
+    from wenable.tables import Reading as Reading
+    from wenable.training import TrainConfig as TrainConfig
+    from wenable.training import train as train
+
+_HOMES = {
+    "DynamicNetwork": "wenable.conversion",
+    "Front": "wenable.tables",
+    "Knob": "wenable.space",
+    "Mode": "wenable.space",
+    "Reading": "wenable.tables",
+    "Space": "wenable.space",
+    "TrainConfig": "wenable.training",
+    "UncalibratedWarning": "wenable.conversion",
+    "WeightEnabling": "wenable.methods.weight_enabling",
+    "calibrate": "wenable.calibration",
+    "convert": "wenable.conversion",
+    "evaluate": "wenable.evaluation",
+    "explore": "wenable.search",
+    "extract": "wenable.conversion",
+    "load": "wenable.saving",
+    "save": "wenable.saving",
+    "train": "wenable.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wenable' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"wenable.{name} needs {error.name}, which is not installed; to train and convert:"
+            " pip install 'wenable[train]'",
+            name=error.name,
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__"])

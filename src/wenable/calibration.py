@@ -1,0 +1,87 @@
+"""Re-estimates the normalisation statistics of a mode, with frozen weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from wenable.conversion import DynamicNetwork
+from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
+from wenable.modules import device_of, in_eval_mode
+from wenable.space import Mode
+
+
+def calibrate(
+    net: DynamicNetwork,
+    modes: Iterable[Mode | Mapping[str, int] | str] | Mode | str,
+    batches: Iterable[Any],
+) -> None:
+    """Estimate the norm statistics of each mode and store them with the network.
+
+    While training, the norms of a pattern see the outputs of many modes, so their running averages
+    belong to none. Here each norm's mean and variance are taken over all images of `batches`
+    together, every batch being normalised by its own statistics on the way; nothing else behaves as
+    in training, and no weight changes.
+
+    - `modes`: one or several modes, in any form that `set_mode` takes.
+    - `batches`: batches of training images, shape `(N, ...)`, or `(images, labels)` pairs; gone
+      through once for each mode, so an iterator serves one mode only.
+
+    Raises `ValueError` where `batches` is empty, or a mode is not of this network.
+
+    >>> import wenable as we
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.BatchNorm2d(8))
+    >>> net = we.convert(model, torch.ones(1, 4, 5, 5), method=we.WeightEnabling(classifier=True))
+    >>> calibrate(net, "1/2", [torch.randn(16, 4, 5, 5)])
+    >>> net.is_calibrated("1/2"), net.is_calibrated("1/4")
+    (True, False)
+
+    Source: "post-statistics" of US-Nets, here for each mode of a WeNet.
+    """
+    several = [modes] if isinstance(modes, Mode | str) else list(modes)
+    wanted = [net.space.mode(mode) for mode in several]
+    if iter(batches) is batches and len(wanted) > 1:
+        raise ValueError(
+            f"`batches` is an iterator, which can be gone through once, and there are {len(wanted)}"
+            " modes; pass a list or a DataLoader"
+        )
+    if not net.norms():
+        return
+    for mode in wanted:
+        with net.using(mode):
+            statistics, images = _estimate(net, batches)
+        net.store_calibration(mode, statistics, images)
+
+
+def _estimate(net: DynamicNetwork, batches: Iterable[Any]) -> tuple[dict[str, Statistics], int]:
+    """Return the statistics of every norm in the present mode, and how many images were seen."""
+    norms, images, device = net.norms(), 0, device_of(net)
+    with _collecting(norms) as moments, in_eval_mode(net), torch.no_grad():
+        for batch in batches:
+            x = batch[0] if isinstance(batch, list | tuple) else batch
+            net(x.to(device))
+            images += x.shape[0]
+    if not images:
+        raise ValueError("`batches` is empty; calibration needs a few hundred training images")
+    return {name: _statistics(norm, moments[name]) for name, norm in norms.items()}, images
+
+
+@contextmanager
+def _collecting(norms: Mapping[str, SwitchableBatchNorm]) -> Iterator[dict[str, Moments]]:
+    moments = {name: Moments() for name in norms}
+    for name, norm in norms.items():
+        norm.collecting = moments[name]
+    try:
+        yield moments
+    finally:
+        for norm in norms.values():
+            norm.collecting = None
+
+
+def _statistics(norm: SwitchableBatchNorm, seen: Moments) -> Statistics:
+    present = norm.present_statistics()
+    # A norm that no input reaches keeps what it has.
+    return seen.statistics(present.mean.dtype) if seen.count else present

@@ -1,0 +1,102 @@
+"""Accuracy of a mode, with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from wenable.conversion import DynamicNetwork, warn_if_uncalibrated
+from wenable.modules import device_of, in_eval_mode
+from wenable.space import Mode
+from wenable.tables import Reading
+
+
+def evaluate(
+    net: DynamicNetwork,
+    mode: Mode | Mapping[str, int] | str,
+    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    split: str = "",
+) -> Reading:
+    """Return the top-1 accuracy of a mode as a share between 0 and 1, with a 95 % interval.
+
+    - `loader`: batches of images `(N, ...)` and labels `(N,)`.
+    - `split`: the name of the data, for the reading's source.
+
+    The interval is Wilson's for a binomial share. Warns `UncalibratedWarning`, and says so in the
+    reading's note, where the mode's norm statistics were never estimated.
+
+    Raises `ValueError` where the loader is empty, labels do not match, or the outputs hold NaN.
+
+    >>> import wenable as we
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> net = we.convert(model, torch.ones(1, 4))
+    >>> evaluate(net, "1/4", [(torch.ones(10, 4), torch.zeros(10, dtype=torch.long))]).count
+    10
+    """
+    mode = net.space.mode(mode)
+    uncalibrated = warn_if_uncalibrated(net, mode, "evaluated")
+    with net.using(mode):
+        right, total = count_right(net, loader, f"mode {mode}")
+    low, high = wilson_interval(right, total)
+    return Reading(
+        right / total,
+        "top-1",
+        low,
+        high,
+        interval="95 % Wilson",
+        count=total,
+        source=f"evaluated on {split or 'the given data'}",
+        device=str(device_of(net)),
+        note="norm statistics not calibrated for this mode" if uncalibrated else "",
+    )
+
+
+def count_right(
+    model: nn.Module, loader: Iterable[tuple[torch.Tensor, torch.Tensor]], what: str = "the network"
+) -> tuple[int, int]:
+    """Return how many examples a network classifies right, and of how many."""
+    right = total = 0
+    device = device_of(model)
+    with in_eval_mode(model), torch.inference_mode():
+        for images, labels in loader:
+            outputs = model(images.to(device))
+            check_batch(outputs, labels)
+            if bool(outputs.isnan().any()):
+                raise ValueError(f"the outputs of {what} hold NaN; its accuracy means nothing")
+            right += int((outputs.argmax(1).cpu() == labels.cpu()).sum())
+            total += len(labels)
+    if not total:
+        raise ValueError("`loader` is empty; accuracy needs at least one example")
+    return right, total
+
+
+def check_batch(outputs: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise `ValueError` unless outputs `(N, classes)` and labels `(N,)` fit together."""
+    if outputs.ndim != 2 or labels.shape != outputs.shape[:1]:
+        raise ValueError(
+            f"`labels` (of shape {tuple(labels.shape)}) must hold one class for each of the"
+            f" outputs (of shape {tuple(outputs.shape)})"
+        )
+    classes = outputs.shape[1]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"`labels` (from {int(labels.min())} to {int(labels.max())}) must be classes from 0 to"
+            f" {classes - 1}, as many as the network has outputs"
+        )
+
+
+def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval for a share of `right` in `total`.
+
+    >>> [round(end, 3) for end in wilson_interval(90, 100)]
+    [0.826, 0.945]
+    """
+    # scipy takes a moment to import, and nothing else here needs it.
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

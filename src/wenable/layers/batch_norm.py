@@ -1,0 +1,211 @@
+"""Batch norm with private statistics and affine per pattern, and statistics calibrated per mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Mean and variance of each channel over a calibration set, both of shape `(channels,)`."""
+
+    mean: torch.Tensor
+    var: torch.Tensor
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over the batches seen so far, in float64, from which `Statistics` follow."""
+
+    count: int = 0
+    total: torch.Tensor | None = None
+    total_of_squares: torch.Tensor | None = None
+
+    def add(self, x: torch.Tensor) -> None:
+        """Add a batch, shape `(N, channels, *)`."""
+        # Sums of a few hundred thousand float32 squares lose digits; in float64 they do not.
+        x_CB = x.detach().transpose(0, 1).flatten(1).double()
+        total, squares = x_CB.sum(1), x_CB.square().sum(1)
+        self.total = total if self.total is None else self.total + total
+        self.total_of_squares = (
+            squares if self.total_of_squares is None else self.total_of_squares + squares
+        )
+        self.count += x_CB.shape[1]
+
+    def statistics(self, dtype: torch.dtype) -> Statistics:
+        """Return the mean and the unbiased variance of all that was added, as batch norm keeps.
+
+        Raises `ValueError` where fewer than two values a channel were added.
+        """
+        if self.total is None or self.total_of_squares is None or self.count < 2:
+            raise ValueError(f"statistics need at least 2 values a channel, not {self.count}")
+        mean = self.total / self.count
+        variance = (self.total_of_squares / self.count - mean.square()).clamp_min(0)
+        unbiased = variance * (self.count / (self.count - 1))
+        return Statistics(mean.to(dtype), unbiased.to(dtype))
+
+
+class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """What the switchable batch norms share; WeNet section III-C, S-BN of slimmable networks.
+
+    Pattern 1 is the batch norm it was made from, with its parameter names. Every other pattern has
+    a batch norm of its own in `by_pattern`, which starts as a copy. A norm that follows no single
+    switchable layer has pattern 1 only.
+
+    The statistics of a pattern are averages over whatever the rest of the network did while
+    training; those of one mode come from calibration and are put in with `use_statistics`.
+    """
+
+    by_pattern: nn.ModuleDict
+    calibrated_mean: torch.Tensor | None
+    calibrated_var: torch.Tensor | None
+
+    def __init__(
+        self, norm: nn.modules.batchnorm._BatchNorm, patterns: tuple[int, ...] = (1,)
+    ) -> None:
+        affine, tracks = norm.weight is not None, norm.running_mean is not None
+        super().__init__(norm.num_features, norm.eps, norm.momentum, affine, tracks, device="meta")
+        if not tracks:
+            raise ValueError("a batch norm without running statistics cannot be switched")
+        self._take_over(norm)
+        self.patterns = patterns
+        self.pattern = 1
+        self.by_pattern = nn.ModuleDict({str(n): self._copy() for n in patterns if n != 1})
+        # Buffers, so that they follow the network to another device or type.
+        self.register_buffer("calibrated_mean", None, persistent=False)
+        self.register_buffer("calibrated_var", None, persistent=False)
+        self.collecting: Moments | None = None
+        self.train(norm.training)
+
+    def _take_over(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+
+    def _plain_class(self) -> type[nn.modules.batchnorm._BatchNorm]:
+        raise TypeError("use SwitchableBatchNorm1d or SwitchableBatchNorm2d")
+
+    def _copy(self, pattern: int = 1) -> nn.modules.batchnorm._BatchNorm:
+        source = self.of_pattern(pattern)
+        plain = self._plain_class()(
+            self.num_features,
+            self.eps,
+            self.momentum,
+            self.affine,
+            device=source.running_mean.device if source.running_mean is not None else None,
+            dtype=source.running_mean.dtype if source.running_mean is not None else None,
+        )
+        own = {name: tensor for name, tensor in source.state_dict().items() if "." not in name}
+        plain.load_state_dict(own)
+        return plain.train(self.training)
+
+    def of_pattern(self, n: int) -> nn.modules.batchnorm._BatchNorm:
+        """Return the batch norm whose parameters pattern `n` uses: this one for 1."""
+        if n == 1:
+            return self
+        norm = self.by_pattern[str(n)]
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        return norm
+
+    def set_pattern(self, n: int) -> None:
+        """Normalise as pattern `n` from now on; raises `ValueError` for one it lacks."""
+        if n not in self.patterns:
+            raise ValueError(f"`n` (={n}) is no pattern of this batch norm; allowed: {self.patterns}")
+        self.pattern = n
+
+    def use_statistics(self, statistics: Statistics | None) -> None:
+        """In eval mode, normalise with these statistics; None returns to the pattern's own."""
+        place = self.weight if self.affine else self.running_mean
+        assert place is not None
+        self.calibrated_mean = None if statistics is None else statistics.mean.to(place.device)
+        self.calibrated_var = None if statistics is None else statistics.var.to(place.device)
+
+    def present_statistics(self) -> Statistics:
+        """Return a copy of the statistics that eval mode normalises with now."""
+        norm = self.of_pattern(self.pattern)
+        mean = norm.running_mean if self.calibrated_mean is None else self.calibrated_mean
+        var = norm.running_var if self.calibrated_var is None else self.calibrated_var
+        assert mean is not None
+        assert var is not None
+        return Statistics(mean.clone(), var.clone())
+
+    def normalise(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch of shape `(N, channels, *)` in the present pattern."""
+        norm = self.of_pattern(self.pattern)
+        if self.collecting is not None:
+            self.collecting.add(x)
+            return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, self.eps)
+        if not self.training and self.calibrated_mean is not None:
+            mean, var = self.calibrated_mean, self.calibrated_var
+            return F.batch_norm(x, mean, var, norm.weight, norm.bias, False, 0.0, self.eps)
+        return super().forward(x) if norm is self else norm(x)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch of shape `(N, channels, *)` in the present pattern."""
+        return self.normalise(input)
+
+    def to_plain(self) -> nn.Module:
+        """Return the standard batch norm of the present pattern, with its present statistics."""
+        plain = self._copy(self.pattern)
+        statistics = self.present_statistics()
+        plain.running_mean, plain.running_var = statistics.mean, statistics.var
+        return plain
+
+    def extra_repr(self) -> str:
+        """Add the patterns to what a batch norm tells."""
+        return f"{super().extra_repr()}, patterns={self.patterns}"
+
+
+class SwitchableBatchNorm1d(SwitchableBatchNorm, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` with private statistics and affine per pattern.
+
+    Input and output `(N, channels)` or `(N, channels, L)`.
+    """
+
+    def _plain_class(self) -> type[nn.modules.batchnorm._BatchNorm]:
+        return nn.BatchNorm1d
+
+
+class SwitchableBatchNorm2d(SwitchableBatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` with private statistics and affine per pattern.
+
+    Input and output `(N, channels, H, W)`.
+
+    - `norm`: the batch norm to take over; its parameters are shared, not copied.
+    - `patterns`: those of the layer whose output it normalises.
+
+    Source: WeNet, section III-C (switchable batch normalisation, one for every pattern of a layer).
+
+    >>> norm = SwitchableBatchNorm2d(nn.BatchNorm2d(8), (1, 2, 4))
+    >>> norm.set_pattern(4)
+    >>> sorted(name for name, _ in norm.named_parameters())[:3]
+    ['bias', 'by_pattern.2.bias', 'by_pattern.2.weight']
+    """
+
+    def _plain_class(self) -> type[nn.modules.batchnorm._BatchNorm]:
+        return nn.BatchNorm2d
+
+
+class SwitchableBatchNormAct2d(SwitchableBatchNorm2d):
+    """The same for timm's `BatchNormAct2d`: a batch norm, then `drop`, then the activation `act`."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def __init__(
+        self, norm: nn.modules.batchnorm._BatchNorm, patterns: tuple[int, ...] = (1,)
+    ) -> None:
+        super().__init__(norm, patterns)
+        self.drop, self.act = norm.get_submodule("drop"), norm.get_submodule("act")
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise, drop and activate a batch of shape `(N, channels, H, W)`."""
+        return self.act(self.drop(self.normalise(input)))
+
+    def to_plain(self) -> nn.Module:
+        """Return the batch norm, the drop and the activation in a row."""
+        return nn.Sequential(super().to_plain(), self.drop, self.act).train(self.training)

@@ -1,0 +1,81 @@
+"""The weight-enabled dense layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from wenable.layers.blocks import diagonal_blocks
+from wenable.layers.weight_enabled import WeightEnabled
+from wenable.space import Knob
+
+
+class WeightEnabledLinear(WeightEnabled, nn.Linear):
+    """A dense layer that runs as `n` independent groups of neurons (WeNet, Fig. 2, eq. 1).
+
+    At pattern 1 it is the `torch.nn.Linear` it was made from, to the bit. At `1/n` the neurons of
+    output group k are connected to those of input group k only; every neuron stays.
+
+    - `linear`: the layer to take over; its parameters are shared, not copied.
+    - `knob`: its name and patterns.
+    - `shuffle_groups`: the input is read in the order of a shuffle of that many groups; 1 reads it
+      as it stands.
+
+    Input `(*, in)`, output `(*, out)` in every pattern.
+
+    >>> layer = WeightEnabledLinear(nn.Linear(6, 4), Knob("fc", (1, 2)))
+    >>> layer.set_pattern(2)
+    >>> layer(torch.ones(3, 6)).shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(self, linear: nn.Linear, knob: Knob, shuffle_groups: int = 1) -> None:
+        super().__init__(
+            linear.in_features, linear.out_features, linear.bias is not None, device="meta"
+        )
+        self.weight, self.bias = linear.weight, linear.bias
+        self.train(linear.training)
+        self._make_switchable(knob, shuffle_groups)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Multiply by the blocks that the present pattern enables."""
+        if self.pattern == 1:
+            return super().forward(input)
+        if self.input_order is not None:
+            input = input.index_select(-1, self.input_order)
+        # B: all leading dimensions, g: groups, i, o: inputs and outputs of a group
+        weight_gio = (
+            diagonal_blocks(self.weight, self.pattern, self.input_order)
+            .unflatten(0, (self.pattern, -1))
+            .transpose(1, 2)
+        )
+        input_gBi = input.reshape(-1, self.pattern, weight_gio.shape[1]).transpose(0, 1)
+        output_gBo = torch.bmm(input_gBi, weight_gio)
+        output = output_gBo.transpose(0, 1).reshape(*input.shape[:-1], self.out_features)
+        return output if self.bias is None else output + self.bias
+
+    def to_plain(self) -> nn.Module:
+        """Return standard torch layers, with weights of their own, for the present pattern.
+
+        torch has no grouped dense layer: for `n` above 1 this is a grouped `torch.nn.Conv1d` of
+        kernel size 1, which takes inputs of shape `(N, in)`.
+        """
+        has_bias, place = self.bias is not None, {"device": self.weight.device}
+        place["dtype"] = self.weight.dtype  # pyright: ignore[reportArgumentType]
+        if self.pattern == 1:
+            plain = nn.Linear(self.in_features, self.out_features, has_bias, **place)
+            plain.load_state_dict(
+                {name: tensor.detach() for name, tensor in self._parameters.items() if tensor is not None}
+            )
+            return plain.train(self.training)
+        grouped = nn.Conv1d(
+            self.in_features, self.out_features, 1, groups=self.pattern, bias=has_bias, **place
+        )
+        self._copy_enabled_weights(grouped)
+        shuffle = [nn.ChannelShuffle(self.shuffle_groups)] if self.shuffles else []
+        layers = [nn.Unflatten(-1, (self.in_features, 1)), *shuffle, grouped, nn.Flatten(1)]
+        return nn.Sequential(*layers).train(self.training)
+
+    def extra_repr(self) -> str:
+        """Add the patterns to what a dense layer tells."""
+        return f"{super().extra_repr()}, {self._patterns_repr()}"

@@ -1,0 +1,93 @@
+"""What a method says about a network: its knobs, the modules that follow them, what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from wenable.graph import Graph
+from wenable.space import Space
+
+
+@runtime_checkable
+class Switchable(Protocol):
+    """A module that a knob sets."""
+
+    def set_pattern(self, n: int) -> None:
+        """Run in pattern `n` from now on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffle:
+    """A channel shuffle on the input of a layer: `groups` over `channels`."""
+
+    groups: int
+    channels: int
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves every channel in its place."""
+        return self.groups in (1, self.channels)
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchableLayer:
+    """A layer with a knob: its sizes, its cost in the full pattern, and its shuffle.
+
+    `macs` are for one example at the traced size; `weights` counts its weight without the bias.
+    """
+
+    name: str
+    kind: str
+    patterns: tuple[int, ...]
+    inputs: int
+    outputs: int
+    macs: int
+    weights: int
+    shuffle: Shuffle | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """A layer with weights that cannot be switched, or is not by choice, and why."""
+
+    name: str
+    kind: str
+    macs: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a method makes one network dynamic.
+
+    - `space`: the knobs, in execution order.
+    - `replacements`: qualified name -> the module that takes its place.
+    - `followers`: knob -> the modules it sets, by qualified name.
+    - `layers`, `left_alone`: every layer with weights, for the report of `inspect`.
+    """
+
+    space: Space
+    replacements: Mapping[str, nn.Module]
+    followers: Mapping[str, tuple[str, ...]]
+    layers: tuple[SwitchableLayer, ...]
+    left_alone: tuple[LeftAlone, ...]
+
+
+class Method(Protocol):
+    """A way to make a network dynamic: a row of the paper's Table I. One file each."""
+
+    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+        """Return how `model`, a copy that may be taken apart, becomes dynamic.
+
+        Raises `ValueError` where nothing in it can be switched.
+        """
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        ...

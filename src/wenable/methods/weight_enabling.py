@@ -1,0 +1,282 @@
+"""Flexible weight-enabling, the paper's method: layers that run as 1, 2, 4, ... groups."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from wenable.graph import Graph, LayerCall, call_counts, shared_modules
+from wenable.layers.batch_norm import (
+    SwitchableBatchNorm,
+    SwitchableBatchNorm1d,
+    SwitchableBatchNorm2d,
+    SwitchableBatchNormAct2d,
+)
+from wenable.layers.convolution import WeightEnabledConv2d
+from wenable.layers.linear import WeightEnabledLinear
+from wenable.methods.plan import LeftAlone, Plan, Shuffle, SwitchableLayer
+from wenable.space import Knob, Space
+
+ShufflePolicy = Literal["first", "all", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightEnabling:
+    """Make layers switchable between numbers of independent groups (WeNet, section III).
+
+    - `groups`: the patterns offered, a chain of divisors from 1: each divides the next, so that the
+      blocks of a finer pattern lie inside those of a coarser one.
+    - `shuffle`: which layers read their input shuffled. `"first"`: in each block the first layer
+      that reads another switchable layer of the block (behind the first 1x1 convolution of a
+      bottleneck, as in section IV-B); `"all"`: every layer that reads what another switchable
+      layer wrote; `"none"`.
+    - `classifier`: whether the layer that writes the network's output switches too.
+
+    Raises `ValueError` for an empty or repeated chain, one whose blocks do not nest, or an unknown
+    policy.
+
+    >>> WeightEnabling(groups=(1, 2, 4)).shuffle
+    'first'
+    """
+
+    groups: tuple[int, ...] = (1, 2, 4, 8, 16)
+    shuffle: ShufflePolicy = "first"
+    classifier: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", tuple(self.groups))
+        _check_groups(self.groups)
+        if self.shuffle not in get_args(ShufflePolicy):
+            raise ValueError(
+                f"`shuffle` (={self.shuffle!r}) is no policy; allowed: 'first', 'all', 'none'"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return {"method": "weight-enabling", **asdict(self), "groups": list(self.groups)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> WeightEnabling:
+        """Return the method written by `to_json`; raises `ValueError` where it is not one."""
+        if values.get("method") != "weight-enabling":
+            raise ValueError(f"`method` (={values.get('method')!r}) is unknown to this version")
+        try:
+            groups = tuple(int(n) for n in values["groups"])
+            return cls(groups, values["shuffle"], bool(values["classifier"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
+
+    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+        """Return which layers of a traced network switch, with their norms and shuffles.
+
+        Raises `ValueError` where no layer can be switched, with the reason for the first few.
+        """
+        calls = {call.module: call for call in graph.layers}
+        knobs, left_alone = self._sort_out(model, graph, calls)
+        if not knobs:
+            few = "; ".join(f"{each.name!r} {each.reason}" for each in left_alone[:3])
+            raise ValueError(
+                f"`model` (={type(model).__name__}) has nothing to switch"
+                + (f": {few}" if few else ": it has no convolution and no dense layer")
+            )
+        space = Space(tuple(knobs.values()))
+        shuffles = self._place_shuffles(knobs, calls)
+        replacements: dict[str, nn.Module] = {}
+        layers = []
+        for name, knob in knobs.items():
+            layer, shuffle = model.get_submodule(name), shuffles.get(name)
+            groups = shuffle.groups if shuffle else 1
+            replacements[name] = _weight_enabled(layer, knob, groups)
+            layers.append(_describe(layer, calls[name], knob, shuffle))
+        norms, followers = _norms(model, graph, knobs)
+        return Plan(space, {**replacements, **norms}, followers, tuple(layers), tuple(left_alone))
+
+    def _sort_out(
+        self, model: nn.Module, graph: Graph, calls: Mapping[str, LayerCall]
+    ) -> tuple[dict[str, Knob], list[LeftAlone]]:
+        """Return the knobs in execution order, and every other layer with its reason."""
+        counts, shared = call_counts(graph.layers), shared_modules(model)
+        knobs, left_alone = {}, []
+        unreached = [name for name, module in model.named_modules() if _kind(module)]
+        for name in dict.fromkeys((*calls, *unreached)):
+            module, call = model.get_submodule(name), calls.get(name)
+            kind = _kind(module) or type(module).__name__
+            reason = _refusal(module, name, call, counts[name], graph, shared)
+            if not reason and not self.classifier and name in graph.classifiers:
+                reason = "is the classifier; `classifier=True` switches it"
+            if not reason:
+                knob = self._knob(module, name)
+                if len(knob.options) > 1:
+                    knobs[name] = knob
+                    continue
+                sizes = " and ".join(f"{size} {label}" for label, size in knob.must_divide)
+                reason = f"has {sizes}, which no pattern above 1 divides"
+            macs = _macs(module, call) * counts[name] if call else 0
+            left_alone.append(LeftAlone(name, kind, macs, reason))
+        return knobs, left_alone
+
+    def _knob(self, module: nn.Module, name: str) -> Knob:
+        noun = "channels" if isinstance(module, nn.Conv2d) else "neurons"
+        outputs, inputs = module.weight.shape[:2]  # pyright: ignore
+        options = tuple(n for n in self.groups if inputs % n == 0 and outputs % n == 0)
+        sizes = ((f"input {noun}", int(inputs)), (f"output {noun}", int(outputs)))
+        return Knob(name, options, sizes)
+
+    def _place_shuffles(
+        self, knobs: Mapping[str, Knob], calls: Mapping[str, LayerCall]
+    ) -> dict[str, Shuffle]:
+        """Return the shuffle on the input of each layer that has one."""
+        shuffles: dict[str, Shuffle] = {}
+        blocks_done = set()
+        for name in knobs:
+            origin = calls[name].input
+            if self.shuffle == "none" or origin is None:
+                continue
+            if self.shuffle == "first":
+                producer = origin.single_producer
+                block = _block(name, knobs)
+                if producer not in knobs or block != _block(producer, knobs):
+                    continue
+                if block in blocks_done:
+                    continue
+                blocks_done.add(block)
+            wrote = [knobs[each].options[-1] for each in origin.producers if each in knobs]
+            if wrote and origin.width % max(wrote) == 0:
+                shuffles[name] = Shuffle(max(wrote), origin.width)
+        return shuffles
+
+
+def _check_groups(groups: tuple[int, ...]) -> None:
+    rule = "it must be a chain of divisors from 1, as in (1, 2, 4, 8, 16)"
+    if not groups:
+        raise ValueError(f"`groups` (={groups}) is empty; {rule}")
+    if not all(isinstance(n, int) and n > 0 for n in groups):
+        raise ValueError(f"`groups` (={groups}) must hold whole numbers above 0; {rule}")
+    if len(set(groups)) != len(groups):
+        raise ValueError(f"`groups` (={groups}) repeats a pattern; {rule}")
+    if groups[0] != 1:
+        raise ValueError(f"`groups` (={groups}) does not start at 1, the full network; {rule}")
+    for coarse, fine in zip(groups, groups[1:], strict=False):
+        if fine % coarse:
+            raise ValueError(
+                f"`groups` (={groups}) does not nest: {coarse} does not divide {fine}; {rule}"
+            )
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, nn.Conv2d):
+        return "convolution"
+    return "dense" if isinstance(module, nn.Linear) else ""
+
+
+def _refusal(
+    module: nn.Module,
+    name: str,
+    call: LayerCall | None,
+    count: int,
+    graph: Graph,
+    shared: frozenset[str],
+) -> str:
+    """Return why a layer cannot be switched safely, or an empty text."""
+    if name in graph.computed_weights:
+        return "computes its weight before it uses it"
+    if call is None:
+        return "is not reached by the example input"
+    if type(module) not in (nn.Conv2d, nn.Linear):
+        return f"is a {type(module).__name__}, not a plain torch.nn.Conv2d or Linear"
+    if count > 1:
+        return f"is called {count} times in one pass"
+    if name in shared:
+        return "shares its weight with another layer"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "has forward hooks, which would not see what they expect"
+    if isinstance(module, nn.Conv2d):
+        if module.groups > 1:
+            depthwise = module.groups == module.in_channels
+            return "is depthwise" if depthwise else f"already has {module.groups} groups"
+        if math.prod(call.output_shape[-2:]) == 1:
+            return "works on a 1x1 map"
+    return ""
+
+
+def _macs(module: nn.Module, call: LayerCall) -> int:
+    """Return the multiply-accumulates of one call for one example (eq. 2, at the output size)."""
+    weight = getattr(module, "weight", None)
+    if weight is None or not call.output_shape:
+        return 0
+    return math.prod(call.output_shape[1:]) * math.prod(weight.shape[1:])
+
+
+def _describe(
+    module: nn.Module, call: LayerCall, knob: Knob, shuffle: Shuffle | None
+) -> SwitchableLayer:
+    outputs, inputs = module.weight.shape[:2]  # pyright: ignore
+    weights = int(module.weight.numel())  # pyright: ignore
+    macs = _macs(module, call)
+    kind = _kind(module)
+    return SwitchableLayer(knob.name, kind, knob.options, inputs, outputs, macs, weights, shuffle)
+
+
+def _weight_enabled(layer: nn.Module, knob: Knob, shuffle_groups: int) -> nn.Module:
+    if isinstance(layer, nn.Conv2d):
+        return WeightEnabledConv2d(layer, knob, shuffle_groups)
+    assert isinstance(layer, nn.Linear)
+    return WeightEnabledLinear(layer, knob, shuffle_groups)
+
+
+def _block(name: str, knobs: Mapping[str, Knob]) -> str:
+    """Return the nearest container that holds a second switchable layer besides this one."""
+    parent = name.rpartition(".")[0]
+    while parent:
+        if sum(other.startswith(f"{parent}.") for other in knobs) > 1:
+            return parent
+        parent = parent.rpartition(".")[0]
+    return ""
+
+
+def _norms(
+    model: nn.Module, graph: Graph, knobs: Mapping[str, Knob]
+) -> tuple[dict[str, nn.Module], dict[str, tuple[str, ...]]]:
+    """Return a switchable norm for every batch norm, and which knob each of them follows.
+
+    A norm behind one switchable layer, through channelwise operations, is keyed by that layer. Any
+    other has one affine, and its statistics come from calibration.
+    """
+    calls = {call.module: call for call in graph.norms}
+    counts = call_counts(graph.norms)
+    replacements: dict[str, nn.Module] = {}
+    followers: dict[str, list[str]] = defaultdict(list)
+    for name in knobs:
+        followers[name].append(name)
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
+            continue
+        call = calls.get(name)
+        origin = call.input if call and counts[name] == 1 else None
+        producer = origin.single_producer if origin else None
+        knob = knobs.get(producer) if producer else None
+        replacements[name] = _switchable_norm(module, name, knob.options if knob else (1,))
+        if knob:
+            followers[knob.name].append(name)
+    return replacements, {name: tuple(each) for name, each in followers.items()}
+
+
+def _switchable_norm(
+    norm: nn.modules.batchnorm._BatchNorm, name: str, patterns: tuple[int, ...]
+) -> SwitchableBatchNorm:
+    if type(norm) is nn.BatchNorm1d:
+        return SwitchableBatchNorm1d(norm, patterns)
+    if type(norm) is nn.BatchNorm2d:
+        return SwitchableBatchNorm2d(norm, patterns)
+    # timm's fused norm and activation, known by name so that timm need not be installed.
+    if type(norm).__name__ == "BatchNormAct2d":
+        return SwitchableBatchNormAct2d(norm, patterns)
+    raise ValueError(
+        f"{name!r} is a batch norm of class {type(norm).__name__}, which cannot be switched;"
+        " known: torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, timm's BatchNormAct2d"
+    )

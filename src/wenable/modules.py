@@ -1,0 +1,26 @@
+"""Small helpers for any torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode inside a `with` block; each module is put back as it was."""
+    training = {name: module.training for name, module in model.named_modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for name, module in model.named_modules():
+            module.training = training.get(name, module.training)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the parameters of a network are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

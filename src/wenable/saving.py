@@ -1,0 +1,196 @@
+"""Saves a dynamic network as one safetensors file with a JSON header, and loads it again.
+
+The weights stand under their own names, so any reader of safetensors can use them. Nothing is
+pickled. The header says how the network was made dynamic; the architecture is rebuilt by name (from
+torchvision, timm or `wenable.zoo`) or handed in, and converted anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from wenable.conversion import Calibration, DynamicNetwork, convert
+from wenable.files import write_whole
+from wenable.layers.batch_norm import Statistics
+from wenable.methods.weight_enabling import WeightEnabling
+from wenable.space import Space
+from wenable.version import __version__
+from wenable.zoo import Source, build
+
+FORMAT, VERSION = "wenable-network", 1
+_CALIBRATIONS = "wenable.calibrations"
+_MOST_EXAMPLE_VALUES = 10**8  # of the example input that a file can make `load` allocate
+
+
+def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
+    """Write a dynamic network, with the statistics of its calibrated modes, to one file.
+
+    The file is whole or not there. It can be loaded by path alone where the network was built with
+    `wenable.zoo.build`; otherwise `load` needs the model.
+
+    Raises `ValueError` where weights hold NaN, `OSError` where the file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+    broken = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise ValueError(f"`net` has NaN or infinite values in {broken[0]!r}; nothing was written")
+    calibrations = []
+    for number, mode in enumerate(net.calibrated_modes):
+        kept = net.calibration(mode)
+        assert kept is not None
+        own = kept.statistics is None
+        calibrations.append(
+            {"mode": str(mode), "images": kept.images, "own": own, "weights": kept.weights}
+        )
+        for norm, statistics in (kept.statistics or {}).items():
+            tensors[f"{_CALIBRATIONS}.{number}.{norm}.mean"] = statistics.mean.cpu()
+            tensors[f"{_CALIBRATIONS}.{number}.{norm}.var"] = statistics.var.cpu()
+    # A copy each: safetensors refuses tensors that share memory, as tied weights do.
+    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    source = getattr(net, "wenable_source", None)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "wenable": __version__,
+        "class": net.original_class.__qualname__,
+        "architecture": source.to_json() if source else None,
+        "method": net.method.to_json(),
+        "space": net.space.to_json(),
+        "example": net.example_to_json(),
+        "calibrations": calibrations,
+    }
+    header["sha256"] = _digest(header, tensors)
+    return write_whole(path, safetensors_bytes(tensors, {"wenable": json.dumps(header)}))
+
+
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
+    """Return the dynamic network that `save` wrote, in eval mode and the full mode.
+
+    - `model`: the architecture, with any weights; needed where it was not built by
+      `wenable.zoo.build`. It is left untouched.
+
+    Raises `FileNotFoundError`, or `ValueError` where the file is truncated, altered, from a newer
+    version of the format, or made for another architecture.
+    """
+    header, tensors = _read(Path(path))
+    if model is None:
+        if header["architecture"] is None:
+            raise ValueError(
+                f"{path} does not say how its {header['class']} is built; pass the architecture:"
+                " wenable.load(path, model=...)"
+            )
+        model = build(Source.from_json(header["architecture"]))
+    try:
+        example = _example(header["example"])
+        method = WeightEnabling.from_json(header["method"])
+        space = Space.from_json(header["space"])
+        wanted = list(header["calibrations"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a network saved by wenable: {error}") from error
+    weights = {n: t for n, t in tensors.items() if not n.startswith(f"{_CALIBRATIONS}.")}
+    net = convert(model.to(example[0].dtype), example, method=method)
+    _check_architecture(net, weights, space, path)
+    net.load_state_dict(weights)
+    _put_calibrations(net, wanted, tensors, path)
+    return net.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("wenable", "")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors raises its own type for each kind of damage
+        raise ValueError(f"{path} is truncated or no safetensors file: {error}") from error
+    try:
+        header = json.loads(text)
+        found = header.pop("sha256")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a network saved by wenable: no header") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a network saved by wenable: format {header.get('format')!r}")
+    version = header.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, written by wenable {header.get('wenable')}; this"
+            f" is wenable {__version__}, which reads up to {VERSION}: upgrade it"
+        )
+    if found != _digest(header, tensors):
+        raise ValueError(f"{path} was altered after it was saved: its SHA-256 does not match")
+    return header, tensors
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of the header and of every tensor, in an order of its own."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _example(values: list[Mapping[str, Any]]) -> tuple[torch.Tensor, ...]:
+    inputs = []
+    for each in values:
+        shape = tuple(int(size) for size in each["shape"])
+        dtype = getattr(torch, str(each["dtype"]), None)
+        if not isinstance(dtype, torch.dtype) or not shape or min(shape) < 1:
+            raise ValueError(f"the file's example input (={dict(each)}) is no tensor")
+        if math.prod(shape) > _MOST_EXAMPLE_VALUES:
+            raise ValueError(f"the file's example input (of shape {shape}) is too large to trace")
+        inputs.append(torch.zeros(shape, dtype=dtype))
+    return tuple(inputs)
+
+
+def _check_architecture(
+    net: DynamicNetwork, weights: Mapping[str, torch.Tensor], space: Space, path: Any
+) -> None:
+    expected = net.state_dict()
+    for name in dict.fromkeys((*expected, *weights)):
+        mine = tuple(expected[name].shape) if name in expected else "absent"
+        theirs = tuple(weights[name].shape) if name in weights else "absent"
+        if mine != theirs:
+            raise ValueError(
+                f"{path} was made for another architecture: {name!r} is {theirs} in the file and"
+                f" {mine} in the {net.original_class.__name__} it is loaded into"
+            )
+    if net.space != space:
+        raise ValueError(
+            f"{path} was made for another architecture: it switches {len(space.names)} layers from"
+            f" {space.names[0]!r}, this network {len(net.space.names)} from {net.space.names[0]!r}"
+        )
+
+
+def _put_calibrations(
+    net: DynamicNetwork,
+    wanted: list[Mapping[str, Any]],
+    tensors: Mapping[str, torch.Tensor],
+    path: Any,
+) -> None:
+    try:
+        for number, each in enumerate(wanted):
+            prefix = f"{_CALIBRATIONS}.{number}."
+            statistics = None
+            if not each["own"]:
+                statistics = {
+                    norm: Statistics(tensors[f"{prefix}{norm}.mean"], tensors[f"{prefix}{norm}.var"])
+                    for norm in net.norms()
+                }
+            calibration = Calibration(statistics, each["images"], float(each["weights"]))
+            net.restore_calibration(net.space.mode(str(each["mode"])), calibration)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} lacks the statistics of a mode it lists: {error}") from error

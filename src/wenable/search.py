@@ -1,0 +1,117 @@
+"""Explores a trained network: evaluates modes for real and hands their readings to a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+
+from wenable.calibration import calibrate
+from wenable.conversion import DynamicNetwork, extract
+from wenable.evaluation import evaluate
+from wenable.exploration.greedy import SearchStep, greedy
+from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.modules import device_of
+from wenable.space import Mode
+from wenable.tables import Front, Reading
+
+Cost = Literal["macs", "latency"]
+
+
+def explore(
+    net: DynamicNetwork,
+    search_batches: Iterable[Any],
+    calibration_batches: Iterable[Any],
+    *,
+    threshold: float,
+    cost: Cost = "macs",
+    strategy: Literal["greedy"] = "greedy",
+    timing: TimingPlan | None = None,
+    on_step: Callable[[SearchStep], None] | None = None,
+) -> Front:
+    """Search the modes of a trained network for those worth having (WeNet, Algorithm 2).
+
+    Every mode that is compared is calibrated on `calibration_batches` first, and its accuracy is
+    that on `search_batches`. The statistics of the modes on the front stay with the network; those
+    of the others are dropped.
+
+    - `search_batches`: images and labels that training did not see; gone through once a mode.
+      Report the accuracy of the modes that are found on a third split.
+    - `calibration_batches`: of the training split.
+    - `threshold`: the search ends when the accuracy, between 0 and 1, is at or under it.
+    - `cost`: `"macs"`, or `"latency"`: the median time of the mode's extracted network in eager
+      PyTorch on this machine, for one example, by `timing`.
+
+    Raises `ValueError` for an unknown cost or strategy, or a threshold that the full mode does not
+    exceed.
+    """
+    if cost == "energy":
+        raise ValueError(
+            "`cost` (='energy') needs an energy meter, and none can be read yet; allowed:"
+            " 'macs', 'latency'"
+        )
+    if cost not in get_args(Cost):
+        raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: 'macs', 'latency'")
+    if strategy != "greedy":
+        raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: 'greedy'")
+    for name, batches in (("search_batches", search_batches), ("calibration_batches", calibration_batches)):
+        if iter(batches) is batches:
+            raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
+    kept = set(net.calibrated_modes)
+
+    def accuracy(mode: Mode) -> Reading:
+        if not net.is_calibrated(mode):
+            calibrate(net, mode, calibration_batches)
+        return evaluate(net, mode, search_batches, split="the search split")
+
+    def costs(modes: Sequence[Mode]) -> Sequence[Reading]:
+        if cost == "macs":
+            return [Reading(net.macs(mode), "MACs", source="counted") for mode in modes]
+        return mode_latencies(net, modes, timing)
+
+    front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=on_step)
+    kept |= set(front.modes) | {front.chosen.mode}
+    net.forget_calibrations([mode for mode in net.calibrated_modes if mode not in kept])
+    return front
+
+
+def mode_latencies(
+    net: DynamicNetwork, modes: Sequence[Mode], timing: TimingPlan | None = None
+) -> list[Reading]:
+    """Return the latency of each mode's extracted network in eager PyTorch, for one example.
+
+    All modes are timed against each other, in blocks in random order, with denormal numbers
+    flushed to zero.
+    """
+    example = torch.randn(1, *net.example_shape[1:], device=device_of(net))
+    plains = {mode: extract(net, mode).eval() for mode in modes}
+    threads = torch.get_num_threads()
+    with torch.inference_mode(), _denormals_flushed():
+        readings = measure_latencies(
+            {mode: _call(plain, example) for mode, plain in plains.items()},
+            timing,
+            source=f"wall clock, eager PyTorch {torch.__version__}, batch 1, {threads} threads",
+        )
+    return [readings[mode] for mode in modes]
+
+
+def _call(plain: torch.nn.Module, example: torch.Tensor) -> Callable[[], object]:
+    def call() -> object:
+        output = plain(example)
+        if example.is_cuda:
+            torch.cuda.synchronize()
+        return output
+
+    return call
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Treat numbers below 1e-38 as zero: arithmetic on them is up to a hundred times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

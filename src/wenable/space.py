@@ -1,0 +1,376 @@
+"""What can be switched in a network, and one choice of it. Imports no torch.
+
+A `Knob` is one switchable thing; its options are whole numbers, ordered from the most to the least
+costly. For weight-enabling a knob is a layer and an option is its number of groups n, written `1/n`:
+the share of the layer's weights that is enabled (WeNet, section III-A).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import groupby
+from typing import Any, Protocol
+
+
+class RandomSource(Protocol):
+    """Anything with `random()` in [0, 1): `random.Random` or `numpy.random.Generator`."""
+
+    def random(self) -> float:
+        """Return the next number, uniform in [0, 1)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One switchable thing in a network.
+
+    - `name`: its qualified name in the network, `"layer1.0.conv2"`.
+    - `options`: what it can be set to, from most to least costly; the first is the full pattern.
+    - `must_divide`: sizes that every option has to divide, with the name that a person knows each
+      by, `(("input channels", 24),)`. They are kept so that a refusal can name the rule.
+
+    Raises `ValueError` where the options are empty, repeated or not ascending.
+
+    >>> Knob("conv", (1, 2, 4), must_divide=(("input channels", 12),)).cheaper(2)
+    4
+    """
+
+    name: str
+    options: tuple[int, ...]
+    must_divide: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise ValueError(f"`options` of {self.name!r} is empty; a knob needs at least one")
+        if list(self.options) != sorted(set(self.options)) or self.options[0] < 1:
+            raise ValueError(
+                f"`options` (={self.options}) of {self.name!r} must be positive and ascending,"
+                " each once"
+            )
+        for option in self.options:
+            self._check_divides(option)
+
+    def _check_divides(self, option: int) -> None:
+        for label, size in self.must_divide:
+            if size % option:
+                raise ValueError(
+                    f"`groups` (={option}) must divide the {label} (={size}) of {self.name!r};"
+                    f" allowed: {self._allowed()}"
+                )
+
+    def _allowed(self) -> str:
+        fits = [n for n in self.options if all(size % n == 0 for _, size in self.must_divide)]
+        return ", ".join(map(str, fits))
+
+    def check(self, option: int) -> None:
+        """Raise `ValueError`, naming the rule, unless `option` is one of this knob's options."""
+        if option in self.options:
+            return
+        if option > 0:
+            self._check_divides(option)
+        raise ValueError(
+            f"`groups` (={option}) is not a pattern of {self.name!r}; allowed: {self._allowed()}"
+        )
+
+    def cheaper(self, option: int) -> int | None:
+        """Return the next cheaper option, or None behind the last."""
+        position = self.options.index(option) + 1
+        return self.options[position] if position < len(self.options) else None
+
+    def nearest(self, option: int) -> int:
+        """Return `option`, or the nearest allowed one below it.
+
+        >>> Knob("conv", (1, 2, 4)).nearest(16)
+        4
+        """
+        return max((n for n in self.options if n <= option), default=self.options[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Mode(Mapping[str, int]):
+    """One option for every knob of a space: the paper's operation mode. Immutable and hashable.
+
+    It maps knob names to options, in execution order. Modes come from a `Space`, which checks them;
+    two modes are equal where their spaces and options are.
+
+    >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2, 4)), Knob("c", (1, 2))))
+    >>> mode = space.mode({"a": 1, "b": 4, "c": 2})
+    >>> print(mode, mode["b"])
+    1,1/4,1/2 4
+    """
+
+    space: Space = field(repr=False)
+    options: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.options) != len(self.space.knobs):
+            raise ValueError(
+                f"`options` has {len(self.options)} entries; the space has"
+                f" {len(self.space.knobs)} knobs"
+            )
+        for knob, option in zip(self.space.knobs, self.options, strict=True):
+            knob.check(option)
+
+    def __getitem__(self, name: str) -> int:
+        return self.options[self.space.position(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.space.names)
+
+    def __len__(self) -> int:
+        return len(self.options)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mode):
+            return NotImplemented
+        return self.options == other.options and self.space == other.space
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.space, self.options))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Mode({str(self)!r})"
+
+    def __str__(self) -> str:
+        """The compact text form, which `Space.mode` reads back."""
+        return self.space.text(self)
+
+    def replace(self, changes: Mapping[str, int]) -> Mode:
+        """Return this mode with some knobs set anew; unknown names and options are refused."""
+        return self.space.mode({**self, **changes})
+
+    def is_no_costlier_than(self, other: Mode) -> bool:
+        """Say whether every knob is at the same or a cheaper option than in `other`."""
+        return all(a >= b for a, b in zip(self.options, other.options, strict=True))
+
+
+@dataclass(frozen=True)
+class Space:
+    """All knobs of a network, in execution order: the modes it can run in.
+
+    Raises `ValueError` where there is no knob or a name stands twice.
+
+    >>> space = Space((Knob("a", (1, 2, 4)), Knob("b", (1, 2, 4, 8, 16))))
+    >>> space.size, str(space.smallest), str(space.uniform(4)), str(space.mode("1/2,b=1/16"))
+    (15, '1/16', '1/4', '1/2,1/16')
+    """
+
+    knobs: tuple[Knob, ...]
+
+    def __post_init__(self) -> None:
+        if not self.knobs:
+            raise ValueError("`knobs` is empty; a space needs at least one thing to switch")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ValueError(f"`knobs` names {', '.join(map(repr, twice))} more than once")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The knobs' names, in execution order."""
+        return tuple(knob.name for knob in self.knobs)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.names)}
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.knobs)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def position(self, name: str) -> int:
+        """Return where the knob stands in execution order; `KeyError` names an unknown one."""
+        try:
+            return self._positions[name]
+        except KeyError:
+            raise KeyError(f"{name!r} is no knob of this network") from None
+
+    @cached_property
+    def size(self) -> int:
+        """The exact number of modes; 5**52 for ResNet-50, which `len` could not return."""
+        return math.prod(len(knob.options) for knob in self.knobs)
+
+    @cached_property
+    def full(self) -> Mode:
+        """Every knob at its most costly option: the original network."""
+        return Mode(self, tuple(knob.options[0] for knob in self.knobs))
+
+    @cached_property
+    def smallest(self) -> Mode:
+        """Every knob at its least costly option."""
+        return Mode(self, tuple(knob.options[-1] for knob in self.knobs))
+
+    def uniform(self, n: int) -> Mode:
+        """Return every knob at `n`, or at the nearest option it allows below `n`.
+
+        Raises `ValueError` where no knob has `n`.
+        """
+        if n not in self.uniform_options:
+            raise ValueError(
+                f"`n` (={n}) is an option of no knob; allowed:"
+                f" {', '.join(map(str, self.uniform_options))}"
+            )
+        return Mode(self, tuple(knob.nearest(n) for knob in self.knobs))
+
+    @cached_property
+    def uniform_options(self) -> tuple[int, ...]:
+        """Every option that at least one knob has, ascending: what `uniform` takes."""
+        return tuple(sorted({option for knob in self.knobs for option in knob.options}))
+
+    def uniform_modes(self) -> tuple[Mode, ...]:
+        """Return the uniform modes, from the full one to the smallest."""
+        return tuple(self.uniform(n) for n in self.uniform_options)
+
+    def sample(self, rng: RandomSource) -> Mode:
+        """Draw one option per knob, independently and uniformly (Algorithm 1, line 13)."""
+        return Mode(
+            self, tuple(knob.options[int(rng.random() * len(knob.options))] for knob in self.knobs)
+        )
+
+    def cheaper(self, mode: Mode) -> tuple[Mode, ...]:
+        """Return each mode that is one knob one option further, in execution order (Alg. 2, l. 5)."""
+        neighbours = []
+        for position, knob in enumerate(self.knobs):
+            option = knob.cheaper(mode.options[position])
+            if option is not None:
+                options = (*mode.options[:position], option, *mode.options[position + 1 :])
+                neighbours.append(Mode(self, options))
+        return tuple(neighbours)
+
+    def mode(self, choice: Mode | Mapping[str, int] | str) -> Mode:
+        """Return the mode that `choice` names: a mode, a dict over all knobs, or a text.
+
+        Texts: `"full"`, `"smallest"`, a uniform pattern `"1/4"`; one pattern for each knob in
+        execution order with repeats, `"1*3,1/4*2,1/16"`; or a uniform pattern followed by
+        exceptions by name or name pattern, `"1/4,layer1.*=1/2"`.
+
+        Raises `ValueError` for anything outside this space, naming the rule.
+        """
+        if isinstance(choice, Mode):
+            if choice.space != self:
+                raise ValueError(f"`mode` (={choice}) belongs to the space of another network")
+            return choice
+        if isinstance(choice, str):
+            return self._parse(choice)
+        self._refuse_unknown(choice)
+        missing = [name for name in self.names if name not in choice]
+        if missing:
+            raise ValueError(
+                f"`mode` says nothing of {', '.join(map(repr, missing[:3]))}"
+                f"{' ...' if len(missing) > 3 else ''}; every knob needs an option"
+            )
+        return Mode(self, tuple(choice[name] for name in self.names))
+
+    def _refuse_unknown(self, choice: Mapping[str, int]) -> None:
+        for name in choice:
+            if name not in self._positions:
+                raise ValueError(
+                    f"`mode` names {name!r}, which is no knob of this network; its"
+                    f" {len(self.names)} knobs are {_shortened(self.names)}"
+                )
+
+    def _parse(self, text: str) -> Mode:
+        if text.strip() in ("full", "smallest"):
+            return self.full if text.strip() == "full" else self.smallest
+        parts = [part.strip() for part in text.split(",")]
+        exceptions = [part for part in parts if "=" in part]
+        plain = [part for part in parts if "=" not in part]
+        if len(plain) == 1 and "*" not in plain[0]:
+            mode = self.uniform(_parse_pattern(plain[0], text))
+        elif not exceptions:
+            options = [option for part in plain for option in _parse_run(part, text)]
+            if len(options) != len(self.knobs):
+                raise ValueError(
+                    f"`mode` (={text!r}) gives {len(options)} patterns; this network has"
+                    f" {len(self.knobs)} knobs (or give one pattern for all of them)"
+                )
+            return Mode(self, tuple(options))
+        else:
+            raise ValueError(
+                f"`mode` (={text!r}) must start with one pattern for all knobs before its"
+                " exceptions, as in '1/4,NAME=1/2'"
+            )
+        changes: dict[str, int] = {}
+        for part in exceptions:
+            wanted, _, pattern = part.partition("=")
+            names = [name for name in self.names if fnmatchcase(name, wanted.strip())]
+            if not names:
+                self._refuse_unknown({wanted.strip(): 1})
+            changes |= dict.fromkeys(names, _parse_pattern(pattern, text))
+        return mode.replace(changes)
+
+    def text(self, mode: Mode) -> str:
+        """Return the compact text form: a uniform pattern, or runs of patterns in order."""
+        n = max(mode.options)
+        if mode.options == self.uniform(n).options:
+            return pattern_text(n)
+        runs = ((pattern_text(n), len(list(run))) for n, run in groupby(mode.options))
+        return ",".join(f"{pattern}*{count}" if count > 1 else pattern for pattern, count in runs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` reads back."""
+        return {
+            "knobs": [
+                {
+                    "name": knob.name,
+                    "options": list(knob.options),
+                    "must_divide": [[label, size] for label, size in knob.must_divide],
+                }
+                for knob in self.knobs
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Space:
+        """Return the space written by `to_json`; raises `ValueError` where it is not one."""
+        try:
+            return cls(tuple(_knob_from_json(knob) for knob in values["knobs"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"`values` is not the JSON form of a space: {error}") from error
+
+
+def _knob_from_json(knob: Mapping[str, Any]) -> Knob:
+    return Knob(
+        str(knob["name"]),
+        tuple(int(option) for option in knob["options"]),
+        tuple((str(label), int(size)) for label, size in knob["must_divide"]),
+    )
+
+
+def pattern_text(n: int) -> str:
+    """Return how a pattern is written: the share of weights it enables, `1` or `1/n`."""
+    return "1" if n == 1 else f"1/{n}"
+
+
+def _parse_pattern(text: str, whole: str) -> int:
+    share = text.strip()
+    groups = share.removeprefix("1/") if share != "1" else "1"
+    if (share == "1" or share.startswith("1/")) and groups.isdecimal() and int(groups) > 0:
+        return int(groups)
+    raise ValueError(
+        f"`mode` (={whole!r}) holds {share!r}, which is no pattern; write 1 or 1/n, as in '1/4',"
+        " '1*3,1/4,1/16*2' or '1/4,NAME=1/2'"
+    )
+
+
+def _parse_run(text: str, whole: str) -> list[int]:
+    pattern, star, count = text.partition("*")
+    if star and not (count.strip().isdecimal() and int(count) > 0):
+        raise ValueError(f"`mode` (={whole!r}) repeats a pattern {count!r} times; allowed: 1, 2, ...")
+    # A bound on what a typed text can make this build; no network has a million knobs.
+    return [_parse_pattern(pattern, whole)] * min(int(count) if star else 1, 1_000_000)
+
+
+def _shortened(names: tuple[str, ...], limit: int = 4) -> str:
+    shown = ", ".join(map(repr, names[:limit]))
+    return shown if len(names) <= limit else f"{shown}, ..."

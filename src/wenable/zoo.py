@@ -1,0 +1,162 @@
+"""Networks by name, and the reference networks that examples and experiments use."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a network is built: a name that `build` takes, and its arguments."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"name": self.name, "arguments": dict(self.arguments)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Source:
+        """Return the source written by `to_json`.
+
+        Raises `ValueError` for a name outside torchvision, timm and `wenable.zoo`: what a file
+        names is never imported from anywhere else.
+        """
+        name, arguments = str(values.get("name")), values.get("arguments")
+        if not name.startswith(("torchvision:", "timm:", "wenable.zoo:")) or not isinstance(
+            arguments, Mapping
+        ):
+            raise ValueError(
+                f"the file wants to build {name!r}, which is not of torchvision, timm or"
+                " wenable.zoo; build it yourself and pass `model`"
+            )
+        if name.startswith("wenable.zoo:") and name.partition(":")[2] not in REFERENCE_NETWORKS:
+            raise ValueError(f"{name!r} is no reference network; known: {', '.join(REFERENCE_NETWORKS)}")
+        return cls(name, dict(arguments))
+
+
+def build(source: Source | str, **arguments: Any) -> nn.Module:
+    """Return a network by name, with random weights unless the arguments say otherwise.
+
+    - `source`: `"torchvision:resnet50"`, `"timm:efficientnet_b0"`, `"package.module:function"`, or
+      a bare name, which is looked up in torchvision first and then in timm.
+    - `arguments`: passed on, as `num_classes=10`.
+
+    The network remembers its source, so that a file saved from it can be loaded by path alone.
+
+    Raises `ValueError` for a name that nothing answers to.
+
+    >>> type(build("wenable.zoo:digits_resnet")).__name__
+    'DigitsResNet'
+    """
+    if isinstance(source, str):
+        source = Source(_full_name(source), arguments)
+    family, _, name = source.name.partition(":")
+    if family == "torchvision":
+        model = _torchvision_models().get_model(name, **source.arguments)
+    elif family == "timm":
+        model = importlib.import_module("timm").create_model(name, **source.arguments)
+    else:
+        model = _function(family, name)(**source.arguments)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{source.name!r} returned a {type(model).__name__}, not a torch.nn.Module")
+    model.wenable_source = source  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return model
+
+
+def _full_name(name: str) -> str:
+    family, colon, rest = name.partition(":")
+    known = {"torchvision": _in_torchvision, "timm": _in_timm}
+    if not colon:
+        for family, has in known.items():
+            if has(name):
+                return f"{family}:{name}"
+        raise ValueError(
+            f"`model` (={name!r}) is known to neither torchvision nor timm; write a name of theirs"
+            " or 'package.module:function'"
+        )
+    if family in known and not known[family](rest):
+        raise ValueError(f"`model` (={name!r}) is not known to {family}")
+    return name
+
+
+def _torchvision_models() -> Any:
+    return importlib.import_module("torchvision.models")
+
+
+def _in_torchvision(name: str) -> bool:
+    return name in _torchvision_models().list_models(module=_torchvision_models())
+
+
+def _in_timm(name: str) -> bool:
+    return bool(importlib.import_module("timm").is_model(name.partition(".")[0]))
+
+
+def _function(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"`model` (='{module}:{name}') cannot be imported: {error}") from error
+
+
+# --- reference networks -----------------------------------------------------------------------------
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut; the shortcut is a 1x1 convolution where sizes change."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Any) -> Any:
+        """Map `(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`."""
+        out = nn.functional.relu(self.bn1(self.conv1(x)))
+        return nn.functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class DigitsResNet(nn.Module):
+    """A small residual network for 8x8 grey images: a stem, basic blocks, a classifier.
+
+    - `widths`: the output channels of each block; every block but the first halves the size.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (64, 64, 128), classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, widths[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        )
+        inputs = (widths[0], *widths)
+        blocks = [
+            BasicBlock(inputs[i], width, 1 if i == 0 else 2) for i, width in enumerate(widths)
+        ]
+        self.blocks = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Any) -> Any:
+        """Map `(N, 1, 8, 8)` to logits `(N, classes)`."""
+        return self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def digits_resnet() -> DigitsResNet:
+    """Return the network of `wenable demo`: eight switchable convolutions of 64 or 128 channels."""
+    return DigitsResNet()
+
+
+REFERENCE_NETWORKS = ("digits_resnet",)
