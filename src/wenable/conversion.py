@@ -172,7 +172,9 @@ class DynamicNetwork(nn.Module):
         weights = weights_fingerprint(self)
         return abs(weights - calibration.weights) <= 1e-9 * max(abs(weights), 1.0)
 
-    def store_calibration(self, mode: Mode, statistics: Mapping[str, Statistics], images: int) -> None:
+    def store_calibration(
+        self, mode: Mode, statistics: Mapping[str, Statistics], images: int
+    ) -> None:
         """Keep the norm statistics of a mode, estimated on `images` examples, with the network.
 
         Raises `ValueError` unless there is one for every norm.
@@ -322,12 +324,14 @@ def extract(net: DynamicNetwork, mode: Mode | Mapping[str, int] | str | None = N
     mode = net.mode if mode is None else net.space.mode(mode)
     warn_if_uncalibrated(net, mode, "extracted")
     with net.using(mode):
-        plain: Any = copy.deepcopy(net)
-    plain.__class__ = plain._wenable.original_class
+        # What the network knows of its other modes is left out of the copy.
+        plain: Any = copy.deepcopy(net, {id(net._wenable): None})
+    plain.__class__ = net.original_class
     del plain._wenable
+    modules: dict[str, nn.Module] = dict(plain.named_modules())
     replacements = {
         name: module.to_plain()
-        for name, module in plain.named_modules()
+        for name, module in modules.items()
         if isinstance(module, WeightEnabled | SwitchableBatchNorm)
     }
     _put_in_place(plain, replacements)
@@ -356,10 +360,14 @@ def _check_convertible(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("`model` is a scripted module; convert the network it was scripted from")
     if not any(isinstance(each, torch.Tensor) for each in inputs):
-        raise ValueError("`example_input` must be a tensor with a batch dimension, or a tuple of them")
+        raise ValueError(
+            "`example_input` must be a tensor with a batch dimension, or a tuple of them"
+        )
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"`model` has NaN or infinite weights in {name!r}; nothing was converted")
+            raise ValueError(
+                f"`model` has NaN or infinite weights in {name!r}; nothing was converted"
+            )
     taken = [name for name in vars(DynamicNetwork) if not name.startswith("_")]
     clash = [name for name in taken if hasattr(model, name) and not hasattr(nn.Module, name)]
     if clash:

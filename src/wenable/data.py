@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -33,15 +34,13 @@ def digits(seed: int = 0) -> Splits:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    raw = load_digits()
+    raw: Any = load_digits()
     images = (torch.tensor(raw.images, dtype=torch.float32).unsqueeze(1) - 4.9) / 6.0
     labels = torch.tensor(raw.target, dtype=torch.long)
     rest, test = train_test_split(
         range(len(labels)), test_size=500, stratify=labels, random_state=seed
     )
-    train, search = train_test_split(
-        rest, test_size=300, stratify=labels[rest], random_state=seed
-    )
+    train, search = train_test_split(rest, test_size=300, stratify=labels[rest], random_state=seed)
     parts = (TensorDataset(images[part], labels[part]) for part in (train, search, test))
     return Splits(*parts)
 

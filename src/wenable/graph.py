@@ -354,9 +354,12 @@ def _permute(walker: _Walker, node: Node) -> Origin | None:
     rank = len(_shape(node.args[0]))
     order = list(range(rank))
     if _operation(node) == "permute":
-        order = [dim % rank for dim in node.args[1]]  # pyright: ignore
+        dims: Any = node.args[1]
+        order = [dim % rank for dim in dims]
     else:
-        a, b = node.args[1] % rank, node.args[2] % rank  # pyright: ignore
+        first: Any = node.args[1]
+        second: Any = node.args[2]
+        a, b = first % rank, second % rank
         order[a], order[b] = order[b], order[a]
     return Origin(order.index(rank + origin.axis) - rank, origin.slices)
 
@@ -418,7 +421,6 @@ def _item(walker: _Walker, node: Node) -> Origin | None:
     sizes = [tensor.shape[dim] for tensor in several.meta["val"]]
     start = sum(sizes[:position])
     return _cut(origin, start, start + sizes[position])
-
 
 
 _UNARY = """

@@ -121,7 +121,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a network saved by wenable: no header") from error
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a network saved by wenable: format {header.get('format')!r}")
+        raise ValueError(
+            f"{path} is not a network saved by wenable: format {header.get('format')!r}"
+        )
     version = header.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise ValueError(
@@ -187,7 +189,9 @@ def _put_calibrations(
             statistics = None
             if not each["own"]:
                 statistics = {
-                    norm: Statistics(tensors[f"{prefix}{norm}.mean"], tensors[f"{prefix}{norm}.var"])
+                    norm: Statistics(
+                        tensors[f"{prefix}{norm}.mean"], tensors[f"{prefix}{norm}.var"]
+                    )
                     for norm in net.norms()
                 }
             calibration = Calibration(statistics, each["images"], float(each["weights"]))

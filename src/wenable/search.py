@@ -56,7 +56,10 @@ def explore(
         raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: 'macs', 'latency'")
     if strategy != "greedy":
         raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: 'greedy'")
-    for name, batches in (("search_batches", search_batches), ("calibration_batches", calibration_batches)):
+    for name, batches in (
+        ("search_batches", search_batches),
+        ("calibration_batches", calibration_batches),
+    ):
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
     kept = set(net.calibrated_modes)

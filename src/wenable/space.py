@@ -366,7 +366,9 @@ def _parse_pattern(text: str, whole: str) -> int:
 def _parse_run(text: str, whole: str) -> list[int]:
     pattern, star, count = text.partition("*")
     if star and not (count.strip().isdecimal() and int(count) > 0):
-        raise ValueError(f"`mode` (={whole!r}) repeats a pattern {count!r} times; allowed: 1, 2, ...")
+        raise ValueError(
+            f"`mode` (={whole!r}) repeats a pattern {count!r} times; allowed: 1, 2, ..."
+        )
     # A bound on what a typed text can make this build; no network has a million knobs.
     return [_parse_pattern(pattern, whole)] * min(int(count) if star else 1, 1_000_000)
 

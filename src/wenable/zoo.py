@@ -37,7 +37,9 @@ class Source:
                 " wenable.zoo; build it yourself and pass `model`"
             )
         if name.startswith("wenable.zoo:") and name.partition(":")[2] not in REFERENCE_NETWORKS:
-            raise ValueError(f"{name!r} is no reference network; known: {', '.join(REFERENCE_NETWORKS)}")
+            raise ValueError(
+                f"{name!r} is no reference network; known: {', '.join(REFERENCE_NETWORKS)}"
+            )
         return cls(name, dict(arguments))
 
 
@@ -65,7 +67,9 @@ def build(source: Source | str, **arguments: Any) -> nn.Module:
     else:
         model = _function(family, name)(**source.arguments)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{source.name!r} returned a {type(model).__name__}, not a torch.nn.Module")
+        raise ValueError(
+            f"{source.name!r} returned a {type(model).__name__}, not a torch.nn.Module"
+        )
     model.wenable_source = source  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return model
 
@@ -109,54 +113,44 @@ def _function(module: str, name: str) -> Any:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the shortcut is a 1x1 convolution where sizes change."""
+    """Two 3x3 convolutions with a shortcut, which is an average pooling where the size halves."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.conv1 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut: nn.Module = nn.Identity() if stride == 1 else nn.AvgPool2d(stride)
 
     def forward(self, x: Any) -> Any:
-        """Map `(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`."""
+        """Map `(N, width, H, W)` to `(N, width, H / stride, W / stride)`."""
         out = nn.functional.relu(self.bn1(self.conv1(x)))
         return nn.functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 class DigitsResNet(nn.Module):
-    """A small residual network for 8x8 grey images: a stem, basic blocks, a classifier.
+    """A small residual network for 8x8 grey images: a stem, three basic blocks, a classifier.
 
-    - `widths`: the output channels of each block; every block but the first halves the size.
+    - `width`: the channels of every layer; each block but the first halves the size.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (64, 64, 128), classes: int = 10) -> None:
+    def __init__(self, width: int = 160, classes: int = 10) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, widths[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
+            nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        inputs = (widths[0], *widths)
-        blocks = [
-            BasicBlock(inputs[i], width, 1 if i == 0 else 2) for i, width in enumerate(widths)
-        ]
-        self.blocks = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(widths[-1], classes)
+        self.blocks = nn.Sequential(*(BasicBlock(width, stride) for stride in (1, 2, 2)))
+        self.classifier = nn.Linear(width, classes)
 
     def forward(self, x: Any) -> Any:
         """Map `(N, 1, 8, 8)` to logits `(N, classes)`."""
         return self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
 
 
-def digits_resnet() -> DigitsResNet:
-    """Return the network of `wenable demo`: eight switchable convolutions of 64 or 128 channels."""
-    return DigitsResNet()
+def digits_resnet(width: int = 160) -> DigitsResNet:
+    """Return the network of `wenable demo`: six switchable convolutions, of 160 channels by default."""
+    return DigitsResNet(width)
 
 
 REFERENCE_NETWORKS = ("digits_resnet",)

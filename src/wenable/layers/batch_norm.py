@@ -114,7 +114,9 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     def set_pattern(self, n: int) -> None:
         """Normalise as pattern `n` from now on; raises `ValueError` for one it lacks."""
         if n not in self.patterns:
-            raise ValueError(f"`n` (={n}) is no pattern of this batch norm; allowed: {self.patterns}")
+            raise ValueError(
+                f"`n` (={n}) is no pattern of this batch norm; allowed: {self.patterns}"
+            )
         self.pattern = n
 
     def use_statistics(self, statistics: Statistics | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.weight_enabled import WeightEnabled
@@ -67,14 +68,16 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
 
     def to_plain(self) -> nn.Module:
         """Return standard torch layers, with weights of their own, for the present pattern."""
-        plain = nn.Conv2d(
-            **{**_geometry(self), "groups": self.pattern},
+        plain = skip_init(
+            nn.Conv2d,
+            **_geometry(self),
+            groups=self.pattern,
             device=self.weight.device,
             dtype=self.weight.dtype,
-        ).train(self.training)
+        )
         self._copy_enabled_weights(plain)
         if not self.shuffles:
-            return plain
+            return plain.train(self.training)
         return nn.Sequential(nn.ChannelShuffle(self.shuffle_groups), plain).train(self.training)
 
     def extra_repr(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.weight_enabled import WeightEnabled
@@ -60,17 +61,14 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         torch has no grouped dense layer: for `n` above 1 this is a grouped `torch.nn.Conv1d` of
         kernel size 1, which takes inputs of shape `(N, in)`.
         """
-        has_bias, place = self.bias is not None, {"device": self.weight.device}
-        place["dtype"] = self.weight.dtype  # pyright: ignore[reportArgumentType]
+        sizes = (self.in_features, self.out_features)
+        place = {"device": self.weight.device, "dtype": self.weight.dtype}
+        has_bias = self.bias is not None
         if self.pattern == 1:
-            plain = nn.Linear(self.in_features, self.out_features, has_bias, **place)
-            plain.load_state_dict(
-                {name: tensor.detach() for name, tensor in self._parameters.items() if tensor is not None}
-            )
+            plain = skip_init(nn.Linear, *sizes, bias=has_bias, **place)
+            self._copy_enabled_weights(plain)
             return plain.train(self.training)
-        grouped = nn.Conv1d(
-            self.in_features, self.out_features, 1, groups=self.pattern, bias=has_bias, **place
-        )
+        grouped = skip_init(nn.Conv1d, *sizes, 1, groups=self.pattern, bias=has_bias, **place)
         self._copy_enabled_weights(grouped)
         shuffle = [nn.ChannelShuffle(self.shuffle_groups)] if self.shuffles else []
         layers = [nn.Unflatten(-1, (self.in_features, 1)), *shuffle, grouped, nn.Flatten(1)]

@@ -17,8 +17,8 @@ class WeightEnabled(nn.Module):
     assignment; the blocks are cut from the one weight, of which no mode holds a copy.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: torch.Tensor
+    bias: torch.Tensor | None
     input_order: torch.Tensor | None
     """The order in which the inputs are read, shape `(in,)`; None where it is their own."""
 
@@ -43,13 +43,18 @@ class WeightEnabled(nn.Module):
         """Whether the input is shuffled in the present pattern: never when fully enabled."""
         return self.input_order is not None and self.pattern > 1
 
-    def _copy_enabled_weights(self, plain: nn.Conv1d | nn.Conv2d) -> None:
+    def to_plain(self) -> nn.Module:
+        """Return standard torch layers, with weights of their own, for the present pattern."""
+        raise TypeError("use WeightEnabledConv2d or WeightEnabledLinear")
+
+    def _copy_enabled_weights(self, plain: nn.Module) -> None:
         order = self.input_order if self.pattern > 1 else None
         with torch.no_grad():
             blocks = diagonal_blocks(self.weight, self.pattern, order)
-            plain.weight.copy_(blocks.view_as(plain.weight))
-            if self.bias is not None and plain.bias is not None:
-                plain.bias.copy_(self.bias)
+            weight = plain.get_parameter("weight")
+            weight.copy_(blocks.view_as(weight))
+            if self.bias is not None:
+                plain.get_parameter("bias").copy_(self.bias)
 
     def _patterns_repr(self) -> str:
         patterns = ", ".join(map(pattern_text, self.knob.options))

@@ -6,8 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from wenable.graph import Graph, LayerCall, call_counts, shared_modules
@@ -122,9 +124,9 @@ class WeightEnabling:
 
     def _knob(self, module: nn.Module, name: str) -> Knob:
         noun = "channels" if isinstance(module, nn.Conv2d) else "neurons"
-        outputs, inputs = module.weight.shape[:2]  # pyright: ignore
+        outputs, inputs = _weight(module).shape[:2]
         options = tuple(n for n in self.groups if inputs % n == 0 and outputs % n == 0)
-        sizes = ((f"input {noun}", int(inputs)), (f"output {noun}", int(outputs)))
+        sizes = ((f"input {noun}", inputs), (f"output {noun}", outputs))
         return Knob(name, options, sizes)
 
     def _place_shuffles(
@@ -140,7 +142,7 @@ class WeightEnabling:
             if self.shuffle == "first":
                 producer = origin.single_producer
                 block = _block(name, knobs)
-                if producer not in knobs or block != _block(producer, knobs):
+                if producer is None or producer not in knobs or block != _block(producer, knobs):
                     continue
                 if block in blocks_done:
                     continue
@@ -161,7 +163,7 @@ def _check_groups(groups: tuple[int, ...]) -> None:
         raise ValueError(f"`groups` (={groups}) repeats a pattern; {rule}")
     if groups[0] != 1:
         raise ValueError(f"`groups` (={groups}) does not start at 1, the full network; {rule}")
-    for coarse, fine in zip(groups, groups[1:], strict=False):
+    for coarse, fine in pairwise(groups):
         if fine % coarse:
             raise ValueError(
                 f"`groups` (={groups}) does not nest: {coarse} does not divide {fine}; {rule}"
@@ -206,20 +208,29 @@ def _refusal(
 
 def _macs(module: nn.Module, call: LayerCall) -> int:
     """Return the multiply-accumulates of one call for one example (eq. 2, at the output size)."""
-    weight = getattr(module, "weight", None)
-    if weight is None or not call.output_shape:
-        return 0
-    return math.prod(call.output_shape[1:]) * math.prod(weight.shape[1:])
+    return math.prod(call.output_shape[1:]) * math.prod(_weight(module).shape[1:])
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
 
 
 def _describe(
     module: nn.Module, call: LayerCall, knob: Knob, shuffle: Shuffle | None
 ) -> SwitchableLayer:
-    outputs, inputs = module.weight.shape[:2]  # pyright: ignore
-    weights = int(module.weight.numel())  # pyright: ignore
-    macs = _macs(module, call)
-    kind = _kind(module)
-    return SwitchableLayer(knob.name, kind, knob.options, inputs, outputs, macs, weights, shuffle)
+    weight = _weight(module)
+    return SwitchableLayer(
+        name=knob.name,
+        kind=_kind(module),
+        patterns=knob.options,
+        inputs=weight.shape[1],
+        outputs=weight.shape[0],
+        macs=_macs(module, call),
+        weights=weight.numel(),
+        shuffle=shuffle,
+    )
 
 
 def _weight_enabled(layer: nn.Module, knob: Knob, shuffle_groups: int) -> nn.Module:

@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all their own set-up: Python 3.11+ with pip is all they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test check format docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train, explore and save a small network on handwritten digits (minutes)"
+	@echo "make test    the whole test suite, documentation examples included"
+	@echo "make check   lint, format and types"
+	@echo "make format  mend lint and format where that can be done automatically"
+	@echo "make docs    the documentation as HTML, under docs/_build"
+
+# The stamp is younger than pyproject.toml only after an installation that went through.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/installed
+
+demo: setup
+	$(BIN)/wenable demo --out out/demo
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build
+
+clean:
+	rm -rf $(VENV) out docs/_build .pytest_cache .ruff_cache .hypothesis

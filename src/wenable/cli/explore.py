@@ -1,0 +1,46 @@
+"""`wenable explore`: Algorithm 2 on a saved network; the front as a table, a file and a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import wenable as we
+from wenable.cli.terminal import consoles, mode_table, print_json
+from wenable.cli.work import accuracies, explore_with_bar, load_data
+from wenable.files import write_whole
+from wenable.report.front_plot import Panel, plot_fronts
+from wenable.tables import Point
+
+
+def run_explore(
+    network: Path, data_name: str, threshold: float, out: Path, cost: str, as_json: bool
+) -> None:
+    """Search a saved network and write what was found under `out`."""
+    console, progress = consoles(as_json)
+    data = load_data(data_name)
+    net = we.load(network)
+    front = explore_with_bar(progress, net, data, cost, threshold)
+    tested = accuracies(net, front.modes, data, "test")
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "front.json", json.dumps(front.to_json(), indent=1))
+    points = tuple(Point(point.mode, tested[point.mode], point.cost) for point in front)
+    picture = plot_fronts({cost: Panel(points, ())}, out / "front.png")
+    saved = we.save(net, out / "net.safetensors")
+    if as_json:
+        found = {str(mode): asdict(reading) for mode, reading in tested.items()}
+        print_json({"front": front.to_json(), "test": found, "network": str(saved)})
+        return
+    full = net.macs("full")
+    rows = []
+    for point in front:
+        label = "chosen" if point.mode == front.chosen.mode else ""
+        readings = {"accuracy % (test split)": tested[point.mode]}
+        if cost != "macs":
+            readings["latency ms"] = point.cost
+        rows.append((label, point.mode, net.macs(point.mode), full, readings))
+    console.print(
+        mode_table(f"front by {cost}: {front.evaluations} modes evaluated, {len(front)} kept", rows)
+    )
+    console.print(f"written: {out / 'front.json'}, {picture}, {saved}")

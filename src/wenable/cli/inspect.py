@@ -1,0 +1,128 @@
+"""`wenable inspect`: the space of a network, the cost of its uniform modes, what is left alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import wenable as we
+from wenable.cli.terminal import consoles, parse_groups, parse_size, print_json, short_mode
+from wenable.conversion import DynamicNetwork
+from wenable.methods.plan import SwitchableLayer
+from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.space import pattern_text
+from wenable.zoo import build
+
+
+def run_inspect(
+    name: str, size: str, groups: str, shuffle: str, classifier: bool, as_json: bool
+) -> None:
+    """Convert a network by name and print what can be switched in it."""
+    console, progress = consoles(as_json)
+    method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle), classifier)
+    with progress.status(f"building and tracing {name}"):
+        model = build(name).eval()
+        shape = parse_size(size) if size else default_size(model)
+        net = we.convert(model, torch.zeros(1, *shape), method=method)
+    if as_json:
+        print_json(describe(net))
+        return
+    source = getattr(model, "wenable_source", None)
+    console.print(
+        f"[bold]{source.name if source else name}[/bold], input {'x'.join(map(str, shape))}:"
+        f" {len(net.space.names)} knobs, {len(net.left_alone)} layers left alone,"
+        f" {net.space.size:.3g} modes"
+    )
+    _print_modes(console, net)
+    _print_layers(console, net)
+    _print_left_alone(console, net)
+
+
+def default_size(model: torch.nn.Module) -> tuple[int, ...]:
+    """Return the input size a network says it was made for (as timm's do), or 3x224x224."""
+    told = getattr(model, "default_cfg", None) or {}
+    return tuple(told.get("input_size") or (3, 224, 224))
+
+
+def describe(net: DynamicNetwork) -> dict[str, Any]:
+    """Return all that `inspect` shows, as plain values."""
+    return {
+        "modes_in_space": net.space.size,
+        "macs_full": net.macs("full"),
+        "uniform_modes": [
+            {
+                "mode": str(mode),
+                "macs": net.macs(mode),
+                "macs_share": net.macs(mode) / net.macs("full"),
+                "parameters": net.parameter_count(mode),
+            }
+            for mode in net.space.uniform_modes()
+        ],
+        "layers": [
+            {
+                **asdict(layer),
+                "shuffle": layer.shuffle
+                and {**asdict(layer.shuffle), "is_identity": layer.shuffle.is_identity},
+            }
+            for layer in net.layers
+        ],
+        "left_alone": [asdict(each) for each in net.left_alone],
+    }
+
+
+def _print_modes(console: Console, net: DynamicNetwork) -> None:
+    table = Table(title="uniform modes", title_justify="left", header_style="bold")
+    for header in ("mode", "MACs (M)", "share of full", "fewer", "parameters (M)"):
+        table.add_column(header, justify="left" if header == "mode" else "right")
+    full = net.macs("full")
+    for mode in net.space.uniform_modes():
+        macs = net.macs(mode)
+        table.add_row(
+            short_mode(mode),
+            f"{macs / 1e6:,.2f}",
+            f"{100 * macs / full:.1f} %",
+            f"{full / macs:.2f}x",
+            f"{net.parameter_count(mode) / 1e6:,.3f}",
+        )
+    console.print(table)
+
+
+def _print_layers(console: Console, net: DynamicNetwork) -> None:
+    table = Table(title="layers that switch", title_justify="left", header_style="bold")
+    for header in ("layer", "kind", "in", "out", "MACs (M)", "patterns", "input read"):
+        right = header in ("in", "out", "MACs (M)")
+        table.add_column(header, justify="right" if right else "left")
+    for layer in net.layers:
+        patterns = " ".join(map(pattern_text, layer.patterns))
+        sizes = (str(layer.inputs), str(layer.outputs), f"{layer.macs / 1e6:,.2f}")
+        table.add_row(layer.name, layer.kind, *sizes, patterns, _reading_order(layer))
+    console.print(table)
+
+
+def _reading_order(layer: SwitchableLayer) -> str:
+    if layer.shuffle is None:
+        return "as it stands"
+    if layer.shuffle.is_identity:
+        return f"shuffle of {layer.shuffle.groups} over {layer.shuffle.channels}: the identity"
+    return f"shuffled, {layer.shuffle.groups} x {layer.shuffle.channels // layer.shuffle.groups}"
+
+
+def _print_left_alone(console: Console, net: DynamicNetwork) -> None:
+    by_reason: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for each in net.left_alone:
+        by_reason[each.reason].append((each.name, each.macs))
+    table = Table(title="left alone", title_justify="left", header_style="bold")
+    for header in ("layers", "why", "MACs of the full mode"):
+        table.add_column(header, justify="right" if header.startswith("MACs") else "left")
+    for reason, layers in by_reason.items():
+        names = ", ".join(name for name, _ in layers[:3])
+        more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+        share = 100 * sum(macs for _, macs in layers) / net.macs("full")
+        table.add_row(names + more, reason, f"{share:.1f} %")
+    if by_reason:
+        console.print(table)

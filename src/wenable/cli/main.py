@@ -1,0 +1,157 @@
+"""`wenable`: the commands, their arguments and their help; each does its work in its own file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="One trained network, many operating modes: fast or accurate, as the moment asks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_settings = {"debug": False}
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+Groups = Annotated[str, typer.Option(help="The patterns offered: a chain of divisors from 1.")]
+Shuffle = Annotated[str, typer.Option(help="Which layers read shuffled: first, all or none.")]
+DataSet = Annotated[str, typer.Option("--data", help="The data set: digits.")]
+
+
+def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Print what a user can mend as one line; `wenable --debug` shows the traceback instead."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, FloatingPointError, ImportError, OSError, RuntimeError) as error:
+            if _settings["debug"]:
+                raise
+            console = Console(stderr=True, highlight=False, soft_wrap=True)
+            console.print(f"error: {error}", style="red", markup=False)
+            raise typer.Exit(1) from error
+
+    return run
+
+
+@app.callback()
+def settings(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """One trained network, many operating modes: fast or accurate, as the moment asks."""
+    _settings["debug"] = debug
+    if version:
+        from wenable.version import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+@_one_line_errors
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/demo"),
+    seed: Annotated[int, typer.Option(help="Of the weights, the modes and the data's order.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Times through the training digits.")] = 6,
+) -> None:
+    """Train, calibrate and explore a small network on real handwritten digits, in minutes."""
+    from wenable.cli.demo import run_demo
+
+    if not run_demo(out, seed=seed, epochs=epochs):
+        raise typer.Exit(1)
+
+
+@app.command()
+@_one_line_errors
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="torchvision or timm name, or package.module:function.")
+    ],
+    size: Annotated[str, typer.Option("--input", help="One example, CxHxW (or one number).")] = "",
+    groups: Groups = "1,2,4,8,16",
+    shuffle: Shuffle = "first",
+    classifier: Annotated[bool, typer.Option(help="Switch the classifier as well.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what can be switched in a network, what each uniform mode costs, and what stays."""
+    from wenable.cli.inspect import run_inspect
+
+    run_inspect(model, size, groups, shuffle, classifier, json)
+
+
+@app.command()
+@_one_line_errors
+def train(
+    model: Annotated[
+        str, typer.Argument(help="torchvision or timm name, or package.module:function.")
+    ],
+    data: DataSet,
+    out: Annotated[Path, typer.Option(help="The folder for the trained network.")],
+    passes: Annotated[int, typer.Option(help="s of Algorithm 1: passes a step.")] = 4,
+    counting: Annotated[
+        str, typer.Option(help="What --passes counts: all of them, or the random ones only.")
+    ] = "all",
+    epochs: Annotated[int, typer.Option(help="Times through the training data.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.05,
+    groups: Groups = "1,2,4,8,16",
+    shuffle: Shuffle = "first",
+    seed: Annotated[int, typer.Option(help="Of the weights, the modes and the data's order.")] = 0,
+    json: Json = False,
+) -> None:
+    """Train all modes of a network at once (Algorithm 1) and calibrate the uniform ones."""
+    from wenable.cli.train import run_train
+
+    settings = {
+        "passes": passes,
+        "counting": counting,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    run_train(model, data, out, settings, batch_size, groups, shuffle, json)
+
+
+@app.command()
+@_one_line_errors
+def explore(
+    network: Annotated[Path, typer.Argument(help="A network saved by wenable.")],
+    data: DataSet,
+    threshold: Annotated[float, typer.Option(help="Stop at this accuracy, 0 to 1.")],
+    out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
+    cost: Annotated[str, typer.Option(help="What to save: macs or latency.")] = "macs",
+    json: Json = False,
+) -> None:
+    """Search a trained network for the modes worth having (Algorithm 2)."""
+    from wenable.cli.explore import run_explore
+
+    run_explore(network, data, threshold, out, cost, json)
+
+
+@app.command()
+@_one_line_errors
+def doctor(json: Json = False) -> None:
+    """Say what was found on this machine, and how to get what was not."""
+    from wenable.cli.doctor import run_doctor
+
+    run_doctor(json)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

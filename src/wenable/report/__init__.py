@@ -1,0 +1,1 @@
+"""Tables and fronts as pages and plots."""

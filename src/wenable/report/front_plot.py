@@ -1,0 +1,104 @@
+"""A picture of fronts: accuracy with its interval against a cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from wenable.files import write_whole
+from wenable.tables import Point
+
+# Blue and orange that stay apart for colour-blind readers, and in grey.
+_FRONT, _UNIFORM = "#0b62a8", "#d9730d"
+_SCALES = {"macs": (1e-6, "multiply-accumulates of one image (millions)")}
+_LATENCY = (1.0, "latency of one image (ms, median and quartiles)")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows: the points of a front, and the uniform modes beside it."""
+
+    front: tuple[Point, ...]
+    uniform: tuple[Point, ...]
+
+
+def plot_fronts(
+    panels: Mapping[str, Panel], path: str | os.PathLike[str], *, title: str = ""
+) -> Path:
+    """Write a picture with one panel a cost, accuracy upwards, and return its path.
+
+    - `panels`: cost (`"macs"`, `"latency"`) -> what to show.
+    - `path`: its ending, `.png` or `.svg`, says the format.
+
+    Raises `ValueError` where there is nothing to show.
+    """
+    if not any(panel.front or panel.uniform for panel in panels.values()):
+        raise ValueError("`panels` is empty; there is nothing to plot")
+    figure = Figure(figsize=(5.6 * len(panels), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (cost, panel) in zip(axes, panels.items(), strict=True):
+        _draw(axis, cost, panel)
+    axes[0].set_ylabel("top-1 accuracy (%, 95 % interval)")
+    axes[0].legend(loc="lower right", frameon=False)
+    if title:
+        figure.suptitle(title, fontsize="medium")
+    data = BytesIO()
+    figure.savefig(data, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
+    return write_whole(path, data.getvalue())
+
+
+def _draw(axis: Axes, cost: str, panel: Panel) -> None:
+    scale, label = _SCALES.get(cost, _LATENCY)
+    _points(axis, panel.uniform, scale, _UNIFORM, "D", "uniform modes")
+    for point in panel.uniform:
+        where = (point.cost.known * scale, 100 * point.accuracy.known)
+        axis.annotate(
+            str(point.mode), where, xytext=(5, 5), textcoords="offset points", fontsize="small"
+        )
+    front = sorted(panel.front, key=lambda point: point.cost.known)
+    _points(axis, tuple(front), scale, _FRONT, "o", "front of Algorithm 2")
+    axis.plot(
+        [point.cost.known * scale for point in front],
+        [100 * point.accuracy.known for point in front],
+        color=_FRONT,
+        linewidth=1,
+        alpha=0.6,
+    )
+    axis.set_xlabel(label)
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _points(
+    axis: Axes, points: tuple[Point, ...], scale: float, color: str, marker: str, label: str
+) -> None:
+    if not points:
+        return
+    axis.errorbar(
+        [point.cost.known * scale for point in points],
+        [100 * point.accuracy.known for point in points],
+        xerr=_whiskers([point.cost for point in points], scale),
+        yerr=_whiskers([point.accuracy for point in points], 100),
+        fmt=marker,
+        color=color,
+        elinewidth=0.8,
+        alpha=0.85,
+        markersize=6,
+        label=label,
+    )
+
+
+def _whiskers(readings: list, scale: float) -> list[list[float]]:
+    """Return how far each interval reaches below and above its value; 0 where there is none."""
+    below = [scale * (r.known - (r.known if r.low is None else r.low)) for r in readings]
+    above = [scale * ((r.known if r.high is None else r.high) - r.known) for r in readings]
+    return [below, above]
