@@ -16,7 +16,7 @@ from wenable.space import Mode
 
 def calibrate(
     net: DynamicNetwork,
-    modes: Iterable[Mode | Mapping[str, int] | str] | Mode | str,
+    modes: Iterable[Mode | Mapping[str, int] | str] | Mode | Mapping[str, int] | str,
     batches: Iterable[Any],
 ) -> None:
     """Estimate the norm statistics of each mode and store them with the network.
@@ -41,7 +41,7 @@ def calibrate(
 
     Source: "post-statistics" of US-Nets, here for each mode of a WeNet.
     """
-    several = [modes] if isinstance(modes, Mode | str) else list(modes)
+    several = [modes] if isinstance(modes, Mapping | str) else list(modes)
     wanted = [net.space.mode(mode) for mode in several]
     if iter(batches) is batches and len(wanted) > 1:
         raise ValueError(

@@ -71,6 +71,8 @@ class LayerCall:
     input: Origin | None
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    direct: bool
+    """Whether the module itself was running, or another one that uses its parameters."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,13 @@ class _Walker:
     """Visits the nodes in execution order and keeps the origin of each tensor."""
 
     def __init__(self, model: nn.Module, names: dict[str, str]) -> None:
-        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.modules = dict(model.named_modules())
+        firsts = {id(module): name for name, module in self.modules.items()}
+        every = model.named_modules(remove_duplicate=False)
+        self.first_names = {name: firsts[id(module)] for name, module in every}
+        parameters = model.named_parameters(remove_duplicate=False)
+        buffers = model.named_buffers(remove_duplicate=False)
+        self.tensors: dict[str, torch.Tensor] = {**dict(parameters), **dict(buffers)}
         self.names = names
         self.origins: dict[Node, Origin | None] = {}
         self.layers: list[LayerCall] = []
@@ -153,12 +161,25 @@ class _Walker:
         """Whether an argument is a number, a parameter or a buffer: nothing a layer wrote."""
         return not isinstance(argument, Node) or argument.name in self.names
 
-    def owner(self, argument: Any, leaf: str) -> str | None:
-        """Return the module whose parameter `leaf` this argument is, or None."""
-        if not isinstance(argument, Node):
+    def owner(self, node: Node, argument: Any, leaf: str) -> str | None:
+        """Return the module whose parameter or buffer `leaf` this argument is, or None.
+
+        The tracer knows a shared tensor by one of its names only; the module that is running when
+        the operation is called says which of its owners is meant.
+        """
+        if not isinstance(argument, Node) or argument.name not in self.names:
             return None
-        module, _, found = self.names.get(argument.name, "").rpartition(".")
-        return module if found == leaf and argument.name in self.names else None
+        running = self.running(node)
+        tensor = self.tensors[self.names[argument.name]]
+        if running is not None and getattr(self.modules[running], leaf, None) is tensor:
+            return running
+        module, _, found = self.names[argument.name].rpartition(".")
+        return self.first_names.get(module) if found == leaf else None
+
+    def running(self, node: Node) -> str | None:
+        """Return the innermost module that is running at a node, by its first name."""
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        return self.first_names.get(str(stack[-1][0]).partition("@")[0]) if stack else None
 
 
 def _operation(node: Node) -> str:
@@ -195,11 +216,12 @@ _Rule = Callable[["_Walker", Node], Origin | None]
 def _layer(walker: _Walker, node: Node, axis: int) -> Origin | None:
     source, weight = node.args[0], node.args[1]
     shape = _shape(node)
-    module = walker.owner(weight, "weight")
-    if module is None or module not in walker.modules:
+    module = walker.owner(node, weight, "weight")
+    if module is None:
         walker.computed |= _owners_behind(walker, weight)
         return Origin(axis, (Slice(shape[axis], frozenset({f"<{node.name}>"})),))
-    call = LayerCall(module, walker.origin(source), _shape(source), shape)
+    direct = walker.running(node) == module
+    call = LayerCall(module, walker.origin(source), _shape(source), shape, direct)
     walker.layers.append(call)
     return Origin(axis, (Slice(shape[axis], frozenset({module})),))
 
@@ -235,9 +257,11 @@ def _linear(walker: _Walker, node: Node) -> Origin | None:
 
 def _batch_norm(walker: _Walker, node: Node) -> Origin | None:
     origin = walker.origin(node.args[0])
-    module = walker.owner(node.args[3], "running_mean")
+    module = walker.owner(node, node.args[3], "running_mean")
     if module is not None:
-        walker.norms.append(LayerCall(module, origin, _shape(node.args[0]), _shape(node)))
+        direct = walker.running(node) == module
+        call = LayerCall(module, origin, _shape(node.args[0]), _shape(node), direct)
+        walker.norms.append(call)
     return origin
 
 
@@ -423,14 +447,34 @@ def _item(walker: _Walker, node: Node) -> Origin | None:
     return _cut(origin, start, start + sizes[position])
 
 
+def _rearrangement(walker: _Walker, node: Node) -> Origin | None:
+    """Follow `roll` and `flip`, unless they move the channels themselves."""
+    origin = walker.origin(node.args[0])
+    dims = _argument(node, 2 if _operation(node) == "roll" else 1, "dims", [])
+    rank = len(_shape(node.args[0]))
+    if origin is None or not dims or rank + origin.axis in {dim % rank for dim in dims}:
+        return None
+    return origin
+
+
+def _padding(walker: _Walker, node: Node) -> Origin | None:
+    """Follow padding, unless it adds channels or cuts some off."""
+    origin = walker.origin(node.args[0])
+    sizes: Any = node.args[1]  # pairs, from the last dimension backwards
+    if origin is None:
+        return None
+    at = 2 * (-origin.axis - 1)
+    return None if any(sizes[at : at + 2]) else origin
+
+
 _UNARY = """
     relu relu6 hardtanh silu hardswish hardsigmoid sigmoid tanh gelu leaky_relu elu selu celu mish
-    softplus prelu clamp clamp_min clamp_max abs neg exp sqrt rsqrt square pow dropout alpha_dropout
+    softplus prelu clamp clamp_min clamp_max abs neg exp sqrt rsqrt square dropout alpha_dropout
     feature_dropout clone contiguous detach to _to_copy alias type_as float
     layer_norm group_norm instance_norm rms_norm
     max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_max_pool1d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d
-    upsample_bicubic2d pad constant_pad_nd reflection_pad2d replication_pad2d roll flip
+    upsample_bicubic2d reflection_pad2d replication_pad2d expand
 """.split()
 
 _RULES: dict[str, _Rule] = {
@@ -438,7 +482,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     "linear": _linear,
     "batch_norm": _batch_norm,
-    **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum", "lerp"), _binary),
+    **dict.fromkeys(("add", "sub", "mul", "div", "pow", "maximum", "minimum"), _binary),
     "cat": _concatenation,
     **dict.fromkeys(("reshape", "view", "flatten", "squeeze", "unsqueeze", "unflatten"), _reshape),
     "permute": _permute,
@@ -447,7 +491,9 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("select", "slice", "narrow"), _selection),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
     "getitem": _item,
-    "expand": _keep,
+    "roll": _rearrangement,
+    "flip": _rearrangement,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _padding),
 }
 
 

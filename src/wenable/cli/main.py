@@ -42,20 +42,29 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-@app.callback()
-def settings(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.")
-    ] = False,
-) -> None:
-    """One trained network, many operating modes: fast or accurate, as the moment asks."""
-    _settings["debug"] = debug
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from wenable.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+    ),
+]
+
+
+@app.callback()
+def settings(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    version: Version = False,
+) -> None:
+    """One trained network, many operating modes: fast or accurate, as the moment asks."""
+    _settings["debug"] = debug
 
 
 @app.command()

@@ -189,6 +189,8 @@ def _refusal(
         return "computes its weight before it uses it"
     if call is None:
         return "is not reached by the example input"
+    if not call.direct:
+        return "has its weight used by another module, past its own forward"
     if type(module) not in (nn.Conv2d, nn.Linear):
         return f"is a {type(module).__name__}, not a plain torch.nn.Conv2d or Linear"
     if count > 1:
@@ -268,6 +270,11 @@ def _norms(
         if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
             continue
         call = calls.get(name)
+        if any(each.module == name and not each.direct for each in graph.norms):
+            raise ValueError(
+                f"the statistics of batch norm {name!r} are used by another module, past its own"
+                " forward; such a network cannot be calibrated mode by mode"
+            )
         origin = call.input if call and counts[name] == 1 else None
         producer = origin.single_producer if origin else None
         knob = knobs.get(producer) if producer else None

@@ -1,0 +1,38 @@
+"""Makes the examples of the documentation and of the docstrings tests, collected by pytest.
+
+It stands at the root because the README, `docs` and `src` each hold examples.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+
+torch.set_num_threads(2)
+
+
+def _enter_empty_folder(namespace: dict[str, Any]) -> None:
+    """Run a page in a folder of its own, since some of them write files."""
+    namespace["_folder"], namespace["_before"] = tempfile.TemporaryDirectory(), Path.cwd()
+    os.chdir(namespace["_folder"].name)
+
+
+def _leave_folder(namespace: dict[str, Any]) -> None:
+    os.chdir(namespace["_before"])
+    namespace["_folder"].cleanup()
+
+
+_pages = Sybil(
+    parsers=[PythonCodeBlockParser()],
+    patterns=["README.md", "docs/*.md"],
+    setup=_enter_empty_folder,
+    teardown=_leave_folder,
+)
+_docstrings = Sybil(parsers=[DocTestParser()], patterns=["src/wenable/**/*.py", "src/wenable/*.py"])
+
+pytest_collect_file = (_pages + _docstrings).pytest()

@@ -1,0 +1,91 @@
+"""Small networks that tests share."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import wenable as we
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut, as the paper's ResNet-50 has them."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class SmallResNet(nn.Module):
+    """Two bottlenecks behind a stem of 3 channels; every size a multiple of 4."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+        self.block1 = Bottleneck(16, 8, 32)
+        self.block2 = Bottleneck(32, 16, 32)
+        self.fc = nn.Linear(32, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block2(self.block1(torch.relu(self.stem(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def give_norms_a_past(model: nn.Module) -> nn.Module:
+    """Give every batch norm statistics and an affine that change what passes through."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor, low, high in (
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 2.0),
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.5, 0.5),
+            ):
+                if tensor is not None:
+                    drawn = torch.rand(tensor.shape, generator=generator)
+                    tensor.data.copy_(low + (high - low) * drawn)
+    return model
+
+
+def small_resnet() -> nn.Module:
+    return give_norms_a_past(SmallResNet()).eval()
+
+
+def dense_network() -> nn.Module:
+    """Fig. 2: dense layers only, with a batch norm between two of them."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(48, 32),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Linear(32, 64),
+        nn.ReLU(),
+        nn.Linear(64, 5),
+    )
+
+
+IMAGES = (2, 3, 6, 6)
+
+
+def converted(model: nn.Module | None = None, **method) -> we.DynamicNetwork:
+    model = small_resnet() if model is None else model
+    return we.convert(model, torch.zeros(IMAGES), method=we.WeightEnabling(**method))

@@ -1,0 +1,152 @@
+"""The command line as a person meets it: results on standard output, one line for an error."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import wenable as we
+from wenable.cli.main import app
+
+
+def run(*arguments: str, fails: bool = False):
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
+    if fails:
+        assert result.exit_code != 0, result.output
+    else:
+        assert result.exit_code == 0, (result.output, result.stderr, result.exception)
+    return result
+
+
+def test_inspect_shows_modes_layers_and_reasons():
+    text = run("inspect", "wenable.zoo:digits_resnet", "--input", "1x8x8").stdout
+    assert "6 knobs, 2 layers left alone, 1.56e+04 modes" in text
+    assert "1/16" in text
+    assert "15.44x" in text  # 38.80 / 2.51 million
+    assert "shuffled, 16 x 10" in text
+    assert "is the classifier" in text
+    assert "has 1 input channels and 160 output channels, which no pattern" in text
+
+
+def test_inspect_as_json_for_scripts():
+    values = json.loads(run("inspect", "mobilenet_v2", "--shuffle", "all", "--json").stdout)
+    assert values["modes_in_space"] > 10**20
+    assert [mode["mode"] for mode in values["uniform_modes"]] == ["1", "1/2", "1/4", "1/8", "1/16"]
+    assert values["macs_full"] == 300_774_272  # 300.8 million, as torchvision's page says
+    identities = [
+        each["name"]
+        for each in values["layers"]
+        if each["shuffle"] and each["shuffle"]["is_identity"]
+    ]
+    assert identities == ["features.2.conv.0.0"]
+    assert {each["reason"] for each in values["left_alone"]} >= {"is depthwise"}
+
+
+def test_train_then_explore(tmp_path: Path):
+    trained = run(
+        "train", "wenable.zoo:digits_resnet", "--data", "digits", "--out", tmp_path / "run",
+        "--epochs", 1, "--passes", 2, "--groups", "1,4", "--batch-size", 128, "--json",
+    )  # fmt: skip
+    values = json.loads(trained.stdout)
+    assert [mode["mode"] for mode in values["uniform_modes"]] == ["1", "1/4"]
+    assert all(mode["accuracy"]["count"] == 300 for mode in values["uniform_modes"])
+    network = tmp_path / "run" / "net.safetensors"
+    assert we.load(network).is_calibrated("1/4")
+    explored = run(
+        "explore", network, "--data", "digits", "--threshold", 0.3, "--out", tmp_path / "front"
+    )
+    assert "front by macs" in explored.stdout
+    front = we.Front.from_json(json.loads((tmp_path / "front" / "front.json").read_text()))
+    assert front.cost == "macs"
+    assert (tmp_path / "front" / "front.png").stat().st_size > 5000
+    assert we.load(tmp_path / "front" / "net.safetensors").is_calibrated(front.chosen.mode)
+
+
+def test_doctor_says_what_is_there():
+    findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
+    assert findings["torch"]["found"]
+    assert not findings["energy meter"]["found"]
+    assert "macs or latency" in findings["energy meter"]["detail"]
+    assert "processor" in run("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "no_such_net"], "is known to neither torchvision nor timm"),
+        (["inspect", "resnet18", "--groups", "1,3,4"], "does not nest: 3 does not divide 4"),
+        (["inspect", "resnet18", "--groups", "x"], "`--groups` (='x') must be whole numbers"),
+        (["inspect", "resnet18", "--groups", ""], "`groups` (=()) is empty"),
+        (["inspect", "resnet18", "--shuffle", "odd"], "`shuffle` (='odd') is no policy"),
+        (["inspect", "resnet18", "--input", "3xx4"], "`--input` (='3xx4') must be sizes"),
+        (["inspect", "resnet18", "--input", "99999x99999x3"], "allowed: 100,000,000"),
+        (["train", "resnet18", "--data", "mnist", "--out", "o"], "`--data` (='mnist') is unknown"),
+        (
+            ["train", "resnet18", "--data", "digits", "--out", "o", "--passes", "1"],
+            "`passes` (=1) must be at least 2",
+        ),
+        (["explore", "absent", "--data", "digits", "--threshold", "0.5", "--out", "o"],
+         "there is no file absent"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments, fails=True)
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback():
+    result = run("--debug", "inspect", "no_such_net", fails=True)
+    assert isinstance(result.exception, ValueError)
+    assert run("inspect", "no_such_net", fails=True).exit_code == 1
+
+
+def test_the_command_is_installed_and_tells_its_version():
+    command = [str(Path(sys.executable).with_name("wenable")), "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == we.__version__
+
+
+def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch):
+    """A short one: a narrower network, one epoch, whatever accuracy that gives."""
+    from wenable.cli import demo, work
+    from wenable.measure.latency import TimingPlan
+
+    quick = TimingPlan(blocks=1, calls=2, warmup=1, gap_ms=0)
+    build = demo.build
+    monkeypatch.setattr(demo, "build", lambda name: build(name, width=32))
+    monkeypatch.setattr(demo, "GOALS", {"1": 0.3, "1/16": 0.3})
+    monkeypatch.setattr(demo, "THRESHOLD", 0.3)
+    monkeypatch.setattr(work, "SEARCH_TIMING", quick)
+    result = run("demo", "--out", tmp_path, "--epochs", 3)
+    for words in (
+        "6 layers switch",
+        "Algorithm 2 by macs",
+        "Algorithm 2 by latency",
+        "goal met: mode 1/16",
+    ):
+        assert words in result.stdout
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {
+        "answers.safetensors", "figures.json", "front-latency.json", "front-macs.json",
+        "front.png", "net.safetensors",
+    }  # fmt: skip
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {row["accuracy"]["count"] for row in figures} == {500}
+    assert all(row["latency"]["unit"] == "ms" for row in figures)
+
+
+def test_the_demo_fails_where_a_goal_is_missed(tmp_path: Path, monkeypatch):
+    from wenable.cli import main
+
+    monkeypatch.setattr("wenable.cli.demo.run_demo", lambda *_, **__: False)
+    assert main is not None
+    assert run("demo", "--out", tmp_path, fails=True).exit_code == 1

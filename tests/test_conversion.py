@@ -1,0 +1,315 @@
+"""Converting, switching and extracting: the same bits in the full mode, the right ones in others."""
+
+import copy
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import wenable as we
+from tests import references
+from tests.networks import (
+    IMAGES,
+    SmallResNet,
+    converted,
+    dense_network,
+    give_norms_a_past,
+    small_resnet,
+)
+from wenable.layers.weight_enabled import WeightEnabled
+
+POLICIES = ["first", "all", "none"]
+
+
+def flops(model: nn.Module, *inputs: torch.Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(*inputs)
+    return counter.get_total_flops()
+
+
+def random_modes(net: we.DynamicNetwork, count: int = 3) -> list[we.Mode]:
+    rng = random.Random(5)
+    return [net.space.full, net.space.smallest, *(net.space.sample(rng) for _ in range(count))]
+
+
+# --- invariant 1 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("make", [small_resnet, dense_network])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_full_mode_gives_the_very_bits(make, policy: str, training: bool):
+    model = give_norms_a_past(make()).train(training)
+    untouched = copy.deepcopy(model)
+    shape = IMAGES if make is small_resnet else (4, 3, 4, 4)
+    net = we.convert(model, torch.zeros(shape), method=we.WeightEnabling(shuffle=policy))
+    x = torch.randn(shape)
+    assert torch.equal(net(x), copy.deepcopy(untouched)(x))
+    assert [m.training for m in model.modules()] == [m.training for m in untouched.modules()]
+    assert all(
+        torch.equal(a, b) and name == other
+        for (name, a), (other, b) in zip(
+            model.state_dict().items(), untouched.state_dict().items(), strict=True
+        )
+    )
+    assert type(model) is type(untouched)
+
+
+def test_weights_keep_their_names_and_order():
+    model = small_resnet()
+    net = converted(model)
+    names = list(model.state_dict())
+    kept = [name for name in net.state_dict() if name in set(names)]
+    assert kept == names
+    assert all(torch.equal(net.state_dict()[n], t) for n, t in model.state_dict().items())
+    extra = [name for name in net.state_dict() if name not in set(names)]
+    assert all(".by_pattern." in name for name in extra)
+    assert isinstance(net, SmallResNet)
+    assert isinstance(net, we.DynamicNetwork)
+
+
+def test_no_mode_holds_a_copy_of_a_weight():
+    net = converted()
+    in_layers = sum(
+        p.numel()
+        for m in net.modules()
+        for n, p in m.named_parameters(recurse=False)
+        if isinstance(m, WeightEnabled)
+    )
+    assert in_layers == sum(layer.weights for layer in net.layers)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision:resnet50",
+        "torchvision:mobilenet_v2",
+        "torchvision:efficientnet_b0",
+        "timm:resnet50",
+        "timm:mobilenetv2_100",
+        "timm:efficientnet_b0",
+    ],
+)
+def test_the_papers_networks(name: str):
+    from wenable.zoo import build
+
+    model = give_norms_a_past(build(name)).eval()
+    # Half the networks at random: the others' policies are covered by the small network.
+    net = we.convert(model, torch.zeros(1, 3, 64, 64), method=we.WeightEnabling(shuffle="all"))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(net(x), model(x))
+        mode = net.space.sample(random.Random(1))
+        with pytest.warns(we.UncalibratedWarning):
+            plain = we.extract(net, mode)
+        with net.using(mode):
+            torch.testing.assert_close(plain(x), net(x), rtol=1e-4, atol=1e-4)
+    assert flops(plain, x) == 2 * net.macs(mode)
+    assert sum(p.numel() for p in plain.parameters()) == net.parameter_count(mode)
+    assert flops(model, x) == 2 * net.macs("full")
+
+
+# --- invariants 2, 3, 4 -----------------------------------------------------------------------------
+
+
+def masked_network(model: nn.Module, net: we.DynamicNetwork, mode: we.Mode) -> nn.Module:
+    """The original network with the weights that the mode disables set to zero: slow and dense."""
+    masked = copy.deepcopy(model)
+    for layer in net.layers:
+        order = None
+        if layer.shuffle:
+            order = references.shuffled_order(layer.shuffle.channels, layer.shuffle.groups)
+        weight = masked.get_submodule(layer.name).weight
+        if mode[layer.name] > 1:
+            weight.data = references.masked_weight(weight.data, mode[layer.name], order)
+    return masked
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("make", [small_resnet, dense_network])
+def test_every_mode_is_the_masked_dense_network(make, policy: str):
+    model = give_norms_a_past(make()).eval()
+    shape = IMAGES if make is small_resnet else (4, 3, 4, 4)
+    net = we.convert(model, torch.zeros(shape), method=we.WeightEnabling(shuffle=policy))
+    x = torch.randn(shape)
+    for mode in random_modes(net):
+        net.set_mode(mode)
+        # Fresh patterns have copies of the full pattern's norm, so nothing else differs.
+        torch.testing.assert_close(
+            net(x), masked_network(model, net, mode)(x), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("make", [small_resnet, dense_network])
+def test_extract_equals_the_network_in_that_mode(make, policy: str):
+    shape = IMAGES if make is small_resnet else (4, 3, 4, 4)
+    net = we.convert(make(), torch.zeros(shape), method=we.WeightEnabling(shuffle=policy))
+    give_norms_a_past(net).eval()
+    x = torch.randn(shape)
+    modes = random_modes(net)
+    we.calibrate(net, modes, [torch.randn(16, *shape[1:])])
+    for mode in modes:
+        plain = we.extract(net, mode).eval()
+        with net.using(mode):
+            torch.testing.assert_close(plain(x), net(x), rtol=1e-4, atol=1e-5)
+        assert type(plain) is type(make())
+        leaves = [m for m in plain.modules() if not list(m.children())]
+        assert all(type(m).__module__.startswith("torch.nn") for m in leaves)
+        assert flops(plain, x) == 2 * shape[0] * net.macs(mode)
+        assert sum(p.numel() for p in plain.parameters()) == net.parameter_count(mode)
+
+
+def test_macs_are_those_of_the_closed_form():
+    model = small_resnet()
+    net = converted(model)
+    for mode in random_modes(net):
+        expected = 32 * 5  # the classifier
+        for name, conv in model.named_modules():
+            if isinstance(conv, nn.Conv2d):
+                expected += references.convolution_macs(conv, 6, 6, mode.get(name, 1))
+        assert net.macs(mode) == expected
+
+
+def test_extract_leaves_no_trace_and_shares_nothing():
+    net = converted()
+    state = torch.get_rng_state()
+    plain = we.extract(net, "full")
+    assert torch.equal(state, torch.get_rng_state())
+    assert not hasattr(plain, "_wenable")
+    theirs = {p.data_ptr() for p in plain.parameters()}
+    assert not theirs & {p.data_ptr() for p in net.parameters()}
+
+
+def test_gradients_of_a_mode_reach_its_own_norms_and_weights():
+    net = converted(groups=(1, 2, 4)).train()
+    net.set_mode("1/4")
+    net(torch.randn(IMAGES)).sum().backward()
+    used = {name for name, p in net.named_parameters() if p.grad is not None}
+    assert "block1.bn1.by_pattern.4.weight" in used
+    assert "block1.bn1.weight" not in used
+    assert "block1.bn1.by_pattern.2.weight" not in used
+    assert {"block1.conv2.weight", "stem.0.weight", "stem.1.weight", "fc.weight"} <= used
+
+
+# --- modes -----------------------------------------------------------------------------------------
+
+
+def test_using_puts_the_former_mode_back_even_after_an_error():
+    net = converted()
+    net.set_mode("1/2")
+
+    def fail_in_another_mode() -> None:
+        with net.using("1/4"):
+            assert str(net.mode) == "1/4"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_in_another_mode()
+    assert net.mode == net.space.uniform(2)
+
+
+def test_a_refused_mode_changes_nothing():
+    net = converted(groups=(1, 2, 4))
+    net.set_mode("1/2")
+    with pytest.raises(ValueError, match=r"`n` \(=8\) is an option of no knob"):
+        net.set_mode("1/8")
+    assert net.mode == net.space.uniform(2)
+
+
+def test_networks_copy_and_move_with_their_state():
+    net = converted()
+    we.calibrate(net, "1/4", [torch.randn(8, 3, 6, 6)])
+    net.set_mode("1/4")
+    twin = copy.deepcopy(net)
+    x = torch.randn(IMAGES)
+    assert torch.equal(twin(x), net(x))
+    twin.set_mode("full")
+    assert net.mode == net.space.uniform(4)
+    assert twin.is_calibrated("1/4")
+    double = copy.deepcopy(net).double()
+    torch.testing.assert_close(double(x.double()).float(), net(x), rtol=1e-3, atol=1e-4)
+
+
+# --- what is refused -----------------------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(x) if x.sum() > 0 else x
+
+
+def test_what_cannot_be_converted_is_refused_in_one_line():
+    x = torch.zeros(2, 4)
+    poisoned = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    poisoned[1].weight.data[0, 0] = float("nan")
+    cases = [
+        (Branching(), x, "`model` \\(=Branching\\) cannot be traced"),
+        (poisoned, x, "NaN or infinite weights in '1.weight'"),
+        (torch.jit.ScriptModule(), x, "scripted module"),
+        (nn.Sequential(nn.Linear(4, 2)), x, "nothing to switch: '0' is the classifier"),
+        (nn.Linear(4, 4), (), "`example_input` must be a tensor"),
+    ]
+    for model, example, message in cases:
+        with pytest.raises(ValueError, match=message) as caught:
+            we.convert(model, example)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_dynamic_network_is_not_converted_again():
+    with pytest.raises(ValueError, match="already dynamic"):
+        we.convert(converted(), torch.zeros(IMAGES))
+
+
+def test_a_clash_of_names_is_refused():
+    model = small_resnet()
+    model.space = "mine"
+    with pytest.raises(ValueError, match="already has an attribute 'space'"):
+        we.convert(model, torch.zeros(IMAGES))
+
+
+def test_inputs_of_the_wrong_shape_are_refused_by_name():
+    net = converted()
+    for shape in ((3, 6, 6), (2, 4, 6, 6)):
+        with pytest.raises(
+            ValueError, match=r"`input` \(of shape .*\) must have 4 dimensions and 3"
+        ):
+            net(torch.zeros(shape))
+    assert net(torch.zeros(7, 3, 8, 8)).shape == (7, 5)
+
+
+class Hidden(nn.Module):
+    """Keeps its layer in a plain list besides its name, and runs the one in the list."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 1)
+        self.out = nn.Conv2d(8, 2, 1)
+        self.layers_in_use = [self.conv]
+
+    def forward(self, x):
+        return self.out(self.layers_in_use[0](x))
+
+
+def test_a_layer_reached_past_its_place_is_noticed():
+    with pytest.raises(RuntimeError, match="reached past its registered place"):
+        we.convert(Hidden().eval(), torch.zeros(1, 4, 3, 3))
+
+
+def test_a_conversion_that_computes_something_else_is_not_handed_back():
+    class Wrong(we.WeightEnabling):
+        def plan(self, model, graph):
+            plan = super().plan(model, graph)
+            with torch.no_grad():
+                next(iter(plan.replacements.values())).weight[0, 0] += 1e-3
+            return plan
+
+    with pytest.raises(RuntimeError, match="does not compute what the original did"):
+        we.convert(small_resnet(), torch.ones(IMAGES), method=Wrong())

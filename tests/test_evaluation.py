@@ -1,0 +1,83 @@
+"""Accuracy with its interval, and a loud word where a mode was never calibrated."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import wenable as we
+from tests.networks import converted
+from wenable.evaluation import count_right, wilson_interval
+
+
+def test_accuracy_is_counted_over_all_batches():
+    net = converted()
+    images = torch.randn(20, 3, 6, 6)
+    with torch.no_grad():
+        answers = net(images).argmax(1)
+    labels = answers.clone()
+    labels[:7] = (labels[:7] + 1) % 5
+    loader = [(images[:8], labels[:8]), (images[8:], labels[8:])]
+    reading = we.evaluate(net, "full", loader, split="a split")
+    assert reading.value == 13 / 20
+    assert reading.count == 20
+    assert reading.source == "evaluated on a split"
+    assert (reading.low, reading.high) == wilson_interval(13, 20)
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 10), (10, 10), (7, 20), (450, 500)])
+def test_the_interval_is_wilsons(right: int, total: int):
+    # Wilson (1927): the roots of (p - p0)^2 = z^2 p0 (1 - p0) / n
+    z = 1.959963984540054
+    p, low_high = right / total, wilson_interval(right, total)
+    for end in low_high:
+        assert math.isclose((p - end) ** 2, z**2 * end * (1 - end) / total, abs_tol=1e-9)
+    assert low_high[0] <= p <= low_high[1]
+
+
+def test_an_uncalibrated_mode_is_evaluated_loudly():
+    net = converted()
+    loader = [(torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))]
+    with pytest.warns(we.UncalibratedWarning, match="mode 1/4 is evaluated with norm statistics"):
+        reading = we.evaluate(net, "1/4", loader)
+    assert reading.note == "norm statistics not calibrated for this mode"
+    we.calibrate(net, "1/4", loader)
+    assert we.evaluate(net, "1/4", loader).note == ""
+    with pytest.warns(we.UncalibratedWarning, match="mode 1/2 is extracted"):
+        we.extract(net, "1/2")
+
+
+def test_the_network_is_left_as_it_was():
+    net = converted().train()
+    net.set_mode("1/2")
+    loader = [(torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))]
+    we.evaluate(net, "full", loader)
+    assert net.training
+    assert str(net.mode) == "1/2"
+    assert net.is_calibrated("full")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.zeros(3, dtype=torch.long), r"`labels` \(of shape \(3,\)\) must hold one class"),
+        (torch.full((4,), 5), "must be classes from 0 to 4"),
+        (torch.full((4,), -1), "must be classes from 0 to 4"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: torch.Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        we.evaluate(converted(), "full", [(torch.randn(4, 3, 6, 6), labels)])
+
+
+def test_nothing_to_count_and_nan_are_refused():
+    with pytest.raises(ValueError, match="`loader` is empty"):
+        we.evaluate(converted(), "full", [])
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x * float("nan")
+
+    with pytest.raises(ValueError, match="outputs of the network hold NaN"):
+        count_right(Broken(), [(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))])

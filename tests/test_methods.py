@@ -1,0 +1,264 @@
+"""Weight-enabling: which layers switch, which norms follow, where the shuffle goes."""
+
+import pytest
+import torch
+from torch import nn
+
+import wenable as we
+from tests.networks import converted, dense_network
+from wenable.graph import trace
+from wenable.layers import SwitchableBatchNorm2d
+from wenable.methods.weight_enabling import WeightEnabling
+
+
+def plan_of(model: nn.Module, *shape: int, **settings):
+    model = model.eval()
+    return WeightEnabling(**settings).plan(model, trace(model, (torch.zeros(shape),)))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ((), r"`groups` \(=\(\)\) is empty"),
+        ((1, 2, 2), "repeats a pattern"),
+        ((2, 4), "does not start at 1"),
+        ((1, 3, 4), "does not nest: 3 does not divide 4"),
+        ((1, 4, 2), "does not nest: 4 does not divide 2"),
+        ((1, 0), "whole numbers above 0"),
+        ((1, 2.0), "whole numbers above 0"),
+    ],
+)
+def test_chains_that_do_not_nest_are_refused(groups, message: str):
+    with pytest.raises(ValueError, match=message):
+        WeightEnabling(groups=groups)
+
+
+def test_settings_survive_json_and_unknown_ones_are_refused():
+    method = WeightEnabling((1, 3, 6), "all", classifier=True)
+    assert WeightEnabling.from_json(method.to_json()) == method
+    with pytest.raises(ValueError, match="`shuffle` \\(='some'\\) is no policy"):
+        WeightEnabling(shuffle="some")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`method` \\(='width'\\) is unknown"):
+        WeightEnabling.from_json({"method": "width"})
+    with pytest.raises(ValueError, match="not the JSON form"):
+        WeightEnabling.from_json({"method": "weight-enabling", "groups": [1]})
+
+
+def shuffles(net: we.DynamicNetwork) -> dict[str, tuple[int, bool]]:
+    return {
+        layer.name: (layer.shuffle.groups, layer.shuffle.is_identity)
+        for layer in net.layers
+        if layer.shuffle
+    }
+
+
+def test_the_first_shuffle_of_a_block_is_the_papers():
+    net = converted()
+    # conv2 reads what the first 1x1 convolution of its bottleneck wrote (section IV-B); with 8
+    # inner channels and 8 groups the permutation is the identity, with 16 and 16 too.
+    assert shuffles(net) == {"block1.conv2": (8, True), "block2.conv2": (16, True)}
+    four = converted(groups=(1, 2, 4))
+    assert shuffles(four) == {"block1.conv2": (4, False), "block2.conv2": (4, False)}
+
+
+def test_shuffle_everywhere_and_nowhere():
+    everywhere = shuffles(converted(groups=(1, 2, 4), shuffle="all"))
+    assert list(everywhere) == [
+        "block1.conv2",
+        "block1.conv3",
+        "block2.conv1",  # reads the sum of block1.conv3 and its downsample
+        "block2.conv2",
+        "block2.conv3",
+    ]
+    assert shuffles(converted(shuffle="none")) == {}
+
+
+def test_a_shuffle_has_the_groups_of_the_layer_that_wrote():
+    model = nn.Sequential(nn.Conv2d(4, 32, 1), nn.ReLU(), nn.Conv2d(32, 16, 1), nn.Conv2d(16, 4, 1))
+    plan = plan_of(model, 1, 4, 3, 3)
+    shuffle = plan.layers[1].shuffle
+    # the writer has 4 inputs, so it runs in 4 groups at most though the reader can in 16
+    assert plan.layers[1].patterns == (1, 2, 4, 8, 16)
+    assert shuffle is not None
+    assert (shuffle.groups, shuffle.channels) == (4, 32)
+
+
+def test_norms_follow_the_layer_that_wrote_what_they_read():
+    net = converted(groups=(1, 2, 4))
+    patterns = {name: norm.patterns for name, norm in net.norms().items()}
+    assert patterns.pop("stem.1") == (1,)  # the stem has 3 input channels and does not switch
+    assert set(patterns.values()) == {(1, 2, 4)}
+    net.set_mode("1,block1.conv2=1/4")
+    set_to = {name: norm.pattern for name, norm in net.norms().items()}
+    assert {name for name, n in set_to.items() if n != 1} == {"block1.bn2"}
+
+
+def test_a_norm_behind_a_depthwise_layer_follows_the_layer_before():
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 4, 1),
+    )
+    plan = plan_of(model, 1, 4, 5, 5, classifier=True)
+    assert plan.followers == {"0": ("0", "1", "3"), "4": ("4",)}
+
+
+def test_a_norm_behind_a_sum_has_one_affine():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)
+            self.norm = nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            return self.norm(self.a(x) + self.b(x))
+
+    plan = plan_of(Sum(), 1, 4, 3, 3)
+    norm = plan.replacements["norm"]
+    assert isinstance(norm, SwitchableBatchNorm2d)
+    assert norm.patterns == (1,)
+
+
+def test_a_norm_called_twice_follows_nobody():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.b(self.norm(self.a(x))))
+
+    plan = plan_of(Twice(), 1, 4, 3, 3, classifier=True)
+    assert plan.followers == {"a": ("a",), "b": ("b",)}
+
+
+def reasons(plan) -> dict[str, str]:
+    return {each.name: each.reason for each in plan.left_alone}
+
+
+def test_what_is_left_alone_says_why():
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            return x * torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+
+    class Odd(nn.Conv2d):
+        pass
+
+    hooked = nn.Conv2d(8, 8, 1)
+    hooked.register_forward_hook(lambda *_: None)
+    tied, twin = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+    twin.weight = tied.weight
+    shared = nn.Conv2d(8, 8, 1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 8, 1, groups=4),
+        Gate(),
+        Odd(8, 8, 1),
+        hooked,
+        tied,
+        twin,
+        shared,
+        shared,
+        nn.Flatten(),
+        nn.Linear(8 * 16, 4),
+    )
+    model.add_module("unused", nn.Identity())
+    model.unused.layer = nn.Linear(4, 4)
+    plan = plan_of(model, 1, 3, 6, 6)
+    assert reasons(plan) == {
+        "0": "has 3 input channels and 8 output channels, which no pattern above 1 divides",
+        "2": "is depthwise",
+        "3": "already has 4 groups",
+        "4.fc": "works on a 1x1 map",
+        "5": "is a Odd, not a plain torch.nn.Conv2d or Linear",
+        "6": "has forward hooks, which would not see what they expect",
+        "7": "shares its weight with another layer",
+        "8": "shares its weight with another layer",
+        "9": "is called 2 times in one pass",
+        "12": "is the classifier; `classifier=True` switches it",
+        "unused.layer": "is not reached by the example input",
+    }
+    assert [layer.name for layer in plan.layers] == ["1"]
+
+
+def test_dense_networks_switch_all_but_the_classifier():
+    plan = plan_of(dense_network(), 2, 3, 4, 4)
+    assert [(layer.name, layer.kind) for layer in plan.layers] == [("1", "dense"), ("4", "dense")]
+    assert plan.followers == {"1": ("1", "2"), "4": ("4",)}
+
+
+def test_the_classifier_switches_by_choice():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    assert [layer.name for layer in plan_of(model, 1, 8, classifier=True).layers] == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 8, 1)), "nothing to switch: '0' has|nothing to switch: '0' is"),
+        (nn.Sequential(nn.ReLU()), "it has no convolution and no dense layer"),
+    ],
+)
+def test_a_network_with_nothing_to_switch_is_refused(model, message: str):
+    with pytest.raises(ValueError, match=message):
+        plan_of(model, 1, 3, 4, 4)
+
+
+def test_an_unknown_batch_norm_is_refused_by_name():
+    class Strange(nn.BatchNorm2d):
+        pass
+
+    model = nn.Sequential(nn.Conv2d(4, 8, 1), Strange(8), nn.Conv2d(8, 2, 1))
+    with pytest.raises(ValueError, match="'1' is a batch norm of class Strange"):
+        plan_of(model, 1, 4, 3, 3)
+
+
+@pytest.mark.parametrize("policy", ["first", "all"])
+@pytest.mark.parametrize(
+    ("torchvision_name", "timm_name", "knobs"),
+    [
+        ("resnet50", "resnet50", 52),
+        ("mobilenet_v2", "mobilenetv2_100", 34),
+        ("efficientnet_b0", "efficientnet_b0", 32),
+    ],
+)
+def test_the_papers_networks_are_the_same_from_both_libraries(
+    torchvision_name: str, timm_name: str, knobs: int, policy: str
+):
+    from wenable.zoo import build
+
+    plans = [
+        plan_of(build(name), 1, 3, 64, 64, shuffle=policy)
+        for name in (f"torchvision:{torchvision_name}", f"timm:{timm_name}")
+    ]
+    found = [
+        sorted(
+            str((layer.inputs, layer.outputs, layer.macs, layer.patterns, layer.shuffle))
+            for layer in plan.layers
+        )
+        for plan in plans
+    ]
+    assert len(found[0]) == knobs
+    assert found[0] == found[1]
+    followers = [sorted(len(names) for names in plan.followers.values()) for plan in plans]
+    assert followers[0] == followers[1]
+
+
+def test_every_batch_norm_of_the_papers_networks_follows_its_layer():
+    from wenable.zoo import build
+
+    for name, unkeyed in (("resnet50", 1), ("mobilenet_v2", 2), ("efficientnet_b0", 2)):
+        plan = plan_of(build(name), 1, 3, 64, 64)
+        norms = {n for n, m in plan.replacements.items() if isinstance(m, SwitchableBatchNorm2d)}
+        keyed = {name for names in plan.followers.values() for name in names} & norms
+        # only the stem's norm, and the one behind the depthwise layer that reads the stem, are not
+        assert len(norms - keyed) == unkeyed

@@ -1,0 +1,45 @@
+"""Pictures of fronts: drawn, in the right format, with everything a reader needs."""
+
+from pathlib import Path
+
+import pytest
+
+from wenable.report.front_plot import Panel, plot_fronts
+from wenable.space import Knob, Space
+from wenable.tables import Point, Reading
+
+SPACE = Space((Knob("a", (1, 2, 4)),))
+
+
+def points(unit: str) -> tuple[Point, ...]:
+    return tuple(
+        Point(
+            SPACE.uniform(n),
+            Reading(1 - 0.1 * n, "top-1", 0.95 - 0.1 * n, 1 - 0.08 * n, count=10),
+            Reading(5 / n, unit, 4.5 / n, None),
+        )
+        for n in (1, 2, 4)
+    )
+
+
+def test_an_svg_holds_the_words_a_reader_needs(tmp_path: Path):
+    panels = {"macs": Panel(points("MACs"), ()), "latency": Panel((), points("ms"))}
+    text = plot_fronts(panels, tmp_path / "front.svg", title="A title").read_text()
+    # matplotlib writes the text of an SVG as comments beside the outlines
+    for words in (
+        "A title",
+        "top-1 accuracy (%, 95 % interval)",
+        "multiply-accumulates of one image (millions)",
+        "latency of one image (ms, median and quartiles)",
+        "front of Algorithm 2",
+        "1/4",
+    ):
+        assert words in text
+
+
+def test_a_png_is_a_png_and_nothing_is_refused(tmp_path: Path):
+    path = plot_fronts({"macs": Panel(points("MACs"), points("MACs"))}, tmp_path / "front.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="`panels` is empty"):
+        plot_fronts({"macs": Panel((), ())}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()

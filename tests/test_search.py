@@ -1,0 +1,69 @@
+"""Exploring a real network: modes calibrated, costs real, the network left in order."""
+
+import pytest
+import torch
+
+import wenable as we
+from tests.networks import converted
+from wenable.measure.latency import TimingPlan
+from wenable.search import mode_latencies
+
+QUICK = TimingPlan(blocks=2, calls=2, warmup=0, gap_ms=0)
+
+
+def labelled(net: we.DynamicNetwork, count: int = 40) -> list:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(count, 3, 6, 6, generator=generator)
+    with torch.no_grad():
+        return [(images, net(images).argmax(1))]
+
+
+def test_a_search_by_macs():
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)  # labels are the full mode's answers: it is always right
+    front = we.explore(net, data, data, threshold=0.3, cost="macs")
+    assert front.path[0].mode == net.space.full
+    assert front.path[0].accuracy.value == 1.0
+    for before, after in zip(front.path, front.path[1:], strict=False):
+        assert after.mode in net.space.cheaper(before.mode)
+        assert after.cost.value == net.macs(after.mode)
+    assert front.cost == "macs"
+    assert (front.path[-1].accuracy.known <= 0.3) or front.path[-1].mode == net.space.smallest
+    # What is on the front stays calibrated, and evaluates to the very same figure.
+    for point in front:
+        assert net.is_calibrated(point.mode)
+        assert we.evaluate(net, point.mode, data).value == point.accuracy.value
+    kept = set(front.modes) | {front.chosen.mode, net.space.full}
+    assert set(net.calibrated_modes) == kept
+
+
+def test_a_search_by_latency_times_the_extracted_networks():
+    net = converted(groups=(1, 2))
+    data = labelled(net)
+    front = we.explore(net, data, data, threshold=0.3, cost="latency", timing=QUICK)
+    assert {point.cost.unit for point in front.path} == {"ms"}
+    assert all(point.cost.count == 4 for point in front.path)
+    assert "eager PyTorch" in front.path[0].cost.source
+
+
+def test_latencies_come_in_the_order_of_the_modes():
+    net = converted()
+    modes = [net.space.full, net.space.full]
+    readings = mode_latencies(net, modes, QUICK)
+    assert len(readings) == 2
+    assert all(reading.known > 0 for reading in readings)
+
+
+def test_what_cannot_be_searched_is_refused():
+    net = converted()
+    data = labelled(net)
+    for settings, message in (
+        ({"cost": "energy"}, "`cost` \\(='energy'\\) needs an energy meter"),
+        ({"cost": "size"}, "`cost` \\(='size'\\) is unknown"),
+        ({"strategy": "magic"}, "`strategy` \\(='magic'\\) is unknown"),
+        ({"threshold": 1.0}, "`threshold` \\(=1.0\\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            we.explore(net, data, data, **{"threshold": 0.5, **settings})
+    with pytest.raises(ValueError, match="`calibration_batches` is an iterator"):
+        we.explore(net, data, iter(data), threshold=0.5)

@@ -1,0 +1,187 @@
+"""Knobs, spaces and modes: immutable, ordered, and refused by name where they do not fit."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wenable.space import Knob, Mode, Space
+
+
+def spaces() -> st.SearchStrategy[Space]:
+    chains = st.sampled_from([(1,), (1, 2), (1, 2, 4), (1, 3, 6), (1, 2, 4, 8, 16), (1, 4, 16)])
+    return st.lists(chains, min_size=1, max_size=8).map(
+        lambda all_options: Space(
+            tuple(Knob(f"layer.{i}.conv", options) for i, options in enumerate(all_options))
+        )
+    )
+
+
+@st.composite
+def modes(draw: st.DrawFn) -> Mode:
+    space = draw(spaces())
+    return Mode(space, tuple(draw(st.sampled_from(knob.options)) for knob in space.knobs))
+
+
+@given(modes())
+def test_text_and_json_forms_are_read_back(mode: Mode):
+    space = mode.space
+    assert space.mode(str(mode)) == mode
+    assert space.mode(json.loads(json.dumps(dict(mode)))) == mode
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+@given(modes(), st.integers(0, 2**31))
+def test_modes_hash_and_compare_by_value(mode: Mode, seed: int):
+    same = Mode(Space(tuple(mode.space.knobs)), tuple(mode.options))
+    assert mode == same
+    assert hash(mode) == hash(same)
+    other = mode.space.sample(random.Random(seed))
+    assert (other == mode) == (other.options == mode.options)
+
+
+@given(spaces())
+def test_size_counts_every_mode(space: Space):
+    seen = {space.full}
+    frontier = [space.full]
+    while frontier and len(seen) < 3000:
+        for mode in space.cheaper(frontier.pop()):
+            if mode not in seen:
+                seen.add(mode)
+                frontier.append(mode)
+    # Every mode is reached by making single knobs cheaper, so this counts them independently.
+    assert len(seen) == space.size or space.size >= 3000
+
+
+@given(modes())
+def test_cheaper_moves_one_knob_one_option(mode: Mode):
+    for neighbour in mode.space.cheaper(mode):
+        moved = [(a, b) for a, b in zip(mode.options, neighbour.options, strict=True) if a != b]
+        assert len(moved) == 1
+        assert moved[0][0] < moved[0][1]
+        assert neighbour.is_no_costlier_than(mode)
+        assert not mode.is_no_costlier_than(neighbour)
+
+
+@given(spaces(), st.sampled_from([1, 2, 3, 4, 6, 8, 16]))
+def test_uniform_takes_the_nearest_option_below(space: Space, n: int):
+    if any(n in knob.options for knob in space.knobs):
+        for knob, option in zip(space.knobs, space.uniform(n).options, strict=True):
+            assert option == max(o for o in knob.options if o <= n)
+    else:
+        with pytest.raises(ValueError, match=f"`n` \\(={n}\\) is an option of no knob"):
+            space.uniform(n)
+
+
+def test_the_size_of_resnet50s_space_is_exact():
+    space = Space(tuple(Knob(f"conv{i}", (1, 2, 4, 8, 16)) for i in range(52)))
+    assert space.size == 5**52
+
+
+@pytest.mark.parametrize("rng", [random.Random(3), np.random.default_rng(3)])
+def test_samples_come_from_the_given_generator_and_reach_every_option(rng):
+    space = Space((Knob("a", (1, 2, 4, 8, 16)), Knob("b", (1, 2))))
+    drawn = [space.sample(rng) for _ in range(4000)]
+    for option in (1, 2, 4, 8, 16):
+        share = sum(mode["a"] == option for mode in drawn) / len(drawn)
+        assert share == pytest.approx(0.2, abs=0.03)
+    assert space.sample(random.Random(9)) == space.sample(random.Random(9))
+
+
+SPACE = Space(
+    (
+        Knob("layers.0.conv1", (1, 2, 4), (("input channels", 12), ("output channels", 8))),
+        Knob("layers.0.conv2", (1, 2, 4, 8), (("input channels", 24), ("output channels", 8))),
+        Knob("layers.1.conv1", (1, 2, 4, 8, 16)),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("full", (1, 1, 1)),
+        ("smallest", (4, 8, 16)),
+        ("1", (1, 1, 1)),
+        ("1/4", (4, 4, 4)),
+        ("1/16", (4, 8, 16)),
+        ("1, 1/8 ,1/16", (1, 8, 16)),
+        ("1/2*2,1/16", (2, 2, 16)),
+        ("1/4,layers.1.conv1=1/16", (4, 4, 16)),
+        ("1,layers.0.*=1/2", (2, 2, 1)),
+    ],
+)
+def test_texts_that_a_person_types(text: str, options: tuple[int, ...]):
+    assert SPACE.mode(text).options == options
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("1/3", r"`n` \(=3\) is an option of no knob; allowed: 1, 2, 4, 8, 16"),
+        ("4", "'4', which is no pattern; write 1 or 1/n"),
+        ("1/0", "'1/0', which is no pattern"),
+        ("1/2*0,1", "repeats a pattern '0' times"),
+        ("1,1/2", "gives 2 patterns; this network has 3 knobs"),
+        ("1/2*99999999999,1", "patterns; this network has 3 knobs"),
+        ("1,1,1,layers.1.conv1=1/2", "must start with one pattern"),
+        ("1/4,layers.9=1/2", "names 'layers.9', which is no knob of this network"),
+        ({"layers.0.conv1": 1}, "says nothing of 'layers.0.conv2', 'layers.1.conv1'"),
+        ({"nope": 1}, "names 'nope', which is no knob of this network; its 3 knobs are"),
+        (
+            {"layers.0.conv1": 1, "layers.0.conv2": 16, "layers.1.conv1": 1},
+            r"`groups` \(=16\) must divide the input channels \(=24\) of 'layers.0.conv2';"
+            " allowed: 1, 2, 4, 8",
+        ),
+        (
+            "1,layers.0.conv1=1/3",
+            r"`groups` \(=3\) must divide the output channels \(=8\) of 'layers.0.conv1';"
+            " allowed: 1, 2, 4",
+        ),
+        (
+            "1,layers.1.conv1=1/32",
+            r"`groups` \(=32\) is not a pattern of 'layers.1.conv1'; allowed: 1, 2, 4, 8, 16",
+        ),
+    ],
+)
+def test_modes_outside_the_space_are_refused_by_name(choice, message: str):
+    with pytest.raises(ValueError, match=message):
+        SPACE.mode(choice)
+
+
+def test_a_mode_of_another_space_is_refused():
+    other = Space((Knob("x", (1, 2)),))
+    with pytest.raises(ValueError, match="belongs to the space of another network"):
+        SPACE.mode(other.full)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Knob("a", ()), "`options` of 'a' is empty"),
+        (lambda: Knob("a", (1, 2, 2)), "positive and ascending"),
+        (lambda: Knob("a", (2, 1)), "positive and ascending"),
+        (lambda: Knob("a", (1, 5), (("input channels", 8),)), "`groups` \\(=5\\) must divide"),
+        (lambda: Space(()), "`knobs` is empty"),
+        (lambda: Space((Knob("a", (1,)), Knob("a", (1, 2)))), "names 'a' more than once"),
+        (lambda: Mode(SPACE, (1, 1)), "has 2 entries; the space has 3 knobs"),
+        (lambda: Space.from_json({"knobs": [{"name": "a"}]}), "not the JSON form of a space"),
+    ],
+)
+def test_bad_spaces_are_refused_when_they_are_made(build, message: str):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_modes_are_immutable_mappings_in_execution_order():
+    mode = SPACE.mode("1/4,layers.1.conv1=1/16")
+    assert list(mode) == ["layers.0.conv1", "layers.0.conv2", "layers.1.conv1"]
+    assert mode.replace({"layers.0.conv2": 8})["layers.0.conv2"] == 8
+    assert mode["layers.0.conv2"] == 4
+    with pytest.raises(AttributeError):
+        mode.options = (1, 1, 1)  # type: ignore[misc]
+    with pytest.raises(KeyError, match="'x' is no knob"):
+        mode["x"]
