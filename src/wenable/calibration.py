@@ -11,12 +11,12 @@ import torch
 from wenable.conversion import DynamicNetwork
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
 from wenable.modules import device_of, in_eval_mode
-from wenable.space import Mode
+from wenable.space import ModeChoice
 
 
 def calibrate(
     net: DynamicNetwork,
-    modes: Iterable[Mode | Mapping[str, int] | str] | Mode | Mapping[str, int] | str,
+    modes: Iterable[ModeChoice] | ModeChoice,
     batches: Iterable[Any],
 ) -> None:
     """Estimate the norm statistics of each mode and store them with the network.

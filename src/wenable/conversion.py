@@ -20,7 +20,7 @@ from wenable.layers.weight_enabled import WeightEnabled
 from wenable.methods.plan import LeftAlone, Method, Plan, Switchable, SwitchableLayer
 from wenable.methods.weight_enabling import WeightEnabling
 from wenable.modules import in_eval_mode
-from wenable.space import Mode, Space
+from wenable.space import Mode, ModeChoice, Space
 
 
 class UncalibratedWarning(UserWarning):
@@ -110,7 +110,7 @@ class DynamicNetwork(nn.Module):
         """The layers that do not switch, each with the reason."""
         return self._wenable.plan.left_alone
 
-    def set_mode(self, mode: Mode | Mapping[str, int] | str) -> None:
+    def set_mode(self, mode: ModeChoice) -> None:
         """Run in `mode` from now on: a `Mode`, a dict over all knobs, or a text as `"1/4"`.
 
         Norms take the statistics calibrated for this very mode where there are any, and otherwise
@@ -128,7 +128,7 @@ class DynamicNetwork(nn.Module):
         state.mode = mode
 
     @contextmanager
-    def using(self, mode: Mode | Mapping[str, int] | str) -> Iterator[DynamicNetwork]:
+    def using(self, mode: ModeChoice) -> Iterator[DynamicNetwork]:
         """Run in `mode` inside a `with` block, and in the former mode after it."""
         before = self.mode
         self.set_mode(mode)
@@ -137,7 +137,7 @@ class DynamicNetwork(nn.Module):
         finally:
             self.set_mode(before)
 
-    def macs(self, mode: Mode | Mapping[str, int] | str | None = None) -> int:
+    def macs(self, mode: ModeChoice | None = None) -> int:
         """Return the multiply-accumulates of a mode for one example, at the traced size.
 
         A layer in pattern 1/n counts 1/n of its full ones (WeNet, eq. 1 and 3); what cannot be
@@ -147,7 +147,7 @@ class DynamicNetwork(nn.Module):
         switched = sum(layer.macs // mode[layer.name] for layer in self.layers)
         return self._wenable.fixed_macs + switched
 
-    def parameter_count(self, mode: Mode | Mapping[str, int] | str | None = None) -> int:
+    def parameter_count(self, mode: ModeChoice | None = None) -> int:
         """Return how many parameters a mode enables: those of the network `extract` returns."""
         mode = self.mode if mode is None else self.space.mode(mode)
         switched = sum(layer.weights // mode[layer.name] for layer in self.layers)
@@ -158,7 +158,7 @@ class DynamicNetwork(nn.Module):
         """The modes whose norm statistics belong to the present weights."""
         return tuple(mode for mode in self._wenable.calibrations if self.is_calibrated(mode))
 
-    def is_calibrated(self, mode: Mode | Mapping[str, int] | str) -> bool:
+    def is_calibrated(self, mode: ModeChoice) -> bool:
         """Say whether the norm statistics of a mode were estimated with the present weights.
 
         A network without batch norm needs none. The full mode of a freshly converted network keeps
@@ -191,7 +191,7 @@ class DynamicNetwork(nn.Module):
         if self.mode == mode:
             self.set_mode(mode)
 
-    def calibration(self, mode: Mode | Mapping[str, int] | str) -> Calibration | None:
+    def calibration(self, mode: ModeChoice) -> Calibration | None:
         """Return what is stored for a mode, or None."""
         return self._wenable.calibrations.get(self.space.mode(mode))
 
@@ -307,7 +307,7 @@ def convert(
     return net
 
 
-def extract(net: DynamicNetwork, mode: Mode | Mapping[str, int] | str | None = None) -> nn.Module:
+def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     """Return the network of one mode: an instance of the original class, of standard torch layers.
 
     - `mode`: the present mode where nothing is said.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from wenable.conversion import DynamicNetwork, warn_if_uncalibrated
 from wenable.modules import device_of, in_eval_mode
-from wenable.space import Mode
+from wenable.space import ModeChoice
 from wenable.tables import Reading
 
 
 def evaluate(
     net: DynamicNetwork,
-    mode: Mode | Mapping[str, int] | str,
+    mode: ModeChoice,
     loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
     *,
     split: str = "",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 
 class RandomSource(Protocol):
@@ -247,7 +247,7 @@ class Space:
                 neighbours.append(Mode(self, options))
         return tuple(neighbours)
 
-    def mode(self, choice: Mode | Mapping[str, int] | str) -> Mode:
+    def mode(self, choice: ModeChoice) -> Mode:
         """Return the mode that `choice` names: a mode, a dict over all knobs, or a text.
 
         Texts: `"full"`, `"smallest"`, a uniform pattern `"1/4"`; one pattern for each knob in
@@ -345,6 +345,10 @@ def _knob_from_json(knob: Mapping[str, Any]) -> Knob:
         tuple(int(option) for option in knob["options"]),
         tuple((str(label), int(size)) for label, size in knob["must_divide"]),
     )
+
+
+ModeChoice: TypeAlias = Mode | Mapping[str, int] | str
+"""What names a mode: a mode, a dict over all knobs, or a text that `Space.mode` reads."""
 
 
 def pattern_text(n: int) -> str:
