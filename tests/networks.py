@@ -83,6 +83,44 @@ def dense_network() -> nn.Module:
     )
 
 
+class Tokens(nn.Module):
+    """Dense layers over the last of three dimensions, as in a transformer, and then of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 2, 2)
+        self.norm = nn.LayerNorm(16)
+        self.fc1, self.fc2 = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.on_maps = nn.Linear(16, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = x + self.fc2(nn.functional.gelu(self.fc1(self.norm(x))))
+        x = self.on_maps(x.unflatten(1, (3, 3)))
+        return self.head(x.mean((1, 2)))
+
+
+class Dense(nn.Module):
+    """Dense connections: each norm reads the concatenation of all before it, as in DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([nn.BatchNorm2d(8 + 8 * i), nn.Conv2d(8 + 8 * i, 8, 3, padding=1)])
+            for i in range(3)
+        )
+        self.norm = nn.BatchNorm2d(32)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = [self.stem(x)]
+        for norm, conv in self.layers:
+            features.append(conv(torch.relu(norm(torch.cat(features, 1)))))
+        return self.head(torch.relu(self.norm(torch.cat(features, 1))).mean((2, 3)))
+
+
 IMAGES = (2, 3, 6, 6)
 
 

@@ -12,7 +12,9 @@ import wenable as we
 from tests import references
 from tests.networks import (
     IMAGES,
+    Dense,
     SmallResNet,
+    Tokens,
     converted,
     dense_network,
     give_norms_a_past,
@@ -39,12 +41,12 @@ def random_modes(net: we.DynamicNetwork, count: int = 3) -> list[we.Mode]:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("make", [small_resnet, dense_network])
+@pytest.mark.parametrize("make", [small_resnet, dense_network, Tokens, Dense])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_full_mode_gives_the_very_bits(make, policy: str, training: bool):
     model = give_norms_a_past(make()).train(training)
     untouched = copy.deepcopy(model)
-    shape = IMAGES if make is small_resnet else (4, 3, 4, 4)
+    shape = (4, 3, 4, 4) if make is dense_network else IMAGES
     net = we.convert(model, torch.zeros(shape), method=we.WeightEnabling(shuffle=policy))
     x = torch.randn(shape)
     assert torch.equal(net(x), copy.deepcopy(untouched)(x))
@@ -79,7 +81,7 @@ def test_no_mode_holds_a_copy_of_a_weight():
         for n, p in m.named_parameters(recurse=False)
         if isinstance(m, WeightEnabled)
     )
-    assert in_layers == sum(layer.weights for layer in net.layers)
+    assert in_layers == sum(layer.weights for layer in net.switchable_layers)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_the_papers_networks(name: str):
 def masked_network(model: nn.Module, net: we.DynamicNetwork, mode: we.Mode) -> nn.Module:
     """The original network with the weights that the mode disables set to zero: slow and dense."""
     masked = copy.deepcopy(model)
-    for layer in net.layers:
+    for layer in net.switchable_layers:
         order = None
         if layer.shuffle:
             order = references.shuffled_order(layer.shuffle.channels, layer.shuffle.groups)
@@ -129,10 +131,10 @@ def masked_network(model: nn.Module, net: we.DynamicNetwork, mode: we.Mode) -> n
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("make", [small_resnet, dense_network])
+@pytest.mark.parametrize("make", [small_resnet, dense_network, Tokens, Dense])
 def test_every_mode_is_the_masked_dense_network(make, policy: str):
     model = give_norms_a_past(make()).eval()
-    shape = IMAGES if make is small_resnet else (4, 3, 4, 4)
+    shape = (4, 3, 4, 4) if make is dense_network else IMAGES
     net = we.convert(model, torch.zeros(shape), method=we.WeightEnabling(shuffle=policy))
     x = torch.randn(shape)
     for mode in random_modes(net):
@@ -144,21 +146,22 @@ def test_every_mode_is_the_masked_dense_network(make, policy: str):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("make", [small_resnet, dense_network])
+@pytest.mark.parametrize("make", [small_resnet, dense_network, Tokens, Dense])
 def test_extract_equals_the_network_in_that_mode(make, policy: str):
-    shape = IMAGES if make is small_resnet else (4, 3, 4, 4)
+    shape = (4, 3, 4, 4) if make is dense_network else IMAGES
     net = we.convert(make(), torch.zeros(shape), method=we.WeightEnabling(shuffle=policy))
     give_norms_a_past(net).eval()
     x = torch.randn(shape)
     modes = random_modes(net)
-    we.calibrate(net, modes, [torch.randn(16, *shape[1:])])
+    if net.switchable_norms():
+        we.calibrate(net, modes, [torch.randn(16, *shape[1:])])
     for mode in modes:
         plain = we.extract(net, mode).eval()
         with net.using(mode):
             torch.testing.assert_close(plain(x), net(x), rtol=1e-4, atol=1e-5)
         assert type(plain) is type(make())
         leaves = [m for m in plain.modules() if not list(m.children())]
-        assert all(type(m).__module__.startswith("torch.nn") for m in leaves)
+        assert all(type(m).__module__.startswith(("torch.nn", "torchvision.ops")) for m in leaves)
         assert flops(plain, x) == 2 * shape[0] * net.macs(mode)
         assert sum(p.numel() for p in plain.parameters()) == net.parameter_count(mode)
 
@@ -175,11 +178,13 @@ def test_macs_are_those_of_the_closed_form():
 
 
 def test_extract_leaves_no_trace_and_shares_nothing():
-    net = converted()
+    model = small_resnet()
+    model.wenable_source = "where it was built"
+    net = converted(model)
     state = torch.get_rng_state()
     plain = we.extract(net, "full")
     assert torch.equal(state, torch.get_rng_state())
-    assert not hasattr(plain, "_wenable")
+    assert not [name for name in vars(plain) if "wenable" in name]
     theirs = {p.data_ptr() for p in plain.parameters()}
     assert not theirs & {p.data_ptr() for p in net.parameters()}
 
@@ -266,6 +271,21 @@ def test_what_cannot_be_converted_is_refused_in_one_line():
 def test_a_dynamic_network_is_not_converted_again():
     with pytest.raises(ValueError, match="already dynamic"):
         we.convert(converted(), torch.zeros(IMAGES))
+
+
+def test_examples_that_do_not_fit_are_refused_in_one_line():
+    for example, message in (
+        (torch.zeros(2, 4, 6, 6), "`model` \\(=SmallResNet\\) cannot be traced"),
+        (torch.zeros(0, 3, 6, 6), "must hold at least one example"),
+        (torch.tensor(1.0), "must hold at least one example"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            we.convert(small_resnet(), example)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_network_may_call_its_own_parts_layers():
+    assert len(we.convert(Dense(), torch.zeros(IMAGES)).layers) == 3
 
 
 def test_a_clash_of_names_is_refused():

@@ -119,6 +119,8 @@ def test_tokens_keep_their_channels_in_the_last_dimension():
 def test_the_classifier_is_what_writes_the_output():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.Softplus())
     assert traced(model, 2, 4).classifiers == {"2"}
+    for last in (nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()):
+        assert traced(nn.Sequential(model[:3], last), 2, 4).classifiers == {"0.2"}
     headless = Net(lambda a, b: a + b, 8)
     headless.reader = nn.Identity()
     assert traced(headless, 2, 4, 4, 4).classifiers == frozenset()

@@ -95,7 +95,7 @@ def _arguments(conv: nn.Conv2d) -> dict:
     st.integers(1, 3),
     st.integers(1, 3),
     st.booleans(),
-    st.sampled_from([(3,), (2, 3), ()]),
+    st.sampled_from([(3,), (2, 3), (2, 3, 2), ()]),
 )
 def test_a_grouped_dense_layer_is_a_masked_one(chain, inputs, outputs, bias, leading):
     inputs, outputs = inputs * chain[-1], outputs * chain[-1]
@@ -108,7 +108,8 @@ def test_a_grouped_dense_layer_is_a_masked_one(chain, inputs, outputs, bias, lea
         weight = linear.weight if n == 1 else references.masked_weight(linear.weight, n, order)
         expected = nn.functional.linear(x, weight, linear.bias)
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
-        if len(leading) == 1:
+        layer.dimensions = x.ndim
+        if x.ndim > 1:
             torch.testing.assert_close(layer.to_plain()(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -242,9 +243,52 @@ def test_moments_are_those_of_all_batches_together(sizes: list[int], rest: tuple
     np.testing.assert_allclose(found.var.numpy(), values.var(1, ddof=1), rtol=1e-7)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_slices_in_different_patterns_are_as_many_norms(training: bool):
+    whole = nn.BatchNorm2d(9)
+    give = torch.Generator().manual_seed(0)
+    norm = SwitchableBatchNorm2d(whole, (1, 2, 4), widths=(2, 3, 4)).train(training)
+    for n in (1, 2, 4):
+        own = norm.of_pattern(n)
+        for tensor in (own.weight.data, own.bias.data, own.running_mean, own.running_var):
+            tensor.copy_(torch.rand(9, generator=give) + 0.5)
+    for patterns in ((1, 4, 2), (4, 4, 1), (2, 2, 2)):
+        for part, n in enumerate(patterns):
+            norm.set_pattern(n, part)
+        apart = []
+        for n, start, stop in zip(patterns, (0, 2, 5), (2, 5, 9), strict=True):
+            own, single = norm.of_pattern(n), nn.BatchNorm2d(stop - start).train(training)
+            single.load_state_dict(
+                {
+                    k: v[start:stop] if v.ndim else v
+                    for k, v in own.state_dict().items()
+                    if "." not in k
+                }
+            )
+            apart.append(single)
+        tracked = {n: int(norm.of_pattern(n).num_batches_tracked) for n in (1, 2, 4)}
+        x = torch.randn(6, 9, 3, 3)
+        expected = torch.cat([s(p) for s, p in zip(apart, x.split([2, 3, 4], 1), strict=True)], 1)
+        torch.testing.assert_close(norm(x), expected)
+        for n, start, stop, single in zip(patterns, (0, 2, 5), (2, 5, 9), apart, strict=True):
+            for name in ("running_mean", "running_var"):
+                found = getattr(norm.of_pattern(n), name)[start:stop]
+                torch.testing.assert_close(found, getattr(single, name))
+        for n in (1, 2, 4):
+            expected_count = tracked[n] + (training and n in patterns)
+            assert int(norm.of_pattern(n).num_batches_tracked) == expected_count
+        plain = norm.to_plain().eval()
+        torch.testing.assert_close(plain(x), norm.eval()(x))
+        norm.train(training)
+
+
 def test_norms_refuse_what_they_cannot_do():
     with pytest.raises(ValueError, match="without running statistics"):
         SwitchableBatchNorm2d(nn.BatchNorm2d(4, track_running_stats=False))
+    with pytest.raises(
+        ValueError, match=r"`widths` \(=\(1, 2\)\) must add up to the channels \(=4\)"
+    ):
+        SwitchableBatchNorm2d(nn.BatchNorm2d(4), (1,), (1, 2))
     with pytest.raises(ValueError, match=r"`n` \(=8\) is no pattern of this batch norm"):
         SwitchableBatchNorm2d(nn.BatchNorm2d(4), (1, 2)).set_pattern(8)
 

@@ -40,6 +40,7 @@ def test_calls_come_in_whole_blocks_in_random_order():
     assert readings["a"].value == pytest.approx(2.0)
     assert readings["b"].value == pytest.approx(5.0)
     assert readings["a"].count == 12
+    assert log.count("a") == 2 + 4 * (1 + 3)
     assert readings["a"].source == "a test; 4 blocks of 3 calls in random order"
     assert log[:4] == ["a", "a", "b", "b"]
     blocks = [log[4 + i : 8 + i] for i in range(0, len(log) - 4, 4)]  # one more call wakes threads

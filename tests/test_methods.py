@@ -47,7 +47,7 @@ def test_settings_survive_json_and_unknown_ones_are_refused():
 def shuffles(net: we.DynamicNetwork) -> dict[str, tuple[int, bool]]:
     return {
         layer.name: (layer.shuffle.groups, layer.shuffle.is_identity)
-        for layer in net.layers
+        for layer in net.switchable_layers
         if layer.shuffle
     }
 
@@ -85,11 +85,11 @@ def test_a_shuffle_has_the_groups_of_the_layer_that_wrote():
 
 def test_norms_follow_the_layer_that_wrote_what_they_read():
     net = converted(groups=(1, 2, 4))
-    patterns = {name: norm.patterns for name, norm in net.norms().items()}
+    patterns = {name: norm.patterns for name, norm in net.switchable_norms().items()}
     assert patterns.pop("stem.1") == (1,)  # the stem has 3 input channels and does not switch
     assert set(patterns.values()) == {(1, 2, 4)}
     net.set_mode("1,block1.conv2=1/4")
-    set_to = {name: norm.pattern for name, norm in net.norms().items()}
+    set_to = {name: norm.slice_patterns[0] for name, norm in net.switchable_norms().items()}
     assert {name for name, n in set_to.items() if n != 1} == {"block1.bn2"}
 
 
@@ -102,7 +102,7 @@ def test_a_norm_behind_a_depthwise_layer_follows_the_layer_before():
         nn.Conv2d(8, 4, 1),
     )
     plan = plan_of(model, 1, 4, 5, 5, classifier=True)
-    assert plan.followers == {"0": ("0", "1", "3"), "4": ("4",)}
+    assert followers(plan) == {"0": ["0", "1", "3"], "4": ["4"]}
 
 
 def test_a_norm_behind_a_sum_has_one_affine():
@@ -132,7 +132,36 @@ def test_a_norm_called_twice_follows_nobody():
             return self.norm(self.b(self.norm(self.a(x))))
 
     plan = plan_of(Twice(), 1, 4, 3, 3, classifier=True)
-    assert plan.followers == {"a": ("a",), "b": ("b",)}
+    assert followers(plan) == {"a": ["a"], "b": ["b"]}
+
+
+def followers(plan) -> dict[str, list[str]]:
+    """Each knob and what it sets; a slice is written `norm[1]`."""
+    return {
+        knob: [f.module if f.part is None else f"{f.module}[{f.part}]" for f in each]
+        for knob, each in plan.followers.items()
+    }
+
+
+class Concatenation(nn.Module):
+    """A norm over two layers' outputs, the input itself between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.norm = nn.BatchNorm2d(20)
+        self.out = nn.Conv2d(20, 2, 1)
+
+    def forward(self, x):
+        return self.out(self.norm(torch.cat([self.a(x), x, self.b(x)], 1)))
+
+
+def test_behind_a_concatenation_each_slice_follows_its_layer():
+    plan = plan_of(Concatenation(), 1, 8, 3, 3)
+    norm = plan.replacements["norm"]
+    assert norm.widths == (8, 8, 4)
+    assert norm.patterns == (1, 2, 4, 8)
+    assert followers(plan) == {"a": ["a", "norm[0]"], "b": ["b", "norm[2]"]}
 
 
 def reasons(plan) -> dict[str, str]:
@@ -193,7 +222,7 @@ def test_what_is_left_alone_says_why():
 def test_dense_networks_switch_all_but_the_classifier():
     plan = plan_of(dense_network(), 2, 3, 4, 4)
     assert [(layer.name, layer.kind) for layer in plan.layers] == [("1", "dense"), ("4", "dense")]
-    assert plan.followers == {"1": ("1", "2"), "4": ("4",)}
+    assert followers(plan) == {"1": ["1", "2"], "4": ["4"]}
 
 
 def test_the_classifier_switches_by_choice():
@@ -249,8 +278,8 @@ def test_the_papers_networks_are_the_same_from_both_libraries(
     ]
     assert len(found[0]) == knobs
     assert found[0] == found[1]
-    followers = [sorted(len(names) for names in plan.followers.values()) for plan in plans]
-    assert followers[0] == followers[1]
+    lengths = [sorted(len(each) for each in plan.followers.values()) for plan in plans]
+    assert lengths[0] == lengths[1]
 
 
 def test_every_batch_norm_of_the_papers_networks_follows_its_layer():
@@ -259,6 +288,6 @@ def test_every_batch_norm_of_the_papers_networks_follows_its_layer():
     for name, unkeyed in (("resnet50", 1), ("mobilenet_v2", 2), ("efficientnet_b0", 2)):
         plan = plan_of(build(name), 1, 3, 64, 64)
         norms = {n for n, m in plan.replacements.items() if isinstance(m, SwitchableBatchNorm2d)}
-        keyed = {name for names in plan.followers.values() for name in names} & norms
+        keyed = {name for names in followers(plan).values() for name in names} & norms
         # only the stem's norm, and the one behind the depthwise layer that reads the stem, are not
         assert len(norms - keyed) == unkeyed

@@ -17,7 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "files": set(),
     "space": set(),
     "tables": {"space"},
-    "modules": set(),
+    "modules": {"measure"},
     "graph": set(),
     "layers": {"space"},
     "methods": {"layers", "graph", "space"},

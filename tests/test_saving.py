@@ -32,7 +32,7 @@ def test_every_calibrated_mode_gives_the_same_bits_after_loading(tmp_path: Path)
     loaded = we.load(path, SmallResNet())
     x = torch.randn(IMAGES)
     assert loaded.space == net.space
-    assert loaded.method == net.method
+    assert loaded.conversion_method == net.conversion_method
     assert set(loaded.calibrated_modes) == set(net.calibrated_modes)
     assert not loaded.training
     for mode in (*net.calibrated_modes, net.space.uniform(2)):
@@ -49,6 +49,27 @@ def test_networks_built_by_name_load_by_path_alone(tmp_path: Path):
     assert torch.equal(net.eval()(x), loaded(x))
     assert loaded.is_calibrated("full")
     assert not loaded.is_calibrated("1/2")
+
+
+def test_other_types_are_saved_and_the_model_handed_in_is_untouched(tmp_path: Path):
+    net = we.convert(
+        small_resnet().to(torch.float64), torch.zeros(IMAGES, dtype=torch.float64)
+    ).eval()
+    model = SmallResNet()
+    loaded = we.load(we.save(net, tmp_path / "net.safetensors"), model)
+    x = torch.randn(IMAGES, dtype=torch.float64)
+    assert torch.equal(loaded(x), net(x))
+    assert model.fc.weight.dtype == torch.float32
+
+
+def test_networks_that_read_whole_numbers_are_saved(tmp_path: Path):
+    def words() -> nn.Module:
+        return nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    net = we.convert(words(), torch.zeros(1, 3, dtype=torch.long))
+    loaded = we.load(we.save(net, tmp_path / "net.safetensors"), words())
+    tokens = torch.tensor([[1, 2, 8]])
+    assert torch.equal(loaded(tokens), net(tokens))
 
 
 def test_the_weights_are_plain_safetensors_under_their_own_names(tmp_path: Path):

@@ -46,6 +46,39 @@ def test_a_search_by_latency_times_the_extracted_networks():
     assert "eager PyTorch" in front.path[0].cost.source
 
 
+def test_a_search_that_fails_leaves_no_statistics_behind():
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)
+    we.calibrate(net, "1/4", data)
+    before = set(net.calibrated_modes)
+
+    def stop(_step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        we.explore(net, data, data, threshold=0.3, on_step=stop)
+    assert set(net.calibrated_modes) == before
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_denormals_are_flushed_while_timing_only(was_on: bool):
+    tiny = torch.tensor(1e-310, dtype=torch.float64)
+    torch.set_flush_denormal(was_on)
+    try:
+        mode_latencies(converted(), [], QUICK)
+        assert bool(tiny * 1.0 == 0) == was_on
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_latencies_of_other_types_of_input():
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(9, 8), torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
+    )
+    net = we.convert(model, torch.zeros(1, 3, dtype=torch.long))
+    assert mode_latencies(net, net.space.uniform_modes(), QUICK)[-1].known > 0
+
+
 def test_latencies_come_in_the_order_of_the_modes():
     net = converted()
     modes = [net.space.full, net.space.full]

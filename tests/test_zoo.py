@@ -44,6 +44,29 @@ def test_unknown_names_are_refused(name: str, message: str):
         build(name)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "os:system", "arguments": {}}, "is not of torchvision, timm or wenable.zoo"),
+        ({"name": "wenable.zoo:build", "arguments": {}}, "is no reference network"),
+        ({"name": "timm:hf-hub:somebody/net", "arguments": {}}, "is not known to timm"),
+        ({"name": "timm:local-dir:x", "arguments": {}}, "is not known to timm"),
+        ({"name": "timm:resnet18", "arguments": {"pretrained": True}}, "no weights"),
+        ({"name": "timm:resnet18", "arguments": {"checkpoint_path": "x"}}, "no weights"),
+        ({"name": "timm:resnet18", "arguments": {"act_layer": "x"}}, "only numbers are taken"),
+        ({"name": "timm:resnet18"}, "is not of torchvision, timm or"),
+    ],
+)
+def test_what_a_file_may_build_is_bounded(values: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Source.from_json(values)
+
+
+def test_a_source_forgets_where_weights_came_from():
+    source = Source("timm:resnet18", {"pretrained": True, "num_classes": 7})
+    assert Source.from_json(source.to_json()) == Source("timm:resnet18", {"num_classes": 7})
+
+
 def test_the_digits_network_has_six_switchable_convolutions_of_64_channels_or_more():
     convs = [m for m in digits_resnet().blocks.modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convs) == 6

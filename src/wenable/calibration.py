@@ -41,14 +41,14 @@ def calibrate(
 
     Source: "post-statistics" of US-Nets, here for each mode of a WeNet.
     """
-    several = [modes] if isinstance(modes, Mapping | str) else list(modes)
+    several: list[Any] = [modes] if isinstance(modes, Mapping | str) else list(modes)
     wanted = [net.space.mode(mode) for mode in several]
     if iter(batches) is batches and len(wanted) > 1:
         raise ValueError(
             f"`batches` is an iterator, which can be gone through once, and there are {len(wanted)}"
             " modes; pass a list or a DataLoader"
         )
-    if not net.norms():
+    if not net.switchable_norms():
         return
     for mode in wanted:
         with net.using(mode):
@@ -58,7 +58,7 @@ def calibrate(
 
 def _estimate(net: DynamicNetwork, batches: Iterable[Any]) -> tuple[dict[str, Statistics], int]:
     """Return the statistics of every norm in the present mode, and how many images were seen."""
-    norms, images, device = net.norms(), 0, device_of(net)
+    norms, images, device = net.switchable_norms(), 0, device_of(net)
     with _collecting(norms) as moments, in_eval_mode(net), torch.no_grad():
         for batch in batches:
             x = batch[0] if isinstance(batch, list | tuple) else batch

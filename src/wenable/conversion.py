@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from wenable.graph import trace
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
 from wenable.layers.weight_enabled import WeightEnabled
-from wenable.methods.plan import LeftAlone, Method, Plan, Switchable, SwitchableLayer
+from wenable.methods.plan import Follower, LeftAlone, Method, Plan, SwitchableLayer
 from wenable.methods.weight_enabling import WeightEnabling
-from wenable.modules import in_eval_mode
+from wenable.modules import device_of, in_eval_mode
 from wenable.space import Mode, ModeChoice, Space
 
 
@@ -53,7 +54,7 @@ class _State:
     fixed_macs: int
     fixed_weights: int
     mode: Mode
-    switches: dict[str, tuple[Switchable, ...]]
+    switches: dict[str, tuple[Callable[[int], None], ...]]
     norms: dict[str, SwitchableBatchNorm]
     calibrations: dict[Mode, Calibration] = field(default_factory=dict)
 
@@ -78,7 +79,7 @@ class DynamicNetwork(nn.Module):
         return self._wenable.mode
 
     @property
-    def method(self) -> Method:
+    def conversion_method(self) -> Method:
         """The method and the settings that this network was converted with."""
         return self._wenable.method
 
@@ -88,9 +89,14 @@ class DynamicNetwork(nn.Module):
         return self._wenable.original_class
 
     @property
-    def example_shape(self) -> tuple[int, ...]:
-        """The shape of the first input that the network was traced with."""
-        return self._wenable.example_shapes[0]
+    def example_batch(self) -> tuple[torch.Tensor, ...]:
+        """One example for every input: random numbers, or zeros for whole ones."""
+        state, device = self._wenable, device_of(self)
+        inputs = []
+        for shape, dtype in zip(state.example_shapes, state.example_dtypes, strict=True):
+            draw = torch.randn if dtype.is_floating_point else torch.zeros
+            inputs.append(draw(1, *shape[1:], dtype=dtype, device=device))
+        return tuple(inputs)
 
     def example_to_json(self) -> list[dict[str, Any]]:
         """Return the shapes and types of the inputs that the network was traced with."""
@@ -101,7 +107,7 @@ class DynamicNetwork(nn.Module):
         ]
 
     @property
-    def layers(self) -> tuple[SwitchableLayer, ...]:
+    def switchable_layers(self) -> tuple[SwitchableLayer, ...]:
         """The layers that switch, with their sizes, costs and shuffles."""
         return self._wenable.plan.layers
 
@@ -119,8 +125,8 @@ class DynamicNetwork(nn.Module):
         """
         state, mode = self._wenable, self.space.mode(mode)
         for name, n in zip(mode.space.names, mode.options, strict=True):
-            for module in state.switches[name]:
-                module.set_pattern(n)
+            for set_pattern in state.switches[name]:
+                set_pattern(n)
         calibration = state.calibrations.get(mode)
         statistics = calibration.statistics if calibration else None
         for name, norm in state.norms.items():
@@ -144,13 +150,13 @@ class DynamicNetwork(nn.Module):
         switched counts as torch's `FlopCounterMode` counts it.
         """
         mode = self.mode if mode is None else self.space.mode(mode)
-        switched = sum(layer.macs // mode[layer.name] for layer in self.layers)
+        switched = sum(layer.macs // mode[layer.name] for layer in self.switchable_layers)
         return self._wenable.fixed_macs + switched
 
     def parameter_count(self, mode: ModeChoice | None = None) -> int:
         """Return how many parameters a mode enables: those of the network `extract` returns."""
         mode = self.mode if mode is None else self.space.mode(mode)
-        switched = sum(layer.weights // mode[layer.name] for layer in self.layers)
+        switched = sum(layer.weights // mode[layer.name] for layer in self.switchable_layers)
         return self._wenable.fixed_weights + switched
 
     @property
@@ -187,7 +193,8 @@ class DynamicNetwork(nn.Module):
 
     def restore_calibration(self, mode: Mode, calibration: Calibration) -> None:
         """Put back what `calibration` returned, as a file kept it."""
-        self._wenable.calibrations[self.space.mode(mode)] = calibration
+        mode = self.space.mode(mode)
+        self._wenable.calibrations[mode] = calibration
         if self.mode == mode:
             self.set_mode(mode)
 
@@ -203,7 +210,7 @@ class DynamicNetwork(nn.Module):
             for norm in self._wenable.norms.values():
                 norm.use_statistics(None)
 
-    def norms(self) -> dict[str, SwitchableBatchNorm]:
+    def switchable_norms(self) -> dict[str, SwitchableBatchNorm]:
         """Return the norms whose statistics depend on the mode, by qualified name."""
         return dict(self._wenable.norms)
 
@@ -225,25 +232,29 @@ class DynamicNetwork(nn.Module):
 
     def _check_inputs(self, inputs: tuple[Any, ...]) -> None:
         for given, example in zip(inputs, self._wenable.example_shapes, strict=False):
-            shape = tuple(getattr(given, "shape", ()))
             if not example or not isinstance(given, torch.Tensor):
                 continue
-            if len(shape) != len(example) or shape[1:2] != example[1:2]:
-                wanted = ", ".join(["N", *map(str, example[1:])])
+            # Images have their channels, vectors their features in dimension 1; of other inputs
+            # any size may vary.
+            fixed = slice(1, 2) if len(example) in (2, 4) else slice(0)
+            if given.ndim != len(example) or given.shape[fixed] != torch.Size(example[fixed]):
+                noun = {2: " and {} features", 4: " and {} channels"}.get(len(example), "")
                 raise ValueError(
-                    f"`input` (of shape {shape}) must have {len(example)} dimensions"
-                    + (f" and {example[1]} channels" if len(example) > 2 else "")
-                    + f"; the network was converted for ({wanted})"
+                    f"`input` (of shape {tuple(given.shape)}) must have {len(example)} dimensions"
+                    f"{noun.format(example[1] if len(example) > 1 else '')}; the network was"
+                    f" converted for ({', '.join(['N', *map(str, example[1:])])})"
                 )
 
 
 def weights_fingerprint(net: nn.Module) -> float:
     """Return a number that changes when the weights do; the same on every device, to rounding."""
     with torch.no_grad():
+        # Weighed by position, so that values that change places are noticed as well.
         sums = [
-            # The square root of the position keeps an exchange of two layers visible.
-            float(parameter.double().sum()) * (1 + position) ** 0.5
+            float(values @ torch.linspace(1, 2, len(values), device=values.device).double())
+            * (1 + position) ** 0.5
             for position, parameter in enumerate(net.parameters())
+            for values in [parameter.detach().flatten().double()]
         ]
     return sum(sums)
 
@@ -277,8 +288,8 @@ def convert(
     method = WeightEnabling() if method is None else method
     net: Any = _deep_copy(model)
     with in_eval_mode(net):
-        expected, full_macs = _run_counted(net, inputs)
         graph = trace(net, inputs)
+        expected, full_macs = _run_counted(net, inputs)
     plan = method.plan(net, graph)
     weights = sum(parameter.numel() for parameter in net.parameters())
     _put_in_place(net, plan.replacements)
@@ -292,8 +303,8 @@ def convert(
         fixed_weights=weights - sum(layer.weights for layer in plan.layers),
         mode=plan.space.full,
         switches={
-            knob: tuple(net.get_submodule(name) for name in names)
-            for knob, names in plan.followers.items()
+            knob: tuple(_setter(net, follower) for follower in followers)
+            for knob, followers in plan.followers.items()
         },
         norms={
             name: module
@@ -328,6 +339,7 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
         plain: Any = copy.deepcopy(net, {id(net._wenable): None})
     plain.__class__ = net.original_class
     del plain._wenable
+    plain.__dict__.pop("wenable_source", None)
     modules: dict[str, nn.Module] = dict(plain.named_modules())
     replacements = {
         name: module.to_plain()
@@ -363,6 +375,8 @@ def _check_convertible(model: nn.Module, inputs: tuple[Any, ...]) -> None:
         raise ValueError(
             "`example_input` must be a tensor with a batch dimension, or a tuple of them"
         )
+    if any(isinstance(each, torch.Tensor) and (not each.ndim or not len(each)) for each in inputs):
+        raise ValueError("`example_input` must hold at least one example, in its first dimension")
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise ValueError(
@@ -384,6 +398,13 @@ def _deep_copy(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"`model` (={type(model).__name__}) cannot be copied with copy.deepcopy: {error}"
         ) from error
+
+
+def _setter(net: nn.Module, follower: Follower) -> Callable[[int], None]:
+    module: Any = net.get_submodule(follower.module)
+    if follower.part is None:
+        return module.set_pattern
+    return functools.partial(module.set_pattern, part=follower.part)
 
 
 def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], int]:

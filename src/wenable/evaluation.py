@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from wenable.conversion import DynamicNetwork, warn_if_uncalibrated
-from wenable.modules import device_of, in_eval_mode
+from wenable.modules import device_name, device_of, in_eval_mode
 from wenable.space import ModeChoice
 from wenable.tables import Reading
 
@@ -49,7 +49,7 @@ def evaluate(
         interval="95 % Wilson",
         count=total,
         source=f"evaluated on {split or 'the given data'}",
-        device=str(device_of(net)),
+        device=device_name(net),
         note="norm statistics not calibrated for this mode" if uncalibrated else "",
     )
 

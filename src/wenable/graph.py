@@ -33,6 +33,13 @@ class Slice:
     producers: frozenset[str]
     combined: bool = False
 
+    @property
+    def single_producer(self) -> str | None:
+        """The one layer that wrote these channels, with nothing combined in, or None."""
+        if self.combined or len(self.producers) != 1:
+            return None
+        return next(iter(self.producers))
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -54,9 +61,7 @@ class Origin:
     @property
     def single_producer(self) -> str | None:
         """The one layer that wrote all channels, with nothing combined in; None where not so."""
-        if len(self.slices) != 1 or self.slices[0].combined or len(self.producers) != 1:
-            return None
-        return next(iter(self.producers))
+        return self.slices[0].single_producer if len(self.slices) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,8 +474,9 @@ def _padding(walker: _Walker, node: Node) -> Origin | None:
 
 _UNARY = """
     relu relu6 hardtanh silu hardswish hardsigmoid sigmoid tanh gelu leaky_relu elu selu celu mish
-    softplus prelu clamp clamp_min clamp_max abs neg exp sqrt rsqrt square dropout alpha_dropout
-    feature_dropout clone contiguous detach to _to_copy alias type_as float
+    softplus prelu softmax log_softmax logsigmoid clamp clamp_min clamp_max abs neg exp sqrt
+    rsqrt square dropout alpha_dropout feature_dropout clone contiguous detach to _to_copy alias
+    type_as float
     layer_norm group_norm instance_norm rms_norm
     max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_max_pool1d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d

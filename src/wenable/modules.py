@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from wenable.measure.device import describe_device
+
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
@@ -24,3 +26,9 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 def device_of(model: nn.Module) -> torch.device:
     """Return where the parameters of a network are; the CPU where it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def device_name(model: nn.Module) -> str:
+    """Return the machine that runs a network: the GPU it lies on, or the processor."""
+    device = device_of(model)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else describe_device()

@@ -7,6 +7,7 @@ torchvision, timm or `wenable.zoo`) or handed in, and converted anew.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -65,7 +66,7 @@ def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
         "wenable": __version__,
         "class": net.original_class.__qualname__,
         "architecture": source.to_json() if source else None,
-        "method": net.method.to_json(),
+        "method": net.conversion_method.to_json(),
         "space": net.space.to_json(),
         "example": net.example_to_json(),
         "calibrations": calibrations,
@@ -99,7 +100,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a network saved by wenable: {error}") from error
     weights = {n: t for n, t in tensors.items() if not n.startswith(f"{_CALIBRATIONS}.")}
-    net = convert(model.to(example[0].dtype), example, method=method)
+    dtype = next((t.dtype for t in weights.values() if t.is_floating_point()), torch.float32)
+    net = convert(copy.deepcopy(model).to(dtype), example, method=method)
     _check_architecture(net, weights, space, path)
     net.load_state_dict(weights)
     _put_calibrations(net, wanted, tensors, path)
@@ -192,7 +194,7 @@ def _put_calibrations(
                     norm: Statistics(
                         tensors[f"{prefix}{norm}.mean"], tensors[f"{prefix}{norm}.var"]
                     )
-                    for norm in net.norms()
+                    for norm in net.switchable_norms()
                 }
             calibration = Calibration(statistics, each["images"], float(each["weights"]))
             net.restore_calibration(net.space.mode(str(each["mode"])), calibration)

@@ -13,7 +13,7 @@ from wenable.conversion import DynamicNetwork, extract
 from wenable.evaluation import evaluate
 from wenable.exploration.greedy import SearchStep, greedy
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.modules import device_of
+from wenable.modules import device_name, device_of
 from wenable.space import Mode
 from wenable.tables import Front, Reading
 
@@ -34,8 +34,8 @@ def explore(
     """Search the modes of a trained network for those worth having (WeNet, Algorithm 2).
 
     Every mode that is compared is calibrated on `calibration_batches` first, and its accuracy is
-    that on `search_batches`. The statistics of the modes on the front stay with the network; those
-    of the others are dropped.
+    that on `search_batches`. The statistics of the modes on the front, and of those that were
+    calibrated before, stay with the network; the others' are dropped.
 
     - `search_batches`: images and labels that training did not see; gone through once a mode.
       Report the accuracy of the modes that are found on a third split.
@@ -62,7 +62,7 @@ def explore(
     ):
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
-    kept = set(net.calibrated_modes)
+    before = set(net.calibrated_modes)
 
     def accuracy(mode: Mode) -> Reading:
         if not net.is_calibrated(mode):
@@ -74,9 +74,13 @@ def explore(
             return [Reading(net.macs(mode), "MACs", source="counted") for mode in modes]
         return mode_latencies(net, modes, timing)
 
-    front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=on_step)
-    kept |= set(front.modes) | {front.chosen.mode}
-    net.forget_calibrations([mode for mode in net.calibrated_modes if mode not in kept])
+    found: set[Mode] = set()
+    try:
+        front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=on_step)
+        found = {*front.modes, front.chosen.mode}
+    finally:
+        done = [mode for mode in net.calibrated_modes if mode not in before | found]
+        net.forget_calibrations(done)
     return front
 
 
@@ -88,22 +92,25 @@ def mode_latencies(
     All modes are timed against each other, in blocks in random order, with denormal numbers
     flushed to zero.
     """
-    example = torch.randn(1, *net.example_shape[1:], device=device_of(net))
+    example = net.example_batch
     plains = {mode: extract(net, mode).eval() for mode in modes}
     threads = torch.get_num_threads()
     with torch.inference_mode(), _denormals_flushed():
         readings = measure_latencies(
             {mode: _call(plain, example) for mode, plain in plains.items()},
             timing,
+            device=device_name(net),
             source=f"wall clock, eager PyTorch {torch.__version__}, batch 1, {threads} threads",
         )
     return [readings[mode] for mode in modes]
 
 
-def _call(plain: torch.nn.Module, example: torch.Tensor) -> Callable[[], object]:
+def _call(plain: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Callable[[], object]:
+    on_gpu = device_of(plain).type == "cuda"
+
     def call() -> object:
-        output = plain(example)
-        if example.is_cuda:
+        output = plain(*example)
+        if on_gpu:
             torch.cuda.synchronize()
         return output
 
@@ -113,8 +120,10 @@ def _call(plain: torch.nn.Module, example: torch.Tensor) -> Callable[[], object]
 @contextmanager
 def _denormals_flushed() -> Iterator[None]:
     """Treat numbers below 1e-38 as zero: arithmetic on them is up to a hundred times slower."""
+    smallest = torch.tensor(1e-310, dtype=torch.float64)
+    was_on = bool(smallest * 1.0 == 0)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(was_on)

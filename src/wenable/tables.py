@@ -110,7 +110,9 @@ class Front:
     - `path`: every step of the search, the full mode first.
     - `evaluations`: how many modes had their accuracy and cost evaluated.
 
-    It is a sequence of its points.
+    The points and `chosen` are above the threshold. Where costs are measured, noise can make
+    another point beat `chosen`, which is then not among the points. Iterating, indexing and `len`
+    give the points.
     """
 
     points: tuple[Point, ...]

@@ -51,9 +51,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.counting not in ("all", "random"):
             raise ValueError(f"`counting` (={self.counting!r}) must be 'all' or 'random'")
-        least = 2 if self.counting == "all" else 0
+        least, why = (2, ": the full and the smallest mode") if self.counting == "all" else (0, "")
         rules = [
-            ("passes", self.passes >= least, f"at least {least}: the full and the smallest mode"),
+            ("passes", self.passes >= least, f"at least {least}{why}"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
@@ -100,7 +100,8 @@ def train_step(
     Gradients of all modes are accumulated, as sums, before one step of the optimizer.
 
     Raises `ValueError` for labels that do not fit, and `FloatingPointError`, before the weights are
-    touched, where a loss is NaN or infinite.
+    touched, where a loss is NaN or infinite. The norms' running averages have seen the batch by
+    then, as in any training pass; calibration does not use them.
     """
     images, labels = (tensor.to(device_of(net)) for tensor in batch)
     optimizer.zero_grad(set_to_none=True)

@@ -18,15 +18,17 @@ class Source:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {"name": self.name, "arguments": dict(self.arguments)}
+        """Return plain values; what says where weights come from is left out."""
+        arguments = {k: v for k, v in self.arguments.items() if k not in _WEIGHT_ARGUMENTS}
+        return {"name": self.name, "arguments": arguments}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Source:
         """Return the source written by `to_json`.
 
-        Raises `ValueError` for a name outside torchvision, timm and `wenable.zoo`: what a file
-        names is never imported from anywhere else.
+        Raises `ValueError` for a name outside torchvision, timm and `wenable.zoo`, and for an
+        argument that would read or fetch another file: what a file names is never imported from
+        anywhere else, and only builds.
         """
         name, arguments = str(values.get("name")), values.get("arguments")
         if not name.startswith(("torchvision:", "timm:", "wenable.zoo:")) or not isinstance(
@@ -40,7 +42,18 @@ class Source:
             raise ValueError(
                 f"{name!r} is no reference network; known: {', '.join(REFERENCE_NETWORKS)}"
             )
+        for key, value in arguments.items():
+            if key in _WEIGHT_ARGUMENTS or not isinstance(value, int | float | bool | None):
+                raise ValueError(
+                    f"the file wants to build {name!r} with {key}={value!r}; only numbers are taken"
+                    " from a file, and no weights: build it yourself and pass `model`"
+                )
+        full_name(name)
         return cls(name, dict(arguments))
+
+
+# Arguments of torchvision's and timm's builders that read or fetch weights.
+_WEIGHT_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path", "cache_dir")
 
 
 def build(source: Source | str, **arguments: Any) -> nn.Module:
@@ -58,7 +71,7 @@ def build(source: Source | str, **arguments: Any) -> nn.Module:
     'DigitsResNet'
     """
     if isinstance(source, str):
-        source = Source(_full_name(source), arguments)
+        source = Source(full_name(source), arguments)
     family, _, name = source.name.partition(":")
     if family == "torchvision":
         model = _torchvision_models().get_model(name, **source.arguments)
@@ -74,7 +87,8 @@ def build(source: Source | str, **arguments: Any) -> nn.Module:
     return model
 
 
-def _full_name(name: str) -> str:
+def full_name(name: str) -> str:
+    """Return a name with its family; raises `ValueError` where nothing answers to it."""
     family, colon, rest = name.partition(":")
     known = {"torchvision": _in_torchvision, "timm": _in_timm}
     if not colon:
@@ -99,7 +113,10 @@ def _in_torchvision(name: str) -> bool:
 
 
 def _in_timm(name: str) -> bool:
-    return bool(importlib.import_module("timm").is_model(name.partition(".")[0]))
+    # No names of files or hubs: timm would read or fetch those.
+    return name.replace(".", "").isidentifier() and bool(
+        importlib.import_module("timm").is_model(name.partition(".")[0])
+    )
 
 
 def _function(module: str, name: str) -> Any:
@@ -135,7 +152,7 @@ class DigitsResNet(nn.Module):
     - `width`: the channels of every layer; each block but the first halves the size.
     """
 
-    def __init__(self, width: int = 160, classes: int = 10) -> None:
+    def __init__(self, width: int = 128, classes: int = 10) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
@@ -148,8 +165,8 @@ class DigitsResNet(nn.Module):
         return self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
 
 
-def digits_resnet(width: int = 160) -> DigitsResNet:
-    """Return the network of `wenable demo`: six switchable convolutions, of 160 channels by default."""
+def digits_resnet(width: int = 128) -> DigitsResNet:
+    """Return the network of `wenable demo`: six switchable convolutions, of 128 channels by default."""
     return DigitsResNet(width)
 
 

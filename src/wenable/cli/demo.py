@@ -60,10 +60,11 @@ def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
     answers = write_answers(
         net, [*net.space.uniform_modes(), fronts["macs"].chosen.mode], data, out
     )
-    met = _check_goals(console, net, tested) and _same_in_a_fresh_process(saved, answers)
+    met = _check_goals(console, net, tested)
+    same = _same_in_a_fresh_process(saved, answers)
     console.print(f"written: {saved}, {picture}, {out / 'figures.json'}")
     console.print(f"took {time.monotonic() - started:.0f} s")
-    return met
+    return met and same
 
 
 def _trained(
@@ -75,9 +76,9 @@ def _trained(
         f"digits_resnet: {len(net.space.names)} layers switch between 1, 1/2, 1/4, 1/8 and 1/16 of"
         f" their weights: {net.space.size:,} modes in {net.parameter_count('full'):,} parameters"
     )
-    config = TrainConfig(passes=4, epochs=epochs, seed=seed)
+    config = TrainConfig(passes=4, epochs=epochs, learning_rate=0.03, seed=seed)
     started = time.monotonic()
-    train_with_bar(progress, net, data, config, batch_size=64)
+    train_with_bar(progress, net, data, config, batch_size=32)
     console.print(
         f"Algorithm 1: {epochs} epochs over {len(data.splits.train)} images, {config.passes} passes a"
         f" step, {time.monotonic() - started:.0f} s"
@@ -129,6 +130,8 @@ def _print_table(
     for cost, front in fronts.items():
         for mode in front.modes:
             labels.setdefault(mode, []).append(cost)
+        if front.chosen.mode not in front.modes:
+            labels.setdefault(front.chosen.mode, []).append(f"{cost} (chosen)")
     rows = [
         (
             " ".join(labels[mode]),
@@ -142,7 +145,7 @@ def _print_table(
     console.print(mode_table("modes of the trained network", rows))
     console.print(
         "accuracy: test split, 95 % interval. latency: eager PyTorch, batch 1, quartiles.\n"
-        "found by: the searches by macs and by latency on whose front a mode lies."
+        "macs, latency: the searches on whose front a mode lies."
     )
 
 

@@ -22,19 +22,20 @@ def run_explore(
     data = load_data(data_name)
     net = we.load(network)
     front = explore_with_bar(progress, net, data, cost, threshold)
-    tested = accuracies(net, front.modes, data, "test")
+    found = (*front.points, *(() if front.chosen in front.points else (front.chosen,)))
+    tested = accuracies(net, (point.mode for point in found), data, "test")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "front.json", json.dumps(front.to_json(), indent=1))
-    points = tuple(Point(point.mode, tested[point.mode], point.cost) for point in front)
+    points = tuple(Point(point.mode, tested[point.mode], point.cost) for point in found)
     picture = plot_fronts({cost: Panel(points, ())}, out / "front.png")
     saved = we.save(net, out / "net.safetensors")
     if as_json:
-        found = {str(mode): asdict(reading) for mode, reading in tested.items()}
-        print_json({"front": front.to_json(), "test": found, "network": str(saved)})
+        test = {str(mode): asdict(reading) for mode, reading in tested.items()}
+        print_json({"front": front.to_json(), "test": test, "network": str(saved)})
         return
     full = net.macs("full")
     rows = []
-    for point in front:
+    for point in found:
         label = "chosen" if point.mode == front.chosen.mode else ""
         readings = {"accuracy % (test split)": tested[point.mode]}
         if cost != "macs":

@@ -69,7 +69,7 @@ def describe(net: DynamicNetwork) -> dict[str, Any]:
                 "shuffle": layer.shuffle
                 and {**asdict(layer.shuffle), "is_identity": layer.shuffle.is_identity},
             }
-            for layer in net.layers
+            for layer in net.switchable_layers
         ],
         "left_alone": [asdict(each) for each in net.left_alone],
     }
@@ -94,13 +94,14 @@ def _print_modes(console: Console, net: DynamicNetwork) -> None:
 
 def _print_layers(console: Console, net: DynamicNetwork) -> None:
     table = Table(title="layers that switch", title_justify="left", header_style="bold")
-    for header in ("layer", "kind", "in", "out", "MACs (M)", "patterns", "input read"):
+    for header in ("layer", "kind", "in", "out", "MACs (M)", "finest", "input read"):
         right = header in ("in", "out", "MACs (M)")
-        table.add_column(header, justify="right" if right else "left")
-    for layer in net.layers:
-        patterns = " ".join(map(pattern_text, layer.patterns))
+        # A name that is cut off could not be typed back.
+        table.add_column(header, justify="right" if right else "left", overflow="fold")
+    for layer in net.switchable_layers:
+        finest = pattern_text(layer.patterns[-1])
         sizes = (str(layer.inputs), str(layer.outputs), f"{layer.macs / 1e6:,.2f}")
-        table.add_row(layer.name, layer.kind, *sizes, patterns, _reading_order(layer))
+        table.add_row(layer.name, layer.kind, *sizes, finest, _reading_order(layer))
     console.print(table)
 
 

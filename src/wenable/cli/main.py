@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 _settings = {"debug": False}
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Groups = Annotated[str, typer.Option(help="The patterns offered: a chain of divisors from 1.")]
 Shuffle = Annotated[str, typer.Option(help="Which layers read shuffled: first, all or none.")]
 DataSet = Annotated[str, typer.Option("--data", help="The data set: digits.")]
@@ -72,7 +72,7 @@ def settings(
 def demo(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/demo"),
     seed: Annotated[int, typer.Option(help="Of the weights, the modes and the data's order.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Times through the training digits.")] = 6,
+    epochs: Annotated[int, typer.Option(help="Times through the training digits.")] = 4,
 ) -> None:
     """Train, calibrate and explore a small network on real handwritten digits, in minutes."""
     from wenable.cli.demo import run_demo

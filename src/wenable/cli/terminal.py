@@ -42,7 +42,7 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, s
 
 
 def print_json(values: Any) -> None:
-    """Print one JSON object to standard output, and nothing else."""
+    """Print values as JSON to standard output, and nothing else."""
     print(json.dumps(values, indent=2))  # noqa: T201
 
 
@@ -70,9 +70,8 @@ def parse_size(text: str) -> tuple[int, ...]:
 
 
 def short_mode(mode: Mode) -> str:
-    """Return a mode's text form with its share of enabled weights left to the columns beside it."""
-    text = str(mode)
-    return text if text != "1" else "1 (full)"
+    """Return a mode's text form, with a word to the full one."""
+    return str(mode) if mode != mode.space.full else "1 (full)"
 
 
 def mode_table(title: str, rows: list[tuple[str, Mode, int, int, dict[str, Reading]]]) -> Table:
@@ -83,7 +82,7 @@ def mode_table(title: str, rows: list[tuple[str, Mode, int, int, dict[str, Readi
     """
     table = Table(title=title, title_justify="left", header_style="bold", padding=(0, 0))
     table.add_column("mode", overflow="fold")
-    table.add_column("found by", max_width=14)
+    table.add_column("", max_width=14)
     table.add_column("MACs M", justify="right")
     table.add_column("share", justify="right")
     for name in rows[0][4]:

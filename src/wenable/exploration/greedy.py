@@ -16,6 +16,7 @@ class SearchStep:
 
     - `number`: 1 for the first; `most`: how many there can be at most.
     - `taken`: the candidate that was taken; `candidates`: how many were evaluated for it.
+    - `evaluations`: how many modes the search has evaluated so far.
     """
 
     number: int

@@ -53,8 +53,13 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     """What the switchable batch norms share; WeNet section III-C, S-BN of slimmable networks.
 
     Pattern 1 is the batch norm it was made from, with its parameter names. Every other pattern has
-    a batch norm of its own in `by_pattern`, which starts as a copy. A norm that follows no single
+    a batch norm of its own in `by_pattern`, which starts as a copy. A norm that follows no
     switchable layer has pattern 1 only.
+
+    - `norm`: the batch norm to take over; its parameters are shared, not copied.
+    - `patterns`: those of the layers whose outputs it normalises, ascending from 1.
+    - `widths`: behind a concatenation, how many channels come from each of its inputs. Each of
+      these slices has a pattern of its own; together they take the place of all channels.
 
     The statistics of a pattern are averages over whatever the rest of the network did while
     training; those of one mode come from calibration and are put in with `use_statistics`.
@@ -65,7 +70,10 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     calibrated_var: torch.Tensor | None
 
     def __init__(
-        self, norm: nn.modules.batchnorm._BatchNorm, patterns: tuple[int, ...] = (1,)
+        self,
+        norm: nn.modules.batchnorm._BatchNorm,
+        patterns: tuple[int, ...] = (1,),
+        widths: tuple[int, ...] = (),
     ) -> None:
         affine, tracks = norm.weight is not None, norm.running_mean is not None
         super().__init__(norm.num_features, norm.eps, norm.momentum, affine, tracks, device="meta")
@@ -73,7 +81,12 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError("a batch norm without running statistics cannot be switched")
         self._take_over(norm)
         self.patterns = patterns
-        self.pattern = 1
+        self.widths = widths or (norm.num_features,)
+        if sum(self.widths) != norm.num_features:
+            raise ValueError(
+                f"`widths` (={widths}) must add up to the channels (={norm.num_features}) of the norm"
+            )
+        self.slice_patterns = [1] * len(self.widths)
         self.by_pattern = nn.ModuleDict({str(n): self._copy() for n in patterns if n != 1})
         # Buffers, so that they follow the network to another device or type.
         self.register_buffer("calibrated_mean", None, persistent=False)
@@ -111,13 +124,19 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
         return norm
 
-    def set_pattern(self, n: int) -> None:
-        """Normalise as pattern `n` from now on; raises `ValueError` for one it lacks."""
+    def set_pattern(self, n: int, part: int | None = None) -> None:
+        """Normalise as pattern `n` from now on: one slice of the channels, or all of them.
+
+        Raises `ValueError` for a pattern it lacks.
+        """
         if n not in self.patterns:
             raise ValueError(
                 f"`n` (={n}) is no pattern of this batch norm; allowed: {self.patterns}"
             )
-        self.pattern = n
+        if part is None:
+            self.slice_patterns = [n] * len(self.widths)
+        else:
+            self.slice_patterns[part] = n
 
     def use_statistics(self, statistics: Statistics | None) -> None:
         """In eval mode, normalise with these statistics; None returns to the pattern's own."""
@@ -128,23 +147,65 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def present_statistics(self) -> Statistics:
         """Return a copy of the statistics that eval mode normalises with now."""
-        norm = self.of_pattern(self.pattern)
-        mean = norm.running_mean if self.calibrated_mean is None else self.calibrated_mean
-        var = norm.running_var if self.calibrated_var is None else self.calibrated_var
+        mean, var = self.calibrated_mean, self.calibrated_var
+        if mean is None or var is None:
+            mean, var = self._present("running_mean"), self._present("running_var")
         assert mean is not None
         assert var is not None
         return Statistics(mean.clone(), var.clone())
 
     def normalise(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise a batch of shape `(N, channels, *)` in the present pattern."""
-        norm = self.of_pattern(self.pattern)
         if self.collecting is not None:
             self.collecting.add(x)
-            return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, self.eps)
+            return self._batch_norm(x, None, None, 0.0)
         if not self.training and self.calibrated_mean is not None:
-            mean, var = self.calibrated_mean, self.calibrated_var
-            return F.batch_norm(x, mean, var, norm.weight, norm.bias, False, 0.0, self.eps)
+            return self._batch_norm(x, self.calibrated_mean, self.calibrated_var, 0.0)
+        if len(set(self.slice_patterns)) > 1:
+            return self._normalise_slices(x)
+        norm = self.of_pattern(self.slice_patterns[0])
         return super().forward(x) if norm is self else norm(x)
+
+    def _batch_norm(
+        self, x: torch.Tensor, mean: torch.Tensor | None, var: torch.Tensor | None, momentum: float
+    ) -> torch.Tensor:
+        by_batch = mean is None or self.training
+        weight, bias = self._present("weight"), self._present("bias")
+        return F.batch_norm(x, mean, var, weight, bias, by_batch, momentum, self.eps)
+
+    def _normalise_slices(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise slices in different patterns at once; in training, write their averages back."""
+        mean, var = self._present("running_mean"), self._present("running_var")
+        assert mean is not None
+        assert var is not None
+        assert self.momentum is not None
+        y = self._batch_norm(x, mean, var, self.momentum)
+        if self.training:
+            for name, averages in (("running_mean", mean), ("running_var", var)):
+                for part, updated in zip(
+                    self._parts(name), averages.split(self.widths), strict=True
+                ):
+                    part.copy_(updated)
+            for n in set(self.slice_patterns):
+                tracked = self.of_pattern(n).num_batches_tracked
+                assert tracked is not None
+                tracked.add_(1)
+        return y
+
+    def _parts(self, name: str) -> list[torch.Tensor]:
+        """Return views of a parameter or buffer, for each slice that of its present pattern."""
+        starts = [sum(self.widths[:i]) for i in range(len(self.widths))]
+        return [
+            getattr(self.of_pattern(n), name)[start : start + width]
+            for n, start, width in zip(self.slice_patterns, starts, self.widths, strict=True)
+        ]
+
+    def _present(self, name: str) -> torch.Tensor | None:
+        """Return a parameter or buffer in the present patterns, shape `(channels,)`, or None."""
+        first = getattr(self.of_pattern(self.slice_patterns[0]), name)
+        if first is None or len(set(self.slice_patterns)) == 1:
+            return first
+        return torch.cat(self._parts(name))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise a batch of shape `(N, channels, *)` in the present pattern."""
@@ -152,7 +213,12 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def to_plain(self) -> nn.Module:
         """Return the standard batch norm of the present pattern, with its present statistics."""
-        plain = self._copy(self.pattern)
+        plain = self._copy(self.slice_patterns[0])
+        if plain.affine:
+            for name in ("weight", "bias"):
+                present = self._present(name)
+                assert present is not None
+                plain.get_parameter(name).data.copy_(present.detach())
         statistics = self.present_statistics()
         plain.running_mean, plain.running_var = statistics.mean, statistics.var
         return plain
@@ -199,9 +265,12 @@ class SwitchableBatchNormAct2d(SwitchableBatchNorm2d):
     act: nn.Module
 
     def __init__(
-        self, norm: nn.modules.batchnorm._BatchNorm, patterns: tuple[int, ...] = (1,)
+        self,
+        norm: nn.modules.batchnorm._BatchNorm,
+        patterns: tuple[int, ...] = (1,),
+        widths: tuple[int, ...] = (),
     ) -> None:
-        super().__init__(norm, patterns)
+        super().__init__(norm, patterns, widths)
         self.drop, self.act = norm.get_submodule("drop"), norm.get_submodule("act")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.utils import skip_init
+from torchvision.ops import Permute
 
 from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.weight_enabled import WeightEnabled
@@ -21,6 +22,7 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
     - `knob`: its name and patterns.
     - `shuffle_groups`: the input is read in the order of a shuffle of that many groups; 1 reads it
       as it stands.
+    - `dimensions`: how many the input has, the batch counted; only `to_plain` has to know.
 
     Input `(*, in)`, output `(*, out)` in every pattern.
 
@@ -30,12 +32,15 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
     torch.Size([3, 4])
     """
 
-    def __init__(self, linear: nn.Linear, knob: Knob, shuffle_groups: int = 1) -> None:
+    def __init__(
+        self, linear: nn.Linear, knob: Knob, shuffle_groups: int = 1, dimensions: int = 2
+    ) -> None:
         super().__init__(
             linear.in_features, linear.out_features, linear.bias is not None, device="meta"
         )
         self.weight, self.bias = linear.weight, linear.bias
         self.train(linear.training)
+        self.dimensions = dimensions
         self._make_switchable(knob, shuffle_groups)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -58,8 +63,8 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
     def to_plain(self) -> nn.Module:
         """Return standard torch layers, with weights of their own, for the present pattern.
 
-        torch has no grouped dense layer: for `n` above 1 this is a grouped `torch.nn.Conv1d` of
-        kernel size 1, which takes inputs of shape `(N, in)`.
+        torch has no grouped dense layer: for `n` above 1 this is a grouped convolution of kernel
+        size 1, with the channels moved to where it wants them; `dimensions` must be 2, 3 or 4.
         """
         sizes = (self.in_features, self.out_features)
         place = {"device": self.weight.device, "dtype": self.weight.dtype}
@@ -68,11 +73,20 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
             plain = skip_init(nn.Linear, *sizes, bias=has_bias, **place)
             self._copy_enabled_weights(plain)
             return plain.train(self.training)
-        grouped = skip_init(nn.Conv1d, *sizes, 1, groups=self.pattern, bias=has_bias, **place)
+        convolution = nn.Conv2d if self.dimensions == 4 else nn.Conv1d
+        grouped = skip_init(convolution, *sizes, 1, groups=self.pattern, bias=has_bias, **place)
         self._copy_enabled_weights(grouped)
         shuffle = [nn.ChannelShuffle(self.shuffle_groups)] if self.shuffles else []
-        layers = [nn.Unflatten(-1, (self.in_features, 1)), *shuffle, grouped, nn.Flatten(1)]
-        return nn.Sequential(*layers).train(self.training)
+        before, after = self._channel_moves()
+        return nn.Sequential(before, *shuffle, grouped, after).train(self.training)
+
+    def _channel_moves(self) -> tuple[nn.Module, nn.Module]:
+        """Return what moves the last dimension to the second, and what moves it back."""
+        if self.dimensions == 2:
+            return nn.Unflatten(-1, (self.in_features, 1)), nn.Flatten(1)
+        orders = {3: ([0, 2, 1], [0, 2, 1]), 4: ([0, 3, 1, 2], [0, 2, 3, 1])}
+        before, after = orders[self.dimensions]
+        return Permute(before), Permute(after)
 
     def extra_repr(self) -> str:
         """Add the patterns to what a dense layer tells."""

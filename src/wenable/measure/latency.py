@@ -45,13 +45,16 @@ def measure_latencies(
     plan: TimingPlan | None = None,
     *,
     source: str = "",
+    device: str = "",
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[Key, Reading]:
     """Return the latency of each callable in milliseconds: the median, its quartiles and the p90.
 
-    - `callables`: what to time, by any key. Each is called `warmup + blocks * calls` times.
+    - `callables`: what to time, by any key. Each is called `warmup` times, then `blocks` times
+      once uncounted and `calls` times timed.
     - `source`: how the figure was got, for the reading; the timing plan is added to it.
+    - `device`: what ran it; this machine's processor where nothing is said.
     - `clock`, `sleep`: seconds, and waiting for some; replaced in tests.
 
     Garbage collection is off while a block runs.
@@ -72,10 +75,12 @@ def measure_latencies(
         samples[key].extend(_time_block(callables[key], plan.calls, clock))
     rhythm = f"{plan.blocks} blocks of {plan.calls} calls in random order"
     text = f"{source}; {rhythm}" if source else rhythm
-    return {key: latency_reading(times, source=text) for key, times in samples.items()}
+    return {
+        key: latency_reading(times, source=text, device=device) for key, times in samples.items()
+    }
 
 
-def latency_reading(times_ms: Sequence[float], *, source: str = "") -> Reading:
+def latency_reading(times_ms: Sequence[float], *, source: str = "", device: str = "") -> Reading:
     """Return the median, the quartiles and the 90th percentile of latencies as a reading."""
     ordered = sorted(times_ms)
     return Reading(
@@ -87,7 +92,7 @@ def latency_reading(times_ms: Sequence[float], *, source: str = "") -> Reading:
         count=len(ordered),
         p90=quantile(ordered, 0.9),
         source=source,
-        device=describe_device(),
+        device=device or describe_device(),
     )
 
 

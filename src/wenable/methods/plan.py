@@ -22,6 +22,14 @@ class Switchable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Follower:
+    """A module that a knob sets, by qualified name; `part`: only one slice of its channels."""
+
+    module: str
+    part: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Shuffle:
     """A channel shuffle on the input of a layer: `groups` over `channels`."""
 
@@ -67,13 +75,13 @@ class Plan:
 
     - `space`: the knobs, in execution order.
     - `replacements`: qualified name -> the module that takes its place.
-    - `followers`: knob -> the modules it sets, by qualified name.
+    - `followers`: knob -> what it sets.
     - `layers`, `left_alone`: every layer with weights, for the report of `inspect`.
     """
 
     space: Space
     replacements: Mapping[str, nn.Module]
-    followers: Mapping[str, tuple[str, ...]]
+    followers: Mapping[str, tuple[Follower, ...]]
     layers: tuple[SwitchableLayer, ...]
     left_alone: tuple[LeftAlone, ...]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -12,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from wenable.graph import Graph, LayerCall, call_counts, shared_modules
+from wenable.graph import Graph, LayerCall, Slice, call_counts, shared_modules
 from wenable.layers.batch_norm import (
     SwitchableBatchNorm,
     SwitchableBatchNorm1d,
@@ -21,7 +20,7 @@ from wenable.layers.batch_norm import (
 )
 from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.linear import WeightEnabledLinear
-from wenable.methods.plan import LeftAlone, Plan, Shuffle, SwitchableLayer
+from wenable.methods.plan import Follower, LeftAlone, Plan, Shuffle, SwitchableLayer
 from wenable.space import Knob, Space
 
 ShufflePolicy = Literal["first", "all", "none"]
@@ -76,7 +75,8 @@ class WeightEnabling:
     def plan(self, model: nn.Module, graph: Graph) -> Plan:
         """Return which layers of a traced network switch, with their norms and shuffles.
 
-        Raises `ValueError` where no layer can be switched, with the reason for the first few.
+        Raises `ValueError` where no layer can be switched, with the reason for the first few, and
+        for a batch norm of a class that is not known.
         """
         calls = {call.module: call for call in graph.layers}
         knobs, left_alone = self._sort_out(model, graph, calls)
@@ -93,7 +93,7 @@ class WeightEnabling:
         for name, knob in knobs.items():
             layer, shuffle = model.get_submodule(name), shuffles.get(name)
             groups = shuffle.groups if shuffle else 1
-            replacements[name] = _weight_enabled(layer, knob, groups)
+            replacements[name] = _weight_enabled(layer, knob, groups, calls[name])
             layers.append(_describe(layer, calls[name], knob, shuffle))
         norms, followers = _norms(model, graph, knobs)
         return Plan(space, {**replacements, **norms}, followers, tuple(layers), tuple(left_alone))
@@ -205,6 +205,8 @@ def _refusal(
             return "is depthwise" if depthwise else f"already has {module.groups} groups"
         if math.prod(call.output_shape[-2:]) == 1:
             return "works on a 1x1 map"
+    elif not 2 <= len(call.input_shape) <= 4:
+        return f"reads an input of {len(call.input_shape)} dimensions; 2, 3 and 4 are known"
     return ""
 
 
@@ -235,11 +237,13 @@ def _describe(
     )
 
 
-def _weight_enabled(layer: nn.Module, knob: Knob, shuffle_groups: int) -> nn.Module:
+def _weight_enabled(
+    layer: nn.Module, knob: Knob, shuffle_groups: int, call: LayerCall
+) -> nn.Module:
     if isinstance(layer, nn.Conv2d):
         return WeightEnabledConv2d(layer, knob, shuffle_groups)
     assert isinstance(layer, nn.Linear)
-    return WeightEnabledLinear(layer, knob, shuffle_groups)
+    return WeightEnabledLinear(layer, knob, shuffle_groups, len(call.input_shape))
 
 
 def _block(name: str, knobs: Mapping[str, Knob]) -> str:
@@ -254,46 +258,57 @@ def _block(name: str, knobs: Mapping[str, Knob]) -> str:
 
 def _norms(
     model: nn.Module, graph: Graph, knobs: Mapping[str, Knob]
-) -> tuple[dict[str, nn.Module], dict[str, tuple[str, ...]]]:
-    """Return a switchable norm for every batch norm, and which knob each of them follows.
+) -> tuple[dict[str, nn.Module], dict[str, tuple[Follower, ...]]]:
+    """Return a switchable norm for every batch norm, and what each knob sets.
 
-    A norm behind one switchable layer, through channelwise operations, is keyed by that layer. Any
-    other has one affine, and its statistics come from calibration.
+    A norm behind one switchable layer, through channelwise operations, is keyed by that layer;
+    behind a concatenation each slice of it is. Any other has one affine, and its statistics come
+    from calibration.
     """
-    calls = {call.module: call for call in graph.norms}
-    counts = call_counts(graph.norms)
+    followers = {name: [Follower(name)] for name in knobs}
     replacements: dict[str, nn.Module] = {}
-    followers: dict[str, list[str]] = defaultdict(list)
-    for name in knobs:
-        followers[name].append(name)
     for name, module in model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
             continue
-        call = calls.get(name)
-        if any(each.module == name and not each.direct for each in graph.norms):
-            raise ValueError(
-                f"the statistics of batch norm {name!r} are used by another module, past its own"
-                " forward; such a network cannot be calibrated mode by mode"
-            )
-        origin = call.input if call and counts[name] == 1 else None
-        producer = origin.single_producer if origin else None
-        knob = knobs.get(producer) if producer else None
-        replacements[name] = _switchable_norm(module, name, knob.options if knob else (1,))
-        if knob:
-            followers[knob.name].append(name)
+        slices = _slices(name, module, graph)
+        keys = [knobs.get(part.single_producer or "") for part in slices]
+        patterns = {n for knob in keys if knob for n in knob.options} | {1}
+        widths = tuple(part.width for part in slices) if len(slices) > 1 else ()
+        replacements[name] = _switchable_norm(module, name, tuple(sorted(patterns)), widths)
+        for part, knob in enumerate(keys):
+            if knob:
+                followers[knob.name].append(Follower(name, part if widths else None))
     return replacements, {name: tuple(each) for name, each in followers.items()}
 
 
+def _slices(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> tuple[Slice, ...]:
+    """Return the slices of channels that a norm reads; none where it can follow no layer."""
+    calls = [call for call in graph.norms if call.module == name]
+    if not all(call.direct for call in calls):
+        raise ValueError(
+            f"the statistics of batch norm {name!r} are used by another module, past its own"
+            " forward; such a network cannot be calibrated mode by mode"
+        )
+    # One that is called twice has no single input. Without momentum it averages over all batches
+    # it ever saw, which slices in different patterns do not share.
+    if len(calls) != 1 or calls[0].input is None or norm.momentum is None:
+        return ()
+    return calls[0].input.slices
+
+
 def _switchable_norm(
-    norm: nn.modules.batchnorm._BatchNorm, name: str, patterns: tuple[int, ...]
+    norm: nn.modules.batchnorm._BatchNorm,
+    name: str,
+    patterns: tuple[int, ...],
+    widths: tuple[int, ...],
 ) -> SwitchableBatchNorm:
     if type(norm) is nn.BatchNorm1d:
-        return SwitchableBatchNorm1d(norm, patterns)
+        return SwitchableBatchNorm1d(norm, patterns, widths)
     if type(norm) is nn.BatchNorm2d:
-        return SwitchableBatchNorm2d(norm, patterns)
+        return SwitchableBatchNorm2d(norm, patterns, widths)
     # timm's fused norm and activation, known by name so that timm need not be installed.
     if type(norm).__name__ == "BatchNormAct2d":
-        return SwitchableBatchNormAct2d(norm, patterns)
+        return SwitchableBatchNormAct2d(norm, patterns, widths)
     raise ValueError(
         f"{name!r} is a batch norm of class {type(norm).__name__}, which cannot be switched;"
         " known: torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, timm's BatchNormAct2d"
