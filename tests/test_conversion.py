@@ -177,6 +177,31 @@ def test_macs_are_those_of_the_closed_form():
         assert net.macs(mode) == expected
 
 
+class Windows(nn.Module):
+    """Folds the windows of an image into the batch, and hands a parameter to a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(3 * 4, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 5)
+        self.token = nn.Parameter(torch.zeros(1, 8))
+        self.first = nn.Identity()
+
+    def forward(self, x):
+        n = len(x)
+        windows = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+        features = self.fc2(torch.relu(self.fc1(windows))).view(n, -1, 8).mean(1)
+        return self.head(features + self.first(self.token))
+
+
+def test_macs_of_layers_that_see_several_windows_of_each_example():
+    for examples in (1, 3):
+        net = we.convert(Windows(), torch.zeros(examples, 3, 6, 6))
+        assert net.macs("full") == 9 * (12 * 16 + 16 * 8) + 8 * 5
+        assert net.macs("1/4") == 9 * (12 * 16 + 16 * 8) // 4 + 8 * 5
+        assert all(parameter.requires_grad for parameter in net.parameters())
+
+
 def test_extract_leaves_no_trace_and_shares_nothing():
     model = small_resnet()
     model.wenable_source = "where it was built"

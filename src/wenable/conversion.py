@@ -412,10 +412,24 @@ def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], in
     examples = next(each.shape[0] for each in inputs if isinstance(each, torch.Tensor))
     counter = FlopCounterMode(display=False)
     # Some networks draw random numbers even in eval mode; both runs get the same ones.
-    with torch.no_grad(), torch.random.fork_rng(), counter:
+    with _without_gradients(net), torch.random.fork_rng(), counter:
         torch.manual_seed(0)
         outputs = net(*inputs)
     return tree_flatten(outputs)[0], counter.get_total_flops() // (2 * examples)
+
+
+@contextmanager
+def _without_gradients(net: nn.Module) -> Iterator[None]:
+    """Let no parameter ask for a gradient: the counter fails on one that is handed to a module."""
+    asking = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 def _put_in_place(net: nn.Module, replacements: Mapping[str, nn.Module]) -> None:

@@ -89,6 +89,8 @@ class Graph:
     outputs: tuple[Origin | None, ...]
     computed_weights: frozenset[str]
     """Modules whose weight is changed before it is used (weight norm, standardisation)."""
+    examples: int
+    """How many examples the traced batch held."""
 
     @property
     def classifiers(self) -> frozenset[str]:
@@ -122,7 +124,11 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     for node in program.graph.nodes:
         walker.visit(node)
     return Graph(
-        tuple(walker.layers), tuple(walker.norms), tuple(walker.outputs), frozenset(walker.computed)
+        tuple(walker.layers),
+        tuple(walker.norms),
+        tuple(walker.outputs),
+        frozenset(walker.computed),
+        next(len(each) for each in example_inputs if isinstance(each, torch.Tensor)),
     )
 
 

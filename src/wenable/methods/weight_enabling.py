@@ -94,7 +94,8 @@ class WeightEnabling:
             layer, shuffle = model.get_submodule(name), shuffles.get(name)
             groups = shuffle.groups if shuffle else 1
             replacements[name] = _weight_enabled(layer, knob, groups, calls[name])
-            layers.append(_describe(layer, calls[name], knob, shuffle))
+            macs = _macs(layer, calls[name], graph.examples)
+            layers.append(_describe(layer, macs, knob, shuffle))
         norms, followers = _norms(model, graph, knobs)
         return Plan(space, {**replacements, **norms}, followers, tuple(layers), tuple(left_alone))
 
@@ -118,7 +119,7 @@ class WeightEnabling:
                     continue
                 sizes = " and ".join(f"{size} {label}" for label, size in knob.must_divide)
                 reason = f"has {sizes}, which no pattern above 1 divides"
-            macs = _macs(module, call) * counts[name] if call else 0
+            macs = _macs(module, call, graph.examples) * counts[name] if call else 0
             left_alone.append(LeftAlone(name, kind, macs, reason))
         return knobs, left_alone
 
@@ -210,9 +211,12 @@ def _refusal(
     return ""
 
 
-def _macs(module: nn.Module, call: LayerCall) -> int:
-    """Return the multiply-accumulates of one call for one example (eq. 2, at the output size)."""
-    return math.prod(call.output_shape[1:]) * math.prod(_weight(module).shape[1:])
+def _macs(module: nn.Module, call: LayerCall, examples: int) -> int:
+    """Return the multiply-accumulates of one call for one example (eq. 2, at the output size).
+
+    The first dimension need not be the batch: windows of an image are often folded into it.
+    """
+    return math.prod(call.output_shape) * math.prod(_weight(module).shape[1:]) // examples
 
 
 def _weight(module: nn.Module) -> torch.Tensor:
@@ -221,9 +225,7 @@ def _weight(module: nn.Module) -> torch.Tensor:
     return weight
 
 
-def _describe(
-    module: nn.Module, call: LayerCall, knob: Knob, shuffle: Shuffle | None
-) -> SwitchableLayer:
+def _describe(module: nn.Module, macs: int, knob: Knob, shuffle: Shuffle | None) -> SwitchableLayer:
     weight = _weight(module)
     return SwitchableLayer(
         name=knob.name,
@@ -231,7 +233,7 @@ def _describe(
         patterns=knob.options,
         inputs=weight.shape[1],
         outputs=weight.shape[0],
-        macs=_macs(module, call),
+        macs=macs,
         weights=weight.numel(),
         shuffle=shuffle,
     )
