@@ -150,13 +150,13 @@ class DynamicNetwork(nn.Module):
         switched counts as torch's `FlopCounterMode` counts it.
         """
         mode = self.mode if mode is None else self.space.mode(mode)
-        switched = sum(layer.macs // mode[layer.name] for layer in self.switchable_layers)
+        switched = sum(layer.macs // mode[layer.knob] for layer in self.switchable_layers)
         return self._wenable.fixed_macs + switched
 
     def parameter_count(self, mode: ModeChoice | None = None) -> int:
         """Return how many parameters a mode enables: those of the network `extract` returns."""
         mode = self.mode if mode is None else self.space.mode(mode)
-        switched = sum(layer.weights // mode[layer.name] for layer in self.switchable_layers)
+        switched = sum(layer.weights // mode[layer.knob] for layer in self.switchable_layers)
         return self._wenable.fixed_weights + switched
 
     @property
@@ -295,7 +295,7 @@ def convert(
     _put_in_place(net, plan.replacements)
     net._wenable = _State(
         plan=plan,
-        method=method,
+        method=plan.method,
         original_class=type(model),
         example_shapes=tuple(tuple(getattr(each, "shape", ())) for each in inputs),
         example_dtypes=tuple(getattr(each, "dtype", torch.float32) for each in inputs),

@@ -91,6 +91,8 @@ class Graph:
     """Modules whose weight is changed before it is used (weight norm, standardisation)."""
     examples: int
     """How many examples the traced batch held."""
+    attention: frozenset[str]
+    """The layers whose output goes straight into attention, or that read what comes out of it."""
 
     @property
     def classifiers(self) -> frozenset[str]:
@@ -129,7 +131,13 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
         tuple(walker.outputs),
         frozenset(walker.computed),
         next(len(each) for each in example_inputs if isinstance(each, torch.Tensor)),
+        frozenset(walker.attention),
     )
+
+
+# Products of two tensors that layers wrote: of queries with keys, of their softmax with values.
+_ATTENTION_PRODUCTS = ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm", "einsum")
+_ATTENTION = "<attention>"
 
 
 class _Walker:
@@ -149,6 +157,9 @@ class _Walker:
         self.norms: list[LayerCall] = []
         self.outputs: list[Origin | None] = []
         self.computed: set[str] = set()
+        # Of every tensor, the last layers (or attention) that wrote to it, by whatever operations.
+        self.writers: dict[Node, frozenset[str]] = {}
+        self.attention: set[str] = set()
 
     def visit(self, node: Node) -> None:
         if node.op == "output":
@@ -156,6 +167,7 @@ class _Walker:
         if node.op != "call_function":
             return
         name = _operation(node)
+        self.writers[node] = self._written_by(node, name)
         rule = _RULES.get(name) or _RULES.get(name.removesuffix("_"))
         origin = rule(self, node) if rule else None
         if origin is not None and not _fits(origin, node):
@@ -164,6 +176,22 @@ class _Walker:
         # An in-place operation changes what later readers of its first argument see.
         if name.endswith("_") and node.args and isinstance(node.args[0], Node):
             self.origins[node.args[0]] = origin
+
+    def _written_by(self, node: Node, name: str) -> frozenset[str]:
+        """Return the last layers that wrote to a node's output, and note those of attention."""
+        inputs = [self.writers.get(each, frozenset()) for each in node.all_input_nodes]
+        written = frozenset().union(*inputs)
+        if name in ("conv1d", "conv2d", "linear"):
+            layer = self.owner(node, node.args[1], "weight")
+            if layer is not None:
+                if inputs[0] == {_ATTENTION}:
+                    self.attention.add(layer)
+                return frozenset({layer})
+        products = [each for each in node.args if isinstance(each, Node) and self.writers.get(each)]
+        if name in _ATTENTION_PRODUCTS and len(products) > 1:
+            self.attention |= written - {_ATTENTION}
+            return frozenset({_ATTENTION})
+        return written
 
     def origin(self, argument: Any) -> Origin | None:
         return self.origins.get(argument) if isinstance(argument, Node) else None

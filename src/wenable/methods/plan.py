@@ -44,12 +44,13 @@ class Shuffle:
 
 @dataclass(frozen=True, slots=True)
 class SwitchableLayer:
-    """A layer with a knob: its sizes, its cost in the full pattern, and its shuffle.
+    """A layer that switches: its knob, its sizes, its cost in the full pattern, and its shuffle.
 
     `macs` are for one example at the traced size; `weights` counts its weight without the bias.
     """
 
     name: str
+    knob: str
     kind: str
     patterns: tuple[int, ...]
     inputs: int
@@ -84,6 +85,8 @@ class Plan:
     followers: Mapping[str, tuple[Follower, ...]]
     layers: tuple[SwitchableLayer, ...]
     left_alone: tuple[LeftAlone, ...]
+    method: Method
+    """The method with everything in it that a file can keep."""
 
 
 class Method(Protocol):

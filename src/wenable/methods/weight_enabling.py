@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -24,9 +25,10 @@ from wenable.methods.plan import Follower, LeftAlone, Plan, Shuffle, SwitchableL
 from wenable.space import Knob, Space
 
 ShufflePolicy = Literal["first", "all", "none"]
+Chosen: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WeightEnabling:
     """Make layers switchable between numbers of independent groups (WeNet, section III).
 
@@ -37,9 +39,16 @@ class WeightEnabling:
       bottleneck, as in section IV-B); `"all"`: every layer that reads what another switchable
       layer wrote; `"none"`.
     - `classifier`: whether the layer that writes the network's output switches too.
+    - `attention`: whether the layers that write queries, keys and values for attention, and those
+      that read its output, switch too.
+    - `only`, `exclude`: the layers to switch, or not to: name patterns as `"layer4.*"`, one or
+      several, or a function of a layer's name and module.
+    - `groups_of`: other patterns for some layers, as `{"layer1.*": (1, 2)}`; the last match counts.
+    - `tie`: `"block"` gives the layers of a block one knob, named like the block, so that they run
+      at the same n.
 
     Raises `ValueError` for an empty or repeated chain, one whose blocks do not nest, or an unknown
-    policy.
+    policy; and when it meets a network, for a name pattern that fits none of its layers.
 
     >>> WeightEnabling(groups=(1, 2, 4)).shuffle
     'first'
@@ -48,18 +57,44 @@ class WeightEnabling:
     groups: tuple[int, ...] = (1, 2, 4, 8, 16)
     shuffle: ShufflePolicy = "first"
     classifier: bool = False
+    attention: bool = False
+    only: Chosen | None = None
+    exclude: Chosen = ()
+    groups_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tie: Literal["none", "block"] = "none"
 
     def __post_init__(self) -> None:
+        chains = {name: tuple(chain) for name, chain in self.groups_of.items()}
         object.__setattr__(self, "groups", tuple(self.groups))
-        _check_groups(self.groups)
+        object.__setattr__(self, "groups_of", chains)
+        for chosen in ("only", "exclude"):
+            value = getattr(self, chosen)
+            if isinstance(value, str):
+                object.__setattr__(self, chosen, (value,))
+        for chain in (self.groups, *chains.values()):
+            _check_groups(chain)
+        if self.tie not in ("none", "block"):
+            raise ValueError(f"`tie` (={self.tie!r}) is unknown; allowed: 'none', 'block'")
         if self.shuffle not in get_args(ShufflePolicy):
             raise ValueError(
                 f"`shuffle` (={self.shuffle!r}) is no policy; allowed: 'first', 'all', 'none'"
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
-        return {"method": "weight-enabling", **asdict(self), "groups": list(self.groups)}
+        """Return the settings as plain values; raises `ValueError` where one is a function."""
+        if callable(self.only) or callable(self.exclude):
+            raise ValueError("`only` and `exclude` cannot be written down where they are functions")
+        return {
+            "method": "weight-enabling",
+            "groups": list(self.groups),
+            "shuffle": self.shuffle,
+            "classifier": self.classifier,
+            "attention": self.attention,
+            "only": None if self.only is None else list(self.only),
+            "exclude": list(self.exclude),
+            "groups_of": {name: list(chain) for name, chain in self.groups_of.items()},
+            "tie": self.tie,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> WeightEnabling:
@@ -67,37 +102,62 @@ class WeightEnabling:
         if values.get("method") != "weight-enabling":
             raise ValueError(f"`method` (={values.get('method')!r}) is unknown to this version")
         try:
-            groups = tuple(int(n) for n in values["groups"])
-            return cls(groups, values["shuffle"], bool(values["classifier"]))
-        except (KeyError, TypeError) as error:
+            only = values["only"]
+            return cls(
+                groups=tuple(int(n) for n in values["groups"]),
+                shuffle=values["shuffle"],
+                classifier=bool(values["classifier"]),
+                attention=bool(values["attention"]),
+                only=None if only is None else tuple(map(str, only)),
+                exclude=tuple(map(str, values["exclude"])),
+                groups_of={
+                    str(name): tuple(int(n) for n in chain)
+                    for name, chain in values["groups_of"].items()
+                },
+                tie=values["tie"],
+            )
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
     def plan(self, model: nn.Module, graph: Graph) -> Plan:
         """Return which layers of a traced network switch, with their norms and shuffles.
 
-        Raises `ValueError` where no layer can be switched, with the reason for the first few, and
-        for a batch norm of a class that is not known.
+        Raises `ValueError` where no layer can be switched, with the reason for the first few, for
+        a batch norm of a class that is not known, and for a name pattern that fits no layer.
         """
         calls = {call.module: call for call in graph.layers}
-        knobs, left_alone = self._sort_out(model, graph, calls)
-        if not knobs:
+        own, left_alone = self._sort_out(model, graph, calls)
+        if not own:
             few = "; ".join(f"{each.name!r} {each.reason}" for each in left_alone[:3])
             raise ValueError(
                 f"`model` (={type(model).__name__}) has nothing to switch"
                 + (f": {few}" if few else ": it has no convolution and no dense layer")
             )
-        space = Space(tuple(knobs.values()))
+        knobs = _tied(own) if self.tie == "block" else own
         shuffles = self._place_shuffles(knobs, calls)
         replacements: dict[str, nn.Module] = {}
         layers = []
         for name, knob in knobs.items():
             layer, shuffle = model.get_submodule(name), shuffles.get(name)
             groups = shuffle.groups if shuffle else 1
-            replacements[name] = _weight_enabled(layer, knob, groups, calls[name])
+            replacements[name] = _weight_enabled(layer, own[name], groups, calls[name])
             macs = _macs(layer, calls[name], graph.examples)
-            layers.append(_describe(layer, macs, knob, shuffle))
+            layers.append(_describe(name, layer, macs, knob, shuffle))
         norms, followers = _norms(model, graph, knobs)
-        return Plan(space, {**replacements, **norms}, followers, tuple(layers), tuple(left_alone))
+        return Plan(
+            space=Space(tuple(dict.fromkeys(knobs.values()))),
+            replacements={**replacements, **norms},
+            followers=followers,
+            layers=tuple(layers),
+            left_alone=tuple(left_alone),
+            method=self._without_functions(tuple(own)),
+        )
+
+    def _without_functions(self, switched: tuple[str, ...]) -> WeightEnabling:
+        """Return the same settings with the layers named, where a function chose them."""
+        if not callable(self.only) and not callable(self.exclude):
+            return self
+        return replace(self, only=switched, exclude=())
 
     def _sort_out(
         self, model: nn.Module, graph: Graph, calls: Mapping[str, LayerCall]
@@ -106,12 +166,12 @@ class WeightEnabling:
         counts, shared = call_counts(graph.layers), shared_modules(model)
         knobs, left_alone = {}, []
         unreached = [name for name, module in model.named_modules() if _kind(module)]
-        for name in dict.fromkeys((*calls, *unreached)):
+        names = tuple(dict.fromkeys((*calls, *unreached)))
+        self._check_names(names)
+        for name in names:
             module, call = model.get_submodule(name), calls.get(name)
-            kind = _kind(module) or type(module).__name__
             reason = _refusal(module, name, call, counts[name], graph, shared)
-            if not reason and not self.classifier and name in graph.classifiers:
-                reason = "is the classifier; `classifier=True` switches it"
+            reason = reason or self._choice(name, module, graph)
             if not reason:
                 knob = self._knob(module, name)
                 if len(knob.options) > 1:
@@ -120,13 +180,40 @@ class WeightEnabling:
                 sizes = " and ".join(f"{size} {label}" for label, size in knob.must_divide)
                 reason = f"has {sizes}, which no pattern above 1 divides"
             macs = _macs(module, call, graph.examples) * counts[name] if call else 0
+            kind = _kind(module) or type(module).__name__
             left_alone.append(LeftAlone(name, kind, macs, reason))
         return knobs, left_alone
+
+    def _check_names(self, names: tuple[str, ...]) -> None:
+        """Refuse name patterns that fit no layer: a typing error would pass for a choice."""
+        settings = {"only": self.only, "exclude": self.exclude, "groups_of": tuple(self.groups_of)}
+        for setting, patterns in settings.items():
+            for pattern in () if patterns is None or callable(patterns) else patterns:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    few = ", ".join(map(repr, names[:4]))
+                    raise ValueError(
+                        f"`{setting}` names {pattern!r}, which fits no layer of the network; its"
+                        f" {len(names)} layers with weights are {few}, ..."
+                    )
+
+    def _choice(self, name: str, module: nn.Module, graph: Graph) -> str:
+        """Return why a layer stays by choice, or an empty text."""
+        if self.only is not None and not _is_chosen(self.only, name, module):
+            return "is not among `only`"
+        if _is_chosen(self.exclude, name, module):
+            return "is among `exclude`"
+        if not self.classifier and name in graph.classifiers:
+            return "is the classifier; `classifier=True` switches it"
+        if not self.attention and name in graph.attention:
+            return "serves attention; `attention=True` switches it"
+        return ""
 
     def _knob(self, module: nn.Module, name: str) -> Knob:
         noun = "channels" if isinstance(module, nn.Conv2d) else "neurons"
         outputs, inputs = _weight(module).shape[:2]
-        options = tuple(n for n in self.groups if inputs % n == 0 and outputs % n == 0)
+        chains = [chain for each, chain in self.groups_of.items() if fnmatchcase(name, each)]
+        groups = chains[-1] if chains else self.groups
+        options = tuple(n for n in groups if inputs % n == 0 and outputs % n == 0)
         sizes = ((f"input {noun}", inputs), (f"output {noun}", outputs))
         return Knob(name, options, sizes)
 
@@ -138,20 +225,41 @@ class WeightEnabling:
         blocks_done = set()
         for name in knobs:
             origin = calls[name].input
-            if self.shuffle == "none" or origin is None:
+            wrote = [each for each in origin.producers if each in knobs] if origin else []
+            if self.shuffle == "none" or origin is None or not wrote:
                 continue
             if self.shuffle == "first":
-                producer = origin.single_producer
                 block = _block(name, knobs)
-                if producer is None or producer not in knobs or block != _block(producer, knobs):
-                    continue
-                if block in blocks_done:
+                inside = len(wrote) == len(origin.producers) and all(
+                    _block(each, knobs) == block for each in wrote
+                )
+                if not inside or block in blocks_done:
                     continue
                 blocks_done.add(block)
-            wrote = [knobs[each].options[-1] for each in origin.producers if each in knobs]
-            if wrote and origin.width % max(wrote) == 0:
-                shuffles[name] = Shuffle(max(wrote), origin.width)
+            groups = max(knobs[each].options[-1] for each in wrote)
+            if origin.width % groups == 0:
+                shuffles[name] = Shuffle(groups, origin.width)
         return shuffles
+
+
+def _is_chosen(chosen: Chosen, name: str, module: nn.Module) -> bool:
+    if callable(chosen):
+        return bool(chosen(name, module))
+    return any(fnmatchcase(name, pattern) for pattern in chosen)
+
+
+def _tied(own: Mapping[str, Knob]) -> dict[str, Knob]:
+    """Return one knob for all layers of a block, with the options that each of them has."""
+    blocks: dict[str, list[str]] = {}
+    for name in own:
+        blocks.setdefault(_block(name, own), []).append(name)
+    knobs: dict[str, Knob] = {}
+    for block, names in blocks.items():
+        options = set(own[names[0]].options).intersection(*(own[n].options for n in names))
+        sizes = tuple(dict.fromkeys(size for name in names for size in own[name].must_divide))
+        shared = Knob(block or "network", tuple(sorted(options)), sizes)
+        knobs |= dict.fromkeys(names, shared)
+    return {name: knobs[name] for name in own}
 
 
 def _check_groups(groups: tuple[int, ...]) -> None:
@@ -225,10 +333,13 @@ def _weight(module: nn.Module) -> torch.Tensor:
     return weight
 
 
-def _describe(module: nn.Module, macs: int, knob: Knob, shuffle: Shuffle | None) -> SwitchableLayer:
+def _describe(
+    name: str, module: nn.Module, macs: int, knob: Knob, shuffle: Shuffle | None
+) -> SwitchableLayer:
     weight = _weight(module)
     return SwitchableLayer(
-        name=knob.name,
+        name=name,
+        knob=knob.name,
         kind=_kind(module),
         patterns=knob.options,
         inputs=weight.shape[1],
@@ -267,7 +378,9 @@ def _norms(
     behind a concatenation each slice of it is. Any other has one affine, and its statistics come
     from calibration.
     """
-    followers = {name: [Follower(name)] for name in knobs}
+    followers: dict[str, list[Follower]] = {knob.name: [] for knob in knobs.values()}
+    for name, knob in knobs.items():
+        followers[knob.name].append(Follower(name))
     replacements: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
