@@ -86,7 +86,7 @@ def test_the_full_mode_keeps_what_the_network_came_with():
     assert net.calibrated_modes == (net.space.full,)
 
 
-@pytest.mark.parametrize("change", ["training", "loading", "by hand", "by exchange"])
+@pytest.mark.parametrize("change", ["training", "loading", "by hand", "by exchange", "norms"])
 def test_a_change_of_weights_makes_statistics_stale(change: str):
     net = converted()
     we.calibrate(net, "1/4", BATCHES)
@@ -97,6 +97,11 @@ def test_a_change_of_weights_makes_statistics_stale(change: str):
         net.load_state_dict(net.state_dict())
     elif change == "by hand":
         net.fc.weight.data[0, 0] += 1e-3
+    elif change == "norms":  # the full mode uses the network's own statistics
+        net.stem[1].running_mean.add_(1)
+        assert net.is_calibrated("1/4")
+        assert not net.is_calibrated("full")
+        return
     else:  # the same values in other places
         net.fc.weight.data.copy_(net.fc.weight.data.flip(0))
     assert not net.is_calibrated("1/4")
@@ -119,6 +124,10 @@ def test_what_cannot_serve_is_refused():
         we.calibrate(net, {"x": 1}, BATCHES)
     with pytest.raises(ValueError, match="must have 4 dimensions"):
         we.calibrate(net, "1/4", [torch.zeros(3, 6, 6)])
+    broken = BATCHES[0].clone()
+    broken[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="are not finite: look for NaN in the images"):
+        we.calibrate(net, "1/4", [broken])
     assert all(norm.collecting is None for norm in net.switchable_norms().values())
     assert not net.is_calibrated("1/4")
 
@@ -130,16 +139,13 @@ def test_statistics_that_do_not_fit_are_refused():
 
 
 def test_pairs_of_images_and_labels_serve_as_well():
-    net, twin = converted(), converted()
-    we.calibrate(net, "1/2", BATCHES)
-    we.calibrate(twin, "1/2", [(x, torch.zeros(len(x))) for x in BATCHES])
-    net.set_mode("1/2")
-    twin.set_mode("1/2")
-    net.eval()
-    twin.eval()
-    twin.load_state_dict(net.state_dict())
-    we.calibrate(twin, "1/2", BATCHES)
-    assert torch.equal(net(BATCHES[0]), twin(BATCHES[0]))
+    net = converted().eval()
+    found = []
+    for batches in (BATCHES, [(x, torch.zeros(len(x))) for x in BATCHES]):
+        we.calibrate(net, "1/2", batches)
+        with net.using("1/2"):
+            found.append(net(BATCHES[0]))
+    assert torch.equal(*found)
 
 
 def test_the_model_that_was_handed_in_is_untouched_by_calibration():

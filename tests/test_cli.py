@@ -61,6 +61,8 @@ def test_train_then_explore(tmp_path: Path):
     assert "front by macs" in explored.stdout
     front = we.Front.from_json(json.loads((tmp_path / "front" / "front.json").read_text()))
     assert front.cost == "macs"
+    assert {point.accuracy.count for point in front.path} == {300}
+    assert "accuracy % (test split)" in explored.stdout
     assert (tmp_path / "front" / "front.png").stat().st_size > 5000
     assert we.load(tmp_path / "front" / "net.safetensors").is_calibrated(front.chosen.mode)
 
@@ -88,8 +90,17 @@ def test_doctor_says_what_is_there():
             ["train", "resnet18", "--data", "digits", "--out", "o", "--passes", "1"],
             "`passes` (=1) must be at least 2",
         ),
+        (
+            ["train", "wenable.zoo:digits_resnet", "--data", "digits", "--out", "o",
+             "--batch-size", "5000"],
+            "`--batch-size` (=5000) must be from 1 to the 997 training images",
+        ),
+        (["inspect", "os:getcwdb"], "returned a bytes, not a torch.nn.Module"),
+        (["inspect", "os:system"], "`model` (='os:system') cannot be called"),
+        (["inspect", "a:b:c"], "(='a:b:c') cannot be imported"),
+        (["demo", "--epochs", "0", "--out", "o/x"], "`epochs` (=0) must be at least 1"),
         (["explore", "absent", "--data", "digits", "--threshold", "0.5", "--out", "o"],
-         "there is no file absent"),
+         "`path` (=absent) does not exist"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch):
@@ -145,8 +156,14 @@ def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch):
 
 
 def test_the_demo_fails_where_a_goal_is_missed(tmp_path: Path, monkeypatch):
-    from wenable.cli import main
+    from wenable.cli import demo, work
+    from wenable.measure.latency import TimingPlan
 
-    monkeypatch.setattr("wenable.cli.demo.run_demo", lambda *_, **__: False)
-    assert main is not None
-    assert run("demo", "--out", tmp_path, fails=True).exit_code == 1
+    build = demo.build
+    monkeypatch.setattr(demo, "build", lambda name: build(name, width=16))
+    monkeypatch.setattr(demo, "GOALS", {"1": 1.01})
+    monkeypatch.setattr(demo, "THRESHOLD", 0.2)
+    monkeypatch.setattr(work, "SEARCH_TIMING", TimingPlan(blocks=1, calls=1, warmup=0, gap_ms=0))
+    result = run("demo", "--out", tmp_path, "--epochs", 3, fails=True)
+    assert result.exit_code == 1
+    assert "goal MISSED: mode 1 at" in result.stdout

@@ -109,6 +109,8 @@ def test_the_papers_networks(name: str):
             plain = we.extract(net, mode)
         with net.using(mode):
             torch.testing.assert_close(plain(x), net(x), rtol=1e-4, atol=1e-4)
+            masked = masked_network(model, net, mode)
+            torch.testing.assert_close(net(x), masked(x), rtol=1e-3, atol=1e-3)
     assert flops(plain, x) == 2 * net.macs(mode)
     assert sum(p.numel() for p in plain.parameters()) == net.parameter_count(mode)
     assert flops(model, x) == 2 * net.macs("full")
@@ -245,8 +247,8 @@ def test_using_puts_the_former_mode_back_even_after_an_error():
 def test_a_refused_mode_changes_nothing():
     net = converted(groups=(1, 2, 4))
     net.set_mode("1/2")
-    with pytest.raises(ValueError, match=r"`n` \(=8\) is an option of no knob"):
-        net.set_mode("1/8")
+    with pytest.raises(ValueError, match=r"`groups` \(=3\) must divide the input channels"):
+        net.set_mode("1/4,block1.conv2=1/3")
     assert net.mode == net.space.uniform(2)
 
 
@@ -261,7 +263,33 @@ def test_networks_copy_and_move_with_their_state():
     assert net.mode == net.space.uniform(4)
     assert twin.is_calibrated("1/4")
     double = copy.deepcopy(net).double()
+    double.set_mode("1/2")
+    double.set_mode("1/4")
     torch.testing.assert_close(double(x.double()).float(), net(x), rtol=1e-3, atol=1e-4)
+    # Other bits are other weights: their statistics count as never estimated.
+    assert not double.is_calibrated("1/4")
+    with pytest.warns(we.UncalibratedWarning):
+        plain = we.extract(double, "1/4")
+    assert {t.dtype for t in plain.state_dict().values()} == {torch.float64, torch.int64}
+
+
+def test_frozen_parameters_and_memory_format_stay():
+    model = small_resnet().to(memory_format=torch.channels_last).requires_grad_(False)
+    net = converted(model)
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    plain = we.extract(net, "full")
+    assert not any(parameter.requires_grad for parameter in plain.parameters())
+    assert plain.block1.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert net.block1.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_half_precision_stays_half():
+    net = we.convert(small_resnet().bfloat16(), torch.zeros(IMAGES, dtype=torch.bfloat16)).eval()
+    x = torch.randn(IMAGES, dtype=torch.bfloat16)
+    we.calibrate(net, "1/4", [x])
+    with net.using("1/4"):
+        assert net(x).dtype == torch.bfloat16
+    assert we.extract(net, "1/4")(x).dtype == torch.bfloat16
 
 
 # --- what is refused -----------------------------------------------------------------------------------
@@ -322,12 +350,23 @@ def test_a_clash_of_names_is_refused():
 
 def test_inputs_of_the_wrong_shape_are_refused_by_name():
     net = converted()
-    for shape in ((3, 6, 6), (2, 4, 6, 6)):
-        with pytest.raises(
-            ValueError, match=r"`input` \(of shape .*\) must have 4 dimensions and 3"
-        ):
+    for shape, message in (
+        ((3, 6, 6), r"`input` \(of shape \(3, 6, 6\)\) must have 4 dimensions; the network"),
+        ((2, 4, 6, 6), r"`input` \(of shape \(2, 4, 6, 6\)\) does not fit this network, which was"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
             net(torch.zeros(shape))
+        assert "\n" not in str(caught.value)
     assert net(torch.zeros(7, 3, 8, 8)).shape == (7, 5)
+    flat = we.convert(dense_network(), torch.zeros(4, 3, 4, 4)).eval()
+    with pytest.raises(ValueError, match=r"\(2, 3, 5, 5\)\) does not fit this network"):
+        flat(torch.zeros(2, 3, 5, 5))
+
+
+def test_inputs_that_may_vary_are_not_held_to_the_example():
+    words = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 16), nn.Linear(16, 4))
+    net = we.convert(words, torch.zeros(1, 3, dtype=torch.long))
+    assert net(torch.zeros(2, 7, dtype=torch.long)).shape == (2, 7, 4)
 
 
 class Hidden(nn.Module):
@@ -343,9 +382,70 @@ class Hidden(nn.Module):
         return self.out(self.layers_in_use[0](x))
 
 
-def test_a_layer_reached_past_its_place_is_noticed():
-    with pytest.raises(RuntimeError, match="reached past its registered place"):
+class HiddenNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.out = nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+        self.norms_in_use = [self.norm]
+
+    def forward(self, x):
+        return self.out(self.norms_in_use[0](self.conv(x)))
+
+
+def test_a_layer_or_norm_reached_past_its_place_is_noticed():
+    with pytest.raises(RuntimeError, match="some layer is reached past its registered place"):
         we.convert(Hidden().eval(), torch.zeros(1, 4, 3, 3))
+    # deepcopy keeps the list and the name together, so the copy hides its norm as well
+    with pytest.raises(RuntimeError, match="norm 'norm' is reached past its registered place"):
+        we.convert(HiddenNorm().eval(), torch.zeros(1, 4, 3, 3))
+
+
+def test_a_network_that_looks_into_its_layers_is_not_extracted_wrong():
+    class Curious(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1)
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.b(self.a(x))
+            return self.out(x.view(len(x), self.b.out_channels, -1).mean(-1))
+
+    net = we.convert(Curious().eval(), torch.zeros(1, 4, 3, 3), method=we.WeightEnabling((1, 2)))
+    assert type(we.extract(net, "full").b) is nn.Conv2d
+    with pytest.raises(RuntimeError, match="mode 1/2 cannot be extracted: the network looks into"):
+        we.extract(net, "1/2")
+
+
+def test_a_single_layer_is_refused_and_its_wrapping_is_not():
+    method = we.WeightEnabling(classifier=True)
+    with pytest.raises(ValueError, match=r"is a single layer; wrap it in torch.nn.Sequential"):
+        we.convert(nn.Linear(8, 8), torch.zeros(1, 8), method=method)
+    assert we.convert(nn.Sequential(nn.Linear(8, 8)), torch.zeros(1, 8), method=method)
+
+
+def test_broken_statistics_are_refused():
+    model = small_resnet()
+    model.block1.bn1.running_mean[0] = float("nan")
+    with pytest.raises(ValueError, match=r"NaN or infinite values in 'block1.bn1.running_mean'"):
+        we.convert(model, torch.zeros(IMAGES))
+
+
+def test_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+        def forward(self, x, y):
+            return self.head(self.norm(self.b(torch.relu(self.a(x)))) + y)
+
+    net = we.convert(Two(), (torch.zeros(2, 8), torch.zeros(2, 8)))
+    batch = ((torch.randn(9, 8), torch.randn(9, 8)), torch.arange(9) % 3)
+    we.train(net, [batch], we.TrainConfig(passes=2, epochs=1))
+    we.calibrate(net, "1/4", [batch])
+    assert we.evaluate(net, "1/4", [batch]).count == 9
 
 
 def test_a_conversion_that_computes_something_else_is_not_handed_back():

@@ -71,6 +71,15 @@ def test_labels_that_do_not_fit_are_refused(labels: torch.Tensor, message: str):
         we.evaluate(converted(), "full", [(torch.randn(4, 3, 6, 6), labels)])
 
 
+def test_outputs_that_are_no_tensor_are_refused():
+    class Dictionary(nn.Module):
+        def forward(self, x):
+            return {"logits": x}
+
+    with pytest.raises(ValueError, match=r"outputs \(a dict\) must be one tensor"):
+        count_right(Dictionary(), [(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))])
+
+
 def test_nothing_to_count_and_nan_are_refused():
     with pytest.raises(ValueError, match="`loader` is empty"):
         we.evaluate(converted(), "full", [])

@@ -70,6 +70,47 @@ def test_channels_are_followed(join, reads: int, slices):
         assert found == slices
 
 
+def test_writing_to_a_part_makes_the_whole_unknown():
+    def join(a, b):
+        a[:, :4] = b[:, :4]
+        return a
+
+    assert origin_of(traced(Net(join, 8), 2, 4, 4, 4), "norm") is None
+
+
+def test_a_product_of_two_gates_is_written_by_both():
+    def join(a, b):
+        return a.mean((2, 3), keepdim=True) * b.mean((2, 3), keepdim=True)
+
+    origin = origin_of(traced(Net(join, 8), 2, 4, 4, 4), "norm")
+    assert origin.single_producer is None
+    assert origin.producers == {"a", "b"}
+
+
+def test_a_norm_along_another_dimension_follows_nobody():
+    class OverTokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.norm = nn.Linear(8, 16), nn.BatchNorm1d(5)
+
+        def forward(self, x):
+            return self.norm(self.fc(x))
+
+    assert origin_of(traced(OverTokens(), 2, 5, 8), "norm") is None
+
+
+def test_a_weight_that_is_used_twice_is_named():
+    class TiedDecoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.encoder(x) @ self.encoder.weight
+
+    assert traced(TiedDecoder(), 2, 8).computed_weights == {"encoder"}
+
+
 def test_in_place_operations_change_what_later_readers_see():
     def join(a, b):
         a.add_(b)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import wenable as we
-from tests.networks import converted, dense_network
+from tests.networks import converted, dense_network, small_resnet
 from wenable.graph import trace
 from wenable.layers import SwitchableBatchNorm2d
 from wenable.methods.weight_enabling import WeightEnabling
@@ -34,7 +34,7 @@ def test_chains_that_do_not_nest_are_refused(groups, message: str):
 
 
 def test_settings_survive_json_and_unknown_ones_are_refused():
-    method = WeightEnabling((1, 3, 6), "all", classifier=True)
+    method = WeightEnabling((1, 3, 6), "all", True, True, "a.*", ["b"], {"c": [1, 2]}, tie="block")
     assert WeightEnabling.from_json(method.to_json()) == method
     with pytest.raises(ValueError, match="`shuffle` \\(='some'\\) is no policy"):
         WeightEnabling(shuffle="some")  # type: ignore[arg-type]
@@ -135,6 +135,145 @@ def test_a_norm_called_twice_follows_nobody():
     assert followers(plan) == {"a": ["a"], "b": ["b"]}
 
 
+class Block(nn.Module):
+    """A transformer's block: attention by hand, then a gated MLP."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
+        x = x + self.proj((q @ k.transpose(-1, -2)).softmax(-1) @ v)
+        gate, value = self.fc1(self.norm2(x)).chunk(2, -1)
+        return x + self.fc2(nn.functional.silu(gate) * value)
+
+
+def transformer() -> nn.Module:
+    return nn.Sequential(Block(), Block(), nn.Linear(16, 4))
+
+
+def test_transformers_switch_their_mlps_and_attention_by_choice():
+    plan = plan_of(transformer(), 2, 5, 16, groups=(1, 2, 4))
+    assert [layer.name for layer in plan.layers] == ["0.fc1", "0.fc2", "1.fc1", "1.fc2"]
+    reason = "serves attention; `attention=True` switches it"
+    assert [n for n, why in reasons(plan).items() if why == reason] == [
+        "0.qkv", "0.proj", "1.qkv", "1.proj",
+    ]  # fmt: skip
+    # the second layer reads the hidden neurons shuffled, though a gate stands between
+    assert [bool(layer.shuffle) for layer in plan.layers] == [False, True, False, True]
+    everything = plan_of(transformer(), 2, 5, 16, groups=(1, 2, 4), attention=True)
+    assert len(everything.layers) == 8
+
+
+def test_attention_of_one_call_is_known_as_well():
+    from wenable.zoo import build
+
+    plan = plan_of(build("timm:vit_tiny_patch16_224", img_size=32, depth=2), 1, 3, 32, 32)
+    assert [layer.name for layer in plan.layers] == [
+        f"blocks.{i}.mlp.fc{j}" for i in (0, 1) for j in (1, 2)
+    ]
+    assert reasons(plan)["blocks.0.attn.qkv"].startswith("serves attention")
+    assert reasons(plan)["blocks.0.attn.proj"].startswith("serves attention")
+
+
+def switched(**settings) -> list[str]:
+    return [layer.name for layer in plan_of(small_resnet(), 1, 3, 6, 6, **settings).layers]
+
+
+def test_layers_are_chosen_by_name_pattern_or_function():
+    everything = switched()
+    block1 = [name for name in everything if name.startswith("block1")]
+    assert switched(only="block1.*") == block1
+    assert switched(only=["block1.*", "block2.conv1"]) == [*block1, "block2.conv1"]
+    assert switched(exclude="block1.*") == [n for n in everything if n not in block1]
+    assert switched(only=lambda name, layer: getattr(layer, "kernel_size", None) == (3, 3)) == [
+        "block1.conv2", "block2.conv2",
+    ]  # fmt: skip
+    assert switched(exclude=lambda name, _: name != "block1.conv1") == ["block1.conv1"]
+    plan = plan_of(small_resnet(), 1, 3, 6, 6, only="block1.*", exclude="*.conv1")
+    assert reasons(plan)["block2.conv2"] == "is not among `only`"
+    assert reasons(plan)["block1.conv1"] == "is among `exclude`"
+
+
+@pytest.mark.parametrize("setting", ["only", "exclude", "groups_of"])
+def test_names_that_fit_no_layer_are_refused(setting: str):
+    value = {"blok1.*": (1, 2)} if setting == "groups_of" else "blok1.*"
+    message = rf"`{setting}` names 'blok1.\*', which fits no layer of the network; its 9 layers"
+    with pytest.raises(ValueError, match=message):
+        switched(**{setting: value})
+
+
+def test_layers_may_have_patterns_of_their_own():
+    groups_of = {"block1.*": (1, 2), "block1.conv3": (1, 4, 8)}
+    plan = plan_of(small_resnet(), 1, 3, 6, 6, groups_of=groups_of)
+    patterns = {layer.name: layer.patterns for layer in plan.layers}
+    assert patterns["block1.conv1"] == (1, 2)
+    assert patterns["block1.conv3"] == (1, 4, 8)
+    assert patterns["block2.conv2"] == (1, 2, 4, 8, 16)
+    with pytest.raises(ValueError, match="does not nest"):
+        WeightEnabling(groups_of={"x": (1, 3, 4)})
+
+
+def test_layers_of_a_block_can_be_tied_to_one_knob():
+    net = converted(tie="block")
+    assert net.space.names == ("block1", "block2")
+    # the smallest layer decides: block1 has 8 inner channels
+    assert [knob.options for knob in net.space.knobs] == [(1, 2, 4, 8), (1, 2, 4, 8, 16)]
+    net.set_mode("1,block1=1/4")
+    assert {layer.name: net.get_submodule(layer.name).pattern for layer in net.switchable_layers} == {
+        "block1.conv1": 4, "block1.conv2": 4, "block1.conv3": 4, "block1.downsample.0": 4,
+        "block2.conv1": 1, "block2.conv2": 1, "block2.conv3": 1,
+    }  # fmt: skip
+    free = converted()
+    assert net.macs() == free.macs("1,block1.*=1/4")
+    with pytest.raises(ValueError, match="`tie` \\(='stage'\\) is unknown"):
+        WeightEnabling(tie="stage")  # type: ignore[arg-type]
+
+
+def test_a_function_is_saved_as_the_names_it_chose():
+    net = converted(only=lambda name, _: name.startswith("block2"))
+    names = ["block2.conv1", "block2.conv2", "block2.conv3"]
+    assert net.conversion_method.to_json()["only"] == names
+    with pytest.raises(ValueError, match="cannot be written down where they are functions"):
+        WeightEnabling(only=lambda *_: True).to_json()
+
+
+class NormByHand(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(8))
+        self.register_buffer("running_var", torch.ones(8))
+
+    def forward(self, x):
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var)
+
+
+@pytest.mark.parametrize("norm", [NormByHand(), nn.InstanceNorm2d(8, track_running_stats=True)])
+def test_running_statistics_outside_batch_norm_are_refused(norm: nn.Module):
+    model = nn.Sequential(nn.Conv2d(4, 8, 1), norm, nn.Conv2d(8, 2, 1))
+    with pytest.raises(ValueError, match=r"'1' is a \w+ with running statistics, which cannot be"):
+        plan_of(model, 1, 4, 3, 3)
+
+
+def test_a_norm_without_momentum_behind_a_concatenation_has_one_affine():
+    model = Concatenation()
+    model.norm.momentum = None
+    plan = plan_of(model, 1, 8, 3, 3)
+    assert plan.replacements["norm"].patterns == (1,)
+
+
+def test_hooks_are_not_lost_silently():
+    model = small_resnet()
+    model.block1.conv1.register_full_backward_hook(lambda *_: None)
+    assert reasons(plan_of(model, 1, 3, 6, 6))["block1.conv1"] == "has hooks, which would be lost"
+    model.block1.bn1.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"batch norm 'block1.bn1' has hooks, which would be lost"):
+        plan_of(model, 1, 3, 6, 6)
+
+
 def followers(plan) -> dict[str, list[str]]:
     """Each knob and what it sets; a slice is written `norm[1]`."""
     return {
@@ -209,7 +348,7 @@ def test_what_is_left_alone_says_why():
         "3": "already has 4 groups",
         "4.fc": "works on a 1x1 map",
         "5": "is a Odd, not a plain torch.nn.Conv2d or Linear",
-        "6": "has forward hooks, which would not see what they expect",
+        "6": "has hooks, which would be lost",
         "7": "shares its weight with another layer",
         "8": "shares its weight with another layer",
         "9": "is called 2 times in one pass",
@@ -247,7 +386,7 @@ def test_an_unknown_batch_norm_is_refused_by_name():
         pass
 
     model = nn.Sequential(nn.Conv2d(4, 8, 1), Strange(8), nn.Conv2d(8, 2, 1))
-    with pytest.raises(ValueError, match="'1' is a batch norm of class Strange"):
+    with pytest.raises(ValueError, match="'1' is a Strange with running statistics"):
         plan_of(model, 1, 4, 3, 3)
 
 

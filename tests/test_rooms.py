@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "zoo": set(),
     "data": set(),
-    "saving": {"conversion", "layers", "methods", "files", "space", "version", "zoo"},
+    "saving": {"conversion", "layers", "methods", "modules", "files", "space", "version", "zoo"},
     "report": {"files", "space", "tables"},
 }  # fmt: skip
 FREE_OF_TORCH = ("version", "files", "space", "tables", "measure", "exploration")

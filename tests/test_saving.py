@@ -149,7 +149,7 @@ def test_other_files_are_refused(tmp_path: Path, saved: Path):
     refused(_written(tmp_path / "a", save({"x": torch.ones(1)})), "no header")
     rewrite(saved, lambda header, _: header.update(format="other"))
     refused(saved, "format 'other'")
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         we.load(tmp_path / "absent")
 
 
@@ -173,6 +173,47 @@ def test_another_architecture_is_refused_by_its_first_difference(saved: Path):
             nn.Linear(288, 2),
         ),
     )
+
+
+def test_a_network_of_equal_shapes_that_computes_something_else_is_refused(saved: Path):
+    class Other(SmallResNet):
+        def forward(self, x):
+            return super().forward(torch.sigmoid(x))
+
+    strided = SmallResNet()
+    strided.block2.conv2.dilation = strided.block2.conv2.padding = (2, 2)
+    for model in (Other(), strided):
+        refused(saved, "gives other answers than were saved with them", model)
+
+
+def test_a_space_that_differs_is_refused(saved: Path):
+    model = SmallResNet()
+    model.block1.conv1.register_forward_hook(lambda *_: None)  # a hook keeps it from switching
+    refused(saved, "switches 8 layers from|is absent in the|made for another architecture", model)
+
+
+def test_masks_of_infinity_are_saved(tmp_path: Path):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.register_buffer("mask", torch.tensor([float("-inf")] * 4 + [0.0] * 4))
+
+        def forward(self, x):
+            return self.b((self.a(x) + self.mask).softmax(-1))
+
+    net = we.convert(Masked(), torch.zeros(1, 8))
+    assert we.load(we.save(net, tmp_path / "net.safetensors"), Masked()).mask[0] == float("-inf")
+
+
+def test_paths_that_cannot_serve_are_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none to write net into"):
+        we.save(trained(), tmp_path / "none" / "net")
+    with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
+        we.load(tmp_path)
+    path = tmp_path / "odd"
+    path.write_bytes(save({"x": torch.ones(1)}, {"wenable": "[1]"}))
+    refused(path, "no header")
 
 
 def test_a_file_that_does_not_say_how_it_is_built_needs_the_model(saved: Path):

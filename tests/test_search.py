@@ -1,5 +1,7 @@
 """Exploring a real network: modes calibrated, costs real, the network left in order."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -60,15 +62,33 @@ def test_a_search_that_fails_leaves_no_statistics_behind():
     assert set(net.calibrated_modes) == before
 
 
-@pytest.mark.parametrize("was_on", [True, False])
-def test_denormals_are_flushed_while_timing_only(was_on: bool):
-    tiny = torch.tensor(1e-310, dtype=torch.float64)
-    torch.set_flush_denormal(was_on)
-    try:
-        mode_latencies(converted(), [], QUICK)
-        assert bool(tiny * 1.0 == 0) == was_on
-    finally:
-        torch.set_flush_denormal(False)
+class Denormal(torch.nn.Module):
+    """Counts, while it runs, how many of many denormal products are not flushed to zero."""
+
+    kept: ClassVar[list[int]] = []
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)
+        self.tiny = torch.full((4_000_000,), 1e-39)
+
+    def forward(self, x):
+        if not torch.compiler.is_compiling():
+            Denormal.kept.append(int(((self.tiny * 1.0) > 0).sum()))
+        return self.b(self.a(x))
+
+
+def test_denormals_are_flushed_in_every_thread_while_timing_only():
+    net = we.convert(Denormal(), torch.zeros(1, 8), method=we.WeightEnabling((1, 2)))
+    Denormal.kept.clear()
+    net(torch.zeros(1, 8))  # starts the pool of this thread, which does not flush
+    assert Denormal.kept == [4_000_000]
+    Denormal.kept.clear()
+    mode_latencies(net, [net.space.full], QUICK)
+    timed = Denormal.kept[-6:]  # `extract` runs it too, in this thread
+    assert timed == [0] * 6
+    net(torch.zeros(1, 8))
+    assert Denormal.kept[-1] == 4_000_000
 
 
 def test_latencies_of_other_types_of_input():

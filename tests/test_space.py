@@ -68,12 +68,8 @@ def test_cheaper_moves_one_knob_one_option(mode: Mode):
 
 @given(spaces(), st.sampled_from([1, 2, 3, 4, 6, 8, 16]))
 def test_uniform_takes_the_nearest_option_below(space: Space, n: int):
-    if any(n in knob.options for knob in space.knobs):
-        for knob, option in zip(space.knobs, space.uniform(n).options, strict=True):
-            assert option == max(o for o in knob.options if o <= n)
-    else:
-        with pytest.raises(ValueError, match=f"`n` \\(={n}\\) is an option of no knob"):
-            space.uniform(n)
+    for knob, option in zip(space.knobs, space.uniform(n).options, strict=True):
+        assert option == max(o for o in knob.options if o <= n)
 
 
 def test_the_size_of_resnet50s_space_is_exact():
@@ -91,6 +87,7 @@ def test_samples_come_from_the_given_generator_and_reach_every_option(rng):
     assert space.sample(random.Random(9)) == space.sample(random.Random(9))
 
 
+OTHER = Space((Knob("x", (1, 2)),))
 SPACE = Space(
     (
         Knob("layers.0.conv1", (1, 2, 4), (("input channels", 12), ("output channels", 8))),
@@ -121,7 +118,16 @@ def test_texts_that_a_person_types(text: str, options: tuple[int, ...]):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("1/3", r"`n` \(=3\) is an option of no knob; allowed: 1, 2, 4, 8, 16"),
+        (4, "`mode` \\(=4\\) must be a mode, a text as '1/4', or a dict over all knobs"),
+        (None, "`mode` \\(=None\\) must be a mode"),
+        (
+            {"layers.0.conv1": 1, "layers.0.conv2": 2.0, "layers.1.conv1": 1},
+            r"`groups` \(=2.0\) of 'layers.0.conv2' must be a whole number; allowed: 1, 2, 4, 8",
+        ),
+        (
+            {"layers.0.conv1": True, "layers.0.conv2": 2, "layers.1.conv1": 1},
+            r"`groups` \(=True\) of 'layers.0.conv1' must be a whole number",
+        ),
         ("4", "'4', which is no pattern; write 1 or 1/n"),
         ("1/0", "'1/0', which is no pattern"),
         ("1/2*0,1", "repeats a pattern '0' times"),
@@ -153,9 +159,18 @@ def test_modes_outside_the_space_are_refused_by_name(choice, message: str):
 
 
 def test_a_mode_of_another_space_is_refused():
-    other = Space((Knob("x", (1, 2)),))
     with pytest.raises(ValueError, match="belongs to the space of another network"):
-        SPACE.mode(other.full)
+        SPACE.mode(OTHER.full)
+
+
+def test_modes_and_knobs_are_ordered():
+    modes = [SPACE.smallest, SPACE.full, SPACE.uniform(2)]
+    assert sorted(modes) == [SPACE.full, SPACE.uniform(2), SPACE.smallest]
+    assert sorted(SPACE.knobs, reverse=True)[0].name == "layers.1.conv1"
+    assert Knob("a", [1, 2]) == Knob("a", (1, 2))
+    assert hash(Space([Knob("a", (1, 2))])) == hash(Space((Knob("a", (1, 2)),)))
+    with pytest.raises(TypeError):
+        _ = SPACE.full < OTHER.full
 
 
 @pytest.mark.parametrize(
@@ -167,6 +182,9 @@ def test_a_mode_of_another_space_is_refused():
         (lambda: Knob("a", (1, 5), (("input channels", 8),)), "`groups` \\(=5\\) must divide"),
         (lambda: Space(()), "`knobs` is empty"),
         (lambda: Space((Knob("a", (1,)), Knob("a", (1, 2)))), "names 'a' more than once"),
+        (lambda: SPACE.uniform(0), "`n` \\(=0\\) must be a whole number above 0"),
+        (lambda: SPACE.cheaper(OTHER.full), "belongs to the space of another network"),
+        (lambda: SPACE.full.is_no_costlier_than(OTHER.full), "belongs to the space of another"),
         (lambda: Mode(SPACE, (1, 1)), "has 2 entries; the space has 3 knobs"),
         (lambda: Space.from_json({"knobs": [{"name": "a"}]}), "not the JSON form of a space"),
     ],

@@ -109,13 +109,42 @@ def test_nan_in_the_loss_stops_before_the_weights_change():
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change():
+    class Root(nn.Module):
+        def forward(self, x):
+            return x + (x * 0).sqrt()  # the value is finite, the gradient of the root is not
+
+    net = we.convert(nn.Sequential(nn.Linear(4, 8), Root(), nn.Linear(8, 2)), torch.ones(1, 4))
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(FloatingPointError, match=r"the gradient of '0.weight' is not finite"):
+        we.train(net, [(torch.randn(4, 4), torch.zeros(4, dtype=torch.long))])
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_label_smoothing_and_seed_change_what_is_trained():
+    results = []
+    for settings in ({}, {"label_smoothing": 0.3}, {"seed": 5}):
+        torch.manual_seed(0)
+        net = converted(small_resnet())
+        we.train(net, batches(), we.TrainConfig(passes=3, epochs=1, **settings))
+        results.append(net.fc.weight.clone())
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_frozen_networks_are_refused():
+    net = converted(small_resnet().requires_grad_(False))
+    with pytest.raises(ValueError, match="no parameter that asks for a gradient"):
+        we.train(net, batches())
+
+
 def test_batches_that_do_not_fit_are_refused():
     net, (x, y) = converted(), batches(1)[0]
     for loader, message in (
         ([], "`loader` must have a length above 0"),
         ([(x, y[:3])], "must hold one class for each"),
         ([(x, y + 9)], "must be classes from 0 to 4"),
-        ([(x[:, :2], y)], "must have 4 dimensions and 3 channels"),
+        ([(x[:, :2], y)], "does not fit this network"),
     ):
         with pytest.raises(ValueError, match=message):
             we.train(net, loader, we.TrainConfig(epochs=1))
@@ -128,6 +157,10 @@ def test_batches_that_do_not_fit_are_refused():
     [
         ({"passes": 1}, "`passes` \\(=1\\) must be at least 2: the full and the smallest mode"),
         ({"counting": "some"}, "`counting` \\(='some'\\)"),
+        ({"passes": 2.5}, "`passes` \\(=2.5\\) must be a whole number"),
+        ({"epochs": "4"}, "`epochs` \\(='4'\\) must be a whole number"),
+        ({"seed": -1}, "`seed` \\(=-1\\) must be at least 0"),
+        ({"learning_rate": float("inf")}, "`learning_rate` \\(=inf\\)"),
         ({"epochs": 0}, "`epochs` \\(=0\\)"),
         ({"learning_rate": 0}, "`learning_rate`"),
         ({"momentum": 1.0}, "`momentum`"),

@@ -10,7 +10,7 @@ import torch
 
 from wenable.conversion import DynamicNetwork
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
-from wenable.modules import device_of, in_eval_mode
+from wenable.modules import call_network, device_of, in_eval_mode
 from wenable.space import ModeChoice
 
 
@@ -27,8 +27,9 @@ def calibrate(
     in training, and no weight changes.
 
     - `modes`: one or several modes, in any form that `set_mode` takes.
-    - `batches`: batches of training images, shape `(N, ...)`, or `(images, labels)` pairs; gone
-      through once for each mode, so an iterator serves one mode only.
+    - `batches`: batches of training images, shape `(N, ...)`, or `(images, labels)` pairs, whose
+      images are a tuple where the network takes several inputs; gone through once for each mode,
+      so an iterator serves one mode only.
 
     Raises `ValueError` where `batches` is empty, or a mode is not of this network.
 
@@ -62,8 +63,7 @@ def _estimate(net: DynamicNetwork, batches: Iterable[Any]) -> tuple[dict[str, St
     with _collecting(norms) as moments, in_eval_mode(net), torch.no_grad():
         for batch in batches:
             x = batch[0] if isinstance(batch, list | tuple) else batch
-            net(x.to(device))
-            images += x.shape[0]
+            images += call_network(net, x, device)[1]
     if not images:
         raise ValueError("`batches` is empty; calibration needs a few hundred training images")
     return {name: _statistics(norm, moments[name]) for name, norm in norms.items()}, images

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Calibration:
 
     statistics: Mapping[str, Statistics] | None
     images: int | None
-    weights: float
+    weights: int
 
 
 @dataclass
@@ -90,12 +91,17 @@ class DynamicNetwork(nn.Module):
 
     @property
     def example_batch(self) -> tuple[torch.Tensor, ...]:
-        """One example for every input: random numbers, or zeros for whole ones."""
+        """One example for every input, always the same: random numbers, zeros for whole ones."""
         state, device = self._wenable, device_of(self)
+        floating = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+        generator = torch.Generator().manual_seed(0)
         inputs = []
         for shape, dtype in zip(state.example_shapes, state.example_dtypes, strict=True):
-            draw = torch.randn if dtype.is_floating_point else torch.zeros
-            inputs.append(draw(1, *shape[1:], dtype=dtype, device=device))
+            if dtype.is_floating_point:  # the network may have changed its type since
+                drawn = torch.randn(1, *shape[1:], generator=generator)
+                inputs.append(drawn.to(device, floating or dtype))
+            else:
+                inputs.append(torch.zeros(1, *shape[1:], dtype=dtype, device=device))
         return tuple(inputs)
 
     def example_to_json(self) -> list[dict[str, Any]]:
@@ -162,7 +168,15 @@ class DynamicNetwork(nn.Module):
     @property
     def calibrated_modes(self) -> tuple[Mode, ...]:
         """The modes whose norm statistics belong to the present weights."""
-        return tuple(mode for mode in self._wenable.calibrations if self.is_calibrated(mode))
+        fresh = self._fingerprints()
+        return tuple(
+            mode for mode, kept in self._wenable.calibrations.items() if _belongs(kept, fresh)
+        )
+
+    def _fingerprints(self) -> dict[bool, int]:
+        """Return the checksums of the present weights, with and without the norms' statistics."""
+        wanted = {kept.statistics is None for kept in self._wenable.calibrations.values()}
+        return {own: weights_fingerprint(self, with_norms=own) for own in wanted}
 
     def is_calibrated(self, mode: ModeChoice) -> bool:
         """Say whether the norm statistics of a mode were estimated with the present weights.
@@ -175,8 +189,8 @@ class DynamicNetwork(nn.Module):
             return True
         if calibration is None:
             return False
-        weights = weights_fingerprint(self)
-        return abs(weights - calibration.weights) <= 1e-9 * max(abs(weights), 1.0)
+        own = calibration.statistics is None
+        return _belongs(calibration, {own: weights_fingerprint(self, with_norms=own)})
 
     def store_calibration(
         self, mode: Mode, statistics: Mapping[str, Statistics], images: int
@@ -188,6 +202,12 @@ class DynamicNetwork(nn.Module):
         if set(statistics) != set(self._wenable.norms):
             missing = sorted(set(self._wenable.norms) ^ set(statistics))
             raise ValueError(f"`statistics` does not match the network's norms at {missing[:3]}")
+        for name, each in statistics.items():
+            if not (bool(each.mean.isfinite().all()) and bool(each.var.isfinite().all())):
+                raise ValueError(
+                    f"the statistics of {name!r} in mode {mode} are not finite: look for NaN in the"
+                    " images; nothing was stored"
+                )
         calibration = Calibration(dict(statistics), images, weights_fingerprint(self))
         self.restore_calibration(mode, calibration)
 
@@ -222,41 +242,53 @@ class DynamicNetwork(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network in its present mode; a pass in training drops stored calibrations.
 
-        Raises `ValueError` where an input has another number of dimensions or channels than the
-        example that the network was converted with.
+        Raises `ValueError` for an input with another number of dimensions than the example that the
+        network was converted with, and where it fails on one of another size.
         """
-        self._check_inputs(args)
         if self.training and self._wenable.calibrations:
             self.forget_calibrations()
-        return super().forward(*args, **kwargs)
+        self._check_dimensions(args)
+        try:
+            return super().forward(*args, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            raise self._explained(error, args) from error
 
-    def _check_inputs(self, inputs: tuple[Any, ...]) -> None:
+    def _check_dimensions(self, inputs: tuple[Any, ...]) -> None:
+        # A single image without its batch would pass some layers and mean something else.
         for given, example in zip(inputs, self._wenable.example_shapes, strict=False):
-            if not example or not isinstance(given, torch.Tensor):
-                continue
-            # Images have their channels, vectors their features in dimension 1; of other inputs
-            # any size may vary.
-            fixed = slice(1, 2) if len(example) in (2, 4) else slice(0)
-            if given.ndim != len(example) or given.shape[fixed] != torch.Size(example[fixed]):
-                noun = {2: " and {} features", 4: " and {} channels"}.get(len(example), "")
+            if example and isinstance(given, torch.Tensor) and given.ndim != len(example):
                 raise ValueError(
-                    f"`input` (of shape {tuple(given.shape)}) must have {len(example)} dimensions"
-                    f"{noun.format(example[1] if len(example) > 1 else '')}; the network was"
-                    f" converted for ({', '.join(['N', *map(str, example[1:])])})"
+                    f"`input` (of shape {tuple(given.shape)}) must have {len(example)} dimensions;"
+                    f" the network was converted for ({', '.join(['N', *map(str, example[1:])])})"
                 )
 
+    def _explained(self, error: Exception, inputs: tuple[Any, ...]) -> Exception:
+        """Return an error that names the input, where its shape is not that of the example."""
+        for given, example in zip(inputs, self._wenable.example_shapes, strict=False):
+            shape = tuple(getattr(given, "shape", ()))
+            if example and shape[1:] != example[1:]:
+                first_line = str(error).strip().splitlines()[0]
+                return ValueError(
+                    f"`input` (of shape {shape}) does not fit this network, which was converted for"
+                    f" ({', '.join(['N', *map(str, example[1:])])}): {first_line}"
+                )
+        return error
 
-def weights_fingerprint(net: nn.Module) -> float:
-    """Return a number that changes when the weights do; the same on every device, to rounding."""
-    with torch.no_grad():
-        # Weighed by position, so that values that change places are noticed as well.
-        sums = [
-            float(values @ torch.linspace(1, 2, len(values), device=values.device).double())
-            * (1 + position) ** 0.5
-            for position, parameter in enumerate(net.parameters())
-            for values in [parameter.detach().flatten().double()]
-        ]
-    return sum(sums)
+
+def _belongs(calibration: Calibration, fingerprints: Mapping[bool, int]) -> bool:
+    return calibration.weights == fingerprints[calibration.statistics is None]
+
+
+def weights_fingerprint(net: nn.Module, *, with_norms: bool = False) -> int:
+    """Return a checksum of the weights, and of the norms' running statistics where asked for."""
+    tensors = list(net.parameters())
+    if with_norms:
+        tensors += [b for name, b in net.named_buffers() if name.endswith(("_mean", "_var"))]
+    checksum = 0
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous().flatten()
+        checksum = zlib.crc32(values.view(torch.uint8).numpy().data, checksum)
+    return checksum
 
 
 def convert(
@@ -291,6 +323,10 @@ def convert(
         graph = trace(net, inputs)
         expected, full_macs = _run_counted(net, inputs)
     plan = method.plan(net, graph)
+    if "" in plan.replacements:
+        raise ValueError(
+            f"`model` (={type(model).__name__}) is a single layer; wrap it in torch.nn.Sequential"
+        )
     weights = sum(parameter.numel() for parameter in net.parameters())
     _put_in_place(net, plan.replacements)
     net._wenable = _State(
@@ -313,8 +349,9 @@ def convert(
         },
     )
     net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
-    _check_converted(net, inputs, expected)
-    net._wenable.calibrations[net.space.full] = Calibration(None, None, weights_fingerprint(net))
+    _check_converted(net, inputs, expected, {call.module for call in graph.norms})
+    fingerprint = weights_fingerprint(net, with_norms=True)
+    net._wenable.calibrations[net.space.full] = Calibration(None, None, fingerprint)
     return net
 
 
@@ -347,7 +384,30 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
         if isinstance(module, WeightEnabled | SwitchableBatchNorm)
     }
     _put_in_place(plain, replacements)
+    _check_extracted(net, mode, plain)
     return plain
+
+
+def _check_extracted(net: DynamicNetwork, mode: Mode, plain: nn.Module) -> None:
+    """Run both on an example: some networks look into their layers while they run."""
+    example = net.example_batch
+    with torch.no_grad(), in_eval_mode(net), in_eval_mode(plain), net.using(mode):
+        expected = tree_flatten(net(*example))[0]
+        try:
+            found = tree_flatten(plain(*example))[0]
+        except (AttributeError, TypeError) as error:
+            raise RuntimeError(
+                f"mode {mode} cannot be extracted: the network looks into a layer that was"
+                f" replaced ({error})"
+            ) from error
+    for ours, theirs in zip(expected, found, strict=True):
+        if isinstance(ours, torch.Tensor) and ours.is_floating_point():
+            tolerance = 100 * torch.finfo(ours.dtype).eps * max(float(ours.abs().max()), 1.0)
+            if not torch.allclose(ours, theirs, rtol=0, atol=tolerance, equal_nan=True):
+                raise RuntimeError(
+                    f"mode {mode} does not compute the same once extracted; this is a defect of"
+                    " wenable: please report the network"
+                )
 
 
 def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
@@ -378,9 +438,14 @@ def _check_convertible(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     if any(isinstance(each, torch.Tensor) and (not each.ndim or not len(each)) for each in inputs):
         raise ValueError("`example_input` must hold at least one example, in its first dimension")
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not bool(parameter.isfinite().all()):
             raise ValueError(
                 f"`model` has NaN or infinite weights in {name!r}; nothing was converted"
+            )
+    for name, buffer in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")) and not bool(buffer.isfinite().all()):
+            raise ValueError(
+                f"`model` has NaN or infinite values in {name!r}; nothing was converted"
             )
     taken = [name for name in vars(DynamicNetwork) if not name.startswith("_")]
     clash = [name for name in taken if hasattr(model, name) and not hasattr(nn.Module, name)]
@@ -443,7 +508,9 @@ def _put_in_place(net: nn.Module, replacements: Mapping[str, nn.Module]) -> None
             setattr(net.get_submodule(parent), leaf, replacement)
 
 
-def _check_converted(net: Any, inputs: tuple[Any, ...], expected: list[Any]) -> None:
+def _check_converted(
+    net: Any, inputs: tuple[Any, ...], expected: list[Any], norms: set[str]
+) -> None:
     """Compare the full mode with the original, and the cost of the smallest with its formula."""
     with in_eval_mode(net):
         outputs, macs = _run_counted(net, inputs)
@@ -456,10 +523,20 @@ def _check_converted(net: Any, inputs: tuple[Any, ...], expected: list[Any]) -> 
             "the converted network does not compute what the original did, so it is not handed back;"
             " this is a defect of wenable: please report the network"
         )
+    entered: set[str] = set()
+    handles = [
+        norm.register_forward_pre_hook(lambda *_, name=name: entered.add(name))
+        for name, norm in net.switchable_norms().items()
+    ]
     with in_eval_mode(net), net.using("smallest"):
         _, macs = _run_counted(net, inputs)
-        if macs != net.macs():
-            raise RuntimeError(
-                f"the smallest mode costs {macs} MACs where {net.macs()} were expected: some layer"
-                " is reached past its registered place, so its mode cannot be set"
-            )
+        expected_macs = net.macs()
+    for handle in handles:
+        handle.remove()
+    past = sorted(norms - entered)
+    if past or macs != expected_macs:
+        what = f"norm {past[0]!r} is" if past else "some layer is"
+        raise RuntimeError(
+            f"{what} reached past its registered place (through a plain list, say), so its mode"
+            f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
+        )

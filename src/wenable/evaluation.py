@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from wenable.conversion import DynamicNetwork, warn_if_uncalibrated
-from wenable.modules import device_name, device_of, in_eval_mode
+from wenable.modules import call_network, device_name, device_of, in_eval_mode
 from wenable.space import ModeChoice
 from wenable.tables import Reading
 
@@ -62,7 +63,7 @@ def count_right(
     device = device_of(model)
     with in_eval_mode(model), torch.inference_mode():
         for images, labels in loader:
-            outputs = model(images.to(device))
+            outputs, _ = call_network(model, images, device)
             check_batch(outputs, labels)
             if bool(outputs.isnan().any()):
                 raise ValueError(f"the outputs of {what} hold NaN; its accuracy means nothing")
@@ -73,8 +74,12 @@ def count_right(
     return right, total
 
 
-def check_batch(outputs: torch.Tensor, labels: torch.Tensor) -> None:
+def check_batch(outputs: Any, labels: torch.Tensor) -> None:
     """Raise `ValueError` unless outputs `(N, classes)` and labels `(N,)` fit together."""
+    if not isinstance(outputs, torch.Tensor):
+        raise ValueError(
+            f"the network's outputs (a {type(outputs).__name__}) must be one tensor (N, classes)"
+        )
     if outputs.ndim != 2 or labels.shape != outputs.shape[:1]:
         raise ValueError(
             f"`labels` (of shape {tuple(labels.shape)}) must hold one class for each of the"

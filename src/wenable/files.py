@@ -17,6 +17,8 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
     Raises `OSError` where the folder does not exist or cannot be written.
     """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} into")
     content = data.encode("utf-8") if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:

@@ -78,6 +78,8 @@ class LayerCall:
     output_shape: tuple[int, ...]
     direct: bool
     """Whether the module itself was running, or another one that uses its parameters."""
+    axis: int
+    """The dimension that it reads as channels, counted from the end."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Graph:
     norms: tuple[LayerCall, ...]
     outputs: tuple[Origin | None, ...]
     computed_weights: frozenset[str]
-    """Modules whose weight is changed before it is used (weight norm, standardisation)."""
+    """Modules whose weight is used otherwise than by their own operation: changed before it (weight
+    norm, standardisation), or in another product besides (a tied decoder)."""
     examples: int
     """How many examples the traced batch held."""
     attention: frozenset[str]
@@ -125,6 +128,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     walker = _Walker(model, names)
     for node in program.graph.nodes:
         walker.visit(node)
+        walker.note_other_uses(node)
     return Graph(
         tuple(walker.layers),
         tuple(walker.norms),
@@ -135,6 +139,13 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     )
 
 
+# Operations whose result shares its memory with their first argument.
+_VIEWS = """
+    select slice narrow view reshape flatten squeeze unsqueeze unflatten permute transpose expand
+    split split_with_sizes chunk getitem detach alias
+""".split()
+# Operations that read a parameter as it is; what they mean for switching is handled there.
+_READERS_OF_WEIGHTS = ("conv1d", "conv2d", "conv3d", "linear", "batch_norm")
 # Products of two tensors that layers wrote: of queries with keys, of their softmax with values.
 _ATTENTION_PRODUCTS = ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm", "einsum")
 _ATTENTION = "<attention>"
@@ -175,7 +186,14 @@ class _Walker:
         self.origins[node] = origin
         # An in-place operation changes what later readers of its first argument see.
         if name.endswith("_") and node.args and isinstance(node.args[0], Node):
-            self.origins[node.args[0]] = origin
+            self._written_in_place(node.args[0], origin)
+
+    def _written_in_place(self, node: Node, origin: Origin | None) -> None:
+        self.origins[node] = origin
+        # What is written to part of a tensor changes the whole, in ways that are not followed.
+        while _operation(node).removesuffix("_") in _VIEWS and isinstance(node.args[0], Node):
+            node = node.args[0]
+            self.origins[node] = None
 
     def _written_by(self, node: Node, name: str) -> frozenset[str]:
         """Return the last layers that wrote to a node's output, and note those of attention."""
@@ -215,6 +233,15 @@ class _Walker:
         module, _, found = self.names[argument.name].rpartition(".")
         return self.first_names.get(module) if found == leaf else None
 
+    def note_other_uses(self, node: Node) -> None:
+        """Note the modules whose parameters are read by anything but a layer or a norm."""
+        if _operation(node) in _READERS_OF_WEIGHTS or node.op == "output":
+            return
+        for argument in node.all_input_nodes:
+            name = self.names.get(argument.name, "")
+            if self.first_names.get(name.rpartition(".")[0]) and name.endswith(".weight"):
+                self.computed.add(self.first_names[name.rpartition(".")[0]])
+
     def running(self, node: Node) -> str | None:
         """Return the innermost module that is running at a node, by its first name."""
         stack = list(node.meta.get("nn_module_stack", {}).values())
@@ -222,7 +249,7 @@ class _Walker:
 
 
 def _operation(node: Node) -> str:
-    target = node.target
+    target = node.target if node.op == "call_function" else ""
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.removeprefix("aten::")
     return getattr(target, "__name__", str(target))
@@ -260,7 +287,7 @@ def _layer(walker: _Walker, node: Node, axis: int) -> Origin | None:
         walker.computed |= _owners_behind(walker, weight)
         return Origin(axis, (Slice(shape[axis], frozenset({f"<{node.name}>"})),))
     direct = walker.running(node) == module
-    call = LayerCall(module, walker.origin(source), _shape(source), shape, direct)
+    call = LayerCall(module, walker.origin(source), _shape(source), shape, direct, axis)
     walker.layers.append(call)
     return Origin(axis, (Slice(shape[axis], frozenset({module})),))
 
@@ -299,7 +326,11 @@ def _batch_norm(walker: _Walker, node: Node) -> Origin | None:
     module = walker.owner(node, node.args[3], "running_mean")
     if module is not None:
         direct = walker.running(node) == module
-        call = LayerCall(module, origin, _shape(node.args[0]), _shape(node), direct)
+        # It normalises along dimension 1, whatever the channels of the layer before are.
+        along = origin is not None and origin.axis == 1 - len(_shape(node.args[0]))
+        shapes = (_shape(node.args[0]), _shape(node))
+        axis = 1 - len(shapes[0])
+        call = LayerCall(module, origin if along else None, *shapes, direct, axis)
         walker.norms.append(call)
     return origin
 
@@ -315,8 +346,12 @@ def _binary(walker: _Walker, node: Node) -> Origin | None:
             return walker.origin(other)
     first, second = walker.origin(left), walker.origin(right)
     if _operation(node).startswith("mul"):
-        for gate, gated in ((left, second), (right, first)):
-            if gated is not None and _is_gate(_shape(gate), gated.axis):
+        for gate, other, gated in ((left, right, second), (right, left, first)):
+            if (
+                gated is not None
+                and _is_gate(_shape(gate), gated.axis)
+                and not _is_gate(_shape(other), gated.axis)
+            ):
                 return gated
     if first is None or second is None or first.axis != second.axis:
         return None

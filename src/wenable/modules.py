@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,3 +33,9 @@ def device_name(model: nn.Module) -> str:
     """Return the machine that runs a network: the GPU it lies on, or the processor."""
     device = device_of(model)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else describe_device()
+
+
+def call_network(model: nn.Module, x: Any, device: torch.device) -> tuple[Any, int]:
+    """Return the outputs for a batch, one tensor or a tuple of several inputs, and its length."""
+    inputs = x if isinstance(x, tuple) else (x,)
+    return model(*(each.to(device) for each in inputs)), len(inputs[0])

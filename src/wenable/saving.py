@@ -20,17 +20,20 @@ import safetensors
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from wenable.conversion import Calibration, DynamicNetwork, convert
 from wenable.files import write_whole
 from wenable.layers.batch_norm import Statistics
 from wenable.methods.weight_enabling import WeightEnabling
+from wenable.modules import in_eval_mode
 from wenable.space import Space
 from wenable.version import __version__
 from wenable.zoo import Source, build
 
 FORMAT, VERSION = "wenable-network", 1
 _CALIBRATIONS = "wenable.calibrations"
+_ANSWERS = "wenable.answers"
 _MOST_EXAMPLE_VALUES = 10**8  # of the example input that a file can make `load` allocate
 
 
@@ -43,9 +46,12 @@ def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
     Raises `ValueError` where weights hold NaN, `OSError` where the file cannot be written.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
-    broken = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-    if broken:
-        raise ValueError(f"`net` has NaN or infinite values in {broken[0]!r}; nothing was written")
+    parameters = {name for name, _ in net.named_parameters()}
+    for name, tensor in tensors.items():
+        # Infinity is a number to some buffers: masks of attention hold it.
+        infinite = name in parameters and not bool(tensor.isfinite().all())
+        if infinite or (tensor.is_floating_point() and bool(tensor.isnan().any())):
+            raise ValueError(f"`net` has NaN or infinite values in {name!r}; nothing was written")
     calibrations = []
     for number, mode in enumerate(net.calibrated_modes):
         kept = net.calibration(mode)
@@ -57,6 +63,8 @@ def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
         for norm, statistics in (kept.statistics or {}).items():
             tensors[f"{_CALIBRATIONS}.{number}.{norm}.mean"] = statistics.mean.cpu()
             tensors[f"{_CALIBRATIONS}.{number}.{norm}.var"] = statistics.var.cpu()
+    for number, answer in enumerate(_answers(net)):
+        tensors[f"{_ANSWERS}.{number}"] = answer
     # A copy each: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     source = getattr(net, "wenable_source", None)
@@ -99,18 +107,46 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
         wanted = list(header["calibrations"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a network saved by wenable: {error}") from error
-    weights = {n: t for n, t in tensors.items() if not n.startswith(f"{_CALIBRATIONS}.")}
+    weights = {n: t for n, t in tensors.items() if not n.startswith((_CALIBRATIONS, _ANSWERS))}
     dtype = next((t.dtype for t in weights.values() if t.is_floating_point()), torch.float32)
     net = convert(copy.deepcopy(model).to(dtype), example, method=method)
     _check_architecture(net, weights, space, path)
     net.load_state_dict(weights)
     _put_calibrations(net, wanted, tensors, path)
-    return net.eval()
+    _check_answers(net.eval(), tensors, path)
+    return net
+
+
+def _answers(net: DynamicNetwork) -> list[torch.Tensor]:
+    """Return the first values of what the full mode answers to the network's own example."""
+    with torch.no_grad(), in_eval_mode(net), net.using("full"), torch.random.fork_rng():
+        torch.manual_seed(0)
+        outputs = tree_flatten(net(*net.example_batch))[0]
+    return [
+        output.detach().cpu().flatten()[:64].float()
+        for output in outputs
+        if isinstance(output, torch.Tensor)
+    ]
+
+
+def _check_answers(net: DynamicNetwork, tensors: Mapping[str, torch.Tensor], path: Any) -> None:
+    """Compare with the answers in the file: equal shapes do not make equal networks."""
+    for number, answer in enumerate(_answers(net)):
+        expected = tensors.get(f"{_ANSWERS}.{number}", torch.empty(0))
+        tolerance = 1e-2 * max(float(answer.abs().max()), 1e-3) if len(answer) else 0.0
+        if answer.shape != expected.shape or not torch.allclose(
+            answer, expected, rtol=0, atol=tolerance, equal_nan=True
+        ):
+            raise ValueError(
+                f"{path} was made for another architecture: with its weights this"
+                f" {net.original_class.__name__} gives other answers than were saved with them"
+            )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"`path` (={path}) {what}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("wenable", "")
@@ -118,9 +154,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except Exception as error:  # safetensors raises its own type for each kind of damage
         raise ValueError(f"{path} is truncated or no safetensors file: {error}") from error
     try:
-        header = json.loads(text)
+        header = dict(json.loads(text))
         found = header.pop("sha256")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a network saved by wenable: no header") from error
     if header.get("format") != FORMAT:
         raise ValueError(
@@ -196,7 +232,7 @@ def _put_calibrations(
                     )
                     for norm in net.switchable_norms()
                 }
-            calibration = Calibration(statistics, each["images"], float(each["weights"]))
+            calibration = Calibration(statistics, each["images"], int(each["weights"]))
             net.restore_calibration(net.space.mode(str(each["mode"])), calibration)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} lacks the statistics of a mode it lists: {error}") from error

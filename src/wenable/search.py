@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
 import torch
@@ -63,9 +63,11 @@ def explore(
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
     before = set(net.calibrated_modes)
+    evaluated: set[Mode] = set()
 
     def accuracy(mode: Mode) -> Reading:
-        if not net.is_calibrated(mode):
+        evaluated.add(mode)
+        if mode not in before:
             calibrate(net, mode, calibration_batches)
         return evaluate(net, mode, search_batches, split="the search split")
 
@@ -74,13 +76,24 @@ def explore(
             return [Reading(net.macs(mode), "MACs", source="counted") for mode in modes]
         return mode_latencies(net, modes, timing)
 
+    path: set[Mode] = {net.space.full}
+
+    def drop_the_others(keep: set[Mode]) -> None:
+        net.forget_calibrations([mode for mode in evaluated if mode not in before | keep])
+        evaluated.intersection_update(keep)
+
+    def end_step(step: SearchStep) -> None:
+        path.add(step.taken.mode)
+        drop_the_others(path)
+        if on_step is not None:
+            on_step(step)
+
     found: set[Mode] = set()
     try:
-        front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=on_step)
+        front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=end_step)
         found = {*front.modes, front.chosen.mode}
     finally:
-        done = [mode for mode in net.calibrated_modes if mode not in before | found]
-        net.forget_calibrations(done)
+        drop_the_others(found)
     return front
 
 
@@ -94,15 +107,30 @@ def mode_latencies(
     """
     example = net.example_batch
     plains = {mode: extract(net, mode).eval() for mode in modes}
-    threads = torch.get_num_threads()
-    with torch.inference_mode(), _denormals_flushed():
-        readings = measure_latencies(
-            {mode: _call(plain, example) for mode, plain in plains.items()},
-            timing,
-            device=device_name(net),
-            source=f"wall clock, eager PyTorch {torch.__version__}, batch 1, {threads} threads",
-        )
+
+    def measure() -> dict[Mode, Reading]:
+        with torch.inference_mode():
+            return measure_latencies(
+                {mode: _call(plain, example) for mode, plain in plains.items()},
+                timing,
+                device=device_name(net),
+                source=f"wall clock, eager PyTorch {torch.__version__}, batch 1,"
+                f" {torch.get_num_threads()} threads, denormals flushed",
+            )
+
+    # Flushing is a setting of each thread, which a thread's own pool of workers takes over when it
+    # starts: so this is a new thread with a new pool, and nobody else's settings are touched.
+    with ThreadPoolExecutor(
+        1, initializer=_flush_denormals, initargs=(torch.get_num_threads(),)
+    ) as one:
+        readings = one.submit(measure).result()
     return [readings[mode] for mode in modes]
+
+
+def _flush_denormals(threads: int) -> None:
+    """Treat numbers below 1e-38 as zero: arithmetic on them is up to a hundred times slower."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
 
 
 def _call(plain: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Callable[[], object]:
@@ -115,15 +143,3 @@ def _call(plain: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Callable
         return output
 
     return call
-
-
-@contextmanager
-def _denormals_flushed() -> Iterator[None]:
-    """Treat numbers below 1e-38 as zero: arithmetic on them is up to a hundred times slower."""
-    smallest = torch.tensor(1e-310, dtype=torch.float64)
-    was_on = bool(smallest * 1.0 == 0)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(was_on)

@@ -24,7 +24,7 @@ class RandomSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Knob:
     """One switchable thing in a network.
 
@@ -44,6 +44,7 @@ class Knob:
     must_divide: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(self.options))
         if not self.options:
             raise ValueError(f"`options` of {self.name!r} is empty; a knob needs at least one")
         if list(self.options) != sorted(set(self.options)) or self.options[0] < 1:
@@ -68,6 +69,11 @@ class Knob:
 
     def check(self, option: int) -> None:
         """Raise `ValueError`, naming the rule, unless `option` is one of this knob's options."""
+        if type(option) is not int:
+            raise ValueError(
+                f"`groups` (={option!r}) of {self.name!r} must be a whole number; allowed:"
+                f" {self._allowed()}"
+            )
         if option in self.options:
             return
         if option > 0:
@@ -129,6 +135,12 @@ class Mode(Mapping[str, int]):
             return NotImplemented
         return self.options == other.options and self.space == other.space
 
+    def __lt__(self, other: Mode) -> bool:
+        """Order modes of one space by their options, in execution order: the full one is first."""
+        if not isinstance(other, Mode) or self.space != other.space:
+            return NotImplemented
+        return self.options < other.options
+
     @cached_property
     def _hash(self) -> int:
         return hash((self.space, self.options))
@@ -149,6 +161,7 @@ class Mode(Mapping[str, int]):
 
     def is_no_costlier_than(self, other: Mode) -> bool:
         """Say whether every knob is at the same or a cheaper option than in `other`."""
+        other = self.space.mode(other)
         return all(a >= b for a, b in zip(self.options, other.options, strict=True))
 
 
@@ -166,6 +179,7 @@ class Space:
     knobs: tuple[Knob, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "knobs", tuple(self.knobs))
         if not self.knobs:
             raise ValueError("`knobs` is empty; a space needs at least one thing to switch")
         if len(set(self.names)) != len(self.names):
@@ -213,18 +227,15 @@ class Space:
     def uniform(self, n: int) -> Mode:
         """Return every knob at `n`, or at the nearest option it allows below `n`.
 
-        Raises `ValueError` where no knob has `n`.
+        Raises `ValueError` unless `n` is a whole number above 0.
         """
-        if n not in self.uniform_options:
-            raise ValueError(
-                f"`n` (={n}) is an option of no knob; allowed:"
-                f" {', '.join(map(str, self.uniform_options))}"
-            )
+        if type(n) is not int or n < 1:
+            raise ValueError(f"`n` (={n!r}) must be a whole number above 0")
         return Mode(self, tuple(knob.nearest(n) for knob in self.knobs))
 
     @cached_property
     def uniform_options(self) -> tuple[int, ...]:
-        """Every option that at least one knob has, ascending: what `uniform` takes."""
+        """Every option that at least one knob has, ascending: those that `uniform` tells apart."""
         return tuple(sorted({option for knob in self.knobs for option in knob.options}))
 
     def uniform_modes(self) -> tuple[Mode, ...]:
@@ -239,7 +250,7 @@ class Space:
 
     def cheaper(self, mode: Mode) -> tuple[Mode, ...]:
         """Return each mode that is one knob one option further, in execution order (Alg. 2, l. 5)."""
-        neighbours = []
+        neighbours, mode = [], self.mode(mode)
         for position, knob in enumerate(self.knobs):
             option = knob.cheaper(mode.options[position])
             if option is not None:
@@ -262,6 +273,10 @@ class Space:
             return choice
         if isinstance(choice, str):
             return self._parse(choice)
+        if not isinstance(choice, Mapping):
+            raise ValueError(
+                f"`mode` (={choice!r}) must be a mode, a text as '1/4', or a dict over all knobs"
+            )
         self._refuse_unknown(choice)
         missing = [name for name in self.names if name not in choice]
         if missing:

@@ -66,7 +66,8 @@ class Reading:
             return f"{self.value / 1e6:.2f} M MACs"
         text = f"{self.value:.3g} {self.unit}"
         if self.low is not None and self.high is not None:
-            text += f" ({self.low:.3g} to {self.high:.3g})"
+            tail = f"; p90 {self.p90:.3g}" if self.p90 is not None else ""
+            text += f" ({self.low:.3g} to {self.high:.3g}{tail})"
         return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import nn
 
 from wenable.conversion import DynamicNetwork
 from wenable.evaluation import check_batch
-from wenable.modules import device_of
+from wenable.modules import call_network, device_of
 from wenable.space import Mode, RandomSource, Space
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -51,11 +52,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.counting not in ("all", "random"):
             raise ValueError(f"`counting` (={self.counting!r}) must be 'all' or 'random'")
+        for name in ("passes", "epochs", "seed"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be a whole number")
         least, why = (2, ": the full and the smallest mode") if self.counting == "all" else (0, "")
         rules = [
             ("passes", self.passes >= least, f"at least {least}{why}"),
             ("epochs", self.epochs >= 1, "at least 1"),
-            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("seed", self.seed >= 0, "at least 0"),
             ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("warmup", 0 <= self.warmup < 1, "a share of the steps, from 0 to below 1"),
@@ -103,12 +108,12 @@ def train_step(
     touched, where a loss is NaN or infinite. The norms' running averages have seen the batch by
     then, as in any training pass; calibration does not use them.
     """
-    images, labels = (tensor.to(device_of(net)) for tensor in batch)
+    images, labels = batch[0], batch[1].to(device_of(net))
     optimizer.zero_grad(set_to_none=True)
     losses = []
     for mode in modes:
         net.set_mode(mode)
-        outputs = net(images)
+        outputs, _ = call_network(net, images, device_of(net))
         if not losses:
             check_batch(outputs, labels)
         loss = loss_function(outputs, labels)
@@ -119,8 +124,24 @@ def train_step(
                 " Lower `learning_rate`, or look for NaN in the data"
             )
         loss.backward()
+    _check_gradients(net)
     optimizer.step()
     return tuple(losses)
+
+
+def _check_gradients(net: nn.Module) -> None:
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    # A finite loss can have gradients that are not: of a square root at 0, say.
+    if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+        name = next(
+            n
+            for n, p in net.named_parameters()
+            if p.grad is not None and not bool(p.grad.isfinite().all())
+        )
+        raise FloatingPointError(
+            f"the gradient of {name!r} is not finite though the losses are; the weights are as"
+            " before this step"
+        )
 
 
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -188,6 +209,8 @@ def train(
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     rng = random.Random(config.seed)
     step = 0
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError("`net` has no parameter that asks for a gradient; nothing can be trained")
     net.train()
     try:
         for epoch in range(config.epochs):

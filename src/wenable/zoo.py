@@ -78,7 +78,10 @@ def build(source: Source | str, **arguments: Any) -> nn.Module:
     elif family == "timm":
         model = importlib.import_module("timm").create_model(name, **source.arguments)
     else:
-        model = _function(family, name)(**source.arguments)
+        try:
+            model = _function(family, name)(**source.arguments)
+        except TypeError as error:
+            raise ValueError(f"`model` (={source.name!r}) cannot be called: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"{source.name!r} returned a {type(model).__name__}, not a torch.nn.Module"

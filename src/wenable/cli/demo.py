@@ -36,9 +36,10 @@ def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
     """Run the demo, write its results under `out`, and say whether every goal was met."""
     console, progress = consoles(as_json=False)
     started = time.monotonic()
+    config = TrainConfig(passes=4, epochs=epochs, learning_rate=0.03, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     data = load_data("digits")
-    net = _trained(console, progress, data, seed, epochs)
+    net = _trained(console, progress, data, config)
     fronts = {
         cost: explore_with_bar(progress, net, data, cost, THRESHOLD) for cost in ("macs", "latency")
     }
@@ -68,20 +69,19 @@ def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
 
 
 def _trained(
-    console: Console, progress: Console, data: Data, seed: int, epochs: int
+    console: Console, progress: Console, data: Data, config: TrainConfig
 ) -> DynamicNetwork:
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     net = we.convert(build("wenable.zoo:digits_resnet"), data.example)
     console.print(
         f"digits_resnet: {len(net.space.names)} layers switch between 1, 1/2, 1/4, 1/8 and 1/16 of"
         f" their weights: {net.space.size:,} modes in {net.parameter_count('full'):,} parameters"
     )
-    config = TrainConfig(passes=4, epochs=epochs, learning_rate=0.03, seed=seed)
     started = time.monotonic()
     train_with_bar(progress, net, data, config, batch_size=32)
     console.print(
-        f"Algorithm 1: {epochs} epochs over {len(data.splits.train)} images, {config.passes} passes a"
-        f" step, {time.monotonic() - started:.0f} s"
+        f"Algorithm 1: {config.epochs} epochs over {len(data.splits.train)} images,"
+        f" {config.passes} passes a step, {time.monotonic() - started:.0f} s"
     )
     return net
 

@@ -21,6 +21,7 @@ def run_explore(
     console, progress = consoles(as_json)
     data = load_data(data_name)
     net = we.load(network)
+    out.mkdir(parents=True, exist_ok=True)
     front = explore_with_bar(progress, net, data, cost, threshold)
     found = (*front.points, *(() if front.chosen in front.points else (front.chosen,)))
     tested = accuracies(net, (point.mode for point in found), data, "test")

@@ -36,7 +36,7 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             if _settings["debug"]:
                 raise
             console = Console(stderr=True, highlight=False, soft_wrap=True)
-            console.print(f"error: {error}", style="red", markup=False)
+            console.print(f"error: {error}", style="red", markup=False, emoji=False)
             raise typer.Exit(1) from error
 
     return run

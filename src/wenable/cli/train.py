@@ -32,8 +32,15 @@ def run_train(
     config = TrainConfig(**settings)
     method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle))
     data = load_data(data_name)
+    images = len(data.splits.train)
+    if not 1 <= batch_size <= images:
+        raise ValueError(
+            f"`--batch-size` (={batch_size}) must be from 1 to the {images} training images"
+        )
     torch.manual_seed(config.seed)
     net = we.convert(build(name), data.example, method=method)
+    # Before an hour's work, not behind it: a folder that cannot be made would lose it.
+    out.mkdir(parents=True, exist_ok=True)
     train_with_bar(progress, net, data, config, batch_size)
     uniform = net.space.uniform_modes()
     found = accuracies(net, uniform, data, "search")

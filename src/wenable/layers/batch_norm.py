@@ -114,6 +114,8 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         )
         own = {name: tensor for name, tensor in source.state_dict().items() if "." not in name}
         plain.load_state_dict(own)
+        for name, parameter in plain.named_parameters():
+            parameter.requires_grad_(source.get_parameter(name).requires_grad)
         return plain.train(self.training)
 
     def of_pattern(self, n: int) -> nn.modules.batchnorm._BatchNorm:
@@ -140,10 +142,10 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def use_statistics(self, statistics: Statistics | None) -> None:
         """In eval mode, normalise with these statistics; None returns to the pattern's own."""
-        place = self.weight if self.affine else self.running_mean
+        place = self.running_mean
         assert place is not None
-        self.calibrated_mean = None if statistics is None else statistics.mean.to(place.device)
-        self.calibrated_var = None if statistics is None else statistics.var.to(place.device)
+        self.calibrated_mean = None if statistics is None else statistics.mean.to(place)
+        self.calibrated_var = None if statistics is None else statistics.var.to(place)
 
     def present_statistics(self) -> Statistics:
         """Return a copy of the statistics that eval mode normalises with now."""

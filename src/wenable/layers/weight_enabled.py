@@ -53,8 +53,12 @@ class WeightEnabled(nn.Module):
             blocks = diagonal_blocks(self.weight, self.pattern, order)
             weight = plain.get_parameter("weight")
             weight.copy_(blocks.view_as(weight))
+            weight.requires_grad_(self.weight.requires_grad)
             if self.bias is not None:
                 plain.get_parameter("bias").copy_(self.bias)
+                plain.get_parameter("bias").requires_grad_(self.bias.requires_grad)
+            if weight.ndim == 4 and not self.weight.is_contiguous():
+                plain.to(memory_format=torch.channels_last)
 
     def _patterns_repr(self) -> str:
         patterns = ", ".join(map(pattern_text, self.knob.options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -12,18 +12,12 @@ from wenable.graph import Graph
 from wenable.space import Space
 
 
-@runtime_checkable
-class Switchable(Protocol):
-    """A module that a knob sets."""
-
-    def set_pattern(self, n: int) -> None:
-        """Run in pattern `n` from now on."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """A module that a knob sets, by qualified name; `part`: only one slice of its channels."""
+    """A module that a knob sets by its `set_pattern`, by qualified name.
+
+    - `part`: only one slice of its channels.
+    """
 
     module: str
     part: int | None = None

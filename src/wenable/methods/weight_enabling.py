@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import nn
 
-from wenable.graph import Graph, LayerCall, Slice, call_counts, shared_modules
+from wenable.graph import Graph, LayerCall, Origin, Slice, call_counts, shared_modules
 from wenable.layers.batch_norm import (
     SwitchableBatchNorm,
     SwitchableBatchNorm1d,
@@ -69,8 +69,9 @@ class WeightEnabling:
         object.__setattr__(self, "groups_of", chains)
         for chosen in ("only", "exclude"):
             value = getattr(self, chosen)
-            if isinstance(value, str):
-                object.__setattr__(self, chosen, (value,))
+            if value is not None and not callable(value):
+                names = (value,) if isinstance(value, str) else tuple(value)
+                object.__setattr__(self, chosen, names)
         for chain in (self.groups, *chains.values()):
             _check_groups(chain)
         if self.tie not in ("none", "block"):
@@ -237,9 +238,14 @@ class WeightEnabling:
                     continue
                 blocks_done.add(block)
             groups = max(knobs[each].options[-1] for each in wrote)
-            if origin.width % groups == 0:
+            if _reads_as_channels(calls[name], origin) and origin.width % groups == 0:
                 shuffles[name] = Shuffle(groups, origin.width)
         return shuffles
+
+
+def _reads_as_channels(call: LayerCall, origin: Origin) -> bool:
+    """Whether what the producers wrote as channels is what this layer reads as channels."""
+    return origin.axis == call.axis and origin.width == call.input_shape[call.axis]
 
 
 def _is_chosen(chosen: Chosen, name: str, module: nn.Module) -> bool:
@@ -295,7 +301,7 @@ def _refusal(
 ) -> str:
     """Return why a layer cannot be switched safely, or an empty text."""
     if name in graph.computed_weights:
-        return "computes its weight before it uses it"
+        return "has its weight computed before its use, or used in another way besides"
     if call is None:
         return "is not reached by the example input"
     if not call.direct:
@@ -306,8 +312,8 @@ def _refusal(
         return f"is called {count} times in one pass"
     if name in shared:
         return "shares its weight with another layer"
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "has forward hooks, which would not see what they expect"
+    if _has_hooks(module):
+        return "has hooks, which would be lost"
     if isinstance(module, nn.Conv2d):
         if module.groups > 1:
             depthwise = module.groups == module.in_channels
@@ -317,6 +323,10 @@ def _refusal(
     elif not 2 <= len(call.input_shape) <= 4:
         return f"reads an input of {len(call.input_shape)} dimensions; 2, 3 and 4 are known"
     return ""
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(value for name, value in vars(module).items() if name.endswith("_hooks"))
 
 
 def _macs(module: nn.Module, call: LayerCall, examples: int) -> int:
@@ -382,8 +392,13 @@ def _norms(
     for name, knob in knobs.items():
         followers[knob.name].append(Follower(name))
     replacements: dict[str, nn.Module] = {}
+    unknown = {call.module for call in graph.norms}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None:
+        if getattr(module, "running_mean", None) is None:
+            continue
+        unknown.discard(name)
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            unknown.add(name)
             continue
         slices = _slices(name, module, graph)
         keys = [knobs.get(part.single_producer or "") for part in slices]
@@ -393,6 +408,8 @@ def _norms(
         for part, knob in enumerate(keys):
             if knob:
                 followers[knob.name].append(Follower(name, part if widths else None))
+    for name in sorted(unknown):
+        raise ValueError(_unknown_norm(name, model.get_submodule(name)))
     return replacements, {name: tuple(each) for name, each in followers.items()}
 
 
@@ -403,6 +420,10 @@ def _slices(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> t
         raise ValueError(
             f"the statistics of batch norm {name!r} are used by another module, past its own"
             " forward; such a network cannot be calibrated mode by mode"
+        )
+    if _has_hooks(norm):
+        raise ValueError(
+            f"batch norm {name!r} has hooks, which would be lost; remove them before `convert`"
         )
     # One that is called twice has no single input. Without momentum it averages over all batches
     # it ever saw, which slices in different patterns do not share.
@@ -424,7 +445,11 @@ def _switchable_norm(
     # timm's fused norm and activation, known by name so that timm need not be installed.
     if type(norm).__name__ == "BatchNormAct2d":
         return SwitchableBatchNormAct2d(norm, patterns, widths)
-    raise ValueError(
-        f"{name!r} is a batch norm of class {type(norm).__name__}, which cannot be switched;"
-        " known: torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, timm's BatchNormAct2d"
+    raise ValueError(_unknown_norm(name, norm))
+
+
+def _unknown_norm(name: str, norm: nn.Module) -> str:
+    return (
+        f"{name!r} is a {type(norm).__name__} with running statistics, which cannot be calibrated"
+        " for each mode; known: torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, timm's BatchNormAct2d"
     )
