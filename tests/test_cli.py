@@ -3,13 +3,22 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import wenable as we
 from wenable.cli.main import app
+
+
+@pytest.fixture(autouse=True)
+def _denormals_as_before() -> Iterator[None]:
+    """Commands flush denormals for their process, which here is everybody's."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def run(*arguments: str, fails: bool = False):

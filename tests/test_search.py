@@ -1,5 +1,7 @@
 """Exploring a real network: modes calibrated, costs real, the network left in order."""
 
+import subprocess
+import sys
 from typing import ClassVar
 
 import pytest
@@ -63,14 +65,14 @@ def test_a_search_that_fails_leaves_no_statistics_behind():
 
 
 class Denormal(torch.nn.Module):
-    """Counts, while it runs, how many of many denormal products are not flushed to zero."""
+    """Notes, while it runs, how many denormal products are not flushed to zero."""
 
     kept: ClassVar[list[int]] = []
 
     def __init__(self):
         super().__init__()
         self.a, self.b = torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)
-        self.tiny = torch.full((4_000_000,), 1e-39)
+        self.tiny = torch.full((100,), 1e-39)  # too few to be shared out
 
     def forward(self, x):
         if not torch.compiler.is_compiling():
@@ -78,17 +80,32 @@ class Denormal(torch.nn.Module):
         return self.b(self.a(x))
 
 
-def test_denormals_are_flushed_in_every_thread_while_timing_only():
+def test_denormals_are_flushed_while_timing_only():
     net = we.convert(Denormal(), torch.zeros(1, 8), method=we.WeightEnabling((1, 2)))
-    Denormal.kept.clear()
-    net(torch.zeros(1, 8))  # starts the pool of this thread, which does not flush
-    assert Denormal.kept == [4_000_000]
-    Denormal.kept.clear()
     mode_latencies(net, [net.space.full], QUICK)
-    timed = Denormal.kept[-6:]  # `extract` runs it too, in this thread
-    assert timed == [0] * 6
+    assert Denormal.kept[-6:] == [0] * 6  # two blocks of three calls
     net(torch.zeros(1, 8))
-    assert Denormal.kept[-1] == 4_000_000
+    assert Denormal.kept[-1] == 100
+
+
+@pytest.mark.parametrize(
+    ("first", "where"), [(True, "every thread"), (False, "the calling thread only")]
+)
+def test_the_source_says_where_denormals_are_flushed(first: bool, where: str):
+    """In a fresh process: workers take the setting over when they start, and never again."""
+    code = f"""
+import torch, wenable as we
+from wenable.measure.latency import TimingPlan
+from wenable.search import mode_latencies
+torch.set_num_threads(2)
+torch.set_flush_denormal({first})
+torch.ones(4_000_000).mul_(2)
+net = we.convert(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)), torch.ones(1, 8))
+plan = TimingPlan(blocks=1, calls=1, warmup=0, gap_ms=0)
+print(mode_latencies(net, [net.space.full], plan)[0].source)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"denormals flushed in {where};" in shown.stdout
 
 
 def test_latencies_of_other_types_of_input():

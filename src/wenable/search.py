@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -102,35 +102,40 @@ def mode_latencies(
 ) -> list[Reading]:
     """Return the latency of each mode's extracted network in eager PyTorch, for one example.
 
-    All modes are timed against each other, in blocks in random order, with denormal numbers
-    flushed to zero.
+    All modes are timed against each other, in blocks in random order. Denormal numbers are flushed
+    to zero in this thread while it times; PyTorch's worker threads take that setting over only when
+    they start, so call `torch.set_flush_denormal(True)` before any other work to have it in all of
+    them. The reading's source says which it was.
     """
     example = net.example_batch
     plains = {mode: extract(net, mode).eval() for mode in modes}
-
-    def measure() -> dict[Mode, Reading]:
-        with torch.inference_mode():
-            return measure_latencies(
-                {mode: _call(plain, example) for mode, plain in plains.items()},
-                timing,
-                device=device_name(net),
-                source=f"wall clock, eager PyTorch {torch.__version__}, batch 1,"
-                f" {torch.get_num_threads()} threads, denormals flushed",
-            )
-
-    # Flushing is a setting of each thread, which a thread's own pool of workers takes over when it
-    # starts: so this is a new thread with a new pool, and nobody else's settings are touched.
-    with ThreadPoolExecutor(
-        1, initializer=_flush_denormals, initargs=(torch.get_num_threads(),)
-    ) as one:
-        readings = one.submit(measure).result()
+    with torch.inference_mode(), _denormals_flushed() as where:
+        readings = measure_latencies(
+            {mode: _call(plain, example) for mode, plain in plains.items()},
+            timing,
+            device=device_name(net),
+            source=f"wall clock, eager PyTorch {torch.__version__}, batch 1,"
+            f" {torch.get_num_threads()} threads, denormals flushed in {where}",
+        )
     return [readings[mode] for mode in modes]
 
 
-def _flush_denormals(threads: int) -> None:
-    """Treat numbers below 1e-38 as zero: arithmetic on them is up to a hundred times slower."""
-    torch.set_num_threads(threads)
+@contextmanager
+def _denormals_flushed() -> Iterator[str]:
+    """Treat numbers below 1e-38 as zero: arithmetic on them is up to a hundred times slower.
+
+    Yields where that holds: a setting of each thread, it cannot be given to workers that run.
+    """
+    was_on = bool(torch.tensor(1e-39) * 1.0 == 0)
     torch.set_flush_denormal(True)
+    try:
+        # Large enough to be shared out among the workers; written and read as bits, since a thread
+        # that flushes cannot hold a denormal number otherwise.
+        products = torch.ones(1_000_000, dtype=torch.int32).view(torch.float32) * 1.0
+        everywhere = not bool(products.view(torch.int32).any())
+        yield "every thread" if everywhere else "the calling thread only"
+    finally:
+        torch.set_flush_denormal(was_on)
 
 
 def _call(plain: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Callable[[], object]:

@@ -15,7 +15,14 @@ from rich.console import Console
 import wenable as we
 from wenable.cli.demo_check import write_answers
 from wenable.cli.terminal import consoles, mode_table
-from wenable.cli.work import Data, accuracies, explore_with_bar, load_data, train_with_bar
+from wenable.cli.work import (
+    Data,
+    accuracies,
+    explore_with_bar,
+    flush_denormals,
+    load_data,
+    train_with_bar,
+)
 from wenable.conversion import DynamicNetwork
 from wenable.files import write_whole
 from wenable.measure import describe_device
@@ -35,6 +42,7 @@ THRESHOLD = 0.95
 def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
     """Run the demo, write its results under `out`, and say whether every goal was met."""
     console, progress = consoles(as_json=False)
+    flush_denormals()
     started = time.monotonic()
     config = TrainConfig(passes=4, epochs=epochs, learning_rate=0.03, seed=seed)
     out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 import wenable as we
-from wenable.cli.work import Data
+from wenable.cli.work import Data, flush_denormals
 from wenable.conversion import DynamicNetwork
 from wenable.files import write_whole
 from wenable.space import Mode
@@ -47,6 +47,7 @@ def same_answers(network: Path, answers: Path) -> tuple[int, bool]:
 
 
 if __name__ == "__main__":
+    flush_denormals()
     compared, agree = same_answers(Path(sys.argv[1]), Path(sys.argv[2]))
     verdict = "the same answers, to the bit" if agree else "OTHER ANSWERS"
     print(f"loaded in a fresh process: {compared} modes give {verdict}")  # noqa: T201

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import wenable as we
 from wenable.cli.terminal import consoles, mode_table, print_json
-from wenable.cli.work import accuracies, explore_with_bar, load_data
+from wenable.cli.work import accuracies, explore_with_bar, flush_denormals, load_data
 from wenable.files import write_whole
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.tables import Point
@@ -19,6 +19,7 @@ def run_explore(
 ) -> None:
     """Search a saved network and write what was found under `out`."""
     console, progress = consoles(as_json)
+    flush_denormals()
     data = load_data(data_name)
     net = we.load(network)
     out.mkdir(parents=True, exist_ok=True)

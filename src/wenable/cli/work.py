@@ -39,6 +39,11 @@ class Data:
         return torch.zeros_like(self.test[0][0][:1])
 
 
+def flush_denormals() -> None:
+    """Flush denormal numbers in every thread: call it before PyTorch starts its workers."""
+    torch.set_flush_denormal(True)
+
+
 def load_data(name: str) -> Data:
     """Return a data set by name; raises `ValueError` for an unknown one.
 
