@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from wenable.conversion import DynamicNetwork as DynamicNetwork
     from wenable.conversion import UncalibratedWarning as UncalibratedWarning
     from wenable.conversion import convert as convert
-    from wenable.conversion import extract as extract
     from wenable.evaluation import evaluate as evaluate
+    from wenable.extraction import extract as extract
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
     from wenable.saving import load as load
     from wenable.saving import save as save
@@ -43,7 +43,7 @@ _HOMES = {
     "convert": "wenable.conversion",
     "evaluate": "wenable.evaluation",
     "explore": "wenable.search",
-    "extract": "wenable.conversion",
+    "extract": "wenable.extraction",
     "load": "wenable.saving",
     "save": "wenable.saving",
     "train": "wenable.training",

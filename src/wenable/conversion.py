@@ -1,4 +1,4 @@
-"""Makes an ordinary network dynamic, sets its mode, extracts the plain network of one mode."""
+"""Makes an ordinary network dynamic, and sets its mode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wenable.graph import trace
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
-from wenable.layers.weight_enabled import WeightEnabled
 from wenable.methods.plan import Follower, LeftAlone, Method, Plan, SwitchableLayer
 from wenable.methods.weight_enabling import WeightEnabling
 from wenable.modules import device_of, in_eval_mode
@@ -328,7 +327,7 @@ def convert(
             f"`model` (={type(model).__name__}) is a single layer; wrap it in torch.nn.Sequential"
         )
     weights = sum(parameter.numel() for parameter in net.parameters())
-    _put_in_place(net, plan.replacements)
+    put_in_place(net, plan.replacements)
     net._wenable = _State(
         plan=plan,
         method=plan.method,
@@ -353,61 +352,6 @@ def convert(
     fingerprint = weights_fingerprint(net, with_norms=True)
     net._wenable.calibrations[net.space.full] = Calibration(None, None, fingerprint)
     return net
-
-
-def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
-    """Return the network of one mode: an instance of the original class, of standard torch layers.
-
-    - `mode`: the present mode where nothing is said.
-
-    The result has weights of its own and knows nothing of wenable; in eval mode it computes what
-    `net` computes in that mode.
-
-    Warns `UncalibratedWarning` where the norm statistics of the mode were never estimated.
-
-    >>> net = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
-    >>> type(extract(net, "1/2")[0]).__name__
-    'Sequential'
-    """
-    mode = net.mode if mode is None else net.space.mode(mode)
-    warn_if_uncalibrated(net, mode, "extracted")
-    with net.using(mode):
-        # What the network knows of its other modes is left out of the copy.
-        plain: Any = copy.deepcopy(net, {id(net._wenable): None})
-    plain.__class__ = net.original_class
-    del plain._wenable
-    plain.__dict__.pop("wenable_source", None)
-    modules: dict[str, nn.Module] = dict(plain.named_modules())
-    replacements = {
-        name: module.to_plain()
-        for name, module in modules.items()
-        if isinstance(module, WeightEnabled | SwitchableBatchNorm)
-    }
-    _put_in_place(plain, replacements)
-    _check_extracted(net, mode, plain)
-    return plain
-
-
-def _check_extracted(net: DynamicNetwork, mode: Mode, plain: nn.Module) -> None:
-    """Run both on an example: some networks look into their layers while they run."""
-    example = net.example_batch
-    with torch.no_grad(), in_eval_mode(net), in_eval_mode(plain), net.using(mode):
-        expected = tree_flatten(net(*example))[0]
-        try:
-            found = tree_flatten(plain(*example))[0]
-        except (AttributeError, TypeError) as error:
-            raise RuntimeError(
-                f"mode {mode} cannot be extracted: the network looks into a layer that was"
-                f" replaced ({error})"
-            ) from error
-    for ours, theirs in zip(expected, found, strict=True):
-        if isinstance(ours, torch.Tensor) and ours.is_floating_point():
-            tolerance = 100 * torch.finfo(ours.dtype).eps * max(float(ours.abs().max()), 1.0)
-            if not torch.allclose(ours, theirs, rtol=0, atol=tolerance, equal_nan=True):
-                raise RuntimeError(
-                    f"mode {mode} does not compute the same once extracted; this is a defect of"
-                    " wenable: please report the network"
-                )
 
 
 def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
@@ -497,7 +441,7 @@ def _without_gradients(net: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _put_in_place(net: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+def put_in_place(net: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
     """Put each replacement wherever the module it replaces is registered."""
     places: dict[int, list[str]] = {}
     for name, module in net.named_modules(remove_duplicate=False):

@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 import torch
 
 from wenable.calibration import calibrate
-from wenable.conversion import DynamicNetwork, extract
+from wenable.conversion import DynamicNetwork
 from wenable.evaluation import evaluate
 from wenable.exploration.greedy import SearchStep, greedy
+from wenable.extraction import extract
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.modules import device_name, device_of
 from wenable.space import Mode

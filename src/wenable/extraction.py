@@ -1,0 +1,72 @@
+"""Extracts the plain network of one mode: standard torch layers that know nothing of modes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten
+
+from wenable.conversion import DynamicNetwork, put_in_place, warn_if_uncalibrated
+from wenable.layers.batch_norm import SwitchableBatchNorm
+from wenable.layers.weight_enabled import WeightEnabled
+from wenable.modules import in_eval_mode
+from wenable.space import Mode, ModeChoice
+
+
+def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
+    """Return the network of one mode: an instance of the original class, of standard torch layers.
+
+    - `mode`: the present mode where nothing is said.
+
+    The result has weights of its own and knows nothing of wenable; in eval mode it computes what
+    `net` computes in that mode.
+
+    Warns `UncalibratedWarning` where the norm statistics of the mode were never estimated.
+
+    >>> import wenable as we
+    >>> net = we.convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
+    >>> type(extract(net, "1/2")[0]).__name__
+    'Sequential'
+    """
+    mode = net.mode if mode is None else net.space.mode(mode)
+    warn_if_uncalibrated(net, mode, "extracted")
+    with net.using(mode):
+        # What the network knows of its other modes is left out of the copy.
+        plain: Any = copy.deepcopy(net, {id(net._wenable): None})
+    plain.__class__ = net.original_class
+    del plain._wenable
+    plain.__dict__.pop("wenable_source", None)
+    modules: dict[str, nn.Module] = dict(plain.named_modules())
+    replacements = {
+        name: module.to_plain()
+        for name, module in modules.items()
+        if isinstance(module, WeightEnabled | SwitchableBatchNorm)
+    }
+    put_in_place(plain, replacements)
+    _check_extracted(net, mode, plain)
+    return plain
+
+
+def _check_extracted(net: DynamicNetwork, mode: Mode, plain: nn.Module) -> None:
+    """Run both on an example: some networks look into their layers while they run."""
+    example = net.example_batch
+    with torch.no_grad(), in_eval_mode(net), in_eval_mode(plain), net.using(mode):
+        expected = tree_flatten(net(*example))[0]
+        try:
+            found = tree_flatten(plain(*example))[0]
+        except (AttributeError, TypeError) as error:
+            raise RuntimeError(
+                f"mode {mode} cannot be extracted: the network looks into a layer that was"
+                f" replaced ({error})"
+            ) from error
+    for ours, theirs in zip(expected, found, strict=True):
+        if isinstance(ours, torch.Tensor) and ours.is_floating_point():
+            tolerance = 100 * torch.finfo(ours.dtype).eps * max(float(ours.abs().max()), 1.0)
+            if not torch.allclose(ours, theirs, rtol=0, atol=tolerance, equal_nan=True):
+                raise RuntimeError(
+                    f"mode {mode} does not compute the same once extracted; this is a defect of"
+                    " wenable: please report the network"
+                )

@@ -1,0 +1,9 @@
+"""What follows what in a network, read from its graph and not from names."""
+
+from wenable.graph.calls import Graph as Graph
+from wenable.graph.calls import LayerCall as LayerCall
+from wenable.graph.calls import call_counts as call_counts
+from wenable.graph.calls import shared_modules as shared_modules
+from wenable.graph.origin import Origin as Origin
+from wenable.graph.origin import Slice as Slice
+from wenable.graph.tracing import trace as trace

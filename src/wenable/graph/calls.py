@@ -1,0 +1,64 @@
+"""What a trace returns: the calls of layers and norms, and what reaches the output."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from wenable.graph.origin import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One call of a module with weights, in execution order.
+
+    - `module`: its qualified name; `input`: where the channels that it reads come from, or None.
+    - `input_shape`, `output_shape`: with the example's batch.
+    """
+
+    module: str
+    input: Origin | None
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    direct: bool
+    """Whether the module itself was running, or another one that uses its parameters."""
+    axis: int
+    """The dimension that it reads as channels, counted from the end."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced network: the calls of its layers and norms, and what reaches its output."""
+
+    layers: tuple[LayerCall, ...]
+    norms: tuple[LayerCall, ...]
+    outputs: tuple[Origin | None, ...]
+    computed_weights: frozenset[str]
+    """Modules whose weight is used otherwise than by their own operation: changed before it (weight
+    norm, standardisation), or in another product besides (a tied decoder)."""
+    examples: int
+    """How many examples the traced batch held."""
+    attention: frozenset[str]
+    """The layers whose output goes straight into attention, or that read what comes out of it."""
+
+    @property
+    def classifiers(self) -> frozenset[str]:
+        """The layers whose output is the network's output, with no other layer behind them."""
+        single = (origin.single_producer for origin in self.outputs if origin is not None)
+        return frozenset(name for name in single if name is not None)
+
+
+def shared_modules(model: nn.Module) -> frozenset[str]:
+    """Return the modules that share a parameter with another, or are reached by two names."""
+    places: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), set()).add(name.rpartition(".")[0])
+    return frozenset(name for names in places.values() if len(names) > 1 for name in names)
+
+
+def call_counts(calls: Sequence[LayerCall]) -> Counter[str]:
+    """Return how often each module is called."""
+    return Counter(call.module for call in calls)
