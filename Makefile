@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format docs clean
+.PHONY: help setup demo test test-oldest check format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train, explore and save a small network on handwritten digits (minutes)"
 	@echo "make test    the whole test suite, documentation examples included"
+	@echo "make test-oldest  the same with the oldest torch that is supported"
 	@echo "make check   lint, format and types"
 	@echo "make format  mend lint and format where that can be done automatically"
 	@echo "make docs    the documentation as HTML, under docs/_build"
@@ -28,6 +29,12 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q
 
+# The oldest torch that is supported, in an environment of its own.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet torch==2.9.1 torchvision==0.24.1 --editable '.[dev]'
+	.venv-oldest/bin/python -m pytest -q
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,4 +48,4 @@ docs: setup
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build
 
 clean:
-	rm -rf $(VENV) out docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest out docs/_build .pytest_cache .ruff_cache .hypothesis
