@@ -244,13 +244,16 @@ class DynamicNetwork(nn.Module):
         Raises `ValueError` for an input with another number of dimensions than the example that the
         network was converted with, and where it fails on one of another size.
         """
+        self._check_dimensions(args)
         if self.training and self._wenable.calibrations:
             self.forget_calibrations()
-        self._check_dimensions(args)
         try:
             return super().forward(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
-            raise self._explained(error, args) from error
+            explanation = self._explanation(error, args)
+            if explanation is None:
+                raise
+            raise ValueError(explanation) from error
 
     def _check_dimensions(self, inputs: tuple[Any, ...]) -> None:
         # A single image without its batch would pass some layers and mean something else.
@@ -261,17 +264,17 @@ class DynamicNetwork(nn.Module):
                     f" the network was converted for ({', '.join(['N', *map(str, example[1:])])})"
                 )
 
-    def _explained(self, error: Exception, inputs: tuple[Any, ...]) -> Exception:
-        """Return an error that names the input, where its shape is not that of the example."""
+    def _explanation(self, error: Exception, inputs: tuple[Any, ...]) -> str | None:
+        """Return a line that names the input, where its shape is not that of the example."""
         for given, example in zip(inputs, self._wenable.example_shapes, strict=False):
             shape = tuple(getattr(given, "shape", ()))
             if example and shape[1:] != example[1:]:
-                first_line = str(error).strip().splitlines()[0]
-                return ValueError(
+                first_line = str(error).strip().partition("\n")[0]
+                return (
                     f"`input` (of shape {shape}) does not fit this network, which was converted for"
                     f" ({', '.join(['N', *map(str, example[1:])])}): {first_line}"
                 )
-        return error
+        return None
 
 
 def _belongs(calibration: Calibration, fingerprints: Mapping[bool, int]) -> bool:
