@@ -6,8 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(2)
+# How long an example takes says nothing here: the machines are shared, and some are slow.
+settings.register_profile("wenable", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("wenable")
 
 
 @pytest.fixture(autouse=True)
