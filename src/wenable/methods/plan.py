@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from wenable.graph import Graph
+from wenable.layers.permutation import is_identity_shuffle
 from wenable.space import Space
 
 
@@ -33,7 +34,7 @@ class Shuffle:
     @property
     def is_identity(self) -> bool:
         """Whether it leaves every channel in its place."""
-        return self.groups in (1, self.channels)
+        return is_identity_shuffle(self.channels, self.groups)
 
 
 @dataclass(frozen=True, slots=True)
