@@ -331,6 +331,7 @@ def convert(
         )
     weights = sum(parameter.numel() for parameter in net.parameters())
     put_in_place(net, plan.replacements)
+    _leave_fused_path(net, plan.replacements)
     net._wenable = _State(
         plan=plan,
         method=plan.method,
@@ -424,10 +425,33 @@ def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], in
     examples = next(each.shape[0] for each in inputs if isinstance(each, torch.Tensor))
     counter = FlopCounterMode(display=False)
     # Some networks draw random numbers even in eval mode; both runs get the same ones.
-    with _without_gradients(net), torch.random.fork_rng(), counter:
+    with _without_gradients(net), _attention_in_steps(), torch.random.fork_rng(), counter:
         torch.manual_seed(0)
         outputs = net(*inputs)
     return tree_flatten(outputs)[0], counter.get_total_flops() // (2 * examples)
+
+
+@contextmanager
+def _attention_in_steps() -> Iterator[None]:
+    """Keep torch's attention from its fused path, whose products the counter does not see."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _leave_fused_path(net: nn.Module, replaced: Iterable[str]) -> None:
+    """Let every encoder layer that holds a switchable one run through its parts.
+
+    In inference torch's encoder layer hands the weights of its parts to one fused operation, which
+    knows nothing of modes; this attribute is what it asks before it does.
+    """
+    for name in replaced:
+        parent = net.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            parent.activation_relu_or_gelu = 0
 
 
 @contextmanager

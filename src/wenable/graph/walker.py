@@ -76,10 +76,10 @@ class Walker:
         written = frozenset().union(*inputs)
         if name in ("conv1d", "conv2d", "linear"):
             layer = self.owner(node, node.args[1], "weight")
-            if layer is not None:
-                if inputs[0] == {_ATTENTION}:
-                    self.attention.add(layer)
-                return frozenset({layer})
+            if layer is not None and inputs[0] == {_ATTENTION}:
+                self.attention.add(layer)
+            # A product with some other tensor, as the joint projection of torch's own attention.
+            return frozenset({layer or f"<{node.name}>"})
         products = [each for each in node.args if isinstance(each, Node) and self.writers.get(each)]
         if name in _ATTENTION_PRODUCTS and len(products) > 1:
             self.attention |= written - {_ATTENTION}

@@ -1,0 +1,114 @@
+"""Tries every network, one process each, and writes the results and the table of the docs.
+
+    python -m benchmarks.coverage                     all networks; takes an hour or two on 2 cores
+    python -m benchmarks.coverage --only resnet18     some, by name
+    python -m benchmarks.coverage --resume            those that have no result yet
+    python -m benchmarks.coverage --pick              choose the smallest network of each timm module
+
+Results go to `docs/coverage/results.json` after every network, the table to `docs/coverage.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+
+from benchmarks.coverage.check import Outcome, check
+from benchmarks.coverage.networks import (
+    Candidate,
+    pick_timm_networks,
+    timm_networks,
+    torchvision_networks,
+)
+from benchmarks.coverage.table import table
+from wenable.files import write_whole
+from wenable.measure.device import describe_device
+
+DOCS = Path(__file__).parents[2] / "docs"
+LIMIT_S = 1200
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = _arguments()
+    if arguments.pick:
+        pick_timm_networks()
+        return
+    if arguments.one:
+        print(json.dumps(dataclasses.asdict(check(Candidate(**json.loads(arguments.one))))))
+        return
+    results = arguments.out / "coverage" / "results.json"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    keep = arguments.resume or arguments.only
+    rows = json.loads(results.read_text())["networks"] if keep and results.exists() else []
+    outcomes = {(row["library"], row["name"]): Outcome(**row) for row in rows}
+    candidates = [*torchvision_networks(), *timm_networks()]
+    for number, candidate in enumerate(candidates, 1):
+        key = (candidate.library, candidate.name)
+        wanted = candidate.name in arguments.only if arguments.only else key not in outcomes
+        if wanted:
+            outcome = outcomes[key] = _check_apart(candidate)
+            print(_line(number, len(candidates), outcome), flush=True)
+            _write(results, outcomes)
+    write_whole(arguments.out / "coverage.md", table(json.loads(results.read_text())))
+
+
+def _arguments() -> Any:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--pick", action="store_true", help="choose timm's networks anew")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _check_apart(candidate: Candidate) -> Outcome:
+    """Check in a process of its own: memory is given back, and a crash is one row of the table."""
+    names = (candidate.library, candidate.family, candidate.name, candidate.input_size)
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.coverage", "--one"]
+    try:
+        run = subprocess.run(
+            [*command, json.dumps(dataclasses.asdict(candidate))],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(*names, defects=[f"not done after {LIMIT_S} s"])
+    if run.returncode:
+        last = run.stderr.strip().splitlines()[-1:] or [f"exit status {run.returncode}"]
+        return Outcome(*names, defects=[last[0]])
+    return Outcome(**json.loads(run.stdout.splitlines()[-1]))
+
+
+def _line(number: int, count: int, outcome: Outcome) -> str:
+    detail = outcome.refusal or "; ".join(outcome.defects)
+    return (
+        f"{number}/{count} {outcome.library} {outcome.name}: {outcome.verdict},"
+        f" {outcome.share_of_groupable:.0%} of what is groupable, {outcome.seconds} s {detail}"
+    )
+
+
+def _write(path: Path, outcomes: dict[tuple[str, str], Outcome]) -> None:
+    values = {
+        "command": "python -m benchmarks.coverage",
+        "machine": describe_device(),
+        "versions": {m.__name__: m.__version__ for m in (torch, torchvision, timm)},
+        "networks": [dataclasses.asdict(outcome) for outcome in outcomes.values()],
+    }
+    write_whole(path, json.dumps(values, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Converts one network and checks what comes out against the original and against torch."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
+
+import wenable as we
+from benchmarks.coverage.groupable import groupable_macs
+from benchmarks.coverage.networks import CLASSES, Candidate
+
+BATCH = 2
+RANDOM_MODES = 3
+
+
+@dataclass
+class Outcome:
+    """What came of one network. MACs are for one example at `input_size`.
+
+    - `refusal`: the sentence with which `convert` refused it; empty where it did not.
+    - `defects`: what a check found wrong; empty where all is right.
+    - `share_of_groupable`: the part of `groupable_macs` that switches with the default settings,
+      and `share_with_attention` with the projections of attention switched too.
+    - `extract_difference`: the largest difference between a mode and its extracted network, in
+      units of the largest output.
+    - `left_alone`: MACs by the reason for which a layer does not switch.
+    """
+
+    library: str
+    family: str
+    name: str
+    input_size: tuple[int, int, int]
+    parameters: int = 0
+    groupable_macs: int = 0
+    full_macs: int = 0
+    smallest_macs: int = 0
+    switched_macs: int = 0
+    knobs: int = 0
+    share_of_groupable: float = 0.0
+    share_with_attention: float | None = None
+    extract_difference: float = 0.0
+    refusal: str = ""
+    defects: list[str] = field(default_factory=list)
+    left_alone: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """`converted`, `partly` (under half of what is groupable), `refused` or `wrong`."""
+        if self.defects:
+            return "wrong"
+        if self.refusal:
+            return "refused"
+        return "converted" if self.share_of_groupable >= 0.5 else "partly"
+
+
+def check(candidate: Candidate) -> Outcome:
+    """Return what came of a network; nothing is raised for what it does wrong."""
+    started = time.perf_counter()
+    names = (candidate.library, candidate.family, candidate.name, candidate.input_size)
+    outcome = Outcome(*names)
+    model = with_telling_values(candidate.build())
+    batch = torch.randn(BATCH, *candidate.input_size, generator=torch.Generator().manual_seed(1))
+    outcome.parameters = sum(parameter.numel() for parameter in model.parameters())
+    outcome.groupable_macs = groupable_macs(model, batch, CLASSES)
+    try:
+        _check_converted(outcome, model, batch)
+    except Exception as error:  # a defect is a result here, and the next network is to be tried
+        outcome.defects.append(f"{type(error).__name__}: {error}")
+    outcome.seconds = round(time.perf_counter() - started, 1)
+    return outcome
+
+
+def with_telling_values(model: nn.Module) -> nn.Module:
+    """Give norms, biases and layer scales values that show when one is lost or out of place.
+
+    Freshly built they are all 0 or 1 (or 1e-6), under which many a mistake computes the same.
+    """
+    generator = torch.Generator().manual_seed(2)
+    for tensor in model.parameters():
+        if tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+            tensor.data.uniform_(0.5, 1.5, generator=generator)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0.0, 0.2, generator=generator)
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5, generator=generator)
+    return model
+
+
+def _check_converted(outcome: Outcome, model: nn.Module, batch: torch.Tensor) -> None:
+    expected = _outputs(model, batch)
+    if not all(bool(each.isfinite().all()) for each in expected):
+        outcome.defects.append("the original's own output is not finite: nothing can be compared")
+        return
+    try:
+        net = we.convert(model, batch)
+    except ValueError as error:
+        outcome.refusal = str(error)
+        return
+    _note_shares(outcome, net)
+    found = _outputs(net, batch)
+    if not all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)):
+        outcome.defects.append("the full mode does not equal the original bit for bit")
+    rng = random.Random(3)
+    modes = [net.space.smallest, *(net.space.sample(rng) for _ in range(RANDOM_MODES))]
+    we.calibrate(net, modes, [batch])
+    for mode in modes:
+        _check_extracted(outcome, net, mode, batch)
+    for mode in modes:
+        _check_training(outcome, net, mode, batch)
+    if any("attention" in reason for reason in outcome.left_alone):
+        every = we.convert(model, batch, method=we.WeightEnabling(attention=True))
+        switched = sum(layer.macs for layer in every.switchable_layers)
+        outcome.share_with_attention = switched / outcome.groupable_macs
+
+
+def _note_shares(outcome: Outcome, net: Any) -> None:
+    reasons: Counter[str] = Counter()
+    for layer in net.left_alone:
+        reasons[layer.reason] += layer.macs
+    outcome.left_alone = dict(reasons.most_common())
+    outcome.knobs = len(net.space.knobs)
+    outcome.full_macs, outcome.smallest_macs = net.macs("full"), net.macs("smallest")
+    outcome.switched_macs = sum(layer.macs for layer in net.switchable_layers)
+    outcome.share_of_groupable = outcome.switched_macs / outcome.groupable_macs
+
+
+def _check_extracted(outcome: Outcome, net: Any, mode: we.Mode, batch: torch.Tensor) -> None:
+    net.eval()
+    plain = we.extract(net, mode)
+    with net.using(mode):
+        counter = FlopCounterMode(display=False)
+        with counter:
+            ours = _outputs(net, batch)
+    theirs = _outputs(plain, batch)
+    if counter.get_total_flops() != 2 * BATCH * net.macs(mode):
+        outcome.defects.append(f"mode {mode}: macs() disagrees with torch's counter")
+    for a, b in zip(ours, theirs, strict=True):
+        difference = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))
+        outcome.extract_difference = max(outcome.extract_difference, difference)
+        if not difference < 1e-3:  # rounding, and its growth through a deep random network
+            outcome.defects.append(f"mode {mode}: extract differs by {difference:.1e}")
+
+
+def _check_training(outcome: Outcome, net: Any, mode: we.Mode, batch: torch.Tensor) -> None:
+    net.train()
+    net.zero_grad(set_to_none=True)
+    net.set_mode(mode)
+    torch.stack([each.square().mean() for each in tree_flatten(net(batch))[0]]).sum().backward()
+    net.eval()
+    for layer in net.switchable_layers:
+        gradient = net.get_submodule(layer.name).weight.grad
+        if gradient is None or not bool(gradient.isfinite().all()):
+            outcome.defects.append(f"mode {mode}: no finite gradient reaches {layer.name}")
+            return
+
+
+def _outputs(model: nn.Module, batch: torch.Tensor) -> list[torch.Tensor]:
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)  # some networks draw random numbers even in eval mode
+        return tree_flatten(model(batch))[0]
