@@ -12,9 +12,9 @@ from wenable.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from wenable.calibration import calibrate as calibrate
-    from wenable.conversion import DynamicNetwork as DynamicNetwork
-    from wenable.conversion import UncalibratedWarning as UncalibratedWarning
     from wenable.conversion import convert as convert
+    from wenable.dynamic_network import DynamicNetwork as DynamicNetwork
+    from wenable.dynamic_network import UncalibratedWarning as UncalibratedWarning
     from wenable.evaluation import evaluate as evaluate
     from wenable.extraction import extract as extract
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from wenable.training import train as train
 
 _HOMES = {
-    "DynamicNetwork": "wenable.conversion",
+    "DynamicNetwork": "wenable.dynamic_network",
     "Front": "wenable.tables",
     "Knob": "wenable.space",
     "Mode": "wenable.space",
     "Reading": "wenable.tables",
     "Space": "wenable.space",
     "TrainConfig": "wenable.training",
-    "UncalibratedWarning": "wenable.conversion",
+    "UncalibratedWarning": "wenable.dynamic_network",
     "WeightEnabling": "wenable.methods.weight_enabling",
     "calibrate": "wenable.calibration",
     "convert": "wenable.conversion",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wenable.conversion import DynamicNetwork
+from wenable.dynamic_network import DynamicNetwork
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
 from wenable.modules import call_network, device_of, in_eval_mode
 from wenable.space import ModeChoice

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.conversion import DynamicNetwork, warn_if_uncalibrated
+from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.modules import call_network, device_name, device_of, in_eval_mode
 from wenable.space import ModeChoice
 from wenable.tables import Reading

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
-from wenable.conversion import DynamicNetwork, put_in_place, warn_if_uncalibrated
+from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.layers.batch_norm import SwitchableBatchNorm
 from wenable.layers.weight_enabled import WeightEnabled
-from wenable.modules import in_eval_mode
+from wenable.modules import in_eval_mode, put_in_place
 from wenable.space import Mode, ModeChoice
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,3 +40,26 @@ def call_network(model: nn.Module, x: Any, device: torch.device) -> tuple[Any, i
     """Return the outputs for a batch, one tensor or a tuple of several inputs, and its length."""
     inputs = x if isinstance(x, tuple) else (x,)
     return model(*(each.to(device) for each in inputs)), len(inputs[0])
+
+
+def weights_fingerprint(net: nn.Module, *, with_norms: bool = False) -> int:
+    """Return a checksum of the weights, and of the norms' running statistics where asked for."""
+    tensors = list(net.parameters())
+    if with_norms:
+        tensors += [b for name, b in net.named_buffers() if name.endswith(("_mean", "_var"))]
+    checksum = 0
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous().flatten()
+        checksum = zlib.crc32(values.view(torch.uint8).numpy().data, checksum)
+    return checksum
+
+
+def put_in_place(net: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+    """Put each replacement wherever the module it replaces is registered."""
+    places: dict[int, list[str]] = {}
+    for name, module in net.named_modules(remove_duplicate=False):
+        places.setdefault(id(module), []).append(name)
+    for name, replacement in replacements.items():
+        for place in places[id(net.get_submodule(name))]:
+            parent, _, leaf = place.rpartition(".")
+            setattr(net.get_submodule(parent), leaf, replacement)

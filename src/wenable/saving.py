@@ -22,7 +22,8 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
-from wenable.conversion import Calibration, DynamicNetwork, convert
+from wenable.conversion import convert
+from wenable.dynamic_network import Calibration, DynamicNetwork
 from wenable.files import write_whole
 from wenable.layers.batch_norm import Statistics
 from wenable.methods.weight_enabling import WeightEnabling

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from wenable.calibration import calibrate
-from wenable.conversion import DynamicNetwork
+from wenable.dynamic_network import DynamicNetwork
 from wenable.evaluation import evaluate
 from wenable.exploration.greedy import SearchStep, greedy
 from wenable.extraction import extract

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from wenable.conversion import DynamicNetwork
+from wenable.dynamic_network import DynamicNetwork
 from wenable.evaluation import check_batch
 from wenable.modules import call_network, device_of
 from wenable.space import Mode, RandomSource, Space

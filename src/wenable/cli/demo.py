@@ -23,7 +23,7 @@ from wenable.cli.work import (
     load_data,
     train_with_bar,
 )
-from wenable.conversion import DynamicNetwork
+from wenable.dynamic_network import DynamicNetwork
 from wenable.files import write_whole
 from wenable.measure import describe_device
 from wenable.measure.latency import TimingPlan

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 import wenable as we
 from wenable.cli.work import Data, flush_denormals
-from wenable.conversion import DynamicNetwork
+from wenable.dynamic_network import DynamicNetwork
 from wenable.files import write_whole
 from wenable.space import Mode
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 import wenable as we
 from wenable.cli.terminal import consoles, parse_groups, parse_size, print_json, short_mode
-from wenable.conversion import DynamicNetwork
+from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.plan import SwitchableLayer
 from wenable.methods.weight_enabling import ShufflePolicy
 from wenable.space import pattern_text

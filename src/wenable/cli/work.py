@@ -11,8 +11,8 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.terminal import progress_bar
-from wenable.conversion import DynamicNetwork
 from wenable.data import Splits, batches, digits
+from wenable.dynamic_network import DynamicNetwork
 from wenable.exploration.greedy import SearchStep
 from wenable.measure.latency import TimingPlan
 from wenable.search import Cost

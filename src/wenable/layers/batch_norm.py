@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -66,8 +67,8 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     by_pattern: nn.ModuleDict
-    calibrated_mean: torch.Tensor | None
-    calibrated_var: torch.Tensor | None
+    calibrated: Statistics | None
+    """The statistics that eval mode normalises with, or None for the pattern's own."""
 
     def __init__(
         self,
@@ -88,9 +89,10 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
             )
         self.slice_patterns = [1] * len(self.widths)
         self.by_pattern = nn.ModuleDict({str(n): self._copy() for n in patterns if n != 1})
-        # Buffers, so that they follow the network to another device or type.
-        self.register_buffer("calibrated_mean", None, persistent=False)
-        self.register_buffer("calibrated_var", None, persistent=False)
+        self.calibrated = None
+        self._joined: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        self._joined_state: Any = None
+        self._joined_sources: list[torch.Tensor] = []
         self.collecting: Moments | None = None
         self.train(norm.training)
 
@@ -122,9 +124,8 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Return the batch norm whose parameters pattern `n` uses: this one for 1."""
         if n == 1:
             return self
-        norm = self.by_pattern[str(n)]
-        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-        return norm
+        # Not through `nn.ModuleDict`, which looks a name up four times slower.
+        return cast(nn.modules.batchnorm._BatchNorm, self.by_pattern._modules[str(n)])
 
     def set_pattern(self, n: int, part: int | None = None) -> None:
         """Normalise as pattern `n` from now on: one slice of the channels, or all of them.
@@ -135,23 +136,32 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(
                 f"`n` (={n}) is no pattern of this batch norm; allowed: {self.patterns}"
             )
-        if part is None:
-            self.slice_patterns = [n] * len(self.widths)
-        else:
-            self.slice_patterns[part] = n
+        for each in range(len(self.widths)) if part is None else (part,):
+            self.put_pattern(n, each)
+
+    def put_pattern(self, n: int, part: int = 0) -> None:
+        """Set the pattern of one slice to one that is known to be allowed."""
+        self.slice_patterns[part] = n
 
     def use_statistics(self, statistics: Statistics | None) -> None:
-        """In eval mode, normalise with these statistics; None returns to the pattern's own."""
+        """In eval mode, normalise with these statistics; None returns to the pattern's own.
+
+        They must be of the type and on the device of this norm (`in_place_of_its_own`).
+        """
+        # A module's own `__setattr__` looks through its parameters first, fifty times a switch.
+        self.__dict__["calibrated"] = statistics
+
+    def in_place_of_its_own(self, statistics: Statistics) -> Statistics:
+        """Return statistics in the type and on the device of this norm."""
         place = self.running_mean
         assert place is not None
-        self.calibrated_mean = None if statistics is None else statistics.mean.to(place)
-        self.calibrated_var = None if statistics is None else statistics.var.to(place)
+        return Statistics(statistics.mean.to(place), statistics.var.to(place))
 
     def present_statistics(self) -> Statistics:
         """Return a copy of the statistics that eval mode normalises with now."""
-        mean, var = self.calibrated_mean, self.calibrated_var
-        if mean is None or var is None:
-            mean, var = self._present("running_mean"), self._present("running_var")
+        if self.calibrated is not None:
+            return Statistics(self.calibrated.mean.clone(), self.calibrated.var.clone())
+        mean, var = self._present("running_mean"), self._present("running_var")
         assert mean is not None
         assert var is not None
         return Statistics(mean.clone(), var.clone())
@@ -161,12 +171,38 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         if self.collecting is not None:
             self.collecting.add(x)
             return self._batch_norm(x, None, None, 0.0)
-        if not self.training and self.calibrated_mean is not None:
-            return self._batch_norm(x, self.calibrated_mean, self.calibrated_var, 0.0)
-        if len(set(self.slice_patterns)) > 1:
+        if not self.training and self.calibrated is not None:
+            return self._normalise_calibrated(x, self.calibrated)
+        if self._is_mixed:
             return self._normalise_slices(x)
         norm = self.of_pattern(self.slice_patterns[0])
         return super().forward(x) if norm is self else norm(x)
+
+    def _normalise_calibrated(self, x: torch.Tensor, kept: Statistics) -> torch.Tensor:
+        weight, bias = self._mixed_affine() if self._is_mixed else self._affine()
+        return F.batch_norm(x, kept.mean, kept.var, weight, bias, False, 0.0, self.eps)
+
+    def _affine(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the weight and bias of the pattern that all slices are in."""
+        parameters = self.of_pattern(self.slice_patterns[0])._parameters
+        return parameters["weight"], parameters["bias"]
+
+    def _mixed_affine(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return weight and bias joined from the slices; without gradients they are joined once."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.affine:
+            return self._present("weight"), self._present("bias")
+        sources = [
+            (parameter, parameter._version)
+            for n in set(self.slice_patterns)
+            for parameter in self.of_pattern(n).parameters(recurse=False)
+        ]
+        state = (tuple(self.slice_patterns), [(p.data_ptr(), version) for p, version in sources])
+        if self._joined_state != state:
+            # The sources are held: no other parameter can come to lie where they lie.
+            self._joined_sources = [parameter.detach() for parameter, _ in sources]
+            self._joined = (self._present("weight"), self._present("bias"))
+            self._joined_state = state
+        return self._joined
 
     def _batch_norm(
         self, x: torch.Tensor, mean: torch.Tensor | None, var: torch.Tensor | None, momentum: float
@@ -194,6 +230,11 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
                 tracked.add_(1)
         return y
 
+    @property
+    def _is_mixed(self) -> bool:
+        """Whether slices of the channels are in different patterns."""
+        return self.slice_patterns.count(self.slice_patterns[0]) != len(self.slice_patterns)
+
     def _parts(self, name: str) -> list[torch.Tensor]:
         """Return views of a parameter or buffer, for each slice that of its present pattern."""
         starts = [sum(self.widths[:i]) for i in range(len(self.widths))]
@@ -205,7 +246,7 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _present(self, name: str) -> torch.Tensor | None:
         """Return a parameter or buffer in the present patterns, shape `(channels,)`, or None."""
         first = getattr(self.of_pattern(self.slice_patterns[0]), name)
-        if first is None or len(set(self.slice_patterns)) == 1:
+        if first is None or not self._is_mixed:
             return first
         return torch.cat(self._parts(name))
 

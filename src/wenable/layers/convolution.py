@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
-from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.space import Knob
 
@@ -49,8 +48,8 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
         """Convolve with the blocks that the present pattern enables."""
         if self.pattern == 1:
             return super().forward(input)
-        if self.input_order is not None:
-            input = input.index_select(1, self.input_order)
+        if self.reads_shuffled:
+            input = nn.functional.channel_shuffle(input, self.shuffle_groups)
         padding = self.padding
         if self.padding_mode != "zeros":
             sides = self._reversed_padding_repeated_twice
@@ -58,7 +57,7 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
             padding = 0
         return nn.functional.conv2d(
             input,
-            diagonal_blocks(self.weight, self.pattern, self.input_order),
+            self.enabled_weight(),
             self.bias,
             self.stride,
             padding,

@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn.utils import skip_init
 from torchvision.ops import Permute
 
-from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.space import Knob
 
@@ -47,18 +46,17 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         """Multiply by the blocks that the present pattern enables."""
         if self.pattern == 1:
             return super().forward(input)
-        if self.input_order is not None:
-            input = input.index_select(-1, self.input_order)
+        if self.reads_shuffled:
+            input = input.unflatten(-1, (self.shuffle_groups, -1)).transpose(-1, -2).flatten(-2)
         # B: all leading dimensions, g: groups, i, o: inputs and outputs of a group
-        weight_gio = (
-            diagonal_blocks(self.weight, self.pattern, self.input_order)
-            .unflatten(0, (self.pattern, -1))
-            .transpose(1, 2)
-        )
+        weight_gio = self.enabled_weight()
         input_gBi = input.reshape(-1, self.pattern, weight_gio.shape[1]).transpose(0, 1)
         output_gBo = torch.bmm(input_gBi, weight_gio)
         output = output_gBo.transpose(0, 1).reshape(*input.shape[:-1], self.out_features)
         return output if self.bias is None else output + self.bias
+
+    def _pack(self, weight: torch.Tensor) -> torch.Tensor:
+        return super()._pack(weight).unflatten(0, (self.pattern, -1)).transpose(1, 2)
 
     def to_plain(self) -> nn.Module:
         """Return standard torch layers, with weights of their own, for the present pattern.
