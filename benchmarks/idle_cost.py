@@ -174,8 +174,8 @@ def page(results: dict[str, Any]) -> str:
         "",
         "Switching between modes that were used before, and what is held. *first use*: how much longer"
         " the first forward pass in mode 1/2 takes than the next ones, beside a plain copy of as many"
-        " bytes. *packed*: after the full mode, 1/2, 1/4, 1/16 and a random mode were all used, as a share of"
-        " the switchable weights; the bound is 15/16, however many modes there are. *a mode*: its"
+        " bytes. *packed*: after the full mode, 1/2, 1/4, 1/16 and a random mode were all used, as a"
+        " share of the switchable weights; the bound is 15/16, however many modes there are. *a mode*: its"
         " calibrated statistics.",
         "",
         "| network | knobs | set_mode, us (p90) | first use, ms (copy) | packed | a mode, KiB |",

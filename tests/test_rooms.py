@@ -40,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
         "conversion", "dynamic_network", "layers", "methods", "modules", "files", "space", "version",
         "zoo",
     },
+    "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"files", "space", "tables"},
 }  # fmt: skip
 FREE_OF_TORCH = ("version", "files", "space", "tables", "measure", "exploration")
