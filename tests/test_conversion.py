@@ -4,7 +4,10 @@ import copy
 import random
 
 import pytest
+import timm
 import torch
+import torchvision
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,6 +24,7 @@ from tests.networks import (
     small_resnet,
 )
 from wenable.layers.weight_enabled import WeightEnabled
+from wenable.zoo import build
 
 POLICIES = ["first", "all", "none"]
 
@@ -96,8 +100,6 @@ def test_no_mode_holds_a_copy_of_a_weight():
     ],
 )
 def test_the_papers_networks(name: str):
-    from wenable.zoo import build
-
     model = give_norms_a_past(build(name)).eval()
     # Half the networks at random: the others' policies are covered by the small network.
     net = we.convert(model, torch.zeros(1, 3, 64, 64), method=we.WeightEnabling(shuffle="all"))
@@ -458,3 +460,62 @@ def test_a_conversion_that_computes_something_else_is_not_handed_back():
 
     with pytest.raises(RuntimeError, match="does not compute what the original did"):
         we.convert(small_resnet(), torch.ones(IMAGES), method=Wrong())
+    net = we.convert(small_resnet(), torch.ones(IMAGES), method=Wrong(), check=False)
+    assert isinstance(net, we.DynamicNetwork)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_torchs_own_transformer_layers_do_not_run_past_the_modes(batch_first: bool):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=batch_first)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x = torch.randn(3, 5, 16)
+    net = we.convert(model, x)
+    assert [each.name for each in net.switchable_layers] == [
+        f"layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)
+    ]
+    with torch.no_grad():  # where torch would take its fused path
+        torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-5)
+        net.set_mode("1/4")
+        reference = masked_network(model, net, net.mode)
+        assert not torch.allclose(net(x), model(x), atol=1e-2)
+    torch.testing.assert_close(net(x), reference(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(we.extract(net)(x), reference(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_vision_transformer_of_torchvision_switches_its_mlps():
+    model = torchvision.models.VisionTransformer(32, 8, 3, 2, 48, 96, num_classes=5).eval()
+    nn.init.normal_(model.heads[0].weight)
+    x = torch.randn(2, 3, 32, 32)
+    net = we.convert(model, x)
+    assert [each.name.rpartition(".mlp.")[2] for each in net.switchable_layers] == ["0", "3"] * 3
+    with torch.no_grad():
+        assert torch.equal(net(x), model(x))
+        net.set_mode("1/16")
+        torch.testing.assert_close(we.extract(net)(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["first", "all", "none"])
+def test_residual_networks_with_padded_shortcuts_keep_every_bit(policy: str):
+    model = give_norms_a_past(build("wenable.zoo:cifar_resnet20")).eval()
+    x = torch.randn(8, 3, 32, 32)
+    net = we.convert(model, x[:2], method=we.WeightEnabling(shuffle=policy))
+    assert len(net.switchable_layers) == 18
+    assert torch.equal(net(x), model(x))
+    net.set_mode("1/8")
+    net.set_mode("full")
+    assert torch.equal(net(x), model(x))
+
+
+def test_networks_that_timm_fills_with_pretrained_weights(tmp_path):
+    torch.manual_seed(0)
+    trained = give_norms_a_past(timm.create_model("resnet10t")).eval()
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    model = timm.create_model(
+        "resnet10t",
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "model.safetensors")},
+    ).eval()
+    x = torch.randn(2, 3, 64, 64)
+    net = we.convert(model, x)
+    assert torch.equal(net(x), trained(x))

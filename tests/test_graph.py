@@ -49,6 +49,11 @@ class Net(nn.Module):
         (lambda a, b: a.transpose(1, 2).transpose(2, 1), 8, [(8, {"a"}, False)]),
         (lambda a, b: a[:, :, ::2, ::2], 8, [(8, {"a"}, False)]),
         (lambda a, b: F.pad(a, (1, 1, 1, 1)), 8, [(8, {"a"}, False)]),
+        (
+            lambda a, b: F.pad(a, (0, 0, 0, 0, 1, 3)),
+            12,
+            [(1, set(), False), (8, {"a"}, False), (3, set(), False)],
+        ),
         # what mixes channels, or reorders them, has no origin
         (lambda a, b: a.flip(1), 8, None),
         (lambda a, b: a.flip(2), 8, [(8, {"a"}, False)]),

@@ -237,13 +237,17 @@ def _rearrangement(walker: Walker, node: Node) -> Origin | None:
 
 
 def _padding(walker: Walker, node: Node) -> Origin | None:
-    """Follow padding, unless it adds channels or cuts some off."""
+    """Follow padding; channels that it adds were written by no layer, and a cut is not followed."""
     origin = walker.origin(node.args[0])
     sizes: Any = node.args[1]  # pairs, from the last dimension backwards
     if origin is None:
         return None
     at = 2 * (-origin.axis - 1)
-    return None if any(sizes[at : at + 2]) else origin
+    before, after = (*sizes[at : at + 2], 0, 0)[:2]
+    if before < 0 or after < 0:
+        return None
+    added = [(Slice(width, frozenset()),) if width else () for width in (before, after)]
+    return Origin(origin.axis, (*added[0], *origin.slices, *added[1]))
 
 
 _UNARY = """
