@@ -23,6 +23,7 @@ import torchvision
 from torch import nn
 
 import wenable as we
+from benchmarks.present_commit import present_commit
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 
@@ -42,6 +43,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     results = {
         "command": f"python -m benchmarks.idle_cost --rounds {arguments.rounds}",
+        "commit": present_commit(),
         "machine": describe_device(),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "threads": THREADS,

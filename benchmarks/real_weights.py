@@ -22,6 +22,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import wenable as we
+from benchmarks.present_commit import present_commit
 from wenable.evaluation import wilson_interval
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
@@ -56,6 +57,7 @@ def main() -> None:
         "command": "python -m benchmarks.real_weights --weights resnet20-cifar10.safetensors"
         " --images cifar10/test",
         "date": time.strftime("%Y-%m-%d"),
+        "commit": present_commit(),
         "machine": describe_device(),
         "versions": {"torch": torch.__version__},
         "rows": rows,

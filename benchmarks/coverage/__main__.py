@@ -30,6 +30,7 @@ from benchmarks.coverage.networks import (
     torchvision_networks,
 )
 from benchmarks.coverage.table import table
+from benchmarks.present_commit import present_commit
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 
@@ -51,12 +52,14 @@ def main() -> None:
     keep = arguments.resume or arguments.only
     rows = json.loads(results.read_text())["networks"] if keep and results.exists() else []
     outcomes = {(row["library"], row["name"]): Outcome(**row) for row in rows}
+    commit = present_commit()
     candidates = [*torchvision_networks(), *timm_networks()]
     for number, candidate in enumerate(candidates, 1):
         key = (candidate.library, candidate.name)
         wanted = candidate.name in arguments.only if arguments.only else key not in outcomes
         if wanted:
             outcome = outcomes[key] = _check_apart(candidate)
+            outcome.commit = commit
             print(_line(number, len(candidates), outcome), flush=True)
             _write(results, outcomes)
     write_whole(arguments.out / "coverage.md", table(json.loads(results.read_text())))

@@ -32,6 +32,7 @@ class Outcome:
     - `extract_difference`: the largest difference between a mode and its extracted network, in
       units of the largest output.
     - `left_alone`: MACs by the reason for which a layer does not switch.
+    - `commit`: the state of wenable that this was found with.
     """
 
     library: str
@@ -51,6 +52,7 @@ class Outcome:
     defects: list[str] = field(default_factory=list)
     left_alone: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    commit: str = ""
 
     @property
     def verdict(self) -> str:

@@ -65,8 +65,9 @@ def pick_timm_networks() -> None:
 
 
 def _of_timm(name: str, family: str) -> Candidate:
-    size = timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()["input_size"]
-    return Candidate("timm", family, name, tuple(size))
+    settings = timm.get_pretrained_cfg(name)
+    assert settings is not None
+    return Candidate("timm", family, name, settings.input_size)
 
 
 def _smallest(family: str) -> str:

@@ -23,8 +23,9 @@ original bit for bit; the smallest and {modes} random modes, calibrated, agree w
 networks; `macs` agrees with torch's counter in each of them; each runs forward and backward in
 training with a finite gradient at every layer that switches.
 
-Made by `{command}` (`make coverage-of-networks`) on {machine} with {versions}; the figures of every
-network, with the MACs by reason of what does not switch, are in `docs/coverage/results.json`.
+Made by `{command}` (`make coverage-of-networks`) on {machine} with {versions}. The figures of every
+network, the MACs by reason of what does not switch, and the commit they were found with are in
+`docs/coverage/results.json`.
 
 - *groupable*: share of the groupable MACs that switches; in brackets with `attention=True`, where
   projections of attention were left alone.

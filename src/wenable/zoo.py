@@ -218,10 +218,9 @@ class CifarResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        for stage, (inputs, outputs) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
-            first = CifarBlock(inputs, outputs, 1 if inputs == outputs else 2)
-            rest = (CifarBlock(outputs, outputs, 1) for _ in range(blocks - 1))
-            self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
+        self.layer1 = _stage(16, 16, blocks)
+        self.layer2 = _stage(16, 32, blocks)
+        self.layer3 = _stage(32, 64, blocks)
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Any) -> Any:
@@ -229,6 +228,11 @@ class CifarResNet(nn.Module):
         x = nn.functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))
+
+
+def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    first = CifarBlock(inputs, outputs, 1 if inputs == outputs else 2)
+    return nn.Sequential(first, *(CifarBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
 def cifar_resnet20(classes: int = 10) -> CifarResNet:
