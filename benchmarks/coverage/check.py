@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 import wenable as we
-from benchmarks.coverage.groupable import groupable_macs
+from benchmarks.coverage.groupable import attention_in_steps, groupable_macs
 from benchmarks.coverage.networks import CLASSES, Candidate
 
 BATCH = 2
@@ -141,7 +141,7 @@ def _check_extracted(outcome: Outcome, net: Any, mode: we.Mode, batch: torch.Ten
     plain = we.extract(net, mode)
     with net.using(mode):
         counter = FlopCounterMode(display=False)
-        with counter:
+        with attention_in_steps(), counter:
             ours = _outputs(net, batch)
     theirs = _outputs(plain, batch)
     if counter.get_total_flops() != 2 * BATCH * net.macs(mode):

@@ -52,7 +52,7 @@ class GroupableCounter(TorchFunctionMode):
 
 
 @contextmanager
-def _attention_in_steps() -> Iterator[None]:
+def attention_in_steps() -> Iterator[None]:
     """Keep torch's attention from its fused path, which is one call and hides its products."""
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -63,6 +63,6 @@ def _attention_in_steps() -> Iterator[None]:
 
 def groupable_macs(model: nn.Module, batch: torch.Tensor, classes: int) -> int:
     """Return the MACs of one example that a pattern could divide by two or more."""
-    with torch.no_grad(), _attention_in_steps(), GroupableCounter(classes) as counter:
+    with torch.no_grad(), attention_in_steps(), GroupableCounter(classes) as counter:
         model(batch)
     return counter.macs // len(batch)
