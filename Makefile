@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-oldest check format docs clean
+.PHONY: help setup demo test test-oldest check format docs clean coverage-of-networks idle-cost
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo "make check   lint, format and types"
 	@echo "make format  mend lint and format where that can be done automatically"
 	@echo "make docs    the documentation as HTML, under docs/_build"
+	@echo "make coverage-of-networks  convert and check some 180 networks; hours; writes docs/coverage.md"
+	@echo "make idle-cost  what being dynamic costs in inference; minutes; writes docs/idle-cost.md"
 
 # The stamp is younger than pyproject.toml only after an installation that went through.
 $(VENV)/installed: pyproject.toml
@@ -46,6 +48,12 @@ format: setup
 
 docs: setup
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build
+
+coverage-of-networks: setup
+	$(BIN)/python -m benchmarks.coverage
+
+idle-cost: setup
+	$(BIN)/python -m benchmarks.idle_cost
 
 clean:
 	rm -rf $(VENV) .venv-oldest out docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -53,7 +53,11 @@ def main() -> None:
     rows = json.loads(results.read_text())["networks"] if keep and results.exists() else []
     outcomes = {(row["library"], row["name"]): Outcome(**row) for row in rows}
     commit = present_commit()
-    candidates = [*torchvision_networks(), *timm_networks()]
+    candidates = [
+        candidate
+        for candidate in (*torchvision_networks(), *timm_networks())
+        if candidate.library in arguments.library
+    ]
     for number, candidate in enumerate(candidates, 1):
         key = (candidate.library, candidate.name)
         wanted = candidate.name in arguments.only if arguments.only else key not in outcomes
@@ -68,6 +72,7 @@ def main() -> None:
 def _arguments() -> Any:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--library", nargs="*", default=["torchvision", "timm"])
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out", type=Path, default=DOCS)
     parser.add_argument("--pick", action="store_true", help="choose timm's networks anew")
