@@ -179,6 +179,33 @@ def test_attention_of_one_call_is_known_as_well():
     assert reasons(plan)["blocks.0.attn.proj"].startswith("serves attention")
 
 
+class SelfAttention(nn.Module):
+    """Attention over the pixels of a map, without a projection of its output."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Conv2d(width, width, 1) for _ in range(3))
+
+    def forward(self, x):
+        q, k, v = (each(x).flatten(2) for each in (self.q, self.k, self.v))
+        return (v @ (q.transpose(1, 2) @ k).softmax(-1).transpose(1, 2)).view(x.shape)
+
+
+def test_what_reads_attention_in_the_place_of_a_convolution_switches():
+    class Bottleneck(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv3 = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+            self.middle = SelfAttention(4)
+
+        def forward(self, x):
+            return x + self.conv3(self.middle(self.conv1(x)))
+
+    plan = plan_of(nn.Sequential(Bottleneck(), Bottleneck(), nn.Flatten()), 2, 8, 3, 3)
+    assert [layer.name for layer in plan.layers] == ["0.conv1", "0.conv3", "1.conv1", "1.conv3"]
+    assert all(".middle." in name for name in reasons(plan))
+
+
 def switched(**settings) -> list[str]:
     return [layer.name for layer in plan_of(small_resnet(), 1, 3, 6, 6, **settings).layers]
 

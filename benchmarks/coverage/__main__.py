@@ -104,7 +104,7 @@ def _line(number: int, count: int, outcome: Outcome) -> str:
     detail = outcome.refusal or "; ".join(outcome.defects)
     return (
         f"{number}/{count} {outcome.library} {outcome.name}: {outcome.verdict},"
-        f" {outcome.share_of_groupable:.0%} of what is groupable, {outcome.seconds} s {detail}"
+        f" {outcome.share_by_default:.0%} of what is groupable, {outcome.seconds} s {detail}"
     )
 
 

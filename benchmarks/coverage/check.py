@@ -19,6 +19,7 @@ from benchmarks.coverage.networks import CLASSES, Candidate
 
 BATCH = 2
 RANDOM_MODES = 3
+ENOUGH = 0.5  # of what is groupable
 
 
 @dataclass
@@ -27,8 +28,10 @@ class Outcome:
 
     - `refusal`: the sentence with which `convert` refused it; empty where it did not.
     - `defects`: what a check found wrong; empty where all is right.
-    - `share_of_groupable`: the part of `groupable_macs` that switches with the default settings,
-      and `share_with_attention` with the projections of attention switched too.
+    - `share_by_default`: the part of `groupable_macs` that switches with the default settings, and
+      `share_with_attention` with the projections of attention switched too.
+    - `settings`: what all else here was found with; empty for the default settings, which are tried
+      first.
     - `extract_difference`: the largest difference between a mode and its extracted network, in
       units of the largest output.
     - `left_alone`: MACs by the reason for which a layer does not switch.
@@ -45,7 +48,8 @@ class Outcome:
     smallest_macs: int = 0
     switched_macs: int = 0
     knobs: int = 0
-    share_of_groupable: float = 0.0
+    settings: str = ""
+    share_by_default: float = 0.0
     share_with_attention: float | None = None
     extract_difference: float = 0.0
     refusal: str = ""
@@ -61,7 +65,8 @@ class Outcome:
             return "wrong"
         if self.refusal:
             return "refused"
-        return "converted" if self.share_of_groupable >= 0.5 else "partly"
+        share = max(self.share_by_default, self.share_with_attention or 0.0)
+        return "converted" if share >= ENOUGH else "partly"
 
 
 def check(candidate: Candidate) -> Outcome:
@@ -105,10 +110,16 @@ def _check_converted(outcome: Outcome, model: nn.Module, batch: torch.Tensor) ->
         return
     try:
         net = we.convert(model, batch)
+        outcome.share_by_default = _switched(net) / outcome.groupable_macs
+        if any("attention" in layer.reason for layer in net.left_alone):
+            every = we.convert(model, batch, method=we.WeightEnabling(attention=True))
+            outcome.share_with_attention = _switched(every) / outcome.groupable_macs
+            if outcome.share_by_default < ENOUGH <= outcome.share_with_attention:
+                net, outcome.settings = every, "attention=True"
     except ValueError as error:
         outcome.refusal = str(error)
         return
-    _note_shares(outcome, net)
+    _note(outcome, net)
     found = _outputs(net, batch)
     if not all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)):
         outcome.defects.append("the full mode does not equal the original bit for bit")
@@ -119,30 +130,32 @@ def _check_converted(outcome: Outcome, model: nn.Module, batch: torch.Tensor) ->
         _check_extracted(outcome, net, mode, batch)
     for mode in modes:
         _check_training(outcome, net, mode, batch)
-    if any("attention" in reason for reason in outcome.left_alone):
-        every = we.convert(model, batch, method=we.WeightEnabling(attention=True))
-        switched = sum(layer.macs for layer in every.switchable_layers)
-        outcome.share_with_attention = switched / outcome.groupable_macs
 
 
-def _note_shares(outcome: Outcome, net: Any) -> None:
+def _switched(net: Any) -> int:
+    return sum(layer.macs for layer in net.switchable_layers)
+
+
+def _note(outcome: Outcome, net: Any) -> None:
     reasons: Counter[str] = Counter()
     for layer in net.left_alone:
         reasons[layer.reason] += layer.macs
     outcome.left_alone = dict(reasons.most_common())
     outcome.knobs = len(net.space.knobs)
     outcome.full_macs, outcome.smallest_macs = net.macs("full"), net.macs("smallest")
-    outcome.switched_macs = sum(layer.macs for layer in net.switchable_layers)
-    outcome.share_of_groupable = outcome.switched_macs / outcome.groupable_macs
+    outcome.switched_macs = _switched(net)
 
 
 def _check_extracted(outcome: Outcome, net: Any, mode: we.Mode, batch: torch.Tensor) -> None:
     net.eval()
     plain = we.extract(net, mode)
-    with net.using(mode):
-        counter = FlopCounterMode(display=False)
-        with attention_in_steps(), counter:
-            ours = _outputs(net, batch)
+    asking = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    net.requires_grad_(False)  # torch's counter fails on one that is handed to a module
+    counter = FlopCounterMode(display=False)
+    with net.using(mode), attention_in_steps(), counter:
+        ours = _outputs(net, batch)
+    for parameter in asking:
+        parameter.requires_grad_(True)
     theirs = _outputs(plain, batch)
     if counter.get_total_flops() != 2 * BATCH * net.macs(mode):
         outcome.defects.append(f"mode {mode}: macs() disagrees with torch's counter")

@@ -13,10 +13,11 @@ _HEAD = """# Which networks convert
 Every classification network of torchvision and the smallest network of every module of timm, built
 with random weights and handed to `wenable.convert` as it is. {counts}
 
-A network counts as **converted** when at least half of what could be grouped in it switches with
-the default settings, *and* every check passes. What could be grouped is counted without wenable, by
-watching the calls a network makes: all convolutions with `groups` 1 on maps larger than 1x1 and all
-dense layers but the classifier, where 2 divides inputs and outputs.
+A network counts as **converted** when at least half of what could be grouped in it switches, *and*
+every check passes. The default settings are tried first, which leave the projections of attention
+alone; where they fall short, `attention=True` is, and the verdict says so. What could be grouped is
+counted without wenable, by watching the calls a network makes: all convolutions with `groups` 1 on
+maps larger than 1x1 and all dense layers but the classifier, where 2 divides inputs and outputs.
 
 Checked for each, with norms, biases and layer scales of random values: the full mode equals the
 original bit for bit; the smallest and {modes} random modes, calibrated, agree with their extracted
@@ -60,12 +61,15 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def _counts(outcomes: Sequence[Outcome], library: str) -> str:
-    verdicts = Counter(each.verdict for each in outcomes if each.library == library)
+    own = [each for each in outcomes if each.library == library]
+    verdicts = Counter(each.verdict for each in own)
+    chosen = sum(each.verdict == "converted" and bool(each.settings) for each in own)
     count = sum(verdicts.values())
     rest = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items() if verdict != "converted")
     share = verdicts["converted"] / max(count, 1)
     return (
         f"Of {count} in {library}, **{verdicts['converted']} convert** ({share:.1%})"
+        + (f", {chosen} of them with `attention=True`" if chosen else "")
         + (f"; {rest}" if rest else "")
         + "."
     )
@@ -75,14 +79,15 @@ def _row(outcome: Outcome) -> str:
     start = f"| `{outcome.name}` | {outcome.family} |"
     if not outcome.knobs:
         return f"{start} | | | | | | {outcome.verdict} |"
-    share = f"{outcome.share_of_groupable:.0%}"
+    share = f"{outcome.share_by_default:.0%}"
+    verdict = outcome.verdict + (f" with `{outcome.settings}`" if outcome.settings else "")
     if outcome.share_with_attention is not None:
         share += f" ({outcome.share_with_attention:.0%})"
     return (
         f"{start} {outcome.knobs} | {outcome.full_macs / 1e9:.2f} | {share} |"
         f" {outcome.switched_macs / outcome.full_macs:.0%} |"
         f" {outcome.full_macs / outcome.smallest_macs:.1f}x |"
-        f" {outcome.extract_difference / 1e-7:.0f} | {outcome.verdict} |"
+        f" {outcome.extract_difference / 1e-7:.0f} | {verdict} |"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Walker:
         # Of every tensor, the last layers (or attention) that wrote to it, by whatever operations.
         self.writers: dict[Node, frozenset[str]] = {}
         self.attention: set[str] = set()
+        self.latest_projections: frozenset[str] = frozenset()
 
     def visit(self, node: Node) -> None:
         """Follow one node; its inputs have been visited before."""
@@ -76,15 +78,29 @@ class Walker:
         written = frozenset().union(*inputs)
         if name in ("conv1d", "conv2d", "linear"):
             layer = self.owner(node, node.args[1], "weight")
-            if layer is not None and inputs[0] == {_ATTENTION}:
+            if (
+                layer is not None
+                and inputs[0] == {_ATTENTION}
+                and self._is_beside_projections(layer)
+            ):
                 self.attention.add(layer)
             # A product with some other tensor, as the joint projection of torch's own attention.
             return frozenset({layer or f"<{node.name}>"})
         products = [each for each in node.args if isinstance(each, Node) and self.writers.get(each)]
         if name in _ATTENTION_PRODUCTS and len(products) > 1:
             self.attention |= written - {_ATTENTION}
+            self.latest_projections = written - {_ATTENTION} or self.latest_projections
             return frozenset({_ATTENTION})
         return written
+
+    def _is_beside_projections(self, layer: str) -> bool:
+        """Whether a layer is of the attention whose output it reads, and not of the block around.
+
+        Attention may stand where a convolution does: what reads it there is the block's next layer.
+        """
+        paths = [each.replace(".", "/").rpartition("/")[0] for each in self.latest_projections]
+        attention = [part for part in os.path.commonpath(paths).split("/") if part]
+        return layer.split(".")[: len(attention)] == attention
 
     def origin(self, argument: Any) -> Origin | None:
         """Return where the channels of an argument come from, or None where that is unknown."""
