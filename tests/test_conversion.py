@@ -206,6 +206,18 @@ def test_macs_of_layers_that_see_several_windows_of_each_example():
         assert all(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_a_network_that_overflows_on_the_example_is_extracted_all_the_same():
+    class Overflow(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, x * 1e38 * 1e38, x - x * 1e38 * 1e38 * 0], 1)
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), Overflow())
+    net = we.convert(model, torch.ones(2, 8), method=we.WeightEnabling(classifier=True))
+    x = torch.randn(3, 8)
+    net.set_mode("1/4")
+    torch.testing.assert_close(we.extract(net)(x)[:, :4], net(x)[:, :4])
+
+
 def test_extract_leaves_no_trace_and_shares_nothing():
     model = small_resnet()
     model.wenable_source = "where it was built"

@@ -64,8 +64,12 @@ def _check_extracted(net: DynamicNetwork, mode: Mode, plain: nn.Module) -> None:
             ) from error
     for ours, theirs in zip(expected, found, strict=True):
         if isinstance(ours, torch.Tensor) and ours.is_floating_point():
-            tolerance = 100 * torch.finfo(ours.dtype).eps * max(float(ours.abs().max()), 1.0)
-            if not torch.allclose(ours, theirs, rtol=0, atol=tolerance, equal_nan=True):
+            # Where a network overflows on random numbers, rounding decides between them.
+            finite = ours.isfinite()
+            ours, theirs = ours[finite], theirs[finite]
+            largest = float(ours.abs().max()) if len(ours) else 0.0
+            tolerance = 100 * torch.finfo(ours.dtype).eps * max(largest, 1.0)
+            if not torch.allclose(ours, theirs, rtol=0, atol=tolerance):
                 raise RuntimeError(
                     f"mode {mode} does not compute the same once extracted; this is a defect of"
                     " wenable: please report the network"
