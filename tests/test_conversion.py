@@ -206,6 +206,23 @@ def test_macs_of_layers_that_see_several_windows_of_each_example():
         assert all(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_a_network_may_look_at_the_type_of_a_layers_weight():
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.fc2(torch.relu(self.fc1(x.to(self.fc1.weight.dtype))))
+
+    net = we.convert(Looks(), torch.ones(2, 8))
+    plain = we.extract(net, "1/4")
+    assert [name for name, _ in plain.named_parameters()] == [
+        "fc1.1.weight", "fc1.1.bias", "fc2.weight", "fc2.bias",
+    ]  # fmt: skip
+    assert copy.deepcopy(plain).half()(torch.randn(2, 8)).dtype == torch.float16
+
+
 def test_a_network_that_overflows_on_the_example_is_extracted_all_the_same():
     class Overflow(nn.Module):
         def forward(self, x):

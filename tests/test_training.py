@@ -1,21 +1,23 @@
 """Algorithm 1 against a plain loop written from the paper, and what stops a run."""
 
 import copy
-import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import wenable as we
-from tests.networks import IMAGES, converted, small_resnet
-from wenable.training import (
-    StepReport,
-    make_optimizer,
-    make_schedule,
-    sample_modes,
-    train_step,
-)
+from tests.networks import IMAGES, Tokens, converted, small_resnet
+from wenable.training import StepReport, TrainConfig, sample_modes, train_step
+from wenable.training.loop import Checkpoint
+from wenable.training.optimizers import make_optimizer, make_schedule
+from wenable.training.state import TrainState, read_checkpoint
 
 
 def batches(count: int = 3, size: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -30,19 +32,49 @@ def batches(count: int = 3, size: int = 6) -> list[tuple[torch.Tensor, torch.Ten
 
 
 @pytest.mark.parametrize("passes", [2, 3, 6])
-def test_a_step_is_full_smallest_and_random_modes(passes: int):
-    space = converted().space
-    modes = sample_modes(space, passes, random.Random(0))
-    assert modes[:2] == (space.full, space.smallest)
+@pytest.mark.parametrize("sampling", ["patterns", "macs"])
+def test_a_step_is_full_smallest_and_random_modes(passes: int, sampling):
+    net = converted()
+    config = TrainConfig(passes=passes, sampling=sampling)
+    modes = sample_modes(net, config, step=3, steps=10)
+    assert modes[:2] == (net.space.full, net.space.smallest)
     assert len(modes) == passes
-    rng = random.Random(0)
-    assert modes[2:] == tuple(space.sample(rng) for _ in range(passes - 2))
+    assert modes == sample_modes(net, config, step=3, steps=10)  # whoever asks, and when
+    if passes == 6:
+        assert modes != sample_modes(net, config, step=4, steps=10)
+        assert modes != sample_modes(net, replace(config, seed=1), step=3, steps=10)
+
+
+def test_modes_are_drawn_uniformly_by_pattern_or_by_cost():
+    net = converted()
+    low, full = net.macs("smallest"), net.macs("full")
+    shares = {}
+    for sampling in ("patterns", "macs"):
+        config = TrainConfig(passes=6, sampling=sampling)
+        drawn = [m for step in range(150) for m in sample_modes(net, config, step, 150)[2:]]
+        costs = [(net.macs(mode) - low) / (full - low) for mode in drawn]
+        shares[sampling] = [sum(a <= c < a + 0.25 for c in costs) / 600 for a in (0, 0.25, 0.5)]
+        if sampling == "patterns":
+            first = [mode.options[0] for mode in drawn]
+            for option in net.space.knobs[0].options:
+                assert first.count(option) / 600 == pytest.approx(0.2, abs=0.07)
+    assert shares["macs"] == pytest.approx([0.25] * 3, abs=0.08)
+    assert shares["patterns"] != pytest.approx([0.25] * 3, abs=0.08)
+
+
+def test_the_number_of_passes_can_grow():
+    config = TrainConfig(passes=6, grow_from=2)
+    counts = [config.modes_at(step, 10) for step in range(10)]
+    assert counts == [2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    random_ones = TrainConfig(passes=3, grow_from=1, counting="random")
+    assert [random_ones.modes_at(step, 3) for step in range(3)] == [3, 4, 5]
+    assert {TrainConfig(passes=5).modes_at(step, 7) for step in range(7)} == {5}
 
 
 def test_a_step_equals_algorithm_1_written_out():
     net = converted(groups=(1, 2, 4)).train()
     twin = copy.deepcopy(net)
-    modes = sample_modes(net.space, 4, random.Random(1))
+    modes = sample_modes(net, TrainConfig(passes=4), step=1, steps=9)
     x, y = batches(1)[0]
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     losses = train_step(net, (x, y), modes, nn.CrossEntropyLoss(), optimizer)
@@ -142,7 +174,7 @@ def test_batches_that_do_not_fit_are_refused():
     net, (x, y) = converted(), batches(1)[0]
     for loader, message in (
         ([], "`loader` must have a length above 0"),
-        ([(x, y[:3])], "must hold one class for each"),
+        ([(x, y[:3])], "must be as many as the images"),
         ([(x, y + 9)], "must be classes from 0 to 4"),
         ([(x[:, :2], y)], "does not fit this network"),
     ):
@@ -167,6 +199,15 @@ def test_batches_that_do_not_fit_are_refused():
         ({"weight_decay": -1}, "`weight_decay`"),
         ({"warmup": 1.0}, "`warmup`"),
         ({"label_smoothing": 1.0}, "`label_smoothing`"),
+        ({"grow_from": 9}, "`grow_from` \\(=9\\) must be from 2 to `passes`"),
+        ({"sampling": "x"}, "`sampling` \\(='x'\\) must be one of 'patterns', 'macs'"),
+        ({"optimizer": "x"}, "`optimizer`"),
+        ({"schedule": "x"}, "`schedule`"),
+        ({"precision": "x"}, "`precision`"),
+        ({"averaging": 1.0}, "`averaging`"),
+        ({"clip": 0.0}, "`clip`"),
+        ({"accumulate": 0}, "`accumulate`"),
+        ({"mixup": -1}, "`mixup`"),
     ],
 )
 def test_settings_outside_their_range_are_refused(settings: dict, message: str):
@@ -178,19 +219,272 @@ def test_only_weights_are_decayed_and_the_rate_rises_then_falls():
     net = converted()
     config = we.TrainConfig(learning_rate=0.4, warmup=0.25)
     optimizer = make_optimizer(net, config)
-    decayed, others = optimizer.param_groups
-    assert decayed["weight_decay"] == 5e-4
-    assert others["weight_decay"] == 0
+    groups = {group["weight_decay"]: group for group in optimizer.param_groups}
+    decayed, others = groups.pop(5e-4), groups.pop(0.0)
+    assert not groups
     assert all(p.ndim > 1 for p in decayed["params"])
     assert len(decayed["params"]) + len(others["params"]) == len(list(net.parameters()))
     schedule = make_schedule(optimizer, config, steps=40)
     rates = []
-    for _ in range(40):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
+    for step in range(41):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
     assert max(rates) == pytest.approx(0.4)
     assert rates.index(max(rates)) == 10
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-6)
+    assert rates[40] == pytest.approx(0, abs=1e-6)
+    schedule.step_update(7)  # of the step alone, whatever was asked before
+    assert optimizer.param_groups[0]["lr"] == rates[7]
+
+
+def test_a_schedule_may_fall_in_steps_or_stay():
+    def rates(**settings) -> list[float]:
+        config = TrainConfig(epochs=4, warmup=0.0, learning_rate=1.0, **settings)
+        optimizer = make_optimizer(converted(), config)
+        schedule = make_schedule(optimizer, config, steps=8)
+        found = []
+        for step in range(8):
+            schedule.step_update(step)
+            found.append(round(optimizer.param_groups[0]["lr"], 6))
+        return found
+
+    assert rates(schedule="constant") == [1.0] * 8
+    falling = rates(schedule="step", step_epochs=2, step_factor=0.5)
+    assert falling == [1.0] * 4 + [0.5] * 4
+
+
+def step_of(net: we.DynamicNetwork, batch, **settings) -> dict[str, torch.Tensor]:
+    """The gradients of one step in which the weights stay."""
+    config = TrainConfig(passes=3, **settings)
+    modes = sample_modes(net, config, 0, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    train_step(net.train(), batch, modes, nn.CrossEntropyLoss(), optimizer, config)
+    return {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+
+
+def test_distillation_teaches_the_other_modes_what_the_full_one_answers():
+    net, (x, y) = converted(Tokens()), batches(1)[0]
+    found = step_of(net, (x, y), distillation=True)
+    twin = copy.deepcopy(net)
+    twin.zero_grad()
+    full, *others = sample_modes(twin, TrainConfig(passes=3), 0, 1)
+    twin.set_mode(full)
+    answers = twin(x)
+    nn.functional.cross_entropy(answers, y).backward()
+    shares = answers.detach().softmax(1)
+    for mode in others:
+        twin.set_mode(mode)
+        (-(shares * twin(x).log_softmax(1)).sum(1).mean()).backward()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, twin.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole():
+    net, batch = converted(Tokens()), batches(1, size=7)[0]  # no batch norm, which sees parts
+    whole, parts = step_of(net, batch), step_of(net, batch, accumulate=3)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_all_passes_together_are_clipped():
+    clipped = step_of(converted(Tokens()), batches(1)[0], clip=0.01)
+    assert float(nn.utils.get_total_norm(clipped.values())) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bfloat16_learns_much_the_same():
+    net, batch = converted(Tokens()), batches(1)[0]
+    exact, rough = step_of(net, batch), step_of(net, batch, precision="bfloat16")
+    for name in ("fc1.weight", "head.weight"):
+        assert not torch.equal(rough[name], exact[name])
+        assert nn.functional.cosine_similarity(rough[name].view(-1), exact[name].view(-1), 0) > 0.99
+
+
+def test_labels_can_be_mixed():
+    net = converted(Tokens())
+    config = TrainConfig(passes=2, epochs=2, mixup=0.2, cutmix=1.0)
+    assert we.train(net, batches(2), config)
+
+
+def test_the_network_ends_with_its_averaged_weights():
+    torch.manual_seed(0)
+    net = converted(Tokens())
+    averaged = net.fc1.weight.detach().clone()
+
+    def follow(_: StepReport) -> None:
+        averaged.lerp_(net.fc1.weight.detach(), 0.5)
+
+    config = TrainConfig(passes=2, epochs=2, averaging=0.5)
+    first = net.fc1.weight.detach().clone()
+    orders = [b.clone() for n, b in net.named_buffers() if n.endswith("input_order")]
+    reports = []
+    we.train(net, batches(2), config, on_step=lambda r: (follow(r), reports.append(r)))
+    assert not torch.equal(net.fc1.weight, first)
+    assert len(reports) == 4
+    # torch's average starts as a copy of the weights behind the first step
+    assert not torch.equal(net.fc1.weight, averaged)
+    after = [b for n, b in net.named_buffers() if n.endswith("input_order")]
+    assert all(torch.equal(a, b) for a, b in zip(orders, after, strict=True))
+
+
+# --- stop and go ----------------------------------------------------------------------------------
+
+SETTINGS = TrainConfig(passes=3, epochs=3, averaging=0.9, learning_rate=0.02)
+
+
+def with_dropout() -> we.DynamicNetwork:
+    torch.manual_seed(0)
+    model = small_resnet()
+    model.fc = nn.Sequential(nn.Dropout(0.5), model.fc)
+    return converted(model)
+
+
+def weights_of(net: nn.Module) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in net.state_dict().values()]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsproptf"])
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_path, optimizer):
+    config = replace(SETTINGS, optimizer=optimizer, learning_rate=0.01)
+    whole = with_dropout()
+    assert we.train(whole, batches(4), config)
+    path = tmp_path / "run.safetensors"
+
+    def go_on_until(stop_at: int) -> tuple[int, bool, list[torch.Tensor]]:
+        net, steps = with_dropout(), []  # a new process has nothing but the file
+        torch.manual_seed(stop_at)
+        complete = we.train(
+            net,
+            batches(4),
+            config,
+            on_step=lambda report: steps.append(report.step),
+            checkpoint=Checkpoint(path, resume=True),
+            should_stop=lambda: steps[-1] >= stop_at,
+        )
+        return len(steps), complete, weights_of(net)
+
+    runs = [go_on_until(stop_at) for stop_at in (1, 4, 6, 7, 12)]
+    assert [(steps, complete) for steps, complete, _ in runs] == [
+        (1, False), (3, False), (2, False), (1, False), (5, True),
+    ]  # fmt: skip
+    assert same(runs[-1][2], weights_of(whole))
+
+
+_KILLED = """
+import os, signal, sys, torch
+sys.path.insert(0, {root!r})
+torch.set_num_threads(1)
+import wenable as we
+from tests.test_training import SETTINGS, batches, with_dropout, weights_of
+from wenable.training.loop import Checkpoint
+net = with_dropout()
+steps = int(sys.argv[2])
+def kill(report):
+    if report.step == steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint = Checkpoint(sys.argv[1], every_s=0, resume=True)
+we.train(net, batches(4), SETTINGS, on_step=kill, checkpoint=checkpoint)
+from safetensors.torch import save_file
+save_file({{str(i): t for i, t in enumerate(weights_of(net))}}, sys.argv[1] + ".result")
+"""
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "run.safetensors"
+    code = _KILLED.format(root=str(Path(__file__).parents[1]))
+    for steps in (2, 3, 9, 0):
+        command = [sys.executable, "-c", code, str(path), str(steps)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == (-signal.SIGKILL if steps else 0), ended.stderr
+    whole = with_dropout()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    we.train(whole, batches(4), SETTINGS)
+    torch.set_num_threads(threads)
+    found = load_file(f"{path}.result")
+    assert same([found[str(i)] for i in range(len(found))], weights_of(whole))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "run.safetensors"
+    net = with_dropout()
+    we.train(net, batches(2), replace(SETTINGS, epochs=1), checkpoint=Checkpoint(path))
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        we.train(with_dropout(), batches(2), SETTINGS, checkpoint=Checkpoint(path))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nan_stops_and_the_last_checkpoint_is_good(tmp_path):
+    path = tmp_path / "run.safetensors"
+    good, bad = batches(2), batches(2)
+    bad[1][0][0, 0, 0, 0] = float("nan")
+
+    class Spoilt:
+        def __len__(self) -> int:
+            return 2
+
+        def batches(self, epoch: int, start: int = 0):
+            return iter((bad if epoch == 1 else good)[start:])
+
+    net = with_dropout()
+    with pytest.raises(FloatingPointError, match="the weights are as before this step"):
+        we.train(net, Spoilt(), SETTINGS, checkpoint=Checkpoint(path))
+    header, tensors = read_checkpoint(path)
+    assert header["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    we.train(with_dropout(), batches(2), SETTINGS, checkpoint=Checkpoint(path))
+    for net, config, count, message in (
+        (with_dropout(), replace(SETTINGS, seed=1), 2, "belongs to a run with `seed` = 0"),
+        (with_dropout(), SETTINGS, 3, "belongs to a run of 6 steps"),
+        (converted(Tokens()), SETTINGS, 2, "belongs to another network"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            we.train(net, batches(count), config, checkpoint=Checkpoint(path, resume=True))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is truncated or no checkpoint"):
+        TrainState(with_dropout(), SETTINGS, 6).load(path)
+    with pytest.raises(FileNotFoundError):
+        TrainState(with_dropout(), SETTINGS, 6).load(tmp_path / "nothing")
+
+
+def test_a_loader_of_unknown_order_cannot_go_on_inside_an_epoch(tmp_path):
+    path = tmp_path / "run.safetensors"
+    data = torch.utils.data.DataLoader([(x[0], y[0]) for x, y in batches(8)], 4, shuffle=True)
+    checkpoint = Checkpoint(path, resume=True)
+    config = replace(SETTINGS, averaging=0.0)
+    we.train(with_dropout(), data, config, checkpoint=checkpoint, should_stop=lambda: True)
+    with pytest.raises(ValueError, match="cannot go on inside an epoch"):
+        we.train(with_dropout(), data, config, checkpoint=checkpoint)
+
+
+def test_training_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    we.train(with_dropout_built_before, batches(1), replace(SETTINGS, epochs=1))
+    assert torch.equal(torch.rand(1), expected)
+
+
+with_dropout_built_before = with_dropout()
+
+
+def test_settings_survive_json():
+    config = TrainConfig(passes=5, sampling="macs", clip=1.0, grow_from=3)
+    assert TrainConfig.from_json(config.to_json()) == config
+    with pytest.raises(ValueError, match="unknown to this version: 'colour'"):
+        TrainConfig.from_json({"colour": 1})

@@ -11,6 +11,7 @@ import torch
 from wenable.dynamic_network import DynamicNetwork
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
 from wenable.modules import call_network, device_of, in_eval_mode
+from wenable.processes import several_processes, sum_over_processes
 from wenable.space import ModeChoice
 
 
@@ -30,6 +31,9 @@ def calibrate(
     - `batches`: batches of training images, shape `(N, ...)`, or `(images, labels)` pairs, whose
       images are a tuple where the network takes several inputs; gone through once for each mode,
       so an iterator serves one mode only.
+
+    Where several processes train together, each gives its own images and all get the statistics of
+    all of them.
 
     Raises `ValueError` where `batches` is empty, or a mode is not of this network.
 
@@ -64,6 +68,10 @@ def _estimate(net: DynamicNetwork, batches: Iterable[Any]) -> tuple[dict[str, St
         for batch in batches:
             x = batch[0] if isinstance(batch, list | tuple) else batch
             images += call_network(net, x, device)[1]
+    images = int(sum_over_processes(torch.tensor(images, device=device)))
+    for name, seen in moments.items():
+        if several_processes():
+            seen.set_sums(sum_over_processes(seen.sums(norms[name].num_features, device)))
     if not images:
         raise ValueError("`batches` is empty; calibration needs a few hundred training images")
     return {name: _statistics(norm, moments[name]) for name, norm in norms.items()}, images

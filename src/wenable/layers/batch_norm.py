@@ -37,6 +37,17 @@ class Moments:
         )
         self.count += x_CB.shape[1]
 
+    def sums(self, channels: int, device: torch.device) -> torch.Tensor:
+        """Return all sums as one tensor, shape `(2 * channels + 1,)`: what processes exchange."""
+        zeros = torch.zeros(channels, dtype=torch.float64, device=device)
+        parts = [zeros if part is None else part for part in (self.total, self.total_of_squares)]
+        return torch.cat([*parts, zeros.new_tensor([self.count])])
+
+    def set_sums(self, sums: torch.Tensor) -> None:
+        """Take what `sums` returned, added up over processes."""
+        self.total, self.total_of_squares = sums[:-1].chunk(2)
+        self.count = int(sums[-1])
+
     def statistics(self, dtype: torch.dtype) -> Statistics:
         """Return the mean and the unbiased variance of all that was added, as batch norm keeps.
 

@@ -77,7 +77,7 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
         self._copy_enabled_weights(plain)
         if not self.shuffles:
             return plain.train(self.training)
-        return nn.Sequential(nn.ChannelShuffle(self.shuffle_groups), plain).train(self.training)
+        return self._in_a_row(nn.ChannelShuffle(self.shuffle_groups), plain)
 
     def extra_repr(self) -> str:
         """Add the patterns to what a convolution tells."""

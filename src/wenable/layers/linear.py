@@ -76,7 +76,7 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         self._copy_enabled_weights(grouped)
         shuffle = [nn.ChannelShuffle(self.shuffle_groups)] if self.shuffles else []
         before, after = self._channel_moves()
-        return nn.Sequential(before, *shuffle, grouped, after).train(self.training)
+        return self._in_a_row(before, *shuffle, grouped, after)
 
     def _channel_moves(self) -> tuple[nn.Module, nn.Module]:
         """Return what moves the last dimension to the second, and what moves it back."""

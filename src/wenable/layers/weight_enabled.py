@@ -140,6 +140,16 @@ class WeightEnabled(nn.Module):
             if weight.ndim == 4 and not self.weight.is_contiguous():
                 plain.to(memory_format=torch.channels_last)
 
+    def _in_a_row(self, *parts: nn.Module) -> nn.Module:
+        """Return plain parts as one module that shows its weight, as a single layer does.
+
+        Networks look at it: at its type, to bring their input to that.
+        """
+        row = nn.Sequential(*parts).train(self.training)
+        weight = next(parameter for parameter in row.parameters() if parameter.ndim > 1)
+        row.__dict__["weight"] = weight  # shown and not registered: it has its name already
+        return row
+
     def _patterns_repr(self) -> str:
         patterns = ", ".join(map(pattern_text, self.knob.options))
         return f"pattern={pattern_text(self.pattern)} of ({patterns})"

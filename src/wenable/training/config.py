@@ -1,0 +1,157 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+Counting = Literal["all", "random"]
+Sampling = Literal["patterns", "macs"]
+Optimizer = Literal["sgd", "adamw", "rmsproptf"]
+Schedule = Literal["cosine", "step", "constant"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Settings of one training run. The defaults suit a small network on a small data set.
+
+    Which modes a step trains:
+
+    - `passes`: s of Algorithm 1, the forward and backward passes of a step.
+    - `counting`: what `passes` counts. `"all"`: the full network, the smallest, and s - 2 random
+      modes (Algorithm 1; the paper's s = 20 is 20 passes). `"random"`: as many random modes besides
+      these two ("randomly sample 20 sub-networks", section IV-A), s + 2 passes in all.
+    - `grow_from`: begin with this s and grow it evenly to `passes` over the run; cheaper early
+      steps. None keeps it.
+    - `sampling`: how random modes are drawn. `"patterns"`: each layer's pattern uniformly
+      (Algorithm 1, line 13), which makes most modes cost about the same; `"macs"`: a cost uniformly
+      between the smallest and the full, then layers made cheaper in random order down to it.
+    - `distillation`: all modes but the full one learn from its outputs instead of the labels
+      (in-place distillation, Yu and Huang, US-Nets, 2019, section 3.3).
+
+    How the weights move:
+
+    - `epochs`: times through the loader.
+    - `optimizer`: timm's name; `momentum` is that of `"sgd"` and `"rmsproptf"`.
+    - `learning_rate`: the highest, reached after `warmup` of the steps. Then `schedule`: a cosine
+      down to 0; `"step"`, times `step_factor` every `step_epochs`; or constant.
+    - `weight_decay`: not applied to norms and biases.
+    - `label_smoothing`: the share of a label spread over all classes.
+    - `averaging`: the decay of an exponential moving average of the weights, which the network ends
+      with; 0 for none.
+    - `clip`: the largest norm of the gradients of a step, all passes together; None for no limit.
+    - `accumulate`: parts that a batch is gone through in, for less memory. Norms see one part at a
+      time.
+    - `mixup`, `cutmix`: the alpha of each, 0 for none; where both are set one is drawn each step.
+
+    How it is computed:
+
+    - `precision`: `"bfloat16"` or `"float16"` autocast (the latter with scaled losses).
+    - `channels_last`: the memory format of the network and of its images.
+    - `seed`: of the modes, and of what is random in the network. All of it is a function of the
+      seed and the step, so that a run can go on where it stopped.
+
+    Raises `ValueError` for a setting outside its range.
+
+    >>> TrainConfig(passes=4).modes_per_step
+    4
+    """
+
+    passes: int = 4
+    counting: Counting = "all"
+    grow_from: int | None = None
+    sampling: Sampling = "patterns"
+    distillation: bool = False
+    epochs: int = 10
+    optimizer: Optimizer = "sgd"
+    schedule: Schedule = "cosine"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.1
+    step_epochs: float = 30.0
+    step_factor: float = 0.1
+    label_smoothing: float = 0.0
+    averaging: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    precision: Precision = "float32"
+    channels_last: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        for name in ("passes", "epochs", "seed", "accumulate"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be a whole number")
+        least, why = (2, ": the full and the smallest mode") if self.counting == "all" else (0, "")
+        growth = self.passes if self.grow_from is None else self.grow_from
+        rules = [
+            ("passes", self.passes >= least, f"at least {least}{why}"),
+            ("grow_from", least <= growth <= self.passes, f"from {least} to `passes`"),
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("seed", self.seed >= 0, "at least 0"),
+            ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("warmup", 0 <= self.warmup < 1, "a share of the steps, from 0 to below 1"),
+            ("step_epochs", self.step_epochs > 0, "above 0"),
+            ("step_factor", 0 < self.step_factor <= 1, "above 0, to 1"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1"),
+            ("averaging", 0 <= self.averaging < 1, "from 0 to below 1"),
+            ("clip", self.clip is None or self.clip > 0, "above 0, or None"),
+            ("accumulate", self.accumulate >= 1, "at least 1"),
+            ("mixup", self.mixup >= 0, "at least 0"),
+            ("cutmix", self.cutmix >= 0, "at least 0"),
+        ]
+        for name, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"`{name}` (={getattr(self, name)}) must be {rule}")
+
+    @property
+    def modes_per_step(self) -> int:
+        """How many passes a step makes, at the end of the run where they grow."""
+        return self.passes + (2 if self.counting == "random" else 0)
+
+    def modes_at(self, step: int, steps: int) -> int:
+        """Return how many passes a step of a run makes; `step` counts from 0.
+
+        >>> [TrainConfig(passes=4, grow_from=2).modes_at(step, 9) for step in (0, 4, 8)]
+        [2, 3, 4]
+        """
+        if self.grow_from is None:
+            return self.modes_per_step
+        stages = self.passes - self.grow_from + 1
+        missing = stages - 1 - step * stages // steps
+        return self.modes_per_step - missing
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Return the settings written by `to_json`; raises `ValueError` for unknown ones."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"`values` holds settings unknown to this version: {unknown[0]!r}")
+        return cls(**values)
+
+
+def _check_choices(config: TrainConfig) -> None:
+    choices = {
+        "counting": Counting,
+        "sampling": Sampling,
+        "optimizer": Optimizer,
+        "schedule": Schedule,
+        "precision": Precision,
+    }
+    for name, kind in choices.items():
+        if getattr(config, name) not in get_args(kind):
+            allowed = ", ".join(map(repr, get_args(kind)))
+            raise ValueError(f"`{name}` (={getattr(config, name)!r}) must be one of {allowed}")

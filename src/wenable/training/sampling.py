@@ -1,0 +1,46 @@
+"""Which modes a step trains (WeNet, Algorithm 1, lines 6 to 13)."""
+
+from __future__ import annotations
+
+import random
+
+from wenable.dynamic_network import DynamicNetwork
+from wenable.space import Mode, RandomSource
+from wenable.training.config import TrainConfig
+
+
+def sample_modes(
+    net: DynamicNetwork, config: TrainConfig, step: int, steps: int
+) -> tuple[Mode, ...]:
+    """Return the modes of one step: full, smallest, then random ones.
+
+    They are a function of the seed and the step, the same in every process of a run.
+    """
+    rng = random.Random(f"{config.seed} {step}")
+    draw = _draw_by_macs if config.sampling == "macs" else _draw_by_patterns
+    count = config.modes_at(step, steps) - 2
+    return (net.space.full, net.space.smallest, *(draw(net, rng) for _ in range(count)))
+
+
+def _draw_by_patterns(net: DynamicNetwork, rng: RandomSource) -> Mode:
+    return net.space.sample(rng)
+
+
+def _draw_by_macs(net: DynamicNetwork, rng: random.Random) -> Mode:
+    """Draw a cost uniformly, then make random layers one step cheaper until it is reached."""
+    target = rng.uniform(net.macs("smallest"), net.macs("full"))
+    knobs = {knob.name: knob for knob in net.space.knobs}
+    of_knob: dict[str, int] = dict.fromkeys(knobs, 0)
+    for layer in net.switchable_layers:
+        of_knob[layer.knob] += layer.macs
+    options, macs = dict(net.space.full), net.macs("full")
+    open_knobs = list(knobs)
+    while macs > target and open_knobs:
+        name = open_knobs[int(rng.random() * len(open_knobs))]
+        cheaper = knobs[name].cheaper(options[name])
+        if cheaper is None:
+            open_knobs.remove(name)
+            continue
+        macs -= of_knob[name] // options[name] - of_knob[name] // cheaper
+        options[name] = cheaper
+    return net.space.mode(options)
