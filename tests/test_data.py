@@ -1,8 +1,16 @@
 """The splits of a data set never share an example."""
 
-import torch
+import random
+from pathlib import Path
 
-from wenable.data import batches, digits
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wenable.data import ImageBatches, ImageSettings, batches, digits, image_folder
+from wenable.data.image_folder import UnreadableImageError
+from wenable.data.transforms import evaluation_transform, training_transform
 
 
 def test_the_splits_are_apart_and_complete():
@@ -33,3 +41,135 @@ def test_the_order_follows_the_seed_and_changes_each_epoch():
     assert len(epochs[0]) == 256  # the last, smaller batch is left out
     plain = torch.cat([labels for _, labels in batches(data, 64)])
     assert torch.equal(plain, data.tensors[1])
+
+
+# --- image files ------------------------------------------------------------------------------------
+
+
+def write_images(root: Path, parts: dict[str, int], size: int = 12) -> Path:
+    """Noise images, so many of each of two classes in each part."""
+    rng = np.random.default_rng(0)
+    for part, count in parts.items():
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 255, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{number:03}.png")
+    return root
+
+
+def loader(files, **settings) -> ImageBatches:
+    transform = training_transform(ImageSettings(size=8, crops="padded", color_jitter=0.2))
+    return ImageBatches(files, transform, 4, **settings)
+
+
+def all_of(epoch) -> torch.Tensor:
+    return torch.cat([images.flatten(1) for images, _ in epoch])
+
+
+def test_a_part_of_the_training_images_is_set_aside_for_the_search(tmp_path):
+    splits = image_folder(write_images(tmp_path, {"train": 10, "test": 3}), search_share=0.3)
+    assert [len(part) for part in (splits.train, splits.search, splits.test)] == [14, 6, 6]
+    assert splits.train.classes == ("cat", "dog")
+    assert not set(splits.train.samples) & set(splits.search.samples)
+    assert sorted(label for _, label in splits.search.samples) == [0] * 3 + [1] * 3
+    again = image_folder(tmp_path, search_share=0.3)
+    assert again == splits
+    assert image_folder(tmp_path, search_share=0.3, seed=1) != splits
+
+
+def test_a_folder_with_three_parts_keeps_them(tmp_path):
+    splits = image_folder(write_images(tmp_path, {"train": 5, "val": 2, "test": 3}))
+    assert [len(part) for part in (splits.train, splits.search, splits.test)] == [10, 4, 6]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_augmentation_follow_seed_epoch_and_index(tmp_path, workers: int):
+    files = image_folder(write_images(tmp_path, {"train": 10, "test": 1})).train
+    first = loader(files, shuffle=True, seed=1, workers=workers)
+    assert len(first) == 18 // 4
+    whole = all_of(first.batches(2))
+    torch.manual_seed(5)  # whatever else draws random numbers
+    second = loader(files, shuffle=True, seed=1)
+    assert torch.equal(all_of(second.batches(2)), whole)
+    assert torch.equal(all_of(second.batches(2, start=1)), whole[4:])  # gone on inside an epoch
+    assert not torch.equal(all_of(second.batches(3)), whole)
+    assert not torch.equal(all_of(loader(files, shuffle=True, seed=2).batches(2)), whole)
+
+
+def test_reading_leaves_the_callers_random_numbers_alone(tmp_path):
+    files = image_folder(write_images(tmp_path, {"train": 5, "test": 1})).train
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    all_of(loader(files).batches(0))
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_processes_share_an_epoch_without_overlap(tmp_path):
+    files = image_folder(write_images(tmp_path, {"train": 20, "test": 1})).train
+
+    def labels_of(**settings) -> list[int]:
+        batches_ = ImageBatches(
+            files, evaluation_transform(ImageSettings(size=8)), 2, shuffle=True, **settings
+        )
+        return [hash(tuple(row)) for row in all_of(batches_.batches(1)).tolist()]
+
+    own = [labels_of(process=p, processes=2) for p in (0, 1)]
+    assert [len(each) for each in own] == [18, 18]
+    assert not set(own[0]) & set(own[1])
+    assert set(own[0]) | set(own[1]) == set(labels_of())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_or_skipped_and_counted(tmp_path, workers: int):
+    files = image_folder(write_images(tmp_path, {"train": 5, "test": 1}), search_share=0.2).train
+    bad = Path(files.samples[2][0])
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(UnreadableImageError, match=f"the image {bad} cannot be read: "):
+        all_of(loader(files, workers=workers).batches(0))
+    skipping = loader(files, skip_bad=True, workers=workers)
+    assert len(all_of(skipping.batches(0))) == len(files) - 1
+    assert list(skipping.skipped) == [str(bad)]
+
+
+def test_folders_that_are_no_data_set_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*train"):
+        image_folder(tmp_path)
+    write_images(tmp_path, {"train": 2})
+    with pytest.raises(FileNotFoundError, match="to test on"):
+        image_folder(tmp_path)
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        image_folder(tmp_path)
+    (tmp_path / "test" / "cow").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "test" / "cow" / "a.png")
+    with pytest.raises(ValueError, match=r"other classes than .*\['cow', 'dog'\]"):
+        image_folder(tmp_path)
+
+
+def test_evaluation_scales_and_crops_as_timm_does(tmp_path):
+    image = Image.new("RGB", (40, 20), (255, 0, 0))
+    tensor = evaluation_transform(ImageSettings(size=10, shown_share=1.0))(image)
+    assert tensor.shape == (3, 10, 10)
+    expected = torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225])
+    torch.testing.assert_close(tensor.mean((1, 2)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("crops", ["resized", "padded", "none"])
+def test_training_images_vary_unless_they_are_to_stay(crops):
+    settings = ImageSettings(size=8, crops=crops, auto_augment="rand-m9-mstd0.5", erasing=0.5)
+    noise = np.random.default_rng(1).integers(0, 255, (10, 10, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    drawn = [training_transform(settings)(image) for _ in range(4)]
+    assert all(each.shape == (3, 8, 8) for each in drawn)
+    assert all(torch.equal(each, drawn[0]) for each in drawn) == (crops == "none")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"size": 0}, {"crops": "x"}, {"erasing": 2}, {"color_jitter": -1}, {"shown_share": 0}],
+)
+def test_image_settings_outside_their_range_are_refused(setting: dict):
+    with pytest.raises(ValueError, match=f"`{next(iter(setting))}`"):
+        ImageSettings(**setting)
