@@ -4,14 +4,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import wenable as we
+from tests.test_data import write_images
 from wenable.cli.main import app
+from wenable.zoo import build
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +25,7 @@ def _denormals_as_before() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
-def run(*arguments: str, fails: bool = False):
+def run(*arguments: object, fails: bool = False):
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
     if fails:
         assert result.exit_code != 0, result.output
@@ -76,6 +80,53 @@ def test_train_then_explore(tmp_path: Path):
     assert we.load(tmp_path / "front" / "net.safetensors").is_calibrated(front.chosen.mode)
 
 
+def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
+    folder = write_images(tmp_path / "images", {"train": 20, "test": 4}, size=40)
+    bad = folder / "train" / "cat" / "000.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    arguments = [
+        "train", "wenable.zoo:cifar_resnet20", "--data", folder, "--recipe", "cifar", "--passes", 2,
+        "--epochs", 2, "--batch-size", 8, "--groups", "1,4", "--workers", 0, "--skip-bad",
+    ]  # fmt: skip
+
+    @contextmanager
+    def interrupted():  # as Ctrl-C in the middle of the first epoch
+        steps = iter(range(100))
+        yield lambda: next(steps) == 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wenable.cli.train._interrupted", interrupted)
+        stopped = run(*arguments, "--out", tmp_path / "run")
+        assert "the same command with --resume goes on" in " ".join(stopped.stdout.split())
+        assert not (tmp_path / "run" / "net.safetensors").exists()
+    resumed = run(*arguments, "--out", tmp_path / "run", "--resume")
+    assert "could not be read and were left out" in " ".join(resumed.stderr.split())
+    assert "8 steps of 2 passes" in " ".join(resumed.stderr.split())
+    rows = (tmp_path / "run" / "epochs.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+    run(*arguments, "--out", tmp_path / "whole")
+    first, second = (we.load(tmp_path / name / "net.safetensors") for name in ("run", "whole"))
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_training_starts_from_weights(tmp_path: Path):
+    torch.manual_seed(1)
+    weights = build("wenable.zoo:digits_resnet", width=128).state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+    arguments = [
+        "train", "wenable.zoo:digits_resnet", "--data", "digits", "--epochs", 1, "--passes", 2,
+        "--learning-rate", 1e-9, "--groups", "1,4", "--out", tmp_path / "run", "--weights",
+    ]  # fmt: skip
+    run(*arguments, tmp_path / "weights.safetensors")
+    found = we.load(tmp_path / "run" / "net.safetensors").state_dict()
+    name = "blocks.0.conv1.weight"
+    torch.testing.assert_close(found[name], weights[name], rtol=0, atol=1e-6)
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    refused = run(*arguments, tmp_path / "other.safetensors", fails=True)
+    assert "does not fit the network" in " ".join(refused.stderr.split())
+
+
 def test_doctor_says_what_is_there():
     findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
     assert findings["torch"]["found"]
@@ -102,7 +153,7 @@ def test_doctor_says_what_is_there():
         (
             ["train", "wenable.zoo:digits_resnet", "--data", "digits", "--out", "o",
              "--batch-size", "5000"],
-            "`--batch-size` (=5000) must be from 1 to the 997 training images",
+            "`size` (=5000) of a batch must be from 1 to the 997 training images",
         ),
         (["inspect", "os:getcwdb"], "returned a bytes, not a torch.nn.Module"),
         (["inspect", "os:system"], "`model` (='os:system') cannot be called"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import distributed
 
@@ -14,6 +16,18 @@ def rank() -> int:
 def world_size() -> int:
     """Return how many processes work together."""
     return distributed.get_world_size() if several_processes() else 1
+
+
+def join_processes() -> torch.device:
+    """Under `torchrun`, meet the other processes; return the device that this one is to use.
+
+    That is a GPU of its own where torch sees one, and the CPU otherwise.
+    """
+    gpu = torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if "RANK" in os.environ and not several_processes():
+        distributed.init_process_group("nccl" if gpu else "gloo")
+    return torch.device("cuda", local) if gpu else torch.device("cpu")
 
 
 def several_processes() -> bool:

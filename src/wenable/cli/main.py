@@ -22,7 +22,7 @@ _settings = {"debug": False}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Groups = Annotated[str, typer.Option(help="The patterns offered: a chain of divisors from 1.")]
 Shuffle = Annotated[str, typer.Option(help="Which layers read shuffled: first, all or none.")]
-DataSet = Annotated[str, typer.Option("--data", help="The data set: digits.")]
+DataSet = Annotated[str, typer.Option("--data", help="digits, or a folder of images.")]
 
 
 def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,16 +107,42 @@ def train(
     ],
     data: DataSet,
     out: Annotated[Path, typer.Option(help="The folder for the trained network.")],
-    passes: Annotated[int, typer.Option(help="s of Algorithm 1: passes a step.")] = 4,
+    recipe: Annotated[
+        str, typer.Option(help="Settings by name, as cifar or paper-resnet50; see the docs.")
+    ] = "",
+    passes: Annotated[int | None, typer.Option(help="s of Algorithm 1: passes a step.")] = None,
     counting: Annotated[
-        str, typer.Option(help="What --passes counts: all of them, or the random ones only.")
-    ] = "all",
-    epochs: Annotated[int, typer.Option(help="Times through the training data.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.05,
+        str | None, typer.Option(help="What --passes counts: all of them, or the random ones only.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Times through the training data.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images in a batch, all processes.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    sampling: Annotated[
+        str | None, typer.Option(help="Random modes uniform over patterns or over macs.")
+    ] = None,
+    distillation: Annotated[
+        bool | None, typer.Option(help="Teach the other modes what the full one answers.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, or autocast in bfloat16 or float16.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A safetensors file with weights to start from.")
+    ] = None,
     groups: Groups = "1,2,4,8,16",
     shuffle: Shuffle = "first",
-    seed: Annotated[int, typer.Option(help="Of the weights, the modes and the data's order.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the weights, the modes and the data's order.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 2,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out and count images that cannot be read.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint under --out.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train all modes of a network at once (Algorithm 1) and calibrate the uniform ones."""
@@ -127,9 +153,15 @@ def train(
         "counting": counting,
         "epochs": epochs,
         "learning_rate": learning_rate,
+        "sampling": sampling,
+        "distillation": distillation,
+        "precision": precision,
         "seed": seed,
     }
-    run_train(model, data, out, settings, batch_size, groups, shuffle, json)
+    run_train(
+        model, data, out, recipe, settings, batch_size=batch_size, groups=groups, shuffle=shuffle,
+        weights=weights, workers=workers, skip_bad=skip_bad, resume=resume, as_json=json,
+    )  # fmt: skip
 
 
 @app.command()

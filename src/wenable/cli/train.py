@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+import csv
+import resource
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from rich.console import Console
 
 import wenable as we
-from wenable.cli.terminal import consoles, mode_table, parse_groups, print_json
-from wenable.cli.work import accuracies, load_data, train_with_bar
+from wenable.cli.terminal import consoles, mode_table, parse_groups, print_json, progress_bar
+from wenable.cli.work import Data, accuracies, load_data
+from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.weight_enabling import ShufflePolicy
-from wenable.training import TrainConfig
+from wenable.processes import join_processes, rank
+from wenable.space import Mode
+from wenable.tables import Reading
+from wenable.training import Checkpoint, StepReport, sample_modes
+from wenable.training.recipes import Recipe, recipe_named
 from wenable.zoo import build
 
 
@@ -21,39 +32,177 @@ def run_train(
     name: str,
     data_name: str,
     out: Path,
+    recipe_name: str,
     settings: Mapping[str, Any],
-    batch_size: int,
+    *,
+    batch_size: int | None,
     groups: str,
     shuffle: str,
+    weights: Path | None,
+    workers: int,
+    skip_bad: bool,
+    resume: bool,
     as_json: bool,
 ) -> None:
-    """Train a network by name on a data set by name and save it under `out`."""
+    """Train a network by name on a data set by name or folder and save it under `out`."""
+    device = join_processes()
+    first = rank() == 0
     console, progress = consoles(as_json)
-    config = TrainConfig(**settings)
+    console.quiet, progress.quiet = as_json or not first, not first
+    recipe = _recipe(recipe_name, data_name, settings, batch_size)
+    config = recipe.training
     method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle))
-    data = load_data(data_name)
-    images = len(data.splits.train)
-    if not 1 <= batch_size <= images:
-        raise ValueError(
-            f"`--batch-size` (={batch_size}) must be from 1 to the {images} training images"
-        )
+    data = load_data(data_name, recipe, workers=workers, skip_bad=skip_bad)
+    loader = data.training_batches(recipe.batch_size, config.seed)
     torch.manual_seed(config.seed)
-    net = we.convert(build(name), data.example, method=method)
+    model = build(name, **recipe.model)
+    if weights is not None:
+        _load_weights(model, weights)
+    net = we.convert(model, data.example, method=method).to(device)
     # Before an hour's work, not behind it: a folder that cannot be made would lose it.
     out.mkdir(parents=True, exist_ok=True)
-    train_with_bar(progress, net, data, config, batch_size)
-    uniform = net.space.uniform_modes()
-    found = accuracies(net, uniform, data, "search")
-    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = Checkpoint(out / "checkpoint.safetensors", resume=resume)
+    log = _EpochLog(out / "epochs.csv", net, data, resume)
+    progress.print(_cost_line(net, recipe, len(loader)))
+    with _progress(progress) as show, _interrupted() as stop:
+        complete = we.train(
+            net, loader, config, on_step=show, on_epoch=log.write, checkpoint=checkpoint,
+            should_stop=stop,
+        )  # fmt: skip
+    if not complete:
+        console.print(
+            f"stopped and written: {checkpoint.path}; the same command with --resume goes on"
+        )
+        return
+    _say_skipped(progress, loader)
+    found = accuracies(net, net.space.uniform_modes(), data, "search")
+    if first:
+        _finish(console, net, found, out, f"{name} on {data_name}", recipe, as_json)
+
+
+def _recipe(
+    name: str, data_name: str, settings: Mapping[str, Any], batch_size: int | None
+) -> Recipe:
+    """Return the named recipe, or the one that suits the data, with what was said besides."""
+    recipe = recipe_named(name or ("digits" if data_name == "digits" else "cifar"))
+    said = {key: value for key, value in settings.items() if value is not None}
+    recipe = replace(recipe, training=replace(recipe.training, **said))
+    return recipe if batch_size is None else replace(recipe, batch_size=batch_size)
+
+
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        first_line = " ".join(str(error).split())[:200]
+        raise ValueError(f"`--weights` (={path}) does not fit the network: {first_line}") from error
+
+
+def _cost_line(net: DynamicNetwork, recipe: Recipe, batches: int) -> str:
+    """Return what the run will cost: known before it starts, but for the time."""
+    config, full = recipe.training, net.macs("full")
+    steps = batches * config.epochs
+    modes = [mode for step in range(0, steps, max(1, steps // 20))
+             for mode in sample_modes(net, config, step, steps)]  # fmt: skip
+    per_step = sum(net.macs(mode) for mode in modes) / len(modes) * config.modes_per_step
+    weights = sum(p.numel() for p in net.parameters()) * 4 / 2**20
+    copies = 3 if config.optimizer == "sgd" else 4
+    return (
+        f"{steps} steps of {config.modes_per_step} passes over batches of {recipe.batch_size}; a step"
+        f" costs about {per_step / full:.1f} times the MACs of one full pass; weights, gradients and"
+        f" optimizer take {copies * weights:.0f} MiB, activations come on top; the time left is shown"
+        " once the first steps were timed"
+    )
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Any]:
+    started: list[float] = []
+    with progress_bar(console, "training") as update:
+
+        def show(report: StepReport) -> None:
+            started.append(time.monotonic())
+            full, smallest = report.losses[:2]
+            words = f"loss: full {full:.3f}, smallest {smallest:.3f}"
+            if len(started) == 5:
+                hours = (started[4] - started[0]) / 4 * report.steps / 3600
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+                console.print(
+                    f"estimated from the first steps: {hours:.2f} h for all of them, calibration and"
+                    f" evaluation not counted; {memory:.1f} GiB of memory so far"
+                )
+            update(report.step, report.steps, words)
+
+        yield show
+
+
+@contextmanager
+def _interrupted() -> Iterator[Any]:
+    """Yield what says whether Ctrl-C was pressed; a second one ends the program at once."""
+    pressed: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _EpochLog:
+    """Calibrates and evaluates the uniform modes after each epoch and adds a row to a CSV file."""
+
+    def __init__(self, path: Path, net: DynamicNetwork, data: Data, resume: bool) -> None:
+        self.path, self.net, self.data = path, net, data
+        if not resume and rank() == 0:
+            path.unlink(missing_ok=True)
+
+    def write(self, epoch: int) -> None:
+        found = accuracies(self.net, self.net.space.uniform_modes(), self.data, "search")
+        if rank() > 0:
+            return
+        new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            if new:
+                rows.writerow(["epoch", *(f"top1 {mode} (search split)" for mode in found)])
+            rows.writerow([epoch + 1, *(f"{reading.known:.4f}" for reading in found.values())])
+
+
+def _say_skipped(console: Console, loader: Any) -> None:
+    skipped = getattr(loader, "skipped", {})
+    if skipped:
+        first, reason = next(iter(skipped.items()))
+        console.print(
+            f"{len(skipped)} image(s) could not be read and were left out: {first} ({reason})"
+            + (" and others" if len(skipped) > 1 else "")
+        )
+
+
+def _finish(
+    console: Console,
+    net: DynamicNetwork,
+    found: Mapping[Mode, Reading],
+    out: Path,
+    title: str,
+    recipe: Recipe,
+    as_json: bool,
+) -> None:
     saved = we.save(net, out / "net.safetensors")
     if as_json:
-        modes = [{"mode": str(mode), "accuracy": asdict(found[mode])} for mode in uniform]
-        print_json({"network": str(saved), "config": asdict(config), "uniform_modes": modes})
+        modes = [{"mode": str(mode), "accuracy": asdict(each)} for mode, each in found.items()]
+        config = recipe.training.to_json()
+        print_json({"network": str(saved), "config": config, "uniform_modes": modes})
         return
     full = net.macs("full")
     rows = [
-        ("uniform", mode, net.macs(mode), full, {"accuracy % (search split)": found[mode]})
-        for mode in uniform
+        ("uniform", mode, net.macs(mode), full, {"accuracy % (search split)": each})
+        for mode, each in found.items()
     ]
-    console.print(mode_table(f"{name} on {data_name}", rows))
+    console.print(mode_table(title, rows))
     console.print(f"saved: {saved}")

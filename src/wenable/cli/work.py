@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,14 +12,18 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.terminal import progress_bar
-from wenable.data import Splits, batches, digits
+from wenable.data import ImageBatches, TensorBatches, batches, digits, image_folder
+from wenable.data.image_folder import ImageFiles
+from wenable.data.transforms import evaluation_transform, training_transform
 from wenable.dynamic_network import DynamicNetwork
 from wenable.exploration.greedy import SearchStep
 from wenable.measure.latency import TimingPlan
+from wenable.processes import rank, world_size
 from wenable.search import Cost
 from wenable.space import Mode
 from wenable.tables import Front, Reading
 from wenable.training import StepReport, TrainConfig
+from wenable.training.recipes import Recipe, recipe_named
 
 # A search measures hundreds of modes: three short blocks each, close together.
 SEARCH_TIMING = TimingPlan(blocks=3, calls=8, warmup=2, gap_ms=5.0)
@@ -26,17 +31,21 @@ SEARCH_TIMING = TimingPlan(blocks=3, calls=8, warmup=2, gap_ms=5.0)
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of a data set, ready to go through."""
+    """The splits of a data set, ready to go through.
 
-    splits: Splits
-    calibration: list[Any]
-    search: list[Any]
-    test: list[Any]
+    - `training_batches`: batch size and seed -> a loader for `train`.
+    - `calibration`, `search`, `test`: batches that can be gone through again and again.
+    """
+
+    training_batches: Callable[[int, int], Any]
+    calibration: Any
+    search: Any
+    test: Any
 
     @property
     def example(self) -> torch.Tensor:
         """A batch of one image of zeros, of the right shape."""
-        return torch.zeros_like(self.test[0][0][:1])
+        return torch.zeros_like(next(iter(self.test))[0][:1])
 
 
 def flush_denormals() -> None:
@@ -44,18 +53,52 @@ def flush_denormals() -> None:
     torch.set_flush_denormal(True)
 
 
-def load_data(name: str) -> Data:
-    """Return a data set by name; raises `ValueError` for an unknown one.
+def load_data(
+    name: str, recipe: Recipe | None = None, *, workers: int = 0, skip_bad: bool = False
+) -> Data:
+    """Return a data set by name, or the images under a folder.
 
-    Statistics are calibrated on 128 training images: on 8x8 to 2x2 maps that is 512 values a channel
-    at least, and a search does it some hundred times.
+    - `recipe`: says how images are prepared, and how many serve calibration; of the digits 128 do:
+      on 8x8 to 2x2 maps that is 512 values a channel at least, and a search does it some hundred
+      times.
+
+    Raises `ValueError` for an unknown name, `FileNotFoundError` for a folder without images.
     """
-    if name != "digits":
-        raise ValueError(f"`--data` (={name!r}) is unknown; allowed: digits")
+    if name == "digits":
+        return _digits()
+    if not Path(name).is_dir():
+        raise ValueError(f"`--data` (={name!r}) is unknown; allowed: digits, or a folder of images")
+    recipe = recipe_named("cifar") if recipe is None else recipe
+    if recipe.images is None:
+        raise ValueError(
+            f"`--data` (={name!r}) is a folder of images, which this recipe is not for"
+        )
+    splits = image_folder(name)
+    learn, look = training_transform(recipe.images), evaluation_transform(recipe.images)
+    common: dict[str, Any] = {"workers": workers, "skip_bad": skip_bad}
+
+    def training_batches(size: int, seed: int) -> ImageBatches:
+        own = {"process": rank(), "processes": world_size()}
+        return ImageBatches(
+            splits.train, learn, size // world_size(), shuffle=True, seed=seed, **own, **common
+        )
+
+    def evaluated(files: ImageFiles) -> ImageBatches:
+        return ImageBatches(files, look, min(256, len(files)), **common)
+
+    some = splits.train.some(recipe.calibration_images)
+    return Data(training_batches, evaluated(some), evaluated(splits.search), evaluated(splits.test))
+
+
+def _digits() -> Data:
     splits = digits()
     first = torch.utils.data.Subset(splits.train, range(128))
+
+    def training_batches(size: int, seed: int) -> TensorBatches:
+        return TensorBatches(splits.train, size, seed=seed)
+
     return Data(
-        splits,
+        training_batches,
         list(torch.utils.data.DataLoader(first, 128)),
         list(batches(splits.search, 300)),
         list(batches(splits.test, 250)),
@@ -66,7 +109,7 @@ def train_with_bar(
     console: Console, net: DynamicNetwork, data: Data, config: TrainConfig, batch_size: int
 ) -> None:
     """Run Algorithm 1 and show how far it is."""
-    loader = batches(data.splits.train, batch_size, shuffle_seed=config.seed)
+    loader = data.training_batches(batch_size, config.seed)
     with progress_bar(console, "training") as update:
 
         def show(report: StepReport) -> None:
@@ -74,7 +117,7 @@ def train_with_bar(
             words = f"loss: full {full:.3f}, smallest {smallest:.3f}"
             update(report.step, report.steps, words)
 
-        we.train(net, loader, config, on_step=show)  # pyright: ignore[reportArgumentType]
+        we.train(net, loader, config, on_step=show)
 
 
 def explore_with_bar(

@@ -1,6 +1,7 @@
 """Algorithm 1: training all modes of a network at once, stopped and resumed, on one process or many."""
 
 from wenable.training.config import TrainConfig as TrainConfig
+from wenable.training.loop import Checkpoint as Checkpoint
 from wenable.training.loop import StepReport as StepReport
 from wenable.training.loop import train as train
 from wenable.training.sampling import sample_modes as sample_modes
