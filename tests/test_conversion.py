@@ -206,6 +206,26 @@ def test_macs_of_layers_that_see_several_windows_of_each_example():
         assert all(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_rounding_that_a_network_makes_much_of_is_no_difference():
+    class Amplifies(nn.Module):
+        """What rounding changed, it changes ten thousand times as much."""
+
+        def forward(self, x):
+            return torch.sin(x * 1e4)
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), Amplifies()]
+    net = we.convert(nn.Sequential(*layers, nn.Conv2d(32, 4, 1)), torch.zeros(1, 32, 9, 9))
+    linear = we.convert(
+        nn.Sequential(
+            nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), Amplifies(), nn.Linear(512, 3)
+        ),
+        torch.zeros(1, 512),
+    )
+    for each in (net, linear):
+        we.extract(each, "1/4")
+
+
 def test_a_network_may_look_at_the_type_of_a_layers_weight():
     class Looks(nn.Module):
         def __init__(self) -> None:
