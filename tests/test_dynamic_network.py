@@ -68,6 +68,17 @@ def test_the_first_use_of_a_mode_holds_its_enabled_weights_and_no_more():
     assert net.packed_bytes == enabled
 
 
+def test_a_calibrated_mode_holds_two_numbers_a_norm_channel():
+    net = converted().eval()
+    we.calibrate(net, ["1/2", "1/4"], [torch.randn(IMAGES) for _ in range(3)])
+    channels = sum(norm.num_features for norm in net.switchable_norms().values())
+    for mode in ("1/2", "1/4"):
+        kept = net.calibration(mode)
+        assert kept is not None
+        tensors = [t for each in (kept.statistics or {}).values() for t in (each.mean, each.var)]
+        assert sum(t.untyped_storage().nbytes() for t in tensors) == 8 * channels
+
+
 def in_place(layer: nn.Module) -> None:
     with torch.no_grad():
         layer.get_parameter("weight").mul_(1.5)

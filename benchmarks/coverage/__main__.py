@@ -93,7 +93,7 @@ def _check_apart(candidate: Candidate) -> Outcome:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Outcome(*names, defects=[f"not done after {LIMIT_S} s"])
+        return Outcome(*names, unfinished=f"not done after {LIMIT_S} s")
     if run.returncode:
         last = run.stderr.strip().splitlines()[-1:] or [f"exit status {run.returncode}"]
         return Outcome(*names, defects=[last[0]])
@@ -101,7 +101,7 @@ def _check_apart(candidate: Candidate) -> Outcome:
 
 
 def _line(number: int, count: int, outcome: Outcome) -> str:
-    detail = outcome.refusal or "; ".join(outcome.defects)
+    detail = outcome.refusal or outcome.unfinished or "; ".join(outcome.defects)
     return (
         f"{number}/{count} {outcome.library} {outcome.name}: {outcome.verdict},"
         f" {outcome.share_by_default:.0%} of what is groupable, {outcome.seconds} s {detail}"

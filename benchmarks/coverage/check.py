@@ -28,6 +28,7 @@ class Outcome:
 
     - `refusal`: the sentence with which `convert` refused it; empty where it did not.
     - `defects`: what a check found wrong; empty where all is right.
+    - `unfinished`: why the checks did not come to their end; empty where they did.
     - `share_by_default`: the part of `groupable_macs` that switches with the default settings, and
       `share_with_attention` with the projections of attention switched too.
     - `settings`: what all else here was found with; empty for the default settings, which are tried
@@ -54,15 +55,18 @@ class Outcome:
     extract_difference: float = 0.0
     refusal: str = ""
     defects: list[str] = field(default_factory=list)
+    unfinished: str = ""
     left_alone: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     commit: str = ""
 
     @property
     def verdict(self) -> str:
-        """`converted`, `partly` (under half of what is groupable), `refused` or `wrong`."""
+        """`converted`, `partly` (under half of what is groupable), `refused`, `wrong`, `unfinished`."""
         if self.defects:
             return "wrong"
+        if self.unfinished:
+            return "unfinished"
         if self.refusal:
             return "refused"
         share = max(self.share_by_default, self.share_with_attention or 0.0)

@@ -100,7 +100,7 @@ def _reasons(outcomes: Sequence[Outcome]) -> list[str]:
             share = outcome.left_alone.get(most, 0) / max(outcome.full_macs, 1)
             reason = f"{share:.0%} of its MACs are in layers of which each {most}"
         else:
-            reason = outcome.refusal or "; ".join(outcome.defects)
+            reason = outcome.refusal or outcome.unfinished or "; ".join(outcome.defects)
         if outcome.verdict != "converted":
             lines.append(f"- `{outcome.name}` ({outcome.verdict}): {reason}.")
     return [*lines, ""] if lines else []

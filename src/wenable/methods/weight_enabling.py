@@ -129,7 +129,7 @@ class WeightEnabling:
         calls = {call.module: call for call in graph.layers}
         own, left_alone = self._sort_out(model, graph, calls)
         if not own:
-            few = "; ".join(f"{each.name!r} {each.reason}" for each in left_alone[:3])
+            few = "; ".join(_most_frequent_reasons(left_alone))
             raise ValueError(
                 f"`model` (={type(model).__name__}) has nothing to switch"
                 + (f": {few}" if few else ": it has no convolution and no dense layer")
@@ -246,6 +246,18 @@ class WeightEnabling:
 def _reads_as_channels(call: LayerCall, origin: Origin) -> bool:
     """Whether what the producers wrote as channels is what this layer reads as channels."""
     return origin.axis == call.axis and origin.width == call.input_shape[call.axis]
+
+
+def _most_frequent_reasons(left_alone: Sequence[LeftAlone], count: int = 3) -> list[str]:
+    """Return why most layers stay, each reason with the first layer it holds for."""
+    layers: dict[str, list[str]] = {}
+    for each in left_alone:
+        layers.setdefault(each.reason, []).append(each.name)
+    most = sorted(layers.items(), key=lambda reason_and_names: -len(reason_and_names[1]))[:count]
+    return [
+        f"{names[0]!r} {reason}" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+        for reason, names in most
+    ]
 
 
 def _is_chosen(chosen: Chosen, name: str, module: nn.Module) -> bool:
