@@ -101,8 +101,8 @@ def page(results: dict[str, Any]) -> str:
         "# Real weights",
         "",
         "A ResNet-20 pretrained on CIFAR-10, before and after `wenable.convert`, on the CIFAR-10 test"
-        " images stored as JPEG files (which cost the network some ten points against the original"
-        " pixels it was trained on). *equal bits*: images whose ten logits are those of the original to"
+        " images stored as JPEG files, not the original pixels that it was trained on."
+        " *equal bits*: images whose ten logits are those of the original to"
         " the last bit.",
         "",
         f"Made by `{results['command']}` on {results['date']}, {results['machine']}, torch"

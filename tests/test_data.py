@@ -133,6 +133,24 @@ def test_an_image_that_cannot_be_read_is_named_or_skipped_and_counted(tmp_path, 
     assert list(skipping.skipped) == [str(bad)]
 
 
+def test_a_batch_without_a_readable_image_stops_though_others_are_skipped(tmp_path):
+    files = image_folder(write_images(tmp_path, {"train": 5, "test": 1}), search_share=0.2).train
+    for path, _ in files.samples[:4]:
+        Path(path).write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError):
+        all_of(loader(files, skip_bad=True).batches(0))
+
+
+def test_small_images_are_shifted_and_flipped_and_no_more():
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8, 1).repeat(3, 2)
+    settings = ImageSettings(size=8, crops="padded", mean=(0, 0, 0), deviation=(1, 1, 1))
+    for _ in range(20):
+        drawn = (training_transform(settings)(Image.fromarray(pixels))[0] * 255).round().numpy()
+        padded = np.pad(pixels[..., 0], 1)
+        shifts = [padded[i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+        assert any(np.array_equal(drawn, s) or np.array_equal(drawn, s[:, ::-1]) for s in shifts)
+
+
 def test_folders_that_are_no_data_set_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*train"):
         image_folder(tmp_path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import resource
 import signal
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.terminal import consoles, mode_table, parse_groups, print_json, progress_bar
-from wenable.cli.work import Data, accuracies, load_data
+from wenable.cli.work import Data, accuracies, load_data, loss_words
 from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.weight_enabling import ShufflePolicy
 from wenable.processes import join_processes, rank
@@ -55,7 +55,7 @@ def run_train(
     data = load_data(data_name, recipe, workers=workers, skip_bad=skip_bad)
     loader = data.training_batches(recipe.batch_size, config.seed)
     torch.manual_seed(config.seed)
-    model = build(name, **recipe.model)
+    model = build(name)
     if weights is not None:
         _load_weights(model, weights)
     net = we.convert(model, data.example, method=method).to(device)
@@ -74,7 +74,7 @@ def run_train(
             f"stopped and written: {checkpoint.path}; the same command with --resume goes on"
         )
         return
-    _say_skipped(progress, loader)
+    _say_skipped(progress, (loader, data.calibration, data.search))
     found = accuracies(net, net.space.uniform_modes(), data, "search")
     if first:
         _finish(console, net, found, out, f"{name} on {data_name}", recipe, as_json)
@@ -124,18 +124,24 @@ def _progress(console: Console) -> Iterator[Any]:
 
         def show(report: StepReport) -> None:
             started.append(time.monotonic())
-            full, smallest = report.losses[:2]
-            words = f"loss: full {full:.3f}, smallest {smallest:.3f}"
             if len(started) == 5:
                 hours = (started[4] - started[0]) / 4 * report.steps / 3600
-                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
                 console.print(
                     f"estimated from the first steps: {hours:.2f} h for all of them, calibration and"
-                    f" evaluation not counted; {memory:.1f} GiB of memory so far"
+                    f" evaluation not counted{_memory_words()}"
                 )
-            update(report.step, report.steps, words)
+            update(report.step, report.steps, loss_words(report))
 
         yield show
+
+
+def _memory_words() -> str:
+    if sys.platform != "linux":  # elsewhere the figure is absent or in another unit
+        return ""
+    import resource
+
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"; {kibibytes / 2**20:.1f} GiB of memory so far"
 
 
 @contextmanager
@@ -174,8 +180,10 @@ class _EpochLog:
             rows.writerow([epoch + 1, *(f"{reading.known:.4f}" for reading in found.values())])
 
 
-def _say_skipped(console: Console, loader: Any) -> None:
-    skipped = getattr(loader, "skipped", {})
+def _say_skipped(console: Console, loaders: Iterable[Any]) -> None:
+    skipped: dict[str, str] = {}
+    for loader in loaders:
+        skipped |= getattr(loader, "skipped", {})
     if skipped:
         first, reason = next(iter(skipped.items()))
         console.print(

@@ -35,17 +35,14 @@ class Data:
 
     - `training_batches`: batch size and seed -> a loader for `train`.
     - `calibration`, `search`, `test`: batches that can be gone through again and again.
+    - `example`: a batch of one image of zeros.
     """
 
     training_batches: Callable[[int, int], Any]
     calibration: Any
     search: Any
     test: Any
-
-    @property
-    def example(self) -> torch.Tensor:
-        """A batch of one image of zeros, of the right shape."""
-        return torch.zeros_like(next(iter(self.test))[0][:1])
+    example: torch.Tensor
 
 
 def flush_denormals() -> None:
@@ -78,19 +75,31 @@ def load_data(
     common: dict[str, Any] = {"workers": workers, "skip_bad": skip_bad}
 
     def training_batches(size: int, seed: int) -> ImageBatches:
-        own = {"process": rank(), "processes": world_size()}
-        return ImageBatches(
-            splits.train, learn, size // world_size(), shuffle=True, seed=seed, **own, **common
-        )
+        if size % world_size():
+            raise ValueError(
+                f"`--batch-size` (={size}) must be a multiple of the {world_size()} processes"
+            )
+        own = size // world_size()
+        return ImageBatches(splits.train, learn, own, shuffle=True, seed=seed, **share, **common)
 
-    def evaluated(files: ImageFiles) -> ImageBatches:
-        return ImageBatches(files, look, min(256, len(files)), **common)
+    def evaluated(files: ImageFiles, **share: int) -> ImageBatches:
+        size = min(256, len(files) // share.get("processes", 1))
+        return ImageBatches(files, look, size, **share, **common)
 
+    share = {"process": rank(), "processes": world_size()}
     some = splits.train.some(recipe.calibration_images)
-    return Data(training_batches, evaluated(some), evaluated(splits.search), evaluated(splits.test))
+    return Data(
+        training_batches,
+        evaluated(some, **share),  # pooled over the processes
+        evaluated(splits.search),
+        evaluated(splits.test),
+        torch.zeros(1, 3, recipe.images.size, recipe.images.size),
+    )
 
 
 def _digits() -> Data:
+    if world_size() > 1:
+        raise ValueError("`--data` (='digits') is too small a set for several processes; use one")
     splits = digits()
     first = torch.utils.data.Subset(splits.train, range(128))
 
@@ -102,7 +111,14 @@ def _digits() -> Data:
         list(torch.utils.data.DataLoader(first, 128)),
         list(batches(splits.search, 300)),
         list(batches(splits.test, 250)),
+        torch.zeros(1, 1, 8, 8),
     )
+
+
+def loss_words(report: StepReport) -> str:
+    """Return the losses of the full and the smallest mode, for a progress bar."""
+    full, smallest = report.losses[:2]
+    return f"loss: full {full:.3f}, smallest {smallest:.3f}"
 
 
 def train_with_bar(
@@ -113,9 +129,7 @@ def train_with_bar(
     with progress_bar(console, "training") as update:
 
         def show(report: StepReport) -> None:
-            full, smallest = report.losses[:2]
-            words = f"loss: full {full:.3f}, smallest {smallest:.3f}"
-            update(report.step, report.steps, words)
+            update(report.step, report.steps, loss_words(report))
 
         we.train(net, loader, config, on_step=show)
 

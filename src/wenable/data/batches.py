@@ -67,7 +67,7 @@ class ImageBatches:
       order of the files, with it.
     - `workers`: processes that read and transform.
     - `skip_bad`: leave out images that cannot be read, and list them in `skipped`; otherwise the
-      first one raises `UnreadableImageError` with its path.
+      first one raises `UnreadableImageError` with its path, as does a batch without a readable one.
     - `process`, `processes`: which share of each epoch is read here.
 
     Order and augmentation are functions of the seed, the epoch and the image, whatever the number of
@@ -128,8 +128,9 @@ class ImageBatches:
             if bad and not self.skip_bad:
                 raise UnreadableImageError(*next(iter(bad.items())))
             self.skipped.update(bad)
-            if len(labels):
-                yield images, labels
+            if not len(labels):  # left out as a whole it would shift every later step of a run
+                raise UnreadableImageError(*next(iter(bad.items())))
+            yield images, labels
 
 
 class _SeededImages(Dataset[Any]):

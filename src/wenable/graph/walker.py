@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os.path
+import posixpath
 from typing import Any
 
 import torch
@@ -99,7 +99,7 @@ class Walker:
         Attention may stand where a convolution does: what reads it there is the block's next layer.
         """
         paths = [each.replace(".", "/").rpartition("/")[0] for each in self.latest_projections]
-        attention = [part for part in os.path.commonpath(paths).split("/") if part]
+        attention = [part for part in posixpath.commonpath(paths).split("/") if part]
         return layer.split(".")[: len(attention)] == attention
 
     def origin(self, argument: Any) -> Origin | None:

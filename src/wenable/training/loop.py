@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -110,7 +111,7 @@ def train(
     if config.channels_last:
         net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     state = TrainState(net, config, batches * config.epochs)
-    if checkpoint is not None and checkpoint.resume and os.path.exists(checkpoint.path):  # noqa: PTH110
+    if checkpoint is not None and checkpoint.resume and Path(checkpoint.path).is_file():
         state.load(checkpoint.path)
     devices = [device_of(net)] if device_of(net).type == "cuda" else []
     try:
@@ -138,7 +139,7 @@ def _run(
     parallel = in_parallel(net)
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     mix = _mixing(config, net)
-    written = time.monotonic()
+    written, stop = time.monotonic(), False
     for epoch in range(state.step // batches, config.epochs):
         net.train()
         for batch in _batches(loader, epoch, state.step % batches):
@@ -163,13 +164,15 @@ def _run(
                 if rank() == 0:
                     state.save(checkpoint.path)
                 written = time.monotonic()
-            if stop:
-                return state.step == state.steps
+            if stop and not ended:
+                return False
         agree_on_statistics(net)
         if on_epoch is not None:
             net.eval()
             on_epoch(epoch)
-    return True
+        if stop:
+            break
+    return state.step == state.steps
 
 
 def _batches(loader: Any, epoch: int, start: int) -> Iterator[Batch]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from wenable.data.transforms import ImageSettings
 from wenable.training.config import TrainConfig
@@ -18,14 +17,12 @@ class Recipe:
       data that is prepared already.
     - `batch_size`: of all processes together.
     - `calibration_images`: how many training images norm statistics are estimated on.
-    - `model`: arguments of the network's builder, as its rate of dropout.
     """
 
     training: TrainConfig
     images: ImageSettings | None
     batch_size: int
     calibration_images: int = 2048
-    model: dict[str, Any] = field(default_factory=dict)
 
 
 def digits() -> Recipe:

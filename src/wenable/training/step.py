@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def train_step(
         net.set_mode(mode)
         losses.append(0.0)
         for number, (inputs, labels, share) in enumerate(parts):
-            last = mode is modes[-1] and len(losses) == len(modes) and number == len(parts) - 1
+            last = len(losses) == len(modes) and number == len(parts) - 1
             with _exchange(parallel, last), _autocast(net, config):
                 outputs = (parallel or net)(*inputs)
                 if len(losses) == 1 and labels.ndim == 1:
@@ -68,7 +69,7 @@ def train_step(
             losses[-1] += float(loss.detach())
         if parallel is None:
             _check_losses(losses, modes)
-    if true_anywhere(not all(map(_is_finite, losses)), device_of(net)):
+    if true_anywhere(not all(map(math.isfinite, losses)), device_of(net)):
         _check_losses(losses, modes)
         raise FloatingPointError(
             "a loss is not finite in another process; the weights are as before"
@@ -107,13 +108,9 @@ def _autocast(net: nn.Module, config: TrainConfig) -> Any:
     return torch.autocast(device_of(net).type, kind, enabled=config.precision != "float32")
 
 
-def _is_finite(value: float) -> bool:
-    return value - value == 0
-
-
 def _check_losses(losses: Sequence[float], modes: Sequence[Mode]) -> None:
     for mode, loss in zip(modes, losses, strict=False):
-        if not _is_finite(loss):
+        if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss of mode {mode} is {loss}; the weights are as before this step."
                 " Lower `learning_rate`, or look for NaN in the data"
