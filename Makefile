@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-oldest check format docs clean coverage-of-networks idle-cost
+.PHONY: help setup demo test test-oldest check format docs clean coverage-of-networks idle-cost training-speed
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make docs    the documentation as HTML, under docs/_build"
 	@echo "make coverage-of-networks  convert and check some 180 networks; hours; writes docs/coverage.md"
 	@echo "make idle-cost  what being dynamic costs in inference; minutes; writes docs/idle-cost.md"
+	@echo "make training-speed  a step of several passes beside a plain one; half an hour; writes docs/training-speed.md"
 
 # The stamp is younger than pyproject.toml only after an installation that went through.
 $(VENV)/installed: pyproject.toml
@@ -54,6 +55,9 @@ coverage-of-networks: setup
 
 idle-cost: setup
 	$(BIN)/python -m benchmarks.idle_cost
+
+training-speed: setup
+	$(BIN)/python -m benchmarks.training_speed
 
 clean:
 	rm -rf $(VENV) .venv-oldest out docs/_build .pytest_cache .ruff_cache .hypothesis

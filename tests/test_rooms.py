@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "extraction": {"dynamic_network", "layers", "modules", "space"},
     "evaluation": {"dynamic_network", "modules", "space", "tables"},
     "training": {
-        "data", "dynamic_network", "evaluation", "files", "modules", "processes", "space",
+        "data", "dynamic_network", "evaluation", "files", "layers", "modules", "processes", "space",
     },
     "measure": {"tables"},
     "exploration": {"space", "tables"},

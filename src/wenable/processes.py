@@ -44,6 +44,20 @@ def true_anywhere(value: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
+def text_of_the_first(text: str, device: torch.device) -> str:
+    """Return the text that the first process gave; what the others gave does not matter."""
+    if not several_processes():
+        return text
+    # As bytes in a tensor: torch would pickle an object.
+    length = torch.tensor(len(text.encode()), device=device)
+    distributed.broadcast(length, 0)
+    content = torch.zeros(int(length), dtype=torch.uint8, device=device)
+    if rank() == 0:
+        content.copy_(torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8))
+    distributed.broadcast(content, 0)
+    return bytes(content.tolist()).decode()
+
+
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all processes; each of them gets it."""
     if not several_processes():

@@ -8,6 +8,18 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from wenable.layers.executions import (
+    DENSE,
+    GROUPED,
+    MATMUL,
+    SPLIT,
+    groups_merged_to,
+    is_pointwise,
+    masked_weight,
+    merged_blocks,
+    pointwise_product,
+    split_convolution,
+)
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.space import Knob
 
@@ -46,23 +58,48 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolve with the blocks that the present pattern enables."""
-        if self.pattern == 1:
-            return super().forward(input)
-        if self.reads_shuffled:
-            input = nn.functional.channel_shuffle(input, self.shuffle_groups)
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            sides = self._reversed_padding_repeated_twice
-            input = nn.functional.pad(input, sides, mode=self.padding_mode)
-            padding = 0
+        execution = self.present_execution()
+        if execution == GROUPED:
+            if self.pattern == 1:
+                return super().forward(input)
+            return self._convolve(self._shuffled(input), self.enabled_weight(), self.pattern)
+        if execution == DENSE:
+            order = self.input_order
+            return self._convolve(input, masked_weight(self.weight, self.pattern, order), 1)
+        input, merged = self._shuffled(input), groups_merged_to(execution)
+        if merged is not None:
+            blocks = merged_blocks(self.weight, self.pattern, merged, self.input_order)
+            return self._convolve(input, blocks, merged)
+        blocks = self._pack(self.weight)
+        if execution == MATMUL:
+            return pointwise_product(input, blocks, self.bias, self.pattern, self.stride)
+        input, padding = self._padded(input)
+        return split_convolution(
+            input, blocks, self.bias, self.pattern, self.stride, padding, self.dilation
+        )
+
+    def executions_of(self, n: int) -> tuple[str, ...]:
+        """Return the ways in which pattern `n` can be computed while training, as written first."""
+        products = (MATMUL,) if is_pointwise(self) else ()
+        # Beyond a few groups, one call for each costs more than it can save.
+        return super().executions_of(n) + products + ((SPLIT,) if 1 < n <= 4 else ())
+
+    def _shuffled(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.shuffles:
+            return input
+        return nn.functional.channel_shuffle(input, self.shuffle_groups)
+
+    def _padded(self, input: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """Return the input as `conv2d` takes it, and the padding that is left for that to do."""
+        if self.padding_mode == "zeros":
+            return input, self.padding
+        sides = self._reversed_padding_repeated_twice
+        return nn.functional.pad(input, sides, mode=self.padding_mode), 0
+
+    def _convolve(self, input: torch.Tensor, weight: torch.Tensor, groups: int) -> torch.Tensor:
+        input, padding = self._padded(input)
         return nn.functional.conv2d(
-            input,
-            self.enabled_weight(),
-            self.bias,
-            self.stride,
-            padding,
-            self.dilation,
-            self.pattern,
+            input, weight, self.bias, self.stride, padding, self.dilation, groups
         )
 
     def to_plain(self) -> nn.Module:

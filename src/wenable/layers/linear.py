@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 from torchvision.ops import Permute
 
+from wenable.layers.executions import DENSE, groups_merged_to, masked_weight, merged_blocks
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.space import Knob
 
@@ -46,11 +47,22 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         """Multiply by the blocks that the present pattern enables."""
         if self.pattern == 1:
             return super().forward(input)
+        execution = self.present_execution()
+        if execution == DENSE:
+            weight = masked_weight(self.weight, self.pattern, self.input_order)
+            return nn.functional.linear(input, weight, self.bias)
         if self.reads_shuffled:
             input = input.unflatten(-1, (self.shuffle_groups, -1)).transpose(-1, -2).flatten(-2)
+        merged = groups_merged_to(execution)
+        if merged is None:
+            return self._multiply(input, self.enabled_weight())
+        blocks = merged_blocks(self.weight, self.pattern, merged, self.input_order)
+        return self._multiply(input, blocks.unflatten(0, (merged, -1)).transpose(1, 2))
+
+    def _multiply(self, input: torch.Tensor, weight_gio: torch.Tensor) -> torch.Tensor:
         # B: all leading dimensions, g: groups, i, o: inputs and outputs of a group
-        weight_gio = self.enabled_weight()
-        input_gBi = input.reshape(-1, self.pattern, weight_gio.shape[1]).transpose(0, 1)
+        groups, inputs, _ = weight_gio.shape
+        input_gBi = input.reshape(-1, groups, inputs).transpose(0, 1)
         output_gBo = torch.bmm(input_gBi, weight_gio)
         output = output_gBo.transpose(0, 1).reshape(*input.shape[:-1], self.out_features)
         return output if self.bias is None else output + self.bias

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from wenable.layers.blocks import diagonal_blocks
+from wenable.layers.executions import DENSE, GROUPED, merges
 from wenable.layers.permutation import is_identity_shuffle, shuffle_permutation
 from wenable.space import Knob, pattern_text
 
@@ -58,6 +59,7 @@ class WeightEnabled(nn.Module):
         # Not in the state dict: it follows from `shuffle_groups`, and names must stay as they were.
         self.register_buffer("input_order", order, persistent=False)
         self.packed: dict[int, Packed] = {}
+        self.executions: dict[int, str] = {}
 
     def set_pattern(self, n: int) -> None:
         """Run as `n` independent groups from now on; a pattern the layer lacks is refused."""
@@ -68,6 +70,31 @@ class WeightEnabled(nn.Module):
         """Set a pattern that is known to be one of this layer's."""
         # A module's own `__setattr__` looks through its parameters first, fifty times a switch.
         self.__dict__["pattern"] = n
+
+    def executions_of(self, n: int) -> tuple[str, ...]:
+        """Return the ways in which pattern `n` can be computed while training, as written first."""
+        return (GROUPED,) if n == 1 else (GROUPED, *merges(n, self.knob.options), DENSE)
+
+    def use_executions(self, executions: Mapping[int, str]) -> None:
+        """Compute these patterns in these ways while gradients are wanted, the others as written.
+
+        All ways compute the same function, but for rounding. Without gradients a layer is computed
+        as written, as `extract` writes it. Raises `ValueError` for a way that a pattern lacks.
+        """
+        for n, execution in executions.items():
+            self.knob.check(n)
+            if execution not in self.executions_of(n):
+                raise ValueError(
+                    f"{execution!r} is no execution of pattern {pattern_text(n)} of"
+                    f" {self.knob.name!r}; allowed: {', '.join(self.executions_of(n))}"
+                )
+        self.executions = dict(executions)
+
+    def present_execution(self) -> str:
+        """Return how the next forward pass is computed."""
+        if not self.executions or not torch.is_grad_enabled():
+            return GROUPED
+        return self.executions.get(self.pattern, GROUPED)
 
     def enabled_weight(self) -> torch.Tensor:
         """Return the blocks of the present pattern as this layer multiplies by them."""
@@ -91,7 +118,7 @@ class WeightEnabled(nn.Module):
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
         """Cut the blocks of the present pattern out of the weight."""
-        return diagonal_blocks(weight, self.pattern, self.input_order)
+        return diagonal_blocks(weight, self.pattern, self._present_order)
 
     def drop_packed(self) -> None:
         """Give back the memory of the packed blocks; the next forward pass packs anew."""
@@ -123,14 +150,17 @@ class WeightEnabled(nn.Module):
         """Whether the input is shuffled in the present pattern: never when fully enabled."""
         return self.reads_shuffled and self.pattern > 1
 
+    @property
+    def _present_order(self) -> torch.Tensor | None:
+        return self.input_order if self.pattern > 1 else None
+
     def to_plain(self) -> nn.Module:
         """Return standard torch layers, with weights of their own, for the present pattern."""
         raise TypeError("use WeightEnabledConv2d or WeightEnabledLinear")
 
     def _copy_enabled_weights(self, plain: nn.Module) -> None:
-        order = self.input_order if self.pattern > 1 else None
         with torch.no_grad():
-            blocks = diagonal_blocks(self.weight, self.pattern, order)
+            blocks = diagonal_blocks(self.weight, self.pattern, self._present_order)
             weight = plain.get_parameter("weight")
             weight.copy_(blocks.view_as(weight))
             weight.requires_grad_(self.weight.requires_grad)

@@ -12,6 +12,7 @@ Sampling = Literal["patterns", "macs"]
 Optimizer = Literal["sgd", "adamw", "rmsproptf"]
 Schedule = Literal["cosine", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Executions = Literal["grouped", "timed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class TrainConfig:
 
     - `precision`: `"bfloat16"` or `"float16"` autocast (the latter with scaled losses).
     - `channels_last`: the memory format of the network and of its images.
+    - `executions`: `"grouped"` computes each layer as it is written. `"timed"` times the ways to
+      compute it on this device before the first step (`wenable.layers.executions`), once for all
+      runs, and takes the fastest; the choice is written into the checkpoint. Runs with different
+      choices differ by rounding, so `"grouped"` is what the same seed repeats everywhere.
     - `seed`: of the modes, and of what is random in the network. All of it is a function of the
       seed and the step, so that a run can go on where it stopped.
 
@@ -82,6 +87,7 @@ class TrainConfig:
     cutmix: float = 0.0
     precision: Precision = "float32"
     channels_last: bool = False
+    executions: Executions = "grouped"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -150,6 +156,7 @@ def _check_choices(config: TrainConfig) -> None:
         "optimizer": Optimizer,
         "schedule": Schedule,
         "precision": Precision,
+        "executions": Executions,
     }
     for name, kind in choices.items():
         if getattr(config, name) not in get_args(kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -15,14 +16,16 @@ import torch
 from torch import nn
 
 from wenable.dynamic_network import DynamicNetwork
-from wenable.modules import device_of
-from wenable.processes import rank, true_anywhere
+from wenable.modules import device_name, device_of
+from wenable.processes import rank, text_of_the_first, true_anywhere
 from wenable.space import Mode
 from wenable.training.config import TrainConfig
+from wenable.training.execution_memory import ExecutionMemory, default_memory_path
+from wenable.training.executions import Executions, by_pattern, choose_executions
 from wenable.training.parallel import agree_on_statistics, in_parallel
 from wenable.training.sampling import sample_modes
 from wenable.training.state import TrainState
-from wenable.training.step import Batch, train_step
+from wenable.training.step import Batch, autocast_of, parts_of, train_step
 
 
 @runtime_checkable
@@ -143,6 +146,8 @@ def _run(
     for epoch in range(state.step // batches, config.epochs):
         net.train()
         for batch in _batches(loader, epoch, state.step % batches):
+            if config.executions == "timed" and state.executions is None:
+                state.choose(_fastest_executions(state, batch))
             torch.manual_seed(_seed(config.seed, state.step, rank()))
             state.schedule.step_update(state.step)
             modes = sample_modes(net, config, state.step, state.steps)
@@ -173,6 +178,17 @@ def _run(
         if stop:
             break
     return state.step == state.steps
+
+
+def _fastest_executions(state: TrainState, batch: Batch) -> Executions:
+    """Return the executions that the first process finds fastest; all processes take them."""
+    net, found = state.net, ""
+    if rank() == 0:
+        inputs, _, _ = parts_of(batch, state.config, device_of(net))[0]
+        memory = ExecutionMemory(default_memory_path(), device_name(net))
+        chosen = choose_executions(net, inputs, lambda: autocast_of(net, state.config), memory)
+        found = json.dumps(chosen)
+    return by_pattern(json.loads(text_of_the_first(found, device_of(net))))
 
 
 def _batches(loader: Any, epoch: int, start: int) -> Iterator[Batch]:

@@ -16,9 +16,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from wenable.dynamic_network import DynamicNetwork
 from wenable.files import write_whole
 from wenable.training.config import TrainConfig
+from wenable.training.executions import Executions, by_pattern, use_executions
 from wenable.training.optimizers import make_optimizer, make_schedule
 
-FORMAT, VERSION = "wenable-checkpoint", 1
+FORMAT, VERSION = "wenable-checkpoint", 2
 
 
 class TrainState:
@@ -33,6 +34,8 @@ class TrainState:
         self.optimizer = make_optimizer(net, config)
         self.schedule = make_schedule(self.optimizer, config, steps)
         self.scaler = torch.amp.GradScaler() if config.precision == "float16" else None
+        self.executions: Executions | None = None
+        use_executions(net, {})
         self.average: AveragedModel | None = None
         if config.averaging:
             blend = get_ema_multi_avg_fn(config.averaging)
@@ -63,6 +66,7 @@ class TrainState:
             "config": self.config.to_json(),
             "groups": optimizer["param_groups"],
             "numbers": numbers,
+            "executions": self.executions,
             "averaged": 0 if self.average is None else int(self.average.n_averaged),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
@@ -104,7 +108,14 @@ class TrainState:
             raise ValueError(f"{path} belongs to another network: {first_line}") from error
         if self.scaler is not None and header["scaler"]:
             self.scaler.load_state_dict(header["scaler"])
+        if header["executions"] is not None:
+            self.choose(by_pattern(header["executions"]))
         self.step = int(header["step"])
+
+    def choose(self, executions: Executions) -> None:
+        """Compute the layers in these ways from now on, and in every run that goes on from this."""
+        use_executions(self.net, executions)
+        self.executions = executions
 
 
 def read_checkpoint(

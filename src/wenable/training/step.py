@@ -48,7 +48,7 @@ def train_step(
     the batch by then, as in any training pass; calibration does not use them.
     """
     config = TrainConfig() if config is None else config
-    parts = _parts(batch, config, device_of(net))
+    parts = parts_of(batch, config, device_of(net))
     optimizer.zero_grad(set_to_none=True)
     teacher: list[torch.Tensor] = []
     losses = []
@@ -57,7 +57,7 @@ def train_step(
         losses.append(0.0)
         for number, (inputs, labels, share) in enumerate(parts):
             last = len(losses) == len(modes) and number == len(parts) - 1
-            with _exchange(parallel, last), _autocast(net, config):
+            with _exchange(parallel, last), autocast_of(net, config):
                 outputs = (parallel or net)(*inputs)
                 if len(losses) == 1 and labels.ndim == 1:
                     check_batch(outputs, labels)
@@ -78,7 +78,7 @@ def train_step(
     return tuple(losses)
 
 
-def _parts(
+def parts_of(
     batch: Batch, config: TrainConfig, device: torch.device
 ) -> list[tuple[tuple[torch.Tensor, ...], torch.Tensor, float]]:
     """Return the parts of a batch on the device: inputs, labels, their share of the batch."""
@@ -103,7 +103,8 @@ def _exchange(parallel: DistributedDataParallel | None, last: bool) -> Any:
     return contextlib.nullcontext() if parallel is None or last else parallel.no_sync()
 
 
-def _autocast(net: nn.Module, config: TrainConfig) -> Any:
+def autocast_of(net: nn.Module, config: TrainConfig) -> Any:
+    """Return the context that the forward passes of a step run in."""
     kind = getattr(torch, config.precision)
     return torch.autocast(device_of(net).type, kind, enabled=config.precision != "float32")
 

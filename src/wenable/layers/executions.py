@@ -1,0 +1,133 @@
+"""How a layer in a pattern is computed while training: one function, several speeds.
+
+At 1/16 a layer has a sixteenth of the multiply-accumulates, and PyTorch's grouped convolution often
+takes longer over them than over all. Which other way is fast depends on sizes and device, so the
+ways stand here side by side, and `wenable.training` times them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from wenable.layers.blocks import diagonal_blocks
+
+GROUPED = "grouped"
+"""As written: the shuffle, then a grouped convolution, or a product for each group."""
+DENSE = "dense"
+"""The whole layer with zeros where the weight is not enabled; the shuffle is in its columns."""
+MATMUL = "matmul"
+"""A convolution of kernel size 1 as one batched matrix product."""
+SPLIT = "split"
+"""A convolution for each group, their outputs put side by side."""
+_MERGED = "merged to "
+
+
+def merged_to(groups: int) -> str:
+    """Return the execution with fewer groups than the pattern has, and zeros inside of them.
+
+    >>> merged_to(4)
+    'merged to 4'
+    """
+    return f"{_MERGED}{groups}"
+
+
+def groups_merged_to(execution: str) -> int | None:
+    """Return how many groups an execution merges to, or None where it merges none."""
+    groups = execution.removeprefix(_MERGED)
+    return int(groups) if groups != execution and groups.isdecimal() else None
+
+
+def merges(pattern: int, patterns: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the executions of a pattern that merge its groups to a coarser pattern's.
+
+    >>> merges(8, (1, 2, 4, 8, 16))
+    ('merged to 2', 'merged to 4')
+    """
+    return tuple(merged_to(n) for n in patterns if 1 < n < pattern)
+
+
+def merged_blocks(
+    weight: torch.Tensor, pattern: int, groups: int, order: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the weight of pattern `1/pattern` as that of a layer with fewer `groups`.
+
+    - `weight`: shape `(out, in, *kernel)`.
+    - `order`: in which the inputs are read, as of `diagonal_blocks`.
+
+    Returns shape `(out, in / groups, *kernel)`, zero where the pattern enables nothing; what is
+    zero gets a zero gradient.
+    """
+    blocks = diagonal_blocks(weight, groups, order)
+    # o: outputs, i: inputs of one of the `groups`, which holds pattern / groups finer ones
+    finer = torch.arange(pattern, device=weight.device) % (pattern // groups)
+    row_o = finer.repeat_interleave(weight.shape[0] // pattern)
+    column_i = torch.arange(blocks.shape[1], device=weight.device) // (weight.shape[1] // pattern)
+    enabled_oi = row_o[:, None] == column_i
+    return torch.where(enabled_oi.view(*enabled_oi.shape, *[1] * (weight.ndim - 2)), blocks, 0)
+
+
+def masked_weight(weight: torch.Tensor, pattern: int, order: torch.Tensor | None) -> torch.Tensor:
+    """Return the whole weight, shape `(out, in, *kernel)`, with zeros outside the enabled blocks.
+
+    Its columns are in their own order: a layer with this weight reads its input unshuffled.
+    """
+    row_o = torch.arange(pattern, device=weight.device).repeat_interleave(
+        weight.shape[0] // pattern
+    )
+    column_i = torch.arange(pattern, device=weight.device).repeat_interleave(
+        weight.shape[1] // pattern
+    )
+    if order is not None:
+        column_i = torch.empty_like(column_i).index_copy(0, order, column_i)
+    enabled_oi = row_o[:, None] == column_i
+    return torch.where(enabled_oi.view(*enabled_oi.shape, *[1] * (weight.ndim - 2)), weight, 0)
+
+
+def is_pointwise(convolution: nn.Conv2d) -> bool:
+    """Say whether a convolution is a matrix product at every position."""
+    return convolution.kernel_size == (1, 1) and convolution.padding in (0, (0, 0), "valid")
+
+
+def pointwise_product(
+    x: torch.Tensor,
+    blocks: torch.Tensor,
+    bias: torch.Tensor | None,
+    groups: int,
+    stride: tuple[int, ...],
+) -> torch.Tensor:
+    """Return a grouped convolution of kernel size 1 as a batched matrix product.
+
+    - `x`: shape `(N, in, H, W)`, in either memory format, which the output has too.
+    - `blocks`: shape `(out, in / groups, 1, 1)`.
+    """
+    if stride != (1, 1):
+        x = x[:, :, :: stride[0], :: stride[1]]
+    height, width = x.shape[2:]
+    blocks_goi = blocks.flatten(1).unflatten(0, (groups, -1))
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        # p: all positions of all images
+        x_gpi = x.permute(0, 2, 3, 1).reshape(-1, groups, blocks.shape[1]).transpose(0, 1)
+        y_gpo = torch.bmm(x_gpi, blocks_goi.transpose(1, 2))
+        y = y_gpo.transpose(0, 1).reshape(-1, height, width, len(blocks)).permute(0, 3, 1, 2)
+    else:
+        x_Ngip = x.flatten(2).unflatten(1, (groups, -1))
+        y = torch.matmul(blocks_goi, x_Ngip).view(-1, len(blocks), height, width)
+    return y if bias is None else y + bias.view(1, -1, 1, 1)
+
+
+def split_convolution(
+    x: torch.Tensor,
+    blocks: torch.Tensor,
+    bias: torch.Tensor | None,
+    groups: int,
+    stride: tuple[int, ...],
+    padding: str | tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> torch.Tensor:
+    """Return a grouped convolution as one convolution a group."""
+    biases = [None] * groups if bias is None else bias.chunk(groups)
+    parts = zip(x.chunk(groups, 1), blocks.chunk(groups), biases, strict=True)
+    # `conv2d` takes what a layer keeps; its stub knows no tuple of unknown length.
+    return torch.cat([F.conv2d(*part, stride, padding, dilation) for part in parts], 1)  # pyright: ignore
