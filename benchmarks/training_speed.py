@@ -104,7 +104,8 @@ def measure(name: str, layout: str, arguments: argparse.Namespace) -> list[dict[
     rows = []
     for passes in arguments.passes:
         steps = _steps(net, (images, labels), chosen, passes, config)
-        times, enabled = _in_turns(plain_step, steps, net, passes, arguments.rounds, device)
+        rounds = arguments.rounds if passes < 10 else max(3, arguments.rounds // 2)
+        times, enabled = _in_turns(plain_step, steps, net, passes, rounds, device)
         row = _figures(times, enabled, fixed)
         row |= {
             "network": name, "layout": layout, "precision": config.precision, "batch": batch,

@@ -1,6 +1,8 @@
 """Guards around every test: seeds are set, and no test changes global settings of torch."""
 
+import os
 import random
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +11,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(2)
+# What tests time is not to be remembered for anybody's real runs.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="wenable-tests-")
 # How long an example takes says nothing here: the machines are shared, and some are slow.
 settings.register_profile("wenable", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("wenable")

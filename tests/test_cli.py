@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 import wenable as we
 from tests.test_data import write_images
 from wenable.cli.main import app
+from wenable.training.recipes import recipe_named
+from wenable.training.state import read_checkpoint
 from wenable.zoo import build
 
 
@@ -86,7 +88,7 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
     bad.write_bytes(bad.read_bytes()[:100])
     arguments = [
         "train", "wenable.zoo:cifar_resnet20", "--data", folder, "--recipe", "cifar", "--passes", 2,
-        "--epochs", 2, "--batch-size", 8, "--groups", "1,4", "--workers", 0, "--skip-bad",
+        "--epochs", 2, "--batch-size", 8, "--groups", "1,4", "--workers", 0, "--skip-bad", "--tensorboard",
     ]  # fmt: skip
 
     @contextmanager
@@ -108,6 +110,24 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
     first, second = (we.load(tmp_path / name / "net.safetensors") for name in ("run", "whole"))
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    header, _ = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+    assert set(header["executions"]) == {layer.name for layer in first.switchable_layers}
+    # Exploring prepares the images as training did: the network says how.
+    assert first.preprocessing == recipe_named("cifar").images.preprocessing(("cat", "dog"))
+    bad.unlink()
+    out = tmp_path / "front"
+    network = tmp_path / "run" / "net.safetensors"
+    run("explore", network, "--data", folder, "--threshold", 0.01, "--out", out)
+    (folder / "train" / "cat").rename(folder / "train" / "cow")
+    (folder / "test" / "cat").rename(folder / "test" / "cow")
+    other = run("explore", network, "--data", folder, "--threshold", 0.01, "--out", out, fails=True)
+    words = " ".join(other.stderr.split())
+    assert "has 2 classes (cow, dog, ...), the network was trained for 2 (cat, dog, ...)" in words
+    first.preprocessing = None
+    we.save(first, network)
+    untold = run("explore", network, "--data", folder, "--threshold", 0.1, "--out", out, fails=True)
+    assert "does not say how its images are prepared" in " ".join(untold.stderr.split())
 
 
 def test_training_starts_from_weights(tmp_path: Path):

@@ -103,8 +103,8 @@ def test_without_gradients_a_layer_is_computed_as_extract_writes_it():
 
 
 def test_the_fastest_is_taken_only_where_it_is_clearly_so():
-    assert fastest({GROUPED: 1.0, DENSE: 0.97, MATMUL: 1.2}) == GROUPED
-    assert fastest({GROUPED: 1.0, DENSE: 0.9, MATMUL: 0.8}) == MATMUL
+    assert fastest({GROUPED: 1.0, DENSE: 0.92, MATMUL: 1.2}) == GROUPED
+    assert fastest({GROUPED: 1.0, DENSE: 0.85, MATMUL: 0.8}) == MATMUL
 
 
 def test_choosing_times_every_way_once_and_remembers(tmp_path, monkeypatch):

@@ -18,12 +18,15 @@ ROOMS: dict[str, set[str]] = {
     "space": set(),
     "tables": {"space"},
     "modules": {"measure"},
+    "preprocessing": set(),
     "concurrency": set(),
     "processes": set(),
     "graph": set(),
     "layers": {"space"},
     "methods": {"layers", "graph", "space"},
-    "dynamic_network": {"concurrency", "methods", "layers", "modules", "space"},
+    "dynamic_network": {
+        "concurrency", "methods", "layers", "modules", "preprocessing", "space",
+    },
     "conversion": {"dynamic_network", "methods", "graph", "layers", "modules"},
     "calibration": {"dynamic_network", "layers", "modules", "processes", "space"},
     "extraction": {"dynamic_network", "layers", "modules", "space"},
@@ -38,15 +41,17 @@ ROOMS: dict[str, set[str]] = {
         "modules", "space", "tables",
     },
     "zoo": set(),
-    "data": set(),
+    "data": {"preprocessing"},
     "saving": {
-        "conversion", "dynamic_network", "layers", "methods", "modules", "files", "space", "version",
-        "zoo",
+        "conversion", "dynamic_network", "layers", "methods", "modules", "files", "preprocessing",
+        "space", "version", "zoo",
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"files", "space", "tables"},
 }  # fmt: skip
-FREE_OF_TORCH = ("version", "files", "space", "tables", "measure", "exploration")
+FREE_OF_TORCH = (
+    "version", "files", "space", "tables", "preprocessing", "measure", "exploration",
+)  # fmt: skip
 
 
 def room_of(module: str) -> str:

@@ -1,7 +1,6 @@
 """Algorithm 1 against a plain loop written from the paper, and what stops a run."""
 
 import copy
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -371,39 +370,50 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_pa
     assert same(runs[-1][2], weights_of(whole))
 
 
-_KILLED = """
-import os, signal, sys, torch
+_KILLED_AND_GONE_ON = """
+import os, random, signal, sys, time, torch
 sys.path.insert(0, {root!r})
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # a process that forks must not have started others
 import wenable as we
+from dataclasses import replace
 from tests.test_training import SETTINGS, batches, with_dropout, weights_of
 from wenable.training.loop import Checkpoint
-net = with_dropout()
-steps = int(sys.argv[2])
-def kill(report):
-    if report.step == steps:
-        os.kill(os.getpid(), signal.SIGKILL)
-checkpoint = Checkpoint(sys.argv[1], every_s=0, resume=True)
-we.train(net, batches(4), SETTINGS, on_step=kill, checkpoint=checkpoint)
 from safetensors.torch import save_file
-save_file({{str(i): t for i, t in enumerate(weights_of(net))}}, sys.argv[1] + ".result")
+folder, config = sys.argv[1], replace(SETTINGS, epochs=12, executions="timed")
+
+def train(name):
+    net = with_dropout()
+    we.train(net, batches(4), config, checkpoint=Checkpoint(f"{{folder}}/{{name}}", 0, resume=True))
+    weights = dict(enumerate(weights_of(net)))
+    save_file({{str(i): w.contiguous() for i, w in weights.items()}}, f"{{folder}}/{{name}}.result")
+
+started = time.monotonic()
+train("whole")  # left in peace; what it timed is remembered
+taken, rng, kills = time.monotonic() - started, random.Random(), 0
+while kills < 20:
+    child = os.fork()
+    if not child:
+        train("killed")
+        os._exit(0)
+    time.sleep(rng.uniform(0, taken / 6))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    kills += os.WIFSIGNALED(status)
+    if os.WIFEXITED(status):  # it was done before: kill the next from the beginning
+        os.unlink(f"{{folder}}/killed")
+train("killed")
+print(kills)
 """
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
-    path = tmp_path / "run.safetensors"
-    code = _KILLED.format(root=str(Path(__file__).parents[1]))
-    for steps in (2, 3, 9, 0):
-        command = [sys.executable, "-c", code, str(path), str(steps)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ended.returncode == (-signal.SIGKILL if steps else 0), ended.stderr
-    whole = with_dropout()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    we.train(whole, batches(4), SETTINGS)
-    torch.set_num_threads(threads)
-    found = load_file(f"{path}.result")
-    assert same([found[str(i)] for i in range(len(found))], weights_of(whole))
+def test_a_run_that_is_killed_twenty_times_ends_like_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code = _KILLED_AND_GONE_ON.format(root=str(Path(__file__).parents[1]))
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "20"), ended.stderr
+    whole, killed = load_file(tmp_path / "whole.result"), load_file(tmp_path / "killed.result")
+    assert same([whole[name] for name in sorted(whole)], [killed[name] for name in sorted(whole)])
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):

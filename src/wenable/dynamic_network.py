@@ -16,6 +16,7 @@ from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.methods.plan import LeftAlone, Method, Plan, SwitchableLayer
 from wenable.modules import device_of, weights_fingerprint
+from wenable.preprocessing import Preprocessing
 from wenable.space import Mode, ModeChoice, Space
 
 
@@ -54,6 +55,7 @@ class NetworkState:
     norms: dict[str, SwitchableBatchNorm]
     calibrations: dict[Mode, Calibration] = field(default_factory=dict)
     guard: ModeGuard = field(default_factory=ModeGuard)
+    preprocessing: Preprocessing | None = None
 
 
 class DynamicNetwork(nn.Module):
@@ -79,6 +81,15 @@ class DynamicNetwork(nn.Module):
     def conversion_method(self) -> Method:
         """The method and the settings that this network was converted with."""
         return self._wenable.method
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images become this network's input; None where nobody said. Saved with the network."""
+        return self._wenable.preprocessing
+
+    @preprocessing.setter
+    def preprocessing(self, preprocessing: Preprocessing | None) -> None:
+        self._wenable.preprocessing = preprocessing
 
     @property
     def original_class(self) -> type[nn.Module]:

@@ -28,6 +28,7 @@ from wenable.files import write_whole
 from wenable.layers.batch_norm import Statistics
 from wenable.methods.weight_enabling import WeightEnabling
 from wenable.modules import in_eval_mode
+from wenable.preprocessing import Preprocessing
 from wenable.space import Space
 from wenable.version import __version__
 from wenable.zoo import Source, build
@@ -78,6 +79,7 @@ def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
         "method": net.conversion_method.to_json(),
         "space": net.space.to_json(),
         "example": net.example_to_json(),
+        "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
         "calibrations": calibrations,
     }
     header["sha256"] = _digest(header, tensors)
@@ -106,6 +108,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
         method = WeightEnabling.from_json(header["method"])
         space = Space.from_json(header["space"])
         wanted = list(header["calibrations"])
+        preprocessing = header.get("preprocessing")  # files of the first version have none
+        preprocessing = Preprocessing.from_json(preprocessing) if preprocessing else None
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a network saved by wenable: {error}") from error
     weights = {n: t for n, t in tensors.items() if not n.startswith((_CALIBRATIONS, _ANSWERS))}
@@ -115,6 +119,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
     net.load_state_dict(weights)
     _put_calibrations(net, wanted, tensors, path)
     _check_answers(net.eval(), tensors, path)
+    net.preprocessing = preprocessing
     return net
 
 

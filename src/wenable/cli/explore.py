@@ -8,7 +8,7 @@ from pathlib import Path
 
 import wenable as we
 from wenable.cli.terminal import consoles, mode_table, print_json
-from wenable.cli.work import accuracies, explore_with_bar, flush_denormals, load_data
+from wenable.cli.work import accuracies, explore_with_bar, flush_denormals, load_data_for
 from wenable.files import write_whole
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.tables import Point
@@ -20,8 +20,8 @@ def run_explore(
     """Search a saved network and write what was found under `out`."""
     console, progress = consoles(as_json)
     flush_denormals()
-    data = load_data(data_name)
     net = we.load(network)
+    data = load_data_for(net, data_name)
     out.mkdir(parents=True, exist_ok=True)
     front = explore_with_bar(progress, net, data, cost, threshold)
     found = (*front.points, *(() if front.chosen in front.points else (front.chosen,)))

@@ -128,6 +128,12 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="float32, or autocast in bfloat16 or float16.")
     ] = None,
+    executions: Annotated[
+        str | None, typer.Option(help="How layers are computed: grouped, or timed on this device.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write logs for TensorBoard under --out.")
+    ] = False,
     weights: Annotated[
         Path | None, typer.Option(help="A safetensors file with weights to start from.")
     ] = None,
@@ -156,11 +162,13 @@ def train(
         "sampling": sampling,
         "distillation": distillation,
         "precision": precision,
+        "executions": executions,
         "seed": seed,
     }
     run_train(
         model, data, out, recipe, settings, batch_size=batch_size, groups=groups, shuffle=shuffle,
-        weights=weights, workers=workers, skip_bad=skip_bad, resume=resume, as_json=json,
+        weights=weights, workers=workers, skip_bad=skip_bad, resume=resume,
+        tensorboard=tensorboard, as_json=json,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import sys
 import time
@@ -17,7 +16,8 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.terminal import consoles, mode_table, parse_groups, print_json, progress_bar
-from wenable.cli.work import Data, accuracies, load_data, loss_words
+from wenable.cli.training_logs import TrainingLogs
+from wenable.cli.work import accuracies, load_data, loss_words
 from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.weight_enabling import ShufflePolicy
 from wenable.processes import join_processes, rank
@@ -42,6 +42,7 @@ def run_train(
     workers: int,
     skip_bad: bool,
     resume: bool,
+    tensorboard: bool,
     as_json: bool,
 ) -> None:
     """Train a network by name on a data set by name or folder and save it under `out`."""
@@ -59,14 +60,15 @@ def run_train(
     if weights is not None:
         _load_weights(model, weights)
     net = we.convert(model, data.example, method=method).to(device)
+    net.preprocessing = data.preprocessing
     # Before an hour's work, not behind it: a folder that cannot be made would lose it.
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(out / "checkpoint.safetensors", resume=resume)
-    log = _EpochLog(out / "epochs.csv", net, data, resume)
+    logs = TrainingLogs(out, net, data, resume=resume, tensorboard=tensorboard)
     progress.print(_cost_line(net, recipe, len(loader)))
-    with _progress(progress) as show, _interrupted() as stop:
+    with _progress(progress, logs) as show, _interrupted() as stop:
         complete = we.train(
-            net, loader, config, on_step=show, on_epoch=log.write, checkpoint=checkpoint,
+            net, loader, config, on_step=show, on_epoch=logs.epoch, checkpoint=checkpoint,
             should_stop=stop,
         )  # fmt: skip
     if not complete:
@@ -118,11 +120,12 @@ def _cost_line(net: DynamicNetwork, recipe: Recipe, batches: int) -> str:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Any]:
+def _progress(console: Console, logs: TrainingLogs) -> Iterator[Any]:
     started: list[float] = []
     with progress_bar(console, "training") as update:
 
         def show(report: StepReport) -> None:
+            logs.step(report)
             started.append(time.monotonic())
             if len(started) == 5:
                 hours = (started[4] - started[0]) / 4 * report.steps / 3600
@@ -158,26 +161,6 @@ def _interrupted() -> Iterator[Any]:
         yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _EpochLog:
-    """Calibrates and evaluates the uniform modes after each epoch and adds a row to a CSV file."""
-
-    def __init__(self, path: Path, net: DynamicNetwork, data: Data, resume: bool) -> None:
-        self.path, self.net, self.data = path, net, data
-        if not resume and rank() == 0:
-            path.unlink(missing_ok=True)
-
-    def write(self, epoch: int) -> None:
-        found = accuracies(self.net, self.net.space.uniform_modes(), self.data, "search")
-        if rank() > 0:
-            return
-        new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            if new:
-                rows.writerow(["epoch", *(f"top1 {mode} (search split)" for mode in found)])
-            rows.writerow([epoch + 1, *(f"{reading.known:.4f}" for reading in found.values())])
 
 
 def _say_skipped(console: Console, loaders: Iterable[Any]) -> None:

@@ -14,10 +14,11 @@ import wenable as we
 from wenable.cli.terminal import progress_bar
 from wenable.data import ImageBatches, TensorBatches, batches, digits, image_folder
 from wenable.data.image_folder import ImageFiles
-from wenable.data.transforms import evaluation_transform, training_transform
+from wenable.data.transforms import ImageSettings, evaluation_transform, training_transform
 from wenable.dynamic_network import DynamicNetwork
 from wenable.exploration.greedy import SearchStep
 from wenable.measure.latency import TimingPlan
+from wenable.preprocessing import Preprocessing
 from wenable.processes import rank, world_size
 from wenable.search import Cost
 from wenable.space import Mode
@@ -36,6 +37,7 @@ class Data:
     - `training_batches`: batch size and seed -> a loader for `train`.
     - `calibration`, `search`, `test`: batches that can be gone through again and again.
     - `example`: a batch of one image of zeros.
+    - `preprocessing`: how an image becomes the network's input, where images are read from files.
     """
 
     training_batches: Callable[[int, int], Any]
@@ -43,6 +45,7 @@ class Data:
     search: Any
     test: Any
     example: torch.Tensor
+    preprocessing: Preprocessing | None = None
 
 
 def flush_denormals() -> None:
@@ -94,7 +97,32 @@ def load_data(
         evaluated(splits.search),
         evaluated(splits.test),
         torch.zeros(1, 3, recipe.images.size, recipe.images.size),
+        recipe.images.preprocessing(splits.train.classes),
     )
+
+
+def load_data_for(net: DynamicNetwork, name: str) -> Data:
+    """Return a data set by name or folder, its images prepared as a saved network wants them.
+
+    Raises `ValueError` where the network does not say how, or has other classes.
+    """
+    if name == "digits":
+        return load_data(name)
+    wanted = net.preprocessing
+    if wanted is None:
+        raise ValueError(
+            "the network does not say how its images are prepared: set `net.preprocessing` before"
+            " it is saved; `wenable train` does"
+        )
+    recipe = Recipe(TrainConfig(), ImageSettings.of_evaluation(wanted), batch_size=1)
+    data = load_data(name, recipe)
+    found = data.preprocessing.labels if data.preprocessing else ()
+    if wanted.labels and found != wanted.labels:
+        raise ValueError(
+            f"`--data` (={name!r}) has {len(found)} classes ({', '.join(found[:3])}, ...), the network"
+            f" was trained for {len(wanted.labels)} ({', '.join(wanted.labels[:3])}, ...)"
+        )
+    return data
 
 
 def _digits() -> Data:

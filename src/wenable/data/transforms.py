@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from wenable.preprocessing import Preprocessing
+
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Crops = Literal["resized", "padded", "none"]
 
@@ -51,6 +53,30 @@ class ImageSettings:
         for name, holds, rule in rules:
             if not holds:
                 raise ValueError(f"`{name}` (={getattr(self, name)}) must be {rule}")
+
+    @classmethod
+    def of_evaluation(cls, preprocessing: Preprocessing) -> ImageSettings:
+        """Return settings that prepare images in evaluation as a saved network wants them.
+
+        Raises `ValueError` for another number of colour channels than three.
+        """
+        mean, deviation = preprocessing.mean, preprocessing.deviation
+        if len(mean) != 3 or len(deviation) != 3:
+            raise ValueError(f"`mean` (={mean}) must have 3 channels: images are read in colour")
+        return cls(
+            size=preprocessing.size,
+            crops="none",
+            shown_share=preprocessing.shown_share,
+            mean=(mean[0], mean[1], mean[2]),
+            deviation=(deviation[0], deviation[1], deviation[2]),
+            interpolation=preprocessing.interpolation,
+        )
+
+    def preprocessing(self, labels: tuple[str, ...] = ()) -> Preprocessing:
+        """Return what is done in evaluation, to be kept with a network."""
+        return Preprocessing(
+            self.size, self.mean, self.deviation, self.shown_share, self.interpolation, labels
+        )
 
 
 def training_transform(settings: ImageSettings) -> Callable[[Any], Any]:

@@ -102,11 +102,13 @@ def pointwise_product(
     - `x`: shape `(N, in, H, W)`, in either memory format, which the output has too.
     - `blocks`: shape `(out, in / groups, 1, 1)`.
     """
+    # Before it is cut: what a stride leaves is contiguous in neither format.
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     if stride != (1, 1):
         x = x[:, :, :: stride[0], :: stride[1]]
     height, width = x.shape[2:]
     blocks_goi = blocks.flatten(1).unflatten(0, (groups, -1))
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+    if channels_last:
         # p: all positions of all images
         x_gpi = x.permute(0, 2, 3, 1).reshape(-1, groups, blocks.shape[1]).transpose(0, 1)
         y_gpo = torch.bmm(x_gpi, blocks_goi.transpose(1, 2))

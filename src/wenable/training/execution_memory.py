@@ -18,7 +18,7 @@ from wenable.layers.weight_enabled import WeightEnabled
 
 FORMAT, VERSION = "wenable-executions", 1
 
-MARGIN = 0.95
+MARGIN = 0.9
 """Another way than the one written is taken only where it takes less than this share of the time."""
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from wenable.data.transforms import ImageSettings
 from wenable.training.config import TrainConfig
+
+_FAST: dict[str, Any] = {"channels_last": True, "executions": "timed"}
+"""How convolutions on images of some size are computed fastest, on processors as on GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +36,17 @@ def digits() -> Recipe:
 
 def cifar() -> Recipe:
     """Return a recipe for 32x32 images from random weights: SGD, shifts and flips, a cosine."""
-    training = TrainConfig(passes=4, epochs=60, learning_rate=0.1, weight_decay=5e-4, clip=5.0)
+    training = TrainConfig(
+        passes=4, epochs=60, learning_rate=0.1, weight_decay=5e-4, clip=5.0, **_FAST
+    )
     return Recipe(training, _small_images(), batch_size=128)
 
 
 def fine_tune_cifar() -> Recipe:
     """Return a short run for a converted network that comes with weights for 32x32 images."""
-    training = TrainConfig(passes=4, epochs=3, learning_rate=0.02, distillation=True, clip=5.0)
+    training = TrainConfig(
+        passes=4, epochs=3, learning_rate=0.02, distillation=True, clip=5.0, **_FAST
+    )
     return Recipe(training, _small_images(), batch_size=128)
 
 
@@ -50,7 +58,7 @@ def paper_resnet50() -> Recipe:
     """
     training = TrainConfig(
         passes=20, epochs=90, schedule="step", learning_rate=0.1, step_epochs=30, step_factor=0.1,
-        weight_decay=1e-4, warmup=0.0,
+        weight_decay=1e-4, warmup=0.0, **_FAST,
     )  # fmt: skip
     return Recipe(training, ImageSettings(), batch_size=256)
 
@@ -63,7 +71,7 @@ def paper_mobilenet_v2() -> Recipe:
     """
     training = TrainConfig(
         passes=20, epochs=300, schedule="step", learning_rate=0.045, step_epochs=1,
-        step_factor=0.98, weight_decay=4e-5, warmup=0.0,
+        step_factor=0.98, weight_decay=4e-5, warmup=0.0, **_FAST,
     )  # fmt: skip
     return Recipe(training, ImageSettings(), batch_size=256)
 
@@ -78,7 +86,7 @@ def paper_efficientnet_b0() -> Recipe:
     training = TrainConfig(
         passes=20, epochs=450, optimizer="rmsproptf", schedule="step", learning_rate=0.048,
         step_epochs=2.4, step_factor=0.97, weight_decay=1e-5, warmup=3 / 450, averaging=0.9999,
-        label_smoothing=0.1,
+        label_smoothing=0.1, **_FAST,
     )  # fmt: skip
     images = ImageSettings(
         auto_augment="rand-m9-mstd0.5", erasing=0.2, color_jitter=0.4, interpolation="bicubic"

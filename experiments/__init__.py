@@ -1,0 +1,1 @@
+"""The experiments of the paper and ours beside them: one command each, results under `docs`."""
