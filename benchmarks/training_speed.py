@@ -58,25 +58,40 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS)
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
-    rows: list[dict[str, Any]] = []
-    for name in arguments.networks:
-        for layout in arguments.layouts:
-            rows += measure(name, layout, arguments)
-            gc.collect()
     said = " ".join(f"--{key} {' '.join(map(str, value)) if isinstance(value, list) else value}"
                     for key, value in vars(arguments).items() if key != "out")  # fmt: skip
-    results = {
-        "command": f"python -m benchmarks.training_speed {said}",
-        "commit": present_commit(),
-        "machine": device_name(nn.Linear(1, 1).to(arguments.device)),
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
-        "rows": rows,
-    }
+    made = {"command": f"python -m benchmarks.training_speed {said}", "commit": present_commit()}
     folder = arguments.out / "training-speed"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{arguments.device}.json", json.dumps(results, indent=1) + "\n")
+    file = folder / f"{arguments.device}.json"
+    for name in arguments.networks:
+        for layout in arguments.layouts:
+            rows = [made | row for row in measure(name, layout, arguments)]
+            results = _added(file, rows, device_name(nn.Linear(1, 1).to(arguments.device)))
+            write_whole(file, json.dumps(results, indent=1) + "\n")
+            gc.collect()
     write_whole(arguments.out / "training-speed.md", page(folder))
+
+
+def _added(file: Path, rows: Sequence[dict[str, Any]], machine: str) -> dict[str, Any]:
+    """Return the results in a file with these rows in the place of older ones of the same kind."""
+    results: dict[str, Any] = {
+        "machine": machine,
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+    }
+    older: list[dict[str, Any]] = []
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if results == {key: kept[key] for key in results}:
+            older = kept["rows"]
+    new = {_kind(row) for row in rows}
+    return results | {"rows": [row for row in older if _kind(row) not in new] + list(rows)}
+
+
+def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
+    keys = ("network", "layout", "precision", "batch", "image_size", "passes")
+    return tuple(row[key] for key in keys)
 
 
 def measure(name: str, layout: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -290,13 +305,14 @@ def page(folder: Path) -> str:
             "",
             f"## {results['machine']}",
             "",
-            f"Made by `{results['command']}` at commit {results['commit']} with {versions},"
-            f" {results['threads']} threads.",
+            f"With {versions}, {results['threads']} threads. Made by",
+            "",
+            *sorted({f"- `{row['command']}` at commit {row['commit']}" for row in results["rows"]}),
             "",
             "| network, batch, layout | s | f | plain, images/s | timed, images/s | r, timed | r, grouped"
             " | r, dense | timed / dense |",
             "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-            *map(_line, results["rows"]),
+            *map(_line, sorted(results["rows"], key=lambda row: [row["network"], row["passes"]])),
         ]
     return "\n".join([*lines, ""])
 

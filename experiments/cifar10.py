@@ -31,6 +31,7 @@ from wenable.methods.weight_enabling import ShufflePolicy
 from wenable.modules import device_name
 from wenable.tables import Reading
 from wenable.training import Checkpoint, StepReport
+from wenable.training.config import Executions
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.zoo import build
 
@@ -47,10 +48,11 @@ class Scale:
     epochs: int
     passes: int = 4
     batch_size: int = 128
+    executions: Executions = "timed"
 
 
 SCALES = {
-    "smoke": Scale("wenable.zoo:cifar_resnet20", "fine-tune-cifar", 1, passes=2, batch_size=16),
+    "smoke": Scale("wenable.zoo:cifar_resnet20", "fine-tune-cifar", 1, 2, 16, "grouped"),
     "cpu": Scale("wenable.zoo:cifar_resnet20", "fine-tune-cifar", 4),
     "gpu": Scale("wenable.zoo:cifar_resnet20", "cifar", 60, passes=6),
 }
@@ -96,7 +98,13 @@ def run(
 
 def _recipe(settings: Scale, seed: int) -> Recipe:
     recipe = recipe_named(settings.recipe)
-    training = replace(recipe.training, epochs=settings.epochs, passes=settings.passes, seed=seed)
+    training = replace(
+        recipe.training,
+        epochs=settings.epochs,
+        passes=settings.passes,
+        seed=seed,
+        executions=settings.executions,
+    )
     return replace(recipe, training=training, batch_size=settings.batch_size)
 
 
