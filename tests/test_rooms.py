@@ -48,9 +48,13 @@ ROOMS: dict[str, set[str]] = {
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"files", "space", "tables"},
+    "runtime": {"preprocessing", "space", "tables"},
+    "exporting": {
+        "dynamic_network", "extraction", "files", "modules", "runtime", "space", "tables", "version",
+    },
 }  # fmt: skip
 FREE_OF_TORCH = (
-    "version", "files", "space", "tables", "preprocessing", "measure", "exploration",
+    "version", "files", "space", "tables", "preprocessing", "measure", "exploration", "runtime",
 )  # fmt: skip
 
 
@@ -112,6 +116,7 @@ def test_what_a_device_needs_imports_no_torch(room: str):
 def test_importing_the_package_loads_no_torch():
     code = (
         "import sys, wenable, wenable.space, wenable.tables, wenable.exploration, wenable.measure;"
+        "import wenable.runtime;"
         "print(sorted(m for m in ('torch', 'matplotlib', 'scipy') if m in sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -134,7 +139,7 @@ def test_the_public_names():
     assert [name for name in dir(we) if not name.startswith("_")] == [
         "DynamicNetwork", "Front", "Knob", "Mode", "Reading", "Space", "TrainConfig",
         "UncalibratedWarning", "WeightEnabling", "calibrate", "convert", "evaluate", "explore",
-        "extract", "load", "save", "train",
+        "export", "extract", "load", "save", "train",
     ]  # fmt: skip
     assert all(hasattr(we, name) for name in dir(we))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

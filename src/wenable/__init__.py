@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wenable.dynamic_network import DynamicNetwork as DynamicNetwork
     from wenable.dynamic_network import UncalibratedWarning as UncalibratedWarning
     from wenable.evaluation import evaluate as evaluate
+    from wenable.exporting import export as export
     from wenable.extraction import extract as extract
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
     from wenable.saving import load as load
@@ -43,6 +44,7 @@ _HOMES = {
     "convert": "wenable.conversion",
     "evaluate": "wenable.evaluation",
     "explore": "wenable.search",
+    "export": "wenable.exporting",
     "extract": "wenable.extraction",
     "load": "wenable.saving",
     "save": "wenable.saving",

@@ -1,0 +1,3 @@
+"""From a dynamic network to a bundle that runs without torch."""
+
+from wenable.exporting.writing import export as export

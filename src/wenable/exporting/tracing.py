@@ -1,0 +1,202 @@
+"""Traces the full mode of a dynamic network into the graph that a bundle holds."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from wenable.dynamic_network import DynamicNetwork
+from wenable.extraction import extract
+from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Attribute, Graph, Node, TensorType
+
+_SMALL = 4096
+"""Values up to which a constant is computed at export; weights stay what they are."""
+
+
+def trace(net: DynamicNetwork) -> tuple[Graph, dict[str, np.ndarray]]:
+    """Return the graph of a network, and every tensor that it reads, by name.
+
+    Switchable layers and norms stand in it as operations of ours, with their names, whatever the
+    mode; all else as ONNX's.
+
+    Raises `ValueError` where a switchable layer or a norm is not found in the traced graph: it
+    would be exported in one pattern only.
+    """
+    model = _onnx_program(net)
+    tensors = {each.name: _array(each) for each in model.graph.initializer}
+    weights = {f"{layer.name}.weight" for layer in net.switchable_layers}
+    nodes = _fold_constants(model, tensors, keep=weights)
+    marked = _Marking(net, model, tensors).mark(nodes)
+    graph = Graph(
+        tuple(_type(each, batch=True) for each in model.graph.input),
+        tuple(_type(each, batch=True) for each in model.graph.output),
+        tuple(_without_unused(marked, {each.name for each in model.graph.output})),
+        next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx")),
+    )
+    return graph, {name: tensors[name] for name in sorted(graph.tensors_read())}
+
+
+def _onnx_program(net: DynamicNetwork) -> Any:
+    """Return the ONNX model of the full mode, norms and weights as they are in the network."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # statistics are put in for each mode
+        plain = extract(net, "full").eval()
+    # A batch of 1 would be taken for a constant.
+    examples = tuple(each.expand(2, *each.shape[1:]).contiguous() for each in net.example_batch)
+    batch = torch.export.Dim("batch")
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                plain,
+                examples,
+                dynamo=True,
+                optimize=False,  # it would fold norms into weights
+                verbose=False,
+                dynamic_shapes=tuple({0: batch} for _ in examples),
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    return program.model_proto
+
+
+def _array(tensor: Any) -> np.ndarray:
+    from onnx import numpy_helper
+
+    return np.asarray(numpy_helper.to_array(tensor))
+
+
+def _type(value: Any, *, batch: bool) -> TensorType:
+    from onnx import helper
+
+    kind = value.type.tensor_type
+    sizes = [each.dim_value or None for each in kind.shape.dim]
+    dtype = str(np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)))
+    return TensorType(value.name, dtype, (None, *sizes[1:]) if batch and sizes else tuple(sizes))
+
+
+def _fold_constants(
+    model: Any, tensors: dict[str, np.ndarray], keep: Collection[str]
+) -> list[Node]:
+    """Compute what depends on small constants only, other than those to keep; return the rest."""
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
+
+    dtypes = {each.name: _type(each, batch=False).dtype
+              for each in (*model.graph.input, *model.graph.value_info)}  # fmt: skip
+    nodes = []
+    for node in model.graph.node:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "CastLike" and node.input[0] in tensors:
+            like = tensors.get(node.input[1])
+            dtype = dtypes.get(node.input[1], "float32") if like is None else str(like.dtype)
+            tensors[node.output[0]] = tensors[node.input[0]].astype(dtype)
+        elif node.op_type == "Shape" and node.input[0] in tensors:
+            part = slice(attributes.get("start", 0), attributes.get("end"))
+            tensors[node.output[0]] = np.array(tensors[node.input[0]].shape[part], np.int64)
+        elif all(name not in keep and _is_small(name, tensors) for name in node.input):
+            given = {name: tensors[name] for name in node.input if name}
+            found: Any = ReferenceEvaluator(node).run(None, given)
+            tensors.update(zip(node.output, map(np.asarray, found), strict=True))
+        else:
+            nodes.append(_node(node, attributes))
+    return nodes
+
+
+def _is_small(name: str, tensors: Mapping[str, np.ndarray]) -> bool:
+    return not name or (name in tensors and tensors[name].size <= _SMALL)
+
+
+def _node(node: Any, attributes: Mapping[str, Any]) -> Node:
+    if node.domain not in ("", "ai.onnx"):
+        raise ValueError(f"the network uses {node.domain}.{node.op_type}, which is not ONNX's own")
+    plain: dict[str, Attribute] = {}
+    for name, value in attributes.items():
+        if isinstance(value, bytes):
+            value = value.decode()
+        if isinstance(value, list | tuple) and not value:
+            continue
+        if not isinstance(value, int | float | str | list):
+            raise ValueError(
+                f"the network uses {node.op_type} with {name!r}, which has no JSON form"
+            )
+        plain[name] = value
+    return Node(node.op_type, tuple(node.input), tuple(node.output), plain)
+
+
+class _Marking:
+    """Finds the switchable layers and the norms among the operations, by the names of weights."""
+
+    def __init__(self, net: DynamicNetwork, model: Any, tensors: Mapping[str, np.ndarray]) -> None:
+        self.tensors = tensors
+        self.weights = {f"{each.name}.weight": each for each in net.switchable_layers}
+        self.norms = {
+            f"{name}.{part}": name
+            for name in net.switchable_norms()
+            for part in ("weight", "running_mean")
+        }
+        values = (*model.graph.input, *model.graph.value_info)
+        self.ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in values}
+        self.transposed: dict[str, str] = {}
+        self.found: set[str] = set()
+
+    def mark(self, nodes: list[Node]) -> list[Node]:
+        marked = [self._marked(node) for node in nodes]
+        layers = {each.name for each in self.weights.values()}
+        missing = sorted((layers | set(self.norms.values())) - self.found)
+        if missing:
+            raise ValueError(
+                f"the network cannot be exported: {missing[0]!r} is not found in its traced graph as a"
+                " layer of its own, so its pattern could not be switched"
+            )
+        return [node for node in marked if node.outputs[0] not in self.transposed]
+
+    def _marked(self, node: Node) -> Node:
+        if node.op == "Transpose" and node.inputs[0] in self.weights:
+            self.transposed[node.outputs[0]] = node.inputs[0]
+            return node
+        if node.op == "BatchNormalization":
+            return self._norm(node)
+        weight = node.inputs[1] if len(node.inputs) > 1 else ""
+        weight = self.transposed.get(weight, weight)
+        if weight not in self.weights:
+            return node
+        name = self.weights[weight].name
+        self.found.add(name)
+        inputs = (node.inputs[0], weight, *node.inputs[2:])
+        if node.op == "Conv":
+            if len(inputs) > 2 and not self.tensors[inputs[2]].any():
+                inputs = inputs[:2]
+            return Node(CONVOLUTION, inputs, node.outputs, node.attributes, name)
+        attributes: dict[str, Attribute] = {"rank": self.ranks.get(node.inputs[0], 2)}
+        plain_gemm = node.op == "Gemm" and node.attributes.get("transB") == 1
+        if plain_gemm or (node.op == "MatMul" and node.inputs[1] in self.transposed):
+            return Node(LINEAR, inputs, node.outputs, attributes, name)
+        raise ValueError(f"the network cannot be exported: {name!r} is read by {node.op}")
+
+    def _norm(self, node: Node) -> Node:
+        owners = [self.norms[name] for name in node.inputs[1:] if name in self.norms]
+        if not owners:
+            return node
+        self.found.add(owners[0])
+        rank = self.ranks.get(node.inputs[0], 4)
+        return Node(NORM, node.inputs[:1], node.outputs[:1], {"rank": rank}, owners[0])
+
+
+def _without_unused(nodes: list[Node], wanted: set[str]) -> list[Node]:
+    kept: list[Node] = []
+    needed = set(wanted)
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            kept.append(node)
+            needed.update(node.inputs)
+    return kept[::-1]

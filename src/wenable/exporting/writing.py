@@ -1,0 +1,164 @@
+"""Writes a dynamic network with its modes as one bundle, and checks every mode before it does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save as safetensors_bytes
+from torch import nn
+
+from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning, warn_if_uncalibrated
+from wenable.exporting.tracing import trace
+from wenable.extraction import extract
+from wenable.files import write_whole
+from wenable.modules import in_eval_mode
+from wenable.runtime.bundle import FORMAT, VERSION, checksum
+from wenable.runtime.session import Session
+from wenable.space import Mode, ModeChoice
+from wenable.tables import Reading
+from wenable.version import __version__
+
+TOLERANCE = 1e-4
+"""How far an exported mode may be from the extracted one, as a share of its largest output."""
+
+
+def export(
+    net: DynamicNetwork,
+    modes: Iterable[ModeChoice],
+    path: str | os.PathLike[str],
+    *,
+    engine: str = "onnxruntime",
+    readings: Mapping[ModeChoice, Mapping[str, Reading]] | None = None,
+) -> Path:
+    """Write the modes of a network to one bundle, which `wenable.runtime` runs without torch.
+
+    - `modes`: which ones; they should be calibrated. The weights stand in the file once.
+    - `engine`: the one that every mode is checked on before the file is written: its answers must be
+      those of the extracted network to 1e-4 of the largest. The bundle runs on others as well.
+    - `readings`: for each mode by name, as "accuracy" or "latency"; the runtime chooses by them.
+
+    The file is whole or not there: an export that fails leaves the old one.
+
+    Returns the path. Raises `ValueError` for no modes, a mode twice, readings of a mode that is not
+    exported, or a network whose graph holds what a bundle cannot; `RuntimeError` where a mode does
+    not give the answers of the extracted network. Warns `UncalibratedWarning`.
+    """
+    wanted = [net.space.mode(mode) for mode in modes]
+    if not wanted:
+        raise ValueError("`modes` is empty; name at least one, as 'full'")
+    if len(set(wanted)) < len(wanted):
+        raise ValueError("`modes` names a mode twice")
+    given = {net.space.mode(mode): each for mode, each in (readings or {}).items()}
+    unknown = [str(mode) for mode in given if mode not in wanted]
+    if unknown:
+        raise ValueError(f"`readings` has mode {unknown[0]}, which is not among `modes`")
+    for mode in wanted:
+        warn_if_uncalibrated(net, mode, "exported")
+    with in_eval_mode(net), torch.no_grad():
+        content = _bundle(net, wanted, given)
+        _check(net, wanted, content, engine)
+    return write_whole(path, content)
+
+
+def _bundle(
+    net: DynamicNetwork, modes: list[Mode], readings: Mapping[Mode, Mapping[str, Reading]]
+) -> bytes:
+    graph, constants = trace(net)
+    weights = {name for name, _ in net.named_parameters()}
+    tensors = {
+        f"{'weights' if name in weights else 'constants'}.{name}": np.ascontiguousarray(array)
+        for name, array in constants.items()
+    }
+    norms = net.switchable_norms()
+    for number, mode in enumerate(modes):
+        tensors[f"norms.{number}"] = _norms_of(net, mode)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "wenable": __version__,
+        "space": net.space.to_json(),
+        "graph": graph.to_json(),
+        "layers": [
+            {
+                "name": layer.name,
+                "knob": layer.knob,
+                "inputs": layer.inputs,
+                "outputs": layer.outputs,
+                "shuffle_groups": layer.shuffle.groups if layer.shuffle else 1,
+            }
+            for layer in net.switchable_layers
+        ],
+        "norms": [[name, norm.num_features] for name, norm in norms.items()],
+        "modes": [
+            {
+                "mode": str(mode),
+                "readings": {key: asdict(each) for key, each in readings.get(mode, {}).items()},
+            }
+            for mode in modes
+        ],
+        "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
+        "sha256": {name: checksum(array) for name, array in tensors.items()},
+    }
+    # What figures that were taken of a bundle belong to: its graph and weights, not its readings.
+    identity = json.dumps([manifest["graph"], manifest["sha256"]], sort_keys=True)
+    manifest["identity"] = hashlib.sha256(identity.encode()).hexdigest()
+    text = json.dumps(manifest)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return safetensors_bytes(tensors, {"wenable": text, "sha256": digest})
+
+
+def _norms_of(net: DynamicNetwork, mode: Mode) -> np.ndarray:
+    """Return scale and shift of every norm in a mode, shape `(2, channels of all norms)`."""
+    parts = []
+    with net.using(mode):
+        for norm in net.switchable_norms().values():
+            plain: Any = norm.to_plain()
+            scale = plain.running_var.double().add(plain.eps).rsqrt()
+            shift = -plain.running_mean.double() * scale
+            if plain.affine:
+                weight = plain.weight.double()
+                scale, shift = scale * weight, shift * weight + plain.bias.double()
+            parts.append(torch.stack([scale, shift]).float().cpu().numpy())
+    return np.concatenate(parts, 1) if parts else np.zeros((2, 0), np.float32)
+
+
+def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) -> None:
+    """Run every mode from the file's content and compare with the extracted network."""
+    example = [each.cpu() for each in net.example_batch]
+    inputs = [each.repeat(2, *[1] * (each.ndim - 1)).numpy() for each in example]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_whole(Path(folder) / "check.wen", content)
+        session = Session(path, engine=engine)
+        for mode in modes:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UncalibratedWarning)  # told of already
+                plain: nn.Module = extract(net, mode).cpu()
+            expected = plain(*(torch.from_numpy(each) for each in inputs))
+            found = session.run(inputs[0] if len(inputs) == 1 else tuple(inputs), mode=mode)
+            _compare(expected, found, mode, engine)
+
+
+def _compare(expected: Any, found: Any, mode: Mode, engine: str) -> None:
+    outputs = expected if isinstance(expected, tuple | list) else (expected,)
+    answers = found if isinstance(found, tuple) else (found,)
+    if len(outputs) != len(answers):
+        raise RuntimeError(f"{engine} gives {len(answers)} outputs, the network {len(outputs)}")
+    for one, other in zip(outputs, answers, strict=True):
+        ours = one.detach().numpy()
+        scale = max(float(np.abs(ours).max(initial=0)), 1e-6)
+        difference = float(np.abs(ours - other).max(initial=0)) / scale
+        if ours.shape != other.shape or not difference <= TOLERANCE:
+            raise RuntimeError(
+                f"mode {mode} differs on {engine} from the extracted network by {difference:.1e} of its"
+                f" largest output, more than {TOLERANCE}; nothing was written"
+            )

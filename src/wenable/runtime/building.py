@@ -1,0 +1,199 @@
+"""Builds the ONNX model of one mode from a graph, its weights and a choice of lowerings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node, consumers
+from wenable.runtime.lowering import Lowering, SwitchableLayer, merged_weight
+from wenable.runtime.onnx_writer import onnx_model
+
+Choose = Callable[[SwitchableLayer, int], Lowering]
+"""How to execute a layer in a pattern."""
+
+
+@dataclass(frozen=True)
+class ModeWeights:
+    """What the model of one mode is built from.
+
+    - `patterns`: knob -> n.
+    - `tensors`: the whole weights and the constants, by name.
+    - `norms`: norm -> its scale and shift in this mode, shape `(channels,)` each.
+    """
+
+    patterns: Mapping[str, int]
+    tensors: Mapping[str, np.ndarray]
+    norms: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def build_model(
+    graph: Graph, layers: Mapping[str, SwitchableLayer], weights: ModeWeights, choose: Choose
+) -> bytes:
+    """Return the ONNX model of one mode: operations of ONNX only, each norm folded where it can be.
+
+    Raises `ValueError` for an operation of ours that does not fit its layer.
+    """
+    builder = _Builder(layers, weights, choose)
+    folded = norms_to_fold(graph)
+    after = {norm: graph.nodes[convolution] for convolution, norm in folded.items()}
+    for number, node in enumerate(graph.nodes):
+        norm = graph.nodes[folded[number]] if number in folded else None
+        if number not in after:
+            builder.add(node, norm)
+    return onnx_model(graph.inputs, graph.outputs, builder.nodes, builder.tensors, graph.opset)
+
+
+def norms_to_fold(graph: Graph) -> dict[int, int]:
+    """Return convolution -> norm, by number, where the norm alone reads what the convolution makes."""
+    readers = consumers(graph.nodes)
+    wanted = {each.name for each in graph.outputs}
+    found = {}
+    for number, node in enumerate(graph.nodes):
+        if node.op not in (CONVOLUTION, "Conv"):
+            continue
+        after = readers.get(node.outputs[0], [])
+        if len(after) == 1 and graph.nodes[after[0]].op == NORM and node.outputs[0] not in wanted:
+            found[number] = after[0]
+    return found
+
+
+class _Builder:
+    def __init__(
+        self, layers: Mapping[str, SwitchableLayer], weights: ModeWeights, choose: Choose
+    ) -> None:
+        self.layers, self.weights, self.choose = layers, weights, choose
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, np.ndarray] = {}
+
+    def add(self, node: Node, norm: Node | None) -> None:
+        if node.op in (CONVOLUTION, "Conv"):
+            self._convolution(node, norm)
+        elif node.op == LINEAR:
+            self._linear(node)
+        elif node.op == NORM:
+            self._norm(node)
+        else:
+            for name in node.inputs:
+                if name in self.weights.tensors:
+                    self.tensors[name] = self.weights.tensors[name]
+            self.nodes.append(node)
+
+    def _convolution(self, node: Node, norm: Node | None) -> None:
+        weight, bias = self._read(node.inputs[1]), None
+        if len(node.inputs) > 2:
+            bias = self._read(node.inputs[2])
+        x, attributes = node.inputs[0], dict(node.attributes)
+        if node.op == CONVOLUTION:
+            layer = self._layer(node)
+            pattern = self.weights.patterns[layer.knob]
+            lowering = self.choose(layer, pattern) if pattern > 1 else Lowering(1)
+            weight = merged_weight(weight, pattern, lowering.groups, layer.input_order())
+            attributes["group"] = lowering.groups
+            if lowering.groups > 1:
+                x = self._shuffled(x, layer, lowering, 4)
+        name = node.outputs[0]
+        if norm is not None:
+            scale, shift = self.weights.norms[norm.layer]
+            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+            bias = shift if bias is None else shift + bias * scale
+            name = norm.outputs[0]
+        inputs = [x, self._tensor(f"{name}.weight", weight)]
+        if bias is not None and bias.any():
+            inputs.append(self._tensor(f"{name}.bias", bias))
+        self.nodes.append(Node("Conv", tuple(inputs), (name,), attributes))
+
+    def _linear(self, node: Node) -> None:
+        layer, name = self._layer(node), node.outputs[0]
+        rank = node.attributes["rank"]
+        if not isinstance(rank, int) or not 2 <= rank <= 8:
+            raise ValueError(f"the graph is damaged: `rank` (={rank!r}) of {layer.name!r}")
+        pattern = self.weights.patterns[layer.knob]
+        lowering = self.choose(layer, pattern) if pattern > 1 else Lowering(1)
+        order, groups = layer.input_order(), lowering.groups
+        weight = merged_weight(self._read(node.inputs[1]), pattern, groups, order)
+        product = f"{name}.product" if len(node.inputs) > 2 else name
+        if groups == 1:
+            columns = self._tensor(f"{name}.weight", np.ascontiguousarray(weight.T))
+            self.nodes.append(Node("MatMul", (node.inputs[0], columns), (product,)))
+        else:
+            x = self._shuffled(node.inputs[0], layer, lowering, rank, last=True)
+            self._grouped_product(x, weight, groups, rank, product)
+        if len(node.inputs) > 2:
+            bias = self._tensor(f"{name}.bias", self._read(node.inputs[2]))
+            self.nodes.append(Node("Add", (product, bias), (name,)))
+
+    def _grouped_product(
+        self, x: str, weight: np.ndarray, groups: int, rank: int, name: str
+    ) -> None:
+        """Multiply each group of the last dimension by its block."""
+        # *: leading dimensions, g: groups, i, o: inputs and outputs of a group
+        blocks_gio = weight.reshape(groups, -1, weight.shape[1]).transpose(0, 2, 1)
+        keep = [0] * (rank - 1)
+        x_g1i = self._reshaped(x, f"{name}.groups", [*keep, groups, 1, weight.shape[1]])
+        blocks = self._tensor(f"{name}.blocks", np.ascontiguousarray(blocks_gio))
+        self.nodes.append(Node("MatMul", (x_g1i, blocks), (f"{name}.parts",)))
+        self._reshaped(f"{name}.parts", name, [*keep, -1])
+
+    def _norm(self, node: Node) -> None:
+        scale, shift = self.weights.norms[node.layer]
+        rank, name = node.attributes["rank"], node.outputs[0]
+        if not isinstance(rank, int) or not 2 <= rank <= 8:
+            raise ValueError(f"the graph is damaged: `rank` (={rank!r}) of {node.layer!r}")
+        shape = (1, -1, *[1] * (rank - 2))
+        scale_name = self._tensor(f"{name}.scale", scale.reshape(shape))
+        shift_name = self._tensor(f"{name}.shift", shift.reshape(shape))
+        self.nodes.append(Node("Mul", (node.inputs[0], scale_name), (f"{name}.scaled",)))
+        self.nodes.append(Node("Add", (f"{name}.scaled", shift_name), (name,)))
+
+    def _shuffled(
+        self, x: str, layer: SwitchableLayer, lowering: Lowering, rank: int, last: bool = False
+    ) -> str:
+        """Return the input in the order in which the layer reads it."""
+        order = layer.input_order()
+        if order is None:
+            return x
+        name = f"{x}.for.{layer.name}"
+        if lowering.shuffling == "gather":
+            indices = self._tensor(f"{name}.order", order.astype(np.int64))
+            axis = rank - 1 if last else 1
+            self.nodes.append(Node("Gather", (x, indices), (name,), {"axis": axis}))
+            return name
+        groups, size = layer.shuffle_groups, layer.inputs // layer.shuffle_groups
+        if last:
+            kept = [0] * (rank - 1)
+            split, joined = [*kept, groups, size], [*kept, -1]
+            turned = [*range(rank - 1), rank, rank - 1]
+        else:
+            # The positions stay one dimension: their number follows from what was there before.
+            split, joined, turned = [0, groups, size, -1], None, [0, 2, 1, 3]
+        parts = self._reshaped(x, f"{name}.split", split)
+        self.nodes.append(Node("Transpose", (parts,), (f"{name}.turned",), {"perm": turned}))
+        if joined is not None:
+            return self._reshaped(f"{name}.turned", name, joined)
+        self.nodes.append(Node("Shape", (x,), (f"{name}.shape",)))
+        self.nodes.append(Node("Reshape", (f"{name}.turned", f"{name}.shape"), (name,)))
+        return name
+
+    def _reshaped(self, x: str, name: str, shape: list[int]) -> str:
+        sizes = self._tensor(f"{name}.sizes", np.array(shape, np.int64))
+        self.nodes.append(Node("Reshape", (x, sizes), (name,)))
+        return name
+
+    def _layer(self, node: Node) -> SwitchableLayer:
+        layer, weight = self.layers[node.layer], self._read(node.inputs[1])
+        if weight.shape[:2] != (layer.outputs, layer.inputs):
+            raise ValueError(
+                f"the weight of {layer.name!r} has shape {weight.shape}, not"
+                f" ({layer.outputs}, {layer.inputs}, ...)"
+            )
+        return layer
+
+    def _read(self, name: str) -> np.ndarray:
+        return self.weights.tensors[name]
+
+    def _tensor(self, name: str, array: np.ndarray) -> str:
+        self.tensors[name] = array
+        return name

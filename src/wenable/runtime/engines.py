@@ -1,0 +1,81 @@
+"""Inference engines behind one small interface: a model in, calls out. One file for each."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+
+class Runner(Protocol):
+    """A model that an engine has prepared; safe to call from several threads."""
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs for these inputs, by name, each with the batch in front."""
+        ...
+
+
+class Engine(Protocol):
+    """What prepares models."""
+
+    name: str
+    version: str
+
+    def prepare(self, model: bytes) -> Runner:
+        """Return a runner for an ONNX model; raises `EngineError` where the engine cannot."""
+        ...
+
+
+class EngineError(RuntimeError):
+    """An engine that is not installed, or refuses a model."""
+
+
+def _onnxruntime(threads: int, provider: str) -> Engine:
+    from wenable.runtime.engine_onnxruntime import OnnxRuntime
+
+    return OnnxRuntime(threads, provider or "CPUExecutionProvider")
+
+
+def _openvino(threads: int, provider: str) -> Engine:
+    from wenable.runtime.engine_openvino import OpenVino
+
+    if provider:
+        raise ValueError(f"`engine` (='openvino:{provider}') has no providers; use 'openvino'")
+    return OpenVino(threads)
+
+
+ENGINES: dict[str, Callable[[int, str], Engine]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+
+
+def open_engine(name: str, threads: int | None = None) -> Engine:
+    """Return an engine by name, with a number of threads; None for one for each core.
+
+    `"onnxruntime:CUDAExecutionProvider"` asks ONNX Runtime for one of its providers by name.
+
+    Raises `ValueError` for an unknown name, `EngineError` where it is not installed.
+    """
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"`threads` (={threads!r}) must be a whole number above 0, or None")
+    kind, _, provider = name.partition(":")
+    if kind not in ENGINES:
+        raise ValueError(f"`engine` (={name!r}) is unknown; allowed: {', '.join(ENGINES)}, auto")
+    if importlib.util.find_spec(kind) is None:
+        raise EngineError(f"`engine` (={name!r}) is not installed: pip install 'wenable[{kind}]'")
+    return ENGINES[kind](threads or _usable_cores(), provider)
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Return the names of the engines that are installed, the default one first."""
+    return tuple(name for name in ENGINES if importlib.util.find_spec(name) is not None)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,124 @@
+"""How a layer in a pattern is executed on an engine: in how many groups, and how it is shuffled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Shuffling = Literal["gather", "transpose"]
+
+FILLS_VECTORS = 16
+"""Channels of a group that fill a vector unit of 512 bits; groups are merged up to it by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchableLayer:
+    """A layer that switches, as a bundle knows it.
+
+    - `shuffle_groups`: its input is read in the order of a shuffle of that many groups, 1 for none.
+    """
+
+    name: str
+    knob: str
+    patterns: tuple[int, ...]
+    inputs: int
+    outputs: int
+    shuffle_groups: int = 1
+
+    def input_order(self) -> np.ndarray | None:
+        """Return the order in which the inputs are read, shape `(inputs,)`; None for their own."""
+        if self.shuffle_groups in (1, self.inputs):
+            return None
+        return np.arange(self.inputs).reshape(self.shuffle_groups, -1).T.ravel()
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """One way to execute a pattern.
+
+    - `groups`: as how many groups it runs, the pattern's or fewer: the finer blocks then lie in
+      coarser ones, with zeros around them. 1 is the whole layer, whose columns need no shuffle.
+    - `shuffling`: how the input is brought into order where that is needed.
+    """
+
+    groups: int
+    shuffling: Shuffling = "gather"
+
+    def __str__(self) -> str:
+        return f"{self.groups} groups, {self.shuffling}" if self.groups > 1 else "dense"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` reads back."""
+        return {"groups": self.groups, "shuffling": self.shuffling}
+
+    @classmethod
+    def from_json(cls, values: Any) -> Lowering:
+        """Return what `to_json` wrote; raises `ValueError` where it is not that."""
+        try:
+            groups, shuffling = values["groups"], values["shuffling"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a lowering (={values!r}) lacks {error}") from error
+        if type(groups) is not int or groups < 1 or shuffling not in get_args(Shuffling):
+            raise ValueError(f"a lowering (={values!r}) needs `groups` and `shuffling`")
+        return cls(groups, shuffling)
+
+
+def lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering, ...]:
+    """Return all ways to execute a pattern, as written first.
+
+    >>> layer = SwitchableLayer("conv", "conv", (1, 2, 4), 8, 8, shuffle_groups=4)
+    >>> [str(each) for each in lowerings_of(layer, 2)]
+    ['2 groups, gather', '2 groups, transpose', 'dense']
+    """
+    shufflings: tuple[Shuffling, ...] = ("gather", "transpose")
+    if layer.input_order() is None:
+        shufflings = ("gather",)
+    finer = [n for n in sorted(layer.patterns, reverse=True) if 1 < n <= pattern]
+    return (*(Lowering(n, how) for n in finer for how in shufflings), Lowering(1))
+
+
+def default_lowering(layer: SwitchableLayer, pattern: int) -> Lowering:
+    """Return what to do where nothing was measured: groups of at least 16 inputs, by a gather.
+
+    >>> str(default_lowering(SwitchableLayer("conv", "conv", (1, 2, 4, 8, 16), 64, 64, 8), 16))
+    '4 groups, gather'
+    """
+    for n in sorted(layer.patterns, reverse=True):
+        if n <= pattern and (layer.inputs // n >= FILLS_VECTORS or n == min(layer.patterns)):
+            return Lowering(n)
+    return Lowering(pattern)
+
+
+def as_written(layer: SwitchableLayer, pattern: int) -> Lowering:
+    """Return the pattern's own groups, shuffled by transposes: what a plain export does."""
+    return Lowering(pattern, "transpose")
+
+
+def merged_weight(
+    weight: np.ndarray, pattern: int, groups: int, order: np.ndarray | None
+) -> np.ndarray:
+    """Return the blocks that a pattern enables as the weight of a layer of fewer groups.
+
+    - `weight`: the whole weight, shape `(outputs, inputs, *kernel)`.
+    - `order`: in which the inputs are read, shape `(inputs,)`, or None for their own.
+
+    Returns shape `(outputs, inputs / groups, *kernel)`, zero where nothing is enabled. With one
+    group its columns are in their own order, so the input is not shuffled at all.
+    """
+    outputs, inputs = weight.shape[:2]
+    if pattern == 1:
+        return weight
+    rows, columns = outputs // pattern, inputs // pattern
+    merged = np.zeros((outputs, inputs // groups, *weight.shape[2:]), weight.dtype)
+    order = np.arange(inputs) if order is None else order
+    for block in range(pattern):
+        row = slice(block * rows, (block + 1) * rows)
+        read = order[block * columns : (block + 1) * columns]
+        if groups == 1:
+            merged[row, read] = weight[row, read]
+        else:
+            start = block % (pattern // groups) * columns
+            merged[row, start : start + columns] = weight[row, read]
+    return merged
