@@ -53,7 +53,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale("wenable.zoo:cifar_resnet20", "fine-tune-cifar", 1, 2, 16, "grouped"),
-    "cpu": Scale("wenable.zoo:cifar_resnet20", "fine-tune-cifar", 4),
+    "cpu": Scale("wenable.zoo:cifar_resnet20", "fine-tune-cifar", 2),
     "gpu": Scale("wenable.zoo:cifar_resnet20", "cifar", 60, passes=6),
 }
 
@@ -112,7 +112,7 @@ def _train(
     policy: str, folder: Path, weights: Path | None, settings: Scale, recipe: Recipe, work: Path
 ) -> dict[str, Any]:
     """Return the curve and the final accuracies of one run."""
-    data = load_data(str(folder), recipe, workers=2)
+    data = load_data(str(folder), recipe, workers=1)
     torch.manual_seed(recipe.training.seed)
     model = build(settings.network)
     if weights is not None:

@@ -70,7 +70,7 @@ def test_every_lowering_gives_the_same_answers(tmp_path, engine, model):
     net, modes = calibrated(model(), shuffle="all")
     path = we.export(net, modes, tmp_path / "net.wen", engine=engine)
     x = images(net)
-    for number in range(9):  # the most ways that one pattern has here
+    for number in range(15):  # the most ways that one pattern has here
 
         def choose(layer, pattern, number=number) -> Lowering:
             ways = lowerings_of(layer, pattern)

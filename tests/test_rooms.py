@@ -50,7 +50,8 @@ ROOMS: dict[str, set[str]] = {
     "report": {"files", "space", "tables"},
     "runtime": {"preprocessing", "space", "tables"},
     "exporting": {
-        "dynamic_network", "extraction", "files", "modules", "runtime", "space", "tables", "version",
+        "dynamic_network", "extraction", "files", "layers", "modules", "runtime", "space", "tables",
+        "version",
     },
 }  # fmt: skip
 FREE_OF_TORCH = (

@@ -145,7 +145,10 @@ class _Marking:
             for part in ("weight", "running_mean")
         }
         values = (*model.graph.input, *model.graph.value_info)
-        self.ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in values}
+        self.shapes = {
+            each.name: [size.dim_value for size in each.type.tensor_type.shape.dim]
+            for each in values
+        }
         self.transposed: dict[str, str] = {}
         self.found: set[str] = set()
 
@@ -176,8 +179,9 @@ class _Marking:
         if node.op == "Conv":
             if len(inputs) > 2 and not self.tensors[inputs[2]].any():
                 inputs = inputs[:2]
-            return Node(CONVOLUTION, inputs, node.outputs, node.attributes, name)
-        attributes: dict[str, Attribute] = {"rank": self.ranks.get(node.inputs[0], 2)}
+            attributes = {**node.attributes, **self._input(node.inputs[0])}
+            return Node(CONVOLUTION, inputs, node.outputs, attributes, name)
+        attributes = {"rank": len(self.shapes[node.inputs[0]]), **self._input(node.inputs[0])}
         plain_gemm = node.op == "Gemm" and node.attributes.get("transB") == 1
         if plain_gemm or (node.op == "MatMul" and node.inputs[1] in self.transposed):
             return Node(LINEAR, inputs, node.outputs, attributes, name)
@@ -188,8 +192,13 @@ class _Marking:
         if not owners:
             return node
         self.found.add(owners[0])
-        rank = self.ranks.get(node.inputs[0], 4)
+        rank = len(self.shapes[node.inputs[0]])
         return Node(NORM, node.inputs[:1], node.outputs[:1], {"rank": rank}, owners[0])
+
+    def _input(self, name: str) -> dict[str, Attribute]:
+        """Return the shape of a layer's input without the batch: what its speed depends on."""
+        sizes = self.shapes[name][1:]
+        return {"input": sizes} if all(size > 0 for size in sizes) else {}
 
 
 def _without_unused(nodes: list[Node], wanted: set[str]) -> list[Node]:

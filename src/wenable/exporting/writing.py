@@ -21,6 +21,7 @@ from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning, warn_if
 from wenable.exporting.tracing import trace
 from wenable.extraction import extract
 from wenable.files import write_whole
+from wenable.layers.executions import is_pointwise
 from wenable.modules import in_eval_mode
 from wenable.runtime.bundle import FORMAT, VERSION, checksum
 from wenable.runtime.session import Session
@@ -95,6 +96,7 @@ def _bundle(
                 "inputs": layer.inputs,
                 "outputs": layer.outputs,
                 "shuffle_groups": layer.shuffle.groups if layer.shuffle else 1,
+                "pointwise": _is_pointwise(net.get_submodule(layer.name)),
             }
             for layer in net.switchable_layers
         ],
@@ -115,6 +117,10 @@ def _bundle(
     text = json.dumps(manifest)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return safetensors_bytes(tensors, {"wenable": text, "sha256": digest})
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and is_pointwise(layer) and layer.stride == (1, 1)
 
 
 def _norms_of(net: DynamicNetwork, mode: Mode) -> np.ndarray:

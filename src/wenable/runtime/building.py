@@ -85,13 +85,16 @@ class _Builder:
         weight, bias = self._read(node.inputs[1]), None
         if len(node.inputs) > 2:
             bias = self._read(node.inputs[2])
-        x, attributes = node.inputs[0], dict(node.attributes)
+        x, attributes, product = node.inputs[0], dict(node.attributes), False
+        groups = 1
         if node.op == CONVOLUTION:
             layer = self._layer(node)
             pattern = self.weights.patterns[layer.knob]
             lowering = self.choose(layer, pattern) if pattern > 1 else Lowering(1)
             weight = merged_weight(weight, pattern, lowering.groups, layer.input_order())
-            attributes["group"] = lowering.groups
+            groups, product = lowering.groups, lowering.product
+            attributes["group"] = groups
+            attributes.pop("input", None)
             if lowering.groups > 1:
                 x = self._shuffled(x, layer, lowering, 4)
         name = node.outputs[0]
@@ -100,10 +103,37 @@ class _Builder:
             weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
             bias = shift if bias is None else shift + bias * scale
             name = norm.outputs[0]
+        if product:
+            self._pointwise_product(x, weight, bias, groups, name)
+            return
         inputs = [x, self._tensor(f"{name}.weight", weight)]
         if bias is not None and bias.any():
             inputs.append(self._tensor(f"{name}.bias", bias))
         self.nodes.append(Node("Conv", tuple(inputs), (name,), attributes))
+
+    def _pointwise_product(
+        self, x: str, weight: np.ndarray, bias: np.ndarray | None, groups: int, name: str
+    ) -> None:
+        """Multiply the channels of each group by its block, at all positions at once."""
+        # g: groups, o, i: outputs and inputs of a group, p: positions
+        blocks_goi = weight.reshape(groups, -1, weight.shape[1])
+        blocks = self._tensor(f"{name}.blocks", np.ascontiguousarray(blocks_goi))
+        x_gip = self._reshaped(x, f"{name}.groups", [0, groups, weight.shape[1], -1])
+        self.nodes.append(Node("MatMul", (blocks, x_gip), (f"{name}.parts",)))
+        self.nodes.append(Node("Shape", (x,), (f"{name}.shape",), {"start": 2}))
+        kept = self._tensor(f"{name}.kept", np.array([0, len(weight)], np.int64))
+        self.nodes.append(
+            Node("Concat", (kept, f"{name}.shape"), (f"{name}.sizes.out",), {"axis": 0})
+        )
+        # A zero among the sizes copies the batch of what is reshaped.
+        if bias is None or not bias.any():
+            self.nodes.append(Node("Reshape", (f"{name}.parts", f"{name}.sizes.out"), (name,)))
+            return
+        self.nodes.append(
+            Node("Reshape", (f"{name}.parts", f"{name}.sizes.out"), (f"{name}.product",))
+        )
+        shift = self._tensor(f"{name}.bias", bias.reshape(1, -1, 1, 1))
+        self.nodes.append(Node("Add", (f"{name}.product", shift), (name,)))
 
     def _linear(self, node: Node) -> None:
         layer, name = self._layer(node), node.outputs[0]

@@ -181,7 +181,13 @@ def _layer(values: Mapping[str, Any], space: Space) -> SwitchableLayer:
     name, knob = str(values["name"]), str(values["knob"])
     options = {each.name: each.options for each in space.knobs}
     layer = SwitchableLayer(
-        name, knob, options[knob], values["inputs"], values["outputs"], values["shuffle_groups"]
+        name,
+        knob,
+        options[knob],
+        values["inputs"],
+        values["outputs"],
+        values["shuffle_groups"],
+        bool(values["pointwise"]),
     )
     sizes = (layer.inputs, layer.outputs, layer.shuffle_groups)
     if not all(type(size) is int and 0 < size < 2**24 for size in sizes):

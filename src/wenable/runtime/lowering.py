@@ -18,6 +18,7 @@ class SwitchableLayer:
     """A layer that switches, as a bundle knows it.
 
     - `shuffle_groups`: its input is read in the order of a shuffle of that many groups, 1 for none.
+    - `pointwise`: a convolution that is a product at every position: kernel and stride 1, no padding.
     """
 
     name: str
@@ -26,6 +27,7 @@ class SwitchableLayer:
     inputs: int
     outputs: int
     shuffle_groups: int = 1
+    pointwise: bool = False
 
     def input_order(self) -> np.ndarray | None:
         """Return the order in which the inputs are read, shape `(inputs,)`; None for their own."""
@@ -41,28 +43,33 @@ class Lowering:
     - `groups`: as how many groups it runs, the pattern's or fewer: the finer blocks then lie in
       coarser ones, with zeros around them. 1 is the whole layer, whose columns need no shuffle.
     - `shuffling`: how the input is brought into order where that is needed.
+    - `product`: a pointwise convolution as one batched matrix product.
     """
 
     groups: int
     shuffling: Shuffling = "gather"
+    product: bool = False
 
     def __str__(self) -> str:
-        return f"{self.groups} groups, {self.shuffling}" if self.groups > 1 else "dense"
+        how = ", product" if self.product else ""
+        return (f"{self.groups} groups, {self.shuffling}" if self.groups > 1 else "dense") + how
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back."""
-        return {"groups": self.groups, "shuffling": self.shuffling}
+        return {"groups": self.groups, "shuffling": self.shuffling, "product": self.product}
 
     @classmethod
     def from_json(cls, values: Any) -> Lowering:
         """Return what `to_json` wrote; raises `ValueError` where it is not that."""
         try:
-            groups, shuffling = values["groups"], values["shuffling"]
+            groups, shuffling, product = (
+                values["groups"], values["shuffling"], values["product"],
+            )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"a lowering (={values!r}) lacks {error}") from error
         if type(groups) is not int or groups < 1 or shuffling not in get_args(Shuffling):
             raise ValueError(f"a lowering (={values!r}) needs `groups` and `shuffling`")
-        return cls(groups, shuffling)
+        return cls(groups, shuffling, bool(product))
 
 
 def lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering, ...]:
@@ -76,7 +83,9 @@ def lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering, ...]:
     if layer.input_order() is None:
         shufflings = ("gather",)
     finer = [n for n in sorted(layer.patterns, reverse=True) if 1 < n <= pattern]
-    return (*(Lowering(n, how) for n in finer for how in shufflings), Lowering(1))
+    grouped = [Lowering(n, how) for n in finer for how in shufflings]
+    products = [Lowering(n, how, True) for n in finer for how in shufflings if layer.pointwise]
+    return (*grouped, Lowering(1), *products)
 
 
 def default_lowering(layer: SwitchableLayer, pattern: int) -> Lowering:
