@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,6 +17,10 @@ from typer.testing import CliRunner
 import wenable as we
 from tests.test_data import write_images
 from wenable.cli.main import app
+from wenable.comparison import compare
+from wenable.measure.latency import TimingPlan
+from wenable.profiling import profile
+from wenable.tables import Front, Point, Reading
 from wenable.training.recipes import recipe_named
 from wenable.training.state import read_checkpoint
 from wenable.zoo import build
@@ -113,6 +119,7 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
     header, _ = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert set(header["executions"]) == {layer.name for layer in first.switchable_layers}
+    _runs_on_a_device(tmp_path, folder / "test" / "dog" / "000.png")
     # Exploring prepares the images as training did: the network says how.
     assert first.preprocessing == recipe_named("cifar").images.preprocessing(("cat", "dog"))
     bad.unlink()
@@ -128,6 +135,64 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
     we.save(first, network)
     untold = run("explore", network, "--data", folder, "--threshold", 0.1, "--out", out, fails=True)
     assert "does not say how its images are prepared" in " ".join(untold.stderr.split())
+
+
+def _runs_on_a_device(tmp_path: Path, image: Path) -> None:
+    """Export what was trained, and run it on an image in a mode and under a deadline."""
+    bundle = tmp_path / "net.wen"
+    exported = run("export", tmp_path / "run" / "net.safetensors", "--out", bundle)
+    assert "2 modes, checked on onnxruntime" in exported.stdout
+    common = ("--engine", "onnxruntime", "--threads", 1, "--json")
+    rows = json.loads(run("run", bundle, image, "--mode", "1/4", *common).stdout)
+    assert rows[0]["mode"] == "1/4"
+    assert {name for name, _ in rows[0]["answer"]} <= {"cat", "dog", *map(str, range(2, 10))}
+    rows = json.loads(run("run", bundle, image, image, "--deadline-ms", 1e4, *common).stdout)
+    assert [row["mode"] for row in rows] == ["1", "1"]
+    shown = run("run", bundle, image, "--engine", "onnxruntime").stdout
+    assert "000.png: " in " ".join(shown.split())
+    coarser = run("run", bundle, image, "--mode", "1/2").stdout  # the nearest it has below
+    assert "mode 1)" in " ".join(coarser.split())
+    unknown = run("run", bundle, image, "--mode", "1,1/4*17", fails=True)
+    assert "was not exported" in " ".join(unknown.stderr.split())
+
+
+def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
+    short = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
+    monkeypatch.setattr("wenable.comparison.compare", partial(compare, timing=short))
+    monkeypatch.setattr(
+        "wenable.profiling.profile", partial(profile, layer_timing=short, mode_timing=short)
+    )
+    net = we.convert(build("wenable.zoo:digits_resnet", width=32), torch.zeros(1, 1, 8, 8))
+    modes = [net.space.full, net.space.uniform(4), net.space.smallest]
+    we.calibrate(net, modes, [torch.randn(8, 1, 8, 8)])
+    network = we.save(net, tmp_path / "net.safetensors")
+    points = tuple(
+        Point(mode, Reading(0.9 - 0.1 * i, "top-1"), Reading(net.macs(mode), "MACs"))
+        for i, mode in enumerate(modes)
+    )
+    front = Front(points[:2], points[2], points, 3, 0.5, "macs", "greedy")
+    (tmp_path / "front.json").write_text(json.dumps(front.to_json()))
+    bundle = tmp_path / "net.wen"
+    given = json.loads(
+        run("export", network, "--front", tmp_path / "front.json", "--out", bundle, "--json").stdout
+    )
+    assert given["modes"] == [str(mode) for mode in modes]
+    assert given["bytes"] == bundle.stat().st_size
+    refused = run("export", network, "--front", "x", "--modes", "1", "--out", bundle, fails=True)
+    assert "were both given" in " ".join(refused.stderr.split())
+    measured = json.loads(run("profile", bundle, "--threads", 1, "--json").stdout)
+    assert list(measured["latencies"]) == given["modes"]
+    assert "kept for sessions" in run("profile", bundle, "--threads", 1).stdout
+    arguments = ("bench", bundle, "--engines", "onnxruntime", "--threads", 1, "--modes", "1/4")
+    values = json.loads(run(*arguments, "--out", tmp_path / "b.json", "--json").stdout)
+    assert json.loads((tmp_path / "b.json").read_text()) == values
+    assert [row["mode"] for row in values["modes"]] == ["1/4"]
+    assert "full / ours" in " ".join(run(*arguments).stdout.split())
+    array = tmp_path / "x.npy"
+    np.save(array, np.zeros((1, 1, 8, 8), np.float32))
+    assert "mode 1)" in " ".join(run("run", bundle, array, "--threads", 1).stdout.split())
+    untold = run("run", bundle, tmp_path / "x.png", fails=True)
+    assert "does not say how images are prepared" in " ".join(untold.stderr.split())
 
 
 def test_training_starts_from_weights(tmp_path: Path):

@@ -155,8 +155,9 @@ def test_readings_and_preprocessing_travel_along(tmp_path):
     path = we.export(net, modes, tmp_path / "net.wen", readings={"1/2": {"accuracy": reading}})
     bundle = Bundle(path)
     assert bundle.preprocessing == net.preprocessing
-    assert bundle.modes[bundle.number_of("1/2")].readings == {"accuracy": reading}
-    assert bundle.modes[0].readings == {}
+    assert bundle.modes[bundle.number_of("1/2")].readings["accuracy"] == reading
+    assert bundle.modes[0].readings["macs"].value == net.macs("full")
+    assert set(bundle.modes[0].readings) == {"macs"}
 
 
 @pytest.mark.parametrize(

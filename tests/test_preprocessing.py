@@ -10,6 +10,7 @@ import wenable as we
 from tests.networks import converted, small_resnet
 from wenable.data.transforms import ImageSettings, evaluation_transform
 from wenable.preprocessing import Preprocessing
+from wenable.runtime import prepare_image
 
 IMAGES = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), 0.9, "bicubic", ("cat", "dog"))
 
@@ -33,6 +34,33 @@ def test_settings_of_evaluation_prepare_an_image_the_same_way():
     assert evaluation_transform(settings)(image).equal(evaluation_transform(again)(image))
     with pytest.raises(ValueError, match="must have 3 channels"):
         ImageSettings.of_evaluation(Preprocessing(8, (0.5,), (0.5,)))
+
+
+@pytest.mark.parametrize("size", [(40, 50), (32, 32), (90, 33)])
+@pytest.mark.parametrize("shown", [1.0, 0.875])
+def test_an_image_is_prepared_on_a_device_as_it_was_for_training(tmp_path, size, shown):
+    rng = np.random.default_rng(0)
+    # Smooth, as pictures are: how a filter treats noise differs between libraries.
+    coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    coarse.resize(size, Image.Resampling.BICUBIC).save(tmp_path / "image.png")
+    settings = ImageSettings(32, shown_share=shown)
+    with Image.open(tmp_path / "image.png") as image:
+        expected = evaluation_transform(settings)(image.convert("RGB")).numpy()
+    found = prepare_image(tmp_path / "image.png", settings.preprocessing())
+    assert found.shape == (1, 3, 32, 32)
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=0.05)
+
+
+def test_a_grey_image_has_one_channel_and_others_are_refused(tmp_path):
+    Image.fromarray(np.full((8, 8, 3), 128, np.uint8)).save(tmp_path / "image.png")
+    found = prepare_image(tmp_path / "image.png", Preprocessing(8, (0.0,), (1.0,)))
+    np.testing.assert_allclose(found, np.full((1, 1, 8, 8), 128 / 255), rtol=1e-6)
+    with pytest.raises(ValueError, match="wants 2"):
+        prepare_image(tmp_path / "image.png", Preprocessing(8, (0.0, 0.0), (1.0, 1.0)))
+    with pytest.raises(ValueError, match=r"`interpolation` \(='cubic'\) is unknown"):
+        prepare_image(
+            tmp_path / "image.png", Preprocessing(4, (0.0,), (1.0,), interpolation="cubic")
+        )
 
 
 @pytest.mark.parametrize(

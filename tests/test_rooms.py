@@ -48,7 +48,9 @@ ROOMS: dict[str, set[str]] = {
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"files", "space", "tables"},
-    "runtime": {"preprocessing", "space", "tables"},
+    "runtime": {"measure", "preprocessing", "space", "tables"},
+    "profiling": {"files", "measure", "runtime", "tables"},
+    "comparison": {"measure", "runtime", "tables"},
     "exporting": {
         "dynamic_network", "extraction", "files", "layers", "modules", "runtime", "space", "tables",
         "version",
@@ -56,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
 }  # fmt: skip
 FREE_OF_TORCH = (
     "version", "files", "space", "tables", "preprocessing", "measure", "exploration", "runtime",
+    "profiling", "comparison",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ class Reading:
     - `low`, `high`: the ends of its interval, and `interval` says which one that is.
     - `count`: how many samples stand behind it.
     - `source`: how it was got; `device`: on what machine; `note`: what a reader has to know.
-    - `p90`: the 90th percentile, for a figure with a distribution.
+    - `p90`, `p99`: the 90th and 99th percentile, for a figure with a distribution.
 
     Raises `ValueError` for NaN, or a missing value without its reason.
 
@@ -34,6 +34,7 @@ class Reading:
     interval: str = ""
     count: int = 0
     p90: float | None = None
+    p99: float | None = None
     source: str = ""
     device: str = ""
     note: str = ""
@@ -42,7 +43,7 @@ class Reading:
     def __post_init__(self) -> None:
         if self.value is None and not self.reason:
             raise ValueError(f"a reading without a value (unit {self.unit!r}) needs its `reason`")
-        for label in ("value", "low", "high", "p90"):
+        for label in ("value", "low", "high", "p90", "p99"):
             figure = getattr(self, label)
             if figure is not None and not math.isfinite(figure):
                 raise ValueError(f"`{label}` (={figure}) of a reading must be finite; use None")

@@ -12,7 +12,8 @@ from wenable.measure.device import processor, usable_cores
 from wenable.version import __version__
 
 _TRAIN = "pip install 'wenable[train]'"
-_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "scikit-learn", "scipy", "matplotlib")
+_PACKAGES = ("torch", "torchvision", "timm", "scikit-learn", "scipy", "matplotlib", "onnx")
+_ENGINES = ("onnxruntime", "openvino")
 
 
 def run_doctor(as_json: bool) -> None:
@@ -22,7 +23,11 @@ def run_doctor(as_json: bool) -> None:
         ("wenable", True, __version__),
         ("python", True, platform.python_version()),
         ("processor", True, f"{processor()}, {usable_cores()} cores usable"),
-        *(_package(name) for name in _PACKAGES),
+        *(_package(name, f"needed to convert and train: {_TRAIN}") for name in _PACKAGES),
+        *(
+            _package(name, f"an engine to run bundles on: pip install 'wenable[{name}]'")
+            for name in _ENGINES
+        ),
         *_torch_devices(),
         ("energy meter", False, "this version reads none; searches run by macs or latency"),
     ]
@@ -39,11 +44,11 @@ def run_doctor(as_json: bool) -> None:
     console.print(table)
 
 
-def _package(name: str) -> tuple[str, bool, str]:
+def _package(name: str, otherwise: str) -> tuple[str, bool, str]:
     try:
         return name, True, version(name)
     except PackageNotFoundError:
-        return name, False, f"needed to convert and train: {_TRAIN}"
+        return name, False, otherwise
 
 
 def _torch_devices() -> list[tuple[str, bool, str]]:

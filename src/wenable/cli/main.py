@@ -188,6 +188,85 @@ def explore(
     run_explore(network, data, threshold, out, cost, json)
 
 
+BundleFile = Annotated[Path, typer.Argument(help="A bundle, as wenable export writes it.")]
+Engine = Annotated[
+    str, typer.Option(help="onnxruntime, openvino, or auto for the first installed.")
+]
+Threads = Annotated[int | None, typer.Option(help="Threads of one call; all cores by default.")]
+
+
+@app.command()
+@_one_line_errors
+def export(
+    network: Annotated[Path, typer.Argument(help="A network saved by wenable.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write, as net.wen.")],
+    modes: Annotated[
+        str,
+        typer.Option(help="Modes with semicolons, as 'full;1/4'; all calibrated ones if empty."),
+    ] = "",
+    front: Annotated[
+        Path | None, typer.Option(help="The modes of a front.json, with their accuracies.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="The engine every mode is checked on.")
+    ] = "onnxruntime",
+    json: Json = False,
+) -> None:
+    """Write modes of a saved network to one file that runs without torch."""
+    from wenable.cli.bundles import run_export
+
+    run_export(network, modes, front, out, engine, json)
+
+
+@app.command()
+@_one_line_errors
+def profile(
+    bundle: BundleFile,
+    engine: Engine = "onnxruntime",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Measure on this device how a bundle's layers run fastest, and how long its modes take."""
+    from wenable.cli.bundles import run_profile
+
+    run_profile(bundle, engine, threads, json)
+
+
+@app.command()
+@_one_line_errors
+def run(
+    bundle: BundleFile,
+    inputs: Annotated[list[Path], typer.Argument(help="Image files, or arrays as .npy.")],
+    mode: Annotated[str, typer.Option(help="One of the exported modes.")] = "",
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Instead of a mode: the most accurate that meets it.")
+    ] = None,
+    engine: Engine = "auto",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Run a bundle on images, in a mode or under a deadline."""
+    from wenable.cli.bundles import run_once
+
+    run_once(bundle, inputs, mode, deadline_ms, engine, threads, json)
+
+
+@app.command()
+@_one_line_errors
+def bench(
+    bundle: BundleFile,
+    engines: Annotated[str, typer.Option(help="With commas; all installed ones if empty.")] = "",
+    threads: Annotated[str, typer.Option(help="With commas, as 1,2; all cores if empty.")] = "",
+    modes: Annotated[str, typer.Option(help="With semicolons; all exported ones if empty.")] = "",
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare a bundle's modes with their plain exports and with the full network."""
+    from wenable.cli.bundles import run_bench
+
+    run_bench(bundle, engines, threads, modes, out, json)
+
+
 @app.command()
 @_one_line_errors
 def doctor(json: Json = False) -> None:

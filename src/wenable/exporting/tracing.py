@@ -181,7 +181,7 @@ class _Marking:
                 inputs = inputs[:2]
             attributes = {**node.attributes, **self._input(node.inputs[0])}
             return Node(CONVOLUTION, inputs, node.outputs, attributes, name)
-        attributes = {"rank": len(self.shapes[node.inputs[0]]), **self._input(node.inputs[0])}
+        attributes = self._input(node.inputs[0])
         plain_gemm = node.op == "Gemm" and node.attributes.get("transB") == 1
         if plain_gemm or (node.op == "MatMul" and node.inputs[1] in self.transposed):
             return Node(LINEAR, inputs, node.outputs, attributes, name)
@@ -198,7 +198,11 @@ class _Marking:
     def _input(self, name: str) -> dict[str, Attribute]:
         """Return the shape of a layer's input without the batch: what its speed depends on."""
         sizes = self.shapes[name][1:]
-        return {"input": sizes} if all(size > 0 for size in sizes) else {}
+        if not all(size > 0 for size in sizes):
+            raise ValueError(
+                f"the network cannot be exported: {name!r} has a size that depends on its input"
+            )
+        return {"input": sizes}
 
 
 def _without_unused(nodes: list[Node], wanted: set[str]) -> list[Node]:

@@ -39,7 +39,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     engine: str = "onnxruntime",
-    readings: Mapping[ModeChoice, Mapping[str, Reading]] | None = None,
+    readings: Mapping[Any, Mapping[str, Reading]] | None = None,
 ) -> Path:
     """Write the modes of a network to one bundle, which `wenable.runtime` runs without torch.
 
@@ -104,7 +104,10 @@ def _bundle(
         "modes": [
             {
                 "mode": str(mode),
-                "readings": {key: asdict(each) for key, each in readings.get(mode, {}).items()},
+                "readings": {
+                    key: asdict(each)
+                    for key, each in (_counted(net, mode) | dict(readings.get(mode, {}))).items()
+                },
             }
             for mode in modes
         ],
@@ -117,6 +120,10 @@ def _bundle(
     text = json.dumps(manifest)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return safetensors_bytes(tensors, {"wenable": text, "sha256": digest})
+
+
+def _counted(net: DynamicNetwork, mode: Mode) -> dict[str, Reading]:
+    return {"macs": Reading(net.macs(mode), "MACs", source="counted")}
 
 
 def _is_pointwise(layer: nn.Module) -> bool:

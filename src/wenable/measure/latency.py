@@ -91,6 +91,7 @@ def latency_reading(times_ms: Sequence[float], *, source: str = "", device: str 
         interval="quartiles",
         count=len(ordered),
         p90=quantile(ordered, 0.9),
+        p99=quantile(ordered, 0.99),
         source=source,
         device=device or describe_device(),
     )

@@ -50,9 +50,11 @@ def norms_to_fold(graph: Graph) -> dict[int, int]:
     """Return convolution -> norm, by number, where the norm alone reads what the convolution makes."""
     readers = consumers(graph.nodes)
     wanted = {each.name for each in graph.outputs}
+    stored = graph.tensors_read()
     found = {}
     for number, node in enumerate(graph.nodes):
-        if node.op not in (CONVOLUTION, "Conv"):
+        convolution = node.op in (CONVOLUTION, "Conv") and len(node.inputs) > 1
+        if not convolution or not stored.issuperset(node.inputs[1:]):
             continue
         after = readers.get(node.outputs[0], [])
         if len(after) == 1 and graph.nodes[after[0]].op == NORM and node.outputs[0] not in wanted:
@@ -69,7 +71,8 @@ class _Builder:
         self.tensors: dict[str, np.ndarray] = {}
 
     def add(self, node: Node, norm: Node | None) -> None:
-        if node.op in (CONVOLUTION, "Conv"):
+        stored = all(name in self.weights.tensors for name in node.inputs[1:])
+        if node.op == CONVOLUTION or (node.op == "Conv" and len(node.inputs) > 1 and stored):
             self._convolution(node, norm)
         elif node.op == LINEAR:
             self._linear(node)
@@ -86,25 +89,26 @@ class _Builder:
         if len(node.inputs) > 2:
             bias = self._read(node.inputs[2])
         x, attributes, product = node.inputs[0], dict(node.attributes), False
-        groups = 1
+        sizes: list[int] = []
         if node.op == CONVOLUTION:
             layer = self._layer(node)
             pattern = self.weights.patterns[layer.knob]
             lowering = self.choose(layer, pattern) if pattern > 1 else Lowering(1)
             weight = merged_weight(weight, pattern, lowering.groups, layer.input_order())
-            groups, product = lowering.groups, lowering.product
-            attributes["group"] = groups
-            attributes.pop("input", None)
+            attributes["group"], product = lowering.groups, lowering.product
+            sizes = _input_sizes(node)
+            del attributes["input"]
             if lowering.groups > 1:
-                x = self._shuffled(x, layer, lowering, 4)
+                x = self._shuffled(x, layer, lowering, sizes, channels=1)
         name = node.outputs[0]
         if norm is not None:
             scale, shift = self.weights.norms[norm.layer]
-            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+            with np.errstate(over="ignore"):  # infinite then, as it would be at run time
+                weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
             bias = shift if bias is None else shift + bias * scale
             name = norm.outputs[0]
         if product:
-            self._pointwise_product(x, weight, bias, groups, name)
+            self._pointwise_product(x, weight, bias, sizes, name)
             return
         inputs = [x, self._tensor(f"{name}.weight", weight)]
         if bias is not None and bias.any():
@@ -112,34 +116,24 @@ class _Builder:
         self.nodes.append(Node("Conv", tuple(inputs), (name,), attributes))
 
     def _pointwise_product(
-        self, x: str, weight: np.ndarray, bias: np.ndarray | None, groups: int, name: str
+        self, x: str, weight: np.ndarray, bias: np.ndarray | None, sizes: list[int], name: str
     ) -> None:
         """Multiply the channels of each group by its block, at all positions at once."""
         # g: groups, o, i: outputs and inputs of a group, p: positions
+        groups = sizes[0] // weight.shape[1]
         blocks_goi = weight.reshape(groups, -1, weight.shape[1])
         blocks = self._tensor(f"{name}.blocks", np.ascontiguousarray(blocks_goi))
         x_gip = self._reshaped(x, f"{name}.groups", [0, groups, weight.shape[1], -1])
-        self.nodes.append(Node("MatMul", (blocks, x_gip), (f"{name}.parts",)))
-        self.nodes.append(Node("Shape", (x,), (f"{name}.shape",), {"start": 2}))
-        kept = self._tensor(f"{name}.kept", np.array([0, len(weight)], np.int64))
-        self.nodes.append(
-            Node("Concat", (kept, f"{name}.shape"), (f"{name}.sizes.out",), {"axis": 0})
-        )
-        # A zero among the sizes copies the batch of what is reshaped.
-        if bias is None or not bias.any():
-            self.nodes.append(Node("Reshape", (f"{name}.parts", f"{name}.sizes.out"), (name,)))
-            return
-        self.nodes.append(
-            Node("Reshape", (f"{name}.parts", f"{name}.sizes.out"), (f"{name}.product",))
-        )
-        shift = self._tensor(f"{name}.bias", bias.reshape(1, -1, 1, 1))
-        self.nodes.append(Node("Add", (f"{name}.product", shift), (name,)))
+        parts = f"{name}.parts"
+        self.nodes.append(Node("MatMul", (blocks, x_gip), (parts,)))
+        if bias is not None and bias.any():
+            shift = self._tensor(f"{name}.bias", bias.reshape(1, groups, -1, 1))
+            self.nodes.append(Node("Add", (parts, shift), (f"{name}.shifted",)))
+            parts = f"{name}.shifted"
+        self._reshaped(parts, name, [0, len(weight), *sizes[1:]])
 
     def _linear(self, node: Node) -> None:
-        layer, name = self._layer(node), node.outputs[0]
-        rank = node.attributes["rank"]
-        if not isinstance(rank, int) or not 2 <= rank <= 8:
-            raise ValueError(f"the graph is damaged: `rank` (={rank!r}) of {layer.name!r}")
+        layer, name, sizes = self._layer(node), node.outputs[0], _input_sizes(node)
         pattern = self.weights.patterns[layer.knob]
         lowering = self.choose(layer, pattern) if pattern > 1 else Lowering(1)
         order, groups = layer.input_order(), lowering.groups
@@ -149,23 +143,22 @@ class _Builder:
             columns = self._tensor(f"{name}.weight", np.ascontiguousarray(weight.T))
             self.nodes.append(Node("MatMul", (node.inputs[0], columns), (product,)))
         else:
-            x = self._shuffled(node.inputs[0], layer, lowering, rank, last=True)
-            self._grouped_product(x, weight, groups, rank, product)
+            x = self._shuffled(node.inputs[0], layer, lowering, sizes, channels=len(sizes))
+            self._grouped_product(x, weight, groups, sizes[:-1], product)
         if len(node.inputs) > 2:
             bias = self._tensor(f"{name}.bias", self._read(node.inputs[2]))
             self.nodes.append(Node("Add", (product, bias), (name,)))
 
     def _grouped_product(
-        self, x: str, weight: np.ndarray, groups: int, rank: int, name: str
+        self, x: str, weight: np.ndarray, groups: int, leading: list[int], name: str
     ) -> None:
         """Multiply each group of the last dimension by its block."""
-        # *: leading dimensions, g: groups, i, o: inputs and outputs of a group
+        # g: groups, i, o: inputs and outputs of a group
         blocks_gio = weight.reshape(groups, -1, weight.shape[1]).transpose(0, 2, 1)
-        keep = [0] * (rank - 1)
-        x_g1i = self._reshaped(x, f"{name}.groups", [*keep, groups, 1, weight.shape[1]])
+        x_g1i = self._reshaped(x, f"{name}.groups", [0, *leading, groups, 1, weight.shape[1]])
         blocks = self._tensor(f"{name}.blocks", np.ascontiguousarray(blocks_gio))
         self.nodes.append(Node("MatMul", (x_g1i, blocks), (f"{name}.parts",)))
-        self._reshaped(f"{name}.parts", name, [*keep, -1])
+        self._reshaped(f"{name}.parts", name, [0, *leading, len(weight)])
 
     def _norm(self, node: Node) -> None:
         scale, shift = self.weights.norms[node.layer]
@@ -179,33 +172,27 @@ class _Builder:
         self.nodes.append(Node("Add", (f"{name}.scaled", shift_name), (name,)))
 
     def _shuffled(
-        self, x: str, layer: SwitchableLayer, lowering: Lowering, rank: int, last: bool = False
+        self, x: str, layer: SwitchableLayer, lowering: Lowering, sizes: list[int], channels: int
     ) -> str:
-        """Return the input in the order in which the layer reads it."""
+        """Return the input in the order in which the layer reads it.
+
+        - `sizes`: of the input without the batch; `channels`: the place of its channels.
+        """
         order = layer.input_order()
         if order is None:
             return x
         name = f"{x}.for.{layer.name}"
         if lowering.shuffling == "gather":
             indices = self._tensor(f"{name}.order", order.astype(np.int64))
-            axis = rank - 1 if last else 1
-            self.nodes.append(Node("Gather", (x, indices), (name,), {"axis": axis}))
+            self.nodes.append(Node("Gather", (x, indices), (name,), {"axis": channels}))
             return name
-        groups, size = layer.shuffle_groups, layer.inputs // layer.shuffle_groups
-        if last:
-            kept = [0] * (rank - 1)
-            split, joined = [*kept, groups, size], [*kept, -1]
-            turned = [*range(rank - 1), rank, rank - 1]
-        else:
-            # The positions stay one dimension: their number follows from what was there before.
-            split, joined, turned = [0, groups, size, -1], None, [0, 2, 1, 3]
-        parts = self._reshaped(x, f"{name}.split", split)
-        self.nodes.append(Node("Transpose", (parts,), (f"{name}.turned",), {"perm": turned}))
-        if joined is not None:
-            return self._reshaped(f"{name}.turned", name, joined)
-        self.nodes.append(Node("Shape", (x,), (f"{name}.shape",)))
-        self.nodes.append(Node("Reshape", (f"{name}.turned", f"{name}.shape"), (name,)))
-        return name
+        before, after = sizes[: channels - 1], sizes[channels:]
+        parts = [layer.shuffle_groups, layer.inputs // layer.shuffle_groups]
+        split = self._reshaped(x, f"{name}.split", [0, *before, *parts, *after])
+        turned = list(range(len(sizes) + 2))
+        turned[channels], turned[channels + 1] = channels + 1, channels
+        self.nodes.append(Node("Transpose", (split,), (f"{name}.turned",), {"perm": turned}))
+        return self._reshaped(f"{name}.turned", name, [0, *sizes])
 
     def _reshaped(self, x: str, name: str, shape: list[int]) -> str:
         sizes = self._tensor(f"{name}.sizes", np.array(shape, np.int64))
@@ -225,5 +212,16 @@ class _Builder:
         return self.weights.tensors[name]
 
     def _tensor(self, name: str, array: np.ndarray) -> str:
+        # The weight of a layer called "linear" must not be taken for that of a value of that name.
+        name = f"={name}"
         self.tensors[name] = array
         return name
+
+
+def _input_sizes(node: Node) -> list[int]:
+    """Return the shape of a layer's input without the batch."""
+    sizes = node.attributes.get("input")
+    whole = isinstance(sizes, list) and all(isinstance(size, int) and size > 0 for size in sizes)
+    if not whole or not isinstance(sizes, list) or len(sizes) > 7:
+        raise ValueError(f"the graph is damaged: `input` (={sizes!r}) of {node.layer!r}")
+    return [int(size) for size in sizes]

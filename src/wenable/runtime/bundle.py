@@ -11,24 +11,39 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 
 from wenable.preprocessing import Preprocessing
-from wenable.runtime.building import ModeWeights
-from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph
+from wenable.runtime.building import ModeWeights, norms_to_fold
+from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node
 from wenable.runtime.lowering import SwitchableLayer
 from wenable.space import Mode, Space
 from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-bundle", 1
-_MOST_VALUES = 2**31
+_MOST_BYTES = 2**31
+"""Of a file: an ONNX model ends there."""
+_MOST_VALUES = 2**28
 """Values of one input that a file may ask for, for each example."""
+_MOST_CHANNELS = 2**24
+_MOST_ENTRIES = 4096
+"""Of knobs, of modes."""
+_STORED = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32",
+    "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+"""safetensors' names of the types that a bundle may hold, and numpy's."""
+_FIGURES = ("value", "low", "high", "p90", "p99")
+"""Of a reading: numbers, or None."""
+_RUN = re.compile(r"1(?:/[1-9][0-9]{0,7})?(?:\*([1-9][0-9]{0,5}))?")
+"""A pattern and how often it is repeated, as a mode is written."""
 
 
 class BundleError(ValueError):
@@ -55,60 +70,132 @@ class Bundle:
         if not self.path.is_file():
             what = "is a folder, not a file" if self.path.is_dir() else "does not exist"
             raise FileNotFoundError(f"`path` (={self.path}) {what}")
-        manifest, self._tensors = _read(self.path)
         try:
-            self._take(manifest)
-        except BundleError:
-            raise
+            manifest, stored = _read(self.path)
+            self._take(manifest, stored)
+        except BundleError as error:
+            raise BundleError(_one_line(f"{self.path} {error}")) from error
+        except KeyError as error:
+            raise BundleError(_one_line(f"{self.path} is damaged: it lacks {error}")) from error
         except (
-            KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError,
-            RecursionError,
+            TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError,
+            MemoryError,
         ) as error:  # fmt: skip
-            raise BundleError(f"{self.path} is damaged: {error}") from error
+            raise BundleError(_one_line(f"{self.path} is damaged: {error}")) from error
 
-    def _take(self, manifest: Mapping[str, Any]) -> None:
-        self.space = Space.from_json(manifest["space"])
+    def _take(self, manifest: Mapping[str, Any], stored: Mapping[str, np.ndarray]) -> None:
+        self.space = _space(_object(manifest["space"], "`space`"))
         self.graph = Graph.from_json(manifest["graph"])
-        self.layers = {each["name"]: _layer(each, self.space) for each in manifest["layers"]}
-        self.norms = [(str(name), int(channels)) for name, channels in manifest["norms"]]
-        self.modes = tuple(_mode(each, self.space) for each in manifest["modes"])
+        layers = [_layer(each, self.space) for each in _list(manifest["layers"], "`layers`")]
+        self.layers = {each.name: each for each in layers}
+        _check_unlike([each.name for each in layers], "layer")
+        self.norms = [_norm(each) for each in _list(manifest["norms"], "`norms`")]
+        _check_unlike([name for name, _ in self.norms], "norm")
+        modes = _list(manifest["modes"], "`modes`", least=1)
+        self.modes = tuple(_mode(each, self.space) for each in modes)
+        _check_unlike([str(each.mode) for each in self.modes], "mode")
         kept = manifest["preprocessing"]
-        self.preprocessing = Preprocessing.from_json(kept) if kept else None
-        self.identity = str(manifest["identity"])
+        self.preprocessing = None
+        if kept is not None:
+            self.preprocessing = Preprocessing.from_json(_object(kept, "`preprocessing`"))
+        self.identity = _text(manifest["identity"], "`identity`")
+        self._take_tensors(stored)
         self._check_graph()
-        self._check_tensors()
+
+    def _take_tensors(self, stored: Mapping[str, np.ndarray]) -> None:
+        self._tensors: dict[str, np.ndarray] = {}
+        norms: dict[str, np.ndarray] = {}
+        for whole, array in stored.items():
+            part, _, name = whole.partition(".")
+            if part not in ("weights", "constants", "norms"):
+                raise ValueError(f"it has a tensor {whole!r}, which belongs to nothing")
+            of_part = norms if part == "norms" else self._tensors
+            if _text(name, "the name of a tensor") in of_part:
+                raise ValueError(f"it has the tensor {name!r} twice")
+            if array.dtype.kind == "f" and bool(np.isnan(array).any()):
+                raise ValueError(f"the tensor {whole!r} holds NaN")
+            of_part[name] = array
+        channels = sum(count for _, count in self.norms)
+        self._norms: list[np.ndarray] = []
+        for number, exported in enumerate(self.modes):
+            found = norms.pop(str(number), None)
+            if found is None or found.shape != (2, channels) or found.dtype != np.float32:
+                raise ValueError(f"it lacks the norms of mode {exported.mode}")
+            if not bool(np.isfinite(found).all()):
+                raise ValueError(f"the norms of mode {exported.mode} are not finite")
+            self._norms.append(found)
+        if norms:
+            raise ValueError(f"it has norms {min(norms)!r}, which belong to no mode")
 
     def _check_graph(self) -> None:
-        norms = {name for name, _ in self.norms}
-        for node in self.graph.nodes:
-            known = {CONVOLUTION: self.layers, LINEAR: self.layers, NORM: norms}.get(node.op)
-            if known is not None and node.layer not in known:
-                raise BundleError(
-                    f"{self.path} is damaged: {node.op} of {node.layer!r}, which it does not list"
+        graph, norms = self.graph, dict(self.norms)
+        made = {each.name for each in graph.inputs}
+        made.update(name for node in graph.nodes for name in node.outputs)
+        for name in graph.tensors_read():
+            if name not in self._tensors:
+                raise ValueError(f"it lacks the tensor {name!r}")
+        for name in self._tensors:
+            if name in made:
+                raise ValueError(f"{name!r} is a tensor of it, and its graph makes it")
+        for node in graph.nodes:
+            if node.op == NORM and node.layer not in norms:
+                raise ValueError(f"its graph has the norm {node.layer!r}, which it does not list")
+            if node.op in (CONVOLUTION, LINEAR):
+                self._check_layer(node)
+        for convolution, norm in norms_to_fold(graph).items():
+            self._check_folded(graph.nodes[convolution], graph.nodes[norm])
+        for each in graph.inputs:
+            if (
+                each.shape[:1] != (None,)
+                or math.prod(size or 1 for size in each.shape) > _MOST_VALUES
+            ):
+                raise ValueError(
+                    f"the input {each.name!r} has shape {each.shape}; it must begin with a batch and"
+                    f" hold at most {_MOST_VALUES} values for each example"
                 )
-            if node.op in (CONVOLUTION, LINEAR, "Conv") and len(node.inputs) < 2:
-                raise BundleError(f"{self.path} is damaged: {node.op} without a weight")
-            if not node.outputs:
-                raise BundleError(f"{self.path} is damaged: {node.op} makes nothing")
-        for each in self.graph.inputs:
-            if math.prod(size or 1 for size in each.shape) > _MOST_VALUES:
-                raise BundleError(f"{self.path} asks for an input of shape {each.shape}")
 
-    def _check_tensors(self) -> None:
-        missing = sorted(self.graph.tensors_read() - set(self._tensors))
-        if missing:
-            raise BundleError(f"{self.path} is damaged: it lacks the tensor {missing[0]!r}")
-        channels = sum(count for _, count in self.norms)
-        for number, exported in enumerate(self.modes):
-            found = self._tensors.get(f"norms.{number}")
-            if found is None or found.shape != (2, channels):
-                raise BundleError(f"{self.path} is damaged: it lacks the norms of {exported.mode}")
-            if not bool(np.isfinite(found).all()):
-                raise BundleError(f"{self.path} has norms of {exported.mode} that are not finite")
+    def _check_folded(self, convolution: Node, norm: Node) -> None:
+        weight, *bias = (self._tensors[each] for each in convolution.inputs[1:])
+        channels = dict(self.norms)[norm.layer]
+        shapes = [weight.shape[:1], *(each.shape for each in bias)]
+        floating = all(each.dtype.kind == "f" for each in (weight, *bias))
+        if weight.ndim < 3 or not floating or any(shape != (channels,) for shape in shapes):
+            raise ValueError(
+                f"the norm {norm.layer!r} has {channels} channels, the weight before it shape"
+                f" {weight.shape} and type {weight.dtype}"
+            )
+
+    def _check_layer(self, node: Node) -> None:
+        if node.layer not in self.layers:
+            raise ValueError(f"its graph has the layer {node.layer!r}, which it does not list")
+        layer, name = self.layers[node.layer], node.layer
+        if any(each not in self._tensors for each in node.inputs[1:]):
+            raise ValueError(f"the weight or bias of {name!r} is no tensor of it")
+        weight, *bias = (self._tensors[each] for each in node.inputs[1:])
+        whole = (layer.outputs, layer.inputs)
+        if weight.shape[:2] != whole or (weight.ndim > 2) != (node.op == CONVOLUTION):
+            kernel = ", ..." if node.op == CONVOLUTION else ""
+            raise ValueError(
+                f"the weight of {name!r} has shape {weight.shape}, not {str(whole)[:-1]}{kernel})"
+            )
+        size = node.attributes["input"]
+        assert isinstance(size, list)
+        convolution = node.op == CONVOLUTION
+        fits = len(size) == weight.ndim - 1 if convolution else len(size) > 0
+        if not fits or size[0 if convolution else -1] != layer.inputs:
+            raise ValueError(f"the input of {name!r} has shape {size}, its weight {weight.shape}")
+        if layer.pointwise and not _is_pointwise(node, weight):
+            raise ValueError(f"{name!r} is listed as pointwise and is not")
+        if any(each.shape != (layer.outputs,) for each in bias):
+            raise ValueError(
+                f"the bias of {name!r} has shape {bias[0].shape}, not ({layer.outputs},)"
+            )
+        if any(each.dtype.kind != "f" or each.dtype != weight.dtype for each in (weight, *bias)):
+            raise ValueError(f"the weight or bias of {name!r} has type {weight.dtype}")
 
     def weights_of(self, number: int) -> ModeWeights:
         """Return what the model of mode `number` is built from."""
-        kept, norms, start = self._tensors[f"norms.{number}"], {}, 0
+        kept, norms, start = self._norms[number], {}, 0
         for name, channels in self.norms:
             norms[name] = (kept[0, start : start + channels], kept[1, start : start + channels])
             start += channels
@@ -126,43 +213,74 @@ class Bundle:
         raise ValueError(f"`mode` (={wanted}) was not exported; {self.path} has {names}{more}")
 
 
+def _one_line(text: str) -> str:
+    """Return a message as one line of bounded length, whatever a file made it quote."""
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    return line if len(line) <= 1000 else f"{line[:1000]} ..."
+
+
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, np.ndarray]]:
-    """Return the manifest and the tensors, all of them verified."""
+    """Return the manifest and the tensors, all of them verified.
+
+    The file is read at once: a map of it would end the process where another truncates it.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise BundleError(f"is larger than {_MOST_BYTES} bytes, which no bundle is")
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            manifest = _manifest(metadata, path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except BundleError:
-        raise
-    except (SafetensorError, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
-        raise BundleError(f"{path} is truncated or no bundle: {error}") from error
+        content = path.read_bytes()
+        parts = deserialize(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise BundleError(f"is truncated or no bundle: {error}") from error
+    manifest = _manifest(metadata)
     sums = manifest.get("sha256")
-    if not isinstance(sums, dict) or set(sums) != set(tensors):
-        raise BundleError(f"{path} was altered: its tensors are not those it lists")
+    if not isinstance(sums, dict) or set(sums) != {name for name, _ in parts}:
+        raise BundleError("was altered: its tensors are not those it lists")
+    tensors = {name: _array(name, values) for name, values in parts}
     for name, array in tensors.items():
         if sums[name] != checksum(array):
-            raise BundleError(f"{path} was altered: the SHA-256 of {name!r} does not match")
-    return manifest, {_short(name): array for name, array in tensors.items()}
+            raise BundleError(f"was altered: the SHA-256 of {name!r} does not match")
+    return manifest, tensors
 
 
-def _manifest(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]:
+def _array(name: str, values: Mapping[str, Any]) -> np.ndarray:
+    if values["dtype"] not in _STORED:
+        raise BundleError(
+            f"is damaged: the tensor {name!r} has type {values['dtype']}; allowed:"
+            f" {', '.join(_STORED)}"
+        )
+    data, dtype = values["data"], np.dtype(_STORED[values["dtype"]])
+    if dtype.kind == "b" and bool((np.frombuffer(data, np.uint8) > 1).any()):
+        raise BundleError(f"is damaged: the tensor {name!r} is neither true nor false")
+    array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(values["shape"])
+    array.flags.writeable = False
+    return array
+
+
+def _manifest(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     text = metadata.get("wenable", "")
     try:
-        manifest = json.loads(text)
+        manifest = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is no bundle: it has no manifest") from error
+        raise BundleError(f"is no bundle: it has no manifest ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BundleError(f"{path} is no bundle: it has no manifest")
+        raise BundleError("is no bundle: it has no manifest")
     version = manifest.get("version")
-    if type(version) is not int or version > VERSION:
+    if type(version) is not int or version < 1:
+        raise BundleError(f"is damaged: its version is {version!r}")
+    if version > VERSION:
         raise BundleError(
-            f"{path} has version {version} of the format, written by wenable"
+            f"has version {version} of the format, written by wenable"
             f" {str(manifest.get('wenable'))[:20]}; this reads up to {VERSION}: upgrade wenable"
         )
     if metadata.get("sha256") != hashlib.sha256(text.encode()).hexdigest():
-        raise BundleError(f"{path} was altered: the SHA-256 of its manifest does not match")
+        raise BundleError("was altered: the SHA-256 of its manifest does not match")
     return manifest
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def checksum(array: np.ndarray) -> str:
@@ -172,33 +290,114 @@ def checksum(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _short(name: str) -> str:
-    """Return the name that the graph uses for a tensor of the file."""
-    return name.removeprefix("weights.").removeprefix("constants.")
+def _object(values: Any, what: str) -> Mapping[str, Any]:
+    if type(values) is not dict:
+        raise ValueError(f"{what} (={values!r:.100}) must be an object of JSON")
+    return values
+
+
+def _list(values: Any, what: str, least: int = 0) -> list[Any]:
+    if type(values) is not list or not least <= len(values) <= _MOST_ENTRIES:
+        raise ValueError(f"{what} must be a list of {least} to {_MOST_ENTRIES} entries")
+    return values
+
+
+def _text(value: Any, what: str) -> str:
+    if type(value) is not str or not 0 < len(value) <= 1000 or not value.isprintable():
+        raise ValueError(
+            f"{what} (={value!r:.100}) must be a printable text of 1 to 1000 characters"
+        )
+    return value
+
+
+def _whole(value: Any, what: str, most: int = _MOST_CHANNELS) -> int:
+    if type(value) is not int or not 0 < value <= most:
+        raise ValueError(f"{what} (={value!r:.100}) must be a whole number from 1 to {most}")
+    return value
+
+
+def _check_unlike(names: list[str], what: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"it lists the {what} {name!r} twice")
+        seen.add(name)
+
+
+def _space(values: Any) -> Space:
+    for knob in _list(values["knobs"], "`knobs`", least=1):
+        name = _text(_object(knob, "a knob")["name"], "the name of a knob")
+        for option in _list(knob["options"], f"`options` of {name!r}", least=1):
+            _whole(option, f"an option of {name!r}")
+        for each in _list(knob["must_divide"], f"`must_divide` of {name!r}"):
+            if len(_list(each, f"a size of {name!r}")) != 2:
+                raise ValueError(f"a size of {name!r} (={each!r:.100}) must be its name and itself")
+            _whole(each[1], f"the {_text(each[0], 'the name of a size')} of {name!r}")
+    _check_unlike([knob["name"] for knob in values["knobs"]], "knob")
+    return Space.from_json(values)
+
+
+def _norm(values: Any) -> tuple[str, int]:
+    if type(values) is not list or len(values) != 2:
+        raise ValueError(f"a norm (={values!r:.100}) must be its name and its channels")
+    name = _text(values[0], "the name of a norm")
+    return name, _whole(values[1], f"the channels of {name!r}")
 
 
 def _layer(values: Mapping[str, Any], space: Space) -> SwitchableLayer:
-    name, knob = str(values["name"]), str(values["knob"])
+    name = _text(_object(values, "a layer")["name"], "the name of a layer")
+    knob = values["knob"]
     options = {each.name: each.options for each in space.knobs}
-    layer = SwitchableLayer(
-        name,
-        knob,
-        options[knob],
-        values["inputs"],
-        values["outputs"],
-        values["shuffle_groups"],
-        bool(values["pointwise"]),
-    )
-    sizes = (layer.inputs, layer.outputs, layer.shuffle_groups)
-    if not all(type(size) is int and 0 < size < 2**24 for size in sizes):
-        raise ValueError(f"the sizes (={sizes}) of {name!r}")
+    if type(knob) is not str or knob not in options:
+        raise ValueError(f"the layer {name!r} has the knob {knob!r:.100}, which it does not list")
+    sizes = {each: _whole(values[each], f"`{each}` of {name!r}")
+             for each in ("inputs", "outputs", "shuffle_groups")}  # fmt: skip
+    pointwise = values["pointwise"]
+    if type(pointwise) is not bool:
+        raise ValueError(f"`pointwise` (={pointwise!r:.100}) of {name!r} must be true or false")
+    layer = SwitchableLayer(name, knob, options[knob], **sizes, pointwise=pointwise)
     divided = [(layer.inputs, n) for n in (*layer.patterns, layer.shuffle_groups)]
     divided += [(layer.outputs, n) for n in layer.patterns]
     if any(size % n for size, n in divided):
-        raise ValueError(f"the patterns of {name!r} do not divide its {sizes[:2]} channels")
+        raise ValueError(f"the patterns of {name!r} do not divide its channels (={sizes})")
     return layer
 
 
+def _is_pointwise(node: Node, weight: np.ndarray) -> bool:
+    return (
+        node.op == CONVOLUTION
+        and weight.ndim == 4
+        and weight.shape[2:] == (1, 1)
+        and node.attributes.get("strides", [1, 1]) == [1, 1]
+        and node.attributes.get("pads", [0] * 4) == [0] * 4
+        and node.attributes.get("auto_pad", "NOTSET") == "NOTSET"
+    )
+
+
 def _mode(values: Mapping[str, Any], space: Space) -> ExportedMode:
-    readings = {str(key): Reading(**each) for key, each in values["readings"].items()}
-    return ExportedMode(space.mode(str(values["mode"])), readings)
+    text, count = _object(values, "a mode")["mode"], 0
+    if type(text) is not str:
+        raise ValueError(f"a mode (={text!r:.100}) must be a text")
+    for part in text.split(","):
+        run = _RUN.fullmatch(part)
+        count += int(run[1] or 1) if run else len(space.knobs) + 1
+    if count > len(space.knobs):  # before anything of that size is made
+        raise ValueError(f"a mode (={text!r:.100}) is not one of its {len(space.knobs)} knobs")
+    readings = _object(values["readings"], f"`readings` of mode {text!r:.100}")
+    return ExportedMode(
+        space.mode(text),
+        {_text(key, "the name of a reading"): _reading(each) for key, each in readings.items()},
+    )
+
+
+def _reading(values: Any) -> Reading:
+    for name, value in _object(values, "a reading").items():
+        if name in _FIGURES:
+            fits, kind = value is None or type(value) in (int, float), "a number"
+        elif name == "count":
+            fits, kind = type(value) is int and value >= 0, "a whole number"
+        else:
+            fits, kind = type(value) is str, "a text"
+        if not fits:
+            raise ValueError(f"`{name:.100}` (={value!r:.100}) of a reading must be {kind}")
+    return Reading(**values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import openvino
@@ -33,26 +34,47 @@ class OpenVino:
         }
         try:
             read = self._core.read_model(model=model, weights=b"")
-            return _Runner(self._core.compile_model(read, "CPU", settings))
+            return _Runner(self._core, read, settings)
         except Exception as error:  # its errors are RuntimeErrors of several kinds
             raise EngineError(f"OpenVINO refuses the model: {_first_line(error)}") from error
 
 
 class _Runner:
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
-        self._compiled = compiled
+    """Compiled for each size of batch that is asked for: OpenVINO is slow where it may vary."""
+
+    def __init__(
+        self, core: openvino.Core, model: openvino.Model, settings: Mapping[str, Any]
+    ) -> None:
+        self._core, self._model, self._settings = core, model, dict(settings)
+        self._names = [each.get_any_name() for each in model.inputs]
+        self._compiled: dict[int, openvino.CompiledModel] = {}
+        self._compiling = threading.Lock()
         self._own = threading.local()  # a request serves one thread at a time
+        self._for_batch(1)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        request = getattr(self._own, "request", None)
-        if request is None:
-            request = self._own.request = self._compiled.create_infer_request()
+        batch = len(inputs[self._names[0]])
+        requests = self._own.__dict__.setdefault("requests", {})
         try:
+            if batch not in requests:
+                requests[batch] = self._for_batch(batch).create_infer_request()
             # Copies: the request's own memory is written over by its next call.
-            found = request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+            found = requests[batch].infer(dict(inputs), share_inputs=True, share_outputs=False)
         except Exception as error:
             raise EngineError(f"OpenVINO cannot run the model: {_first_line(error)}") from error
-        return [found[output] for output in self._compiled.outputs]
+        return list(found.to_tuple())
+
+    def _for_batch(self, batch: int) -> openvino.CompiledModel:
+        with self._compiling:
+            if batch not in self._compiled:
+                sizes = {
+                    each.get_any_name(): [batch, *list(each.partial_shape)[1:]]
+                    for each in self._model.inputs
+                }
+                self._model.reshape(sizes)
+                compiled = self._core.compile_model(self._model, "CPU", self._settings)
+                self._compiled[batch] = compiled
+            return self._compiled[batch]
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ class Engine(Protocol):
 
     name: str
     version: str
+    threads: int
 
     def prepare(self, model: bytes) -> Runner:
         """Return a runner for an ONNX model; raises `EngineError` where the engine cannot."""

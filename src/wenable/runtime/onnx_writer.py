@@ -80,13 +80,15 @@ def _tensor(name: str, array: np.ndarray) -> bytes:
 
 
 def _value(tensor: TensorType) -> bytes:
-    # A dimension without a size gets a name: dim_param
-    sizes = [
-        _message(1, _text(2, "batch") if size is None else _number(1, size))
-        for size in tensor.shape
-    ]
+    sizes = [_message(1, _dimension(place, size)) for place, size in enumerate(tensor.shape)]
     kind = _number(1, _type_number(tensor.dtype)) + _message(2, b"".join(sizes))
     return _text(1, tensor.name) + _message(2, _message(1, kind))
+
+
+def _dimension(place: int, size: int | None) -> bytes:
+    if size is not None:
+        return _number(1, size)
+    return _text(2, "batch") if place == 0 else b""  # what has one name has one size
 
 
 def _type_number(dtype: str) -> int:

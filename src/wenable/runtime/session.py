@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wenable.measure.device import describe_device
+from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import Choose, build_model
 from wenable.runtime.bundle import Bundle
+from wenable.runtime.controller import Controller, ModeFigures
+from wenable.runtime.device_profile import DeviceProfile, default_profile_path
 from wenable.runtime.engines import Engine, EngineError, Runner, installed_engines, open_engine
-from wenable.runtime.lowering import default_lowering
 from wenable.space import ModeChoice
+from wenable.tables import Reading
+
+_QUICK = TimingPlan(blocks=4, calls=8, warmup=2, gap_ms=5.0)
 
 
 class Session:
@@ -25,7 +34,10 @@ class Session:
     - `threads`: of one call; None for one for each core.
     - `memory_budget_mb`: modes that were not used for longest are dropped beyond it, counted by the
       size of their models; None for no limit.
-    - `choose`: how each layer is executed in each pattern; by default a table of common sense.
+    - `profile`: what `wenable profile` measured of this bundle on this device, or a path to it. None
+      takes the one that is kept for this user where there is one, and otherwise a default table.
+    - `choose`: how each layer is executed in each pattern, instead of what the profile says.
+    - `target`: the share of requests with a deadline that are to meet it.
 
     Raises `FileNotFoundError`, `BundleError` for a damaged file, `EngineError` for an engine that is
     not installed, `ValueError` for a setting outside its range.
@@ -38,17 +50,23 @@ class Session:
         engine: str = "auto",
         threads: int | None = None,
         memory_budget_mb: float | None = None,
-        choose: Choose = default_lowering,
+        profile: DeviceProfile | str | os.PathLike[str] | None = None,
+        choose: Choose | None = None,
+        target: float = 0.99,
     ) -> None:
         if memory_budget_mb is not None and not memory_budget_mb > 0:
             raise ValueError(f"`memory_budget_mb` (={memory_budget_mb}) must be above 0, or None")
         self.bundle = Bundle(path)
         self.engine: Engine = open_engine(_engine_name(engine), threads)
         self._budget = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
-        self._choose = choose
+        self.profile = self._profile(profile)
+        self._choose = self.profile.choose if choose is None else choose
+        self._target = target
+        self._controllers: dict[int, Controller] = {}
         self._lock = threading.Lock()
         self._prepared: OrderedDict[int, tuple[Runner, int]] = OrderedDict()
         self._preparing: dict[int, threading.Lock] = {}
+        self._measuring = threading.RLock()
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -65,20 +83,107 @@ class Session:
         """Make a mode ready, so that its first call takes no longer than the next."""
         self._runner(self.bundle.number_of(mode))
 
-    def run(self, x: np.ndarray | tuple[np.ndarray, ...], *, mode: ModeChoice | None = None) -> Any:
+    def run(
+        self,
+        x: np.ndarray | tuple[np.ndarray, ...],
+        *,
+        mode: ModeChoice | None = None,
+        deadline_ms: float | None = None,
+        max_energy_mj: float | None = None,
+        strict: bool = False,
+    ) -> Any:
         """Return the outputs for a batch: one array, or a tuple where the network has several.
 
         - `x`: shape `(N, ...)` as the network was exported with, of its type; a tuple of arrays for
           several inputs.
         - `mode`: one of the exported ones; the first of them where nothing is said.
+        - `deadline_ms`, `max_energy_mj`: instead of a mode: the most accurate one that is predicted
+          to stay within them, as the machine is now. Where none does, the one nearest to it runs;
+          with `strict` it is refused (`BudgetError`).
 
-        Raises `ValueError` for an input of another shape or type, one with NaN or infinity, or an
-        unknown mode; `EngineError` where the engine fails.
+        The first request with a limit measures the modes, for its size of batch, unless the profile
+        has their latencies; `controller(batch)` does it ahead of time.
+
+        Raises `ValueError` for an input of another shape or type, one with NaN or infinity, an
+        unknown mode, or a limit that makes no sense; `EngineError` where the engine fails.
         """
         inputs = self._inputs(x)
-        number = 0 if mode is None else self.bundle.number_of(mode)
-        outputs = self._runner(number)(inputs)
+        if deadline_ms is None and max_energy_mj is None:
+            outputs = self._runner(0 if mode is None else self.bundle.number_of(mode))(inputs)
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        if mode is not None:
+            raise ValueError(f"`mode` (={mode}) and a limit were both given; ask for one of them")
+        controller = self.controller(len(next(iter(inputs.values()))))
+        decision = controller.choose(
+            deadline_ms=deadline_ms, max_energy_mj=max_energy_mj, strict=strict
+        )
+        runner, started = self._runner(decision.mode), time.perf_counter()
+        outputs = runner(inputs)
+        controller.observe(decision, 1e3 * (time.perf_counter() - started))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def controller(self, batch: int = 1) -> Controller:
+        """Return what chooses modes under a limit: its decisions, counters, predicted latencies.
+
+        The modes are measured once for each size of batch, in turns of random order, unless the
+        profile has their latencies for one example.
+        """
+        with self._measuring:
+            if batch not in self._controllers:
+                figures = self._figures(batch)
+                self._controllers[batch] = Controller(figures, target=self._target)
+            return self._controllers[batch]
+
+    def _figures(self, batch: int) -> list[ModeFigures]:
+        kept = self.profile.latencies if batch == 1 else {}
+        if not set(self.modes) <= set(kept):
+            inputs = self._inputs(self.example(batch))
+            runners = {
+                str(each.mode): self._runner(number)
+                for number, each in enumerate(self.bundle.modes)
+            }
+            calls = {mode: partial(runner, inputs) for mode, runner in runners.items()}
+            kept = measure_latencies(calls, _QUICK, source="measured when it was needed")
+        ranks = _ranks(self.bundle)
+        return [
+            ModeFigures(
+                str(each.mode),
+                ranks[number],
+                kept[str(each.mode)].known,
+                kept[str(each.mode)].p99,
+                _measured_energy(each.readings.get("energy")),
+                _energy_reason(each.readings.get("energy")),
+            )
+            for number, each in enumerate(self.bundle.modes)
+        ]
+
+    def example(self, batch: int = 1) -> Any:
+        """Return inputs to try a session with: random numbers, or zeros for whole ones."""
+        rng, arrays = np.random.default_rng(0), []
+        for each in self.bundle.graph.inputs:
+            shape, dtype = (batch, *(size or 1 for size in each.shape[1:])), np.dtype(each.dtype)
+            drawn = rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
+            arrays.append(drawn.astype(dtype))
+        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+    def _profile(self, given: DeviceProfile | str | os.PathLike[str] | None) -> DeviceProfile:
+        """Return the profile that was given, or the one kept for this user, or an empty one."""
+        engine, device = f"{self.engine.name} {self.engine.version}", describe_device()
+        identity, threads = self.bundle.identity, self.engine.threads
+        if given is None:
+            kept = default_profile_path(identity, device, engine, threads)
+            given = kept if kept.is_file() else DeviceProfile(identity, device, engine, threads)
+        profile = given if isinstance(given, DeviceProfile) else DeviceProfile.read(Path(given))
+        for what, expected, found in (
+            ("bundle", identity, profile.bundle),
+            ("engine", engine, profile.engine),
+            ("threads", threads, profile.threads),
+        ):
+            if found != expected:
+                raise ValueError(
+                    f"`profile` was measured with {what} {found}; this session has {expected}"
+                )
+        return profile
 
     def _inputs(self, x: Any) -> Mapping[str, np.ndarray]:
         wanted = self.bundle.graph.inputs
@@ -136,3 +241,27 @@ def _engine_name(name: str) -> str:
     if not installed:
         raise EngineError("no engine is installed: pip install 'wenable[onnxruntime]'")
     return installed[0]
+
+
+def _ranks(bundle: Bundle) -> list[float | None]:
+    """Return by what modes are preferred: accuracy, or where one has none, the share of the MACs."""
+    for name in ("accuracy", "macs"):
+        found = [each.readings.get(name) for each in bundle.modes]
+        values = [reading.value for reading in found if reading and reading.value is not None]
+        if len(values) == len(found):
+            most = max(*values, 1.0)
+            return [value / most for value in values]
+    return [None] * len(bundle.modes)
+
+
+def _measured_energy(reading: Reading | None) -> float | None:
+    """Return an energy that may stand for a budget: one that was measured."""
+    if reading is None or reading.unit != "mJ" or "model" in reading.source:
+        return None
+    return reading.value
+
+
+def _energy_reason(reading: Reading | None) -> str:
+    if reading is None:
+        return "the bundle has no energy reading"
+    return reading.reason or "its reading was modelled, not measured in mJ"

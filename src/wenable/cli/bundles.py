@@ -1,0 +1,158 @@
+"""`wenable export`, `profile`, `run` and `bench`: from a saved network to a device, and there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from wenable.cli.terminal import consoles, interval_text, print_json, progress_bar
+from wenable.files import write_whole
+from wenable.tables import Front
+
+
+def run_export(
+    network: Path, modes: str, front: Path | None, out: Path, engine: str, as_json: bool
+) -> None:
+    """Write modes of a saved network to a bundle."""
+    import wenable as we
+
+    console, progress = consoles(as_json)
+    net = we.load(network)
+    wanted, readings = _wanted(net, modes, front)
+    with progress.status(f"exporting and checking {len(wanted)} modes on {engine}"):
+        path = we.export(net, wanted, out, engine=engine, readings=readings)
+    size = path.stat().st_size
+    if as_json:
+        print_json({"bundle": str(path), "bytes": size, "modes": [str(mode) for mode in wanted]})
+        return
+    console.print(f"{len(wanted)} modes, checked on {engine}, in {size / 2**20:.2f} MiB: {path}")
+
+
+def _wanted(net: Any, modes: str, front: Path | None) -> tuple[list[Any], dict[Any, Any]]:
+    """Return the modes to export and what is known of them."""
+    if modes and front is not None:
+        raise ValueError("`--modes` and `--front` were both given; name one of them")
+    if front is not None:
+        found = Front.from_json(json.loads(front.read_text(encoding="utf-8")))
+        points = {net.space.mode(str(each.mode)): each for each in (*found.points, found.chosen)}
+        readings = {mode: {"accuracy": each.accuracy} for mode, each in points.items()}
+        return list(points), readings
+    if modes:
+        return [net.space.mode(each.strip()) for each in modes.split(";")], {}
+    return sorted(net.calibrated_modes, key=lambda mode: -net.macs(mode)), {}
+
+
+def run_profile(bundle: Path, engine: str, threads: int | None, as_json: bool) -> None:
+    """Measure a bundle on this device and keep what was found."""
+    from wenable.profiling import profile
+
+    console, progress = consoles(as_json)
+    with progress_bar(progress, "measuring layers") as update:
+        found = profile(bundle, engine=engine, threads=threads, on_progress=update)
+    if as_json:
+        print_json(found.to_json())
+        return
+    table = Table(title=f"{found.engine}, {found.threads} threads, {found.device}")
+    for header in ("mode", "latency ms", "p99"):
+        table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
+    for mode, reading in found.latencies.items():
+        table.add_row(mode, interval_text(reading), f"{reading.p99:.2f}")
+    console.print(table)
+    console.print("kept for sessions of this bundle on this device")
+
+
+def run_once(
+    bundle: Path,
+    inputs: Sequence[Path],
+    mode: str,
+    deadline_ms: float | None,
+    engine: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Run a bundle on images or arrays and print the most likely classes."""
+    from wenable.runtime import Session
+
+    console, _ = consoles(as_json)
+    session = Session(bundle, engine=engine, threads=threads)
+    rows = []
+    for path in inputs:
+        x = _input(path, session)
+        started = time.perf_counter()
+        y = session.run(x, mode=mode or None, deadline_ms=deadline_ms)
+        taken = 1e3 * (time.perf_counter() - started)
+        used = session.modes[session.bundle.number_of(mode) if mode else 0]
+        if deadline_ms is not None:
+            used = session.controller(len(x)).decisions[-1].name
+        answer = _most_likely(np.asarray(y)[0], session)
+        rows.append({"input": str(path), "mode": used, "latency_ms": taken, "answer": answer})
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        answer = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["answer"])
+        console.print(f"{row['input']}: {answer}  ({row['latency_ms']:.2f} ms, mode {row['mode']})")
+
+
+def _input(path: Path, session: Any) -> np.ndarray:
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if session.bundle.preprocessing is None:
+        raise ValueError(
+            f"{path}: the bundle does not say how images are prepared; pass a .npy array instead"
+        )
+    from wenable.runtime import prepare_image
+
+    return prepare_image(path, session.bundle.preprocessing)
+
+
+def _most_likely(logits: np.ndarray, session: Any, count: int = 3) -> list[tuple[str, float]]:
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    kept = session.bundle.preprocessing
+    labels: list[str] = list(kept.labels) if kept else []
+    best = np.argsort(-shares)[:count]
+    names: list[str] = [labels[i] if i < len(labels) else str(i) for i in best]
+    return list(zip(names, shares[best].tolist(), strict=True))
+
+
+def run_bench(
+    bundle: Path, engines: str, threads: str, modes: str, out: Path | None, as_json: bool
+) -> None:
+    """Compare a bundle's modes with plain exports; print and save the figures."""
+    from wenable.comparison import compare
+    from wenable.measure.device import describe_device
+    from wenable.runtime.engines import installed_engines
+
+    console, progress = consoles(as_json)
+    names = [each.strip() for each in engines.split(",")] if engines else list(installed_engines())
+    wanted = [each.strip() for each in modes.split(";")] if modes else None
+    rows = []
+    with progress.status("preparing") as status:
+        for count in [int(each) for each in threads.split(",")] if threads else [None]:
+            rows += compare(
+                bundle, engines=names, threads=count, modes=wanted, on_progress=status.update
+            )
+    values = {"device": describe_device(), "modes": [each.to_json() for each in rows]}
+    if out is not None:
+        write_whole(out, json.dumps(values, indent=1) + "\n")
+    if as_json:
+        print_json(values)
+        return
+    table = Table(title=f"latency of one example, ms: median (quartiles); {describe_device()}")
+    for header in ("mode", "engine", "threads", "ours", "plain here", "best plain", "full / ours"):
+        table.add_column(header, overflow="fold")
+    for each in rows:
+        engine, best = each.best_plain
+        here = next(v for k, v in each.plain.items() if each.engine.startswith(k))
+        table.add_row(
+            each.mode, each.engine, str(each.threads), interval_text(each.ours),
+            interval_text(here), f"{best.known:.2f} {engine}", f"{each.full_over_ours:.2f}",
+        )  # fmt: skip
+    console.print(table)

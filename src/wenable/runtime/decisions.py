@@ -1,0 +1,231 @@
+"""What a controller is told, decides and sees: figures, decisions, outcomes, and their replay."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wenable.runtime.controller import Controller
+
+
+class BudgetError(RuntimeError):
+    """No mode is predicted to stay within what was asked, and the caller asked to be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModeFigures:
+    """What is known of one mode on this device.
+
+    - `accuracy`: a share from 0 to 1. Where any mode has none, the order of cost stands for the
+      order of accuracy in all of them: the slower the mode, the more accurate.
+    - `latency_ms`: the median on an unloaded machine; `latency_p99_ms`: the 99th percentile.
+    - `energy_mj`: of one inference; where it is None, `energy_reason` may say why.
+
+    Raises `ValueError` for a figure that is not finite or out of its range.
+
+    >>> ModeFigures("1/2", accuracy=0.74, latency_ms=9.8, latency_p99_ms=10.9).name
+    '1/2'
+    """
+
+    name: str
+    accuracy: float | None
+    latency_ms: float
+    latency_p99_ms: float | None = None
+    energy_mj: float | None = None
+    energy_reason: str = ""
+
+    def __post_init__(self) -> None:
+        where = f" of mode {self.name!r}"
+        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
+            raise ValueError(f"`accuracy` (={self.accuracy}){where} must be from 0 to 1")
+        check_positive("latency_ms", self.latency_ms, where)
+        if self.energy_mj is not None:
+            check_positive("energy_mj", self.energy_mj, where)
+        if self.latency_p99_ms is not None:
+            check_positive("latency_p99_ms", self.latency_p99_ms, where)
+            if self.latency_p99_ms < self.latency_ms:
+                raise ValueError(
+                    f"`latency_p99_ms` (={self.latency_p99_ms}){where} must be at least its"
+                    f" median (={self.latency_ms})"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One choice of a mode.
+
+    - `time_s`: when, by the controller's clock.
+    - `deadline_ms`, `max_energy_mj`: what was asked; None where it was not.
+    - `mode`, `name`: the mode chosen, by its place in the controller's modes and by its name.
+    - `predicted_ms`: its latency at the controller's target quantile.
+    - `energy_mj`: its energy reading; None where it has none.
+    - `slowdown`: how many times slower than unloaded the machine is now.
+    - `meets`: whether the mode is predicted to stay within what was asked; `reason`: why this one.
+    """
+
+    time_s: float
+    deadline_ms: float | None
+    max_energy_mj: float | None
+    mode: int
+    name: str
+    predicted_ms: float
+    energy_mj: float | None
+    slowdown: float
+    meets: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One request that ran: `ratio` is its latency over the unloaded median of its mode."""
+
+    time_s: float
+    mode: int
+    name: str
+    latency_ms: float
+    ratio: float
+    deadline_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What a controller did since it was made.
+
+    - `decisions`: choices made; `by_mode`: the same for each mode, by name.
+    - `unmet`: choices that no mode was predicted to meet; `refused`: those that raised instead.
+    - `switches`: choices of another mode than the one before.
+    - `observations`: latencies seen; `within` and `late`: those whose deadline is known.
+    """
+
+    decisions: int
+    unmet: int
+    refused: int
+    switches: int
+    observations: int
+    within: int
+    late: int
+    by_mode: dict[str, int]
+
+
+class DecisionLog:
+    """The counters, and the last `size` decisions and outcomes; the caller holds the lock."""
+
+    def __init__(self, names: Iterable[str], size: int) -> None:
+        self.decisions: deque[Decision] = deque(maxlen=size)
+        self.outcomes: deque[Outcome] = deque(maxlen=size)
+        self.refused = 0
+        self._chosen = dict.fromkeys(names, 0)
+        self._last = -1
+        self._unmet = self._switches = self._observed = self._within = self._late = 0
+
+    def decided(self, decision: Decision) -> None:
+        """Count and keep a decision."""
+        self._switches += self._last not in (-1, decision.mode)
+        self._last = decision.mode
+        self._unmet += not decision.meets
+        self._chosen[decision.name] += 1
+        self.decisions.append(decision)
+
+    def observed(self, outcome: Outcome) -> None:
+        """Count and keep an outcome."""
+        self._observed += 1
+        if outcome.deadline_ms is not None:
+            late = outcome.latency_ms > outcome.deadline_ms
+            self._late += late
+            self._within += not late
+        self.outcomes.append(outcome)
+
+    def counters(self) -> Counters:
+        """Return the counts so far."""
+        return Counters(
+            decisions=sum(self._chosen.values()),
+            unmet=self._unmet,
+            refused=self.refused,
+            switches=self._switches,
+            observations=self._observed,
+            within=self._within,
+            late=self._late,
+            by_mode=dict(self._chosen),
+        )
+
+
+class FakeClock:
+    """A clock in seconds that moves only when told to: `clock()` reads it.
+
+    >>> clock = FakeClock()
+    >>> clock.forward(0.25)
+    >>> clock()
+    0.25
+    """
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        """Return the time."""
+        """Return the time in seconds."""
+        return self.now_s
+
+    def forward(self, seconds: float) -> None:
+        """Move on; raises `ValueError` for a negative or not finite step."""
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"`seconds` (={seconds}) must be finite and at least 0")
+        self.now_s += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """One request of a load trace.
+
+    - `time_s`: when it is asked; it waits where the one before it still runs.
+    - `ratio`: how many times slower than its unloaded median a mode runs at that time.
+    - `deadline_ms`, `max_energy_mj`: what is asked of it.
+    """
+
+    time_s: float
+    ratio: float
+    deadline_ms: float | None = None
+    max_energy_mj: float | None = None
+
+    @classmethod
+    def from_outcome(cls, outcome: Outcome) -> TraceStep:
+        """Return the step that an outcome recorded: asked when it started."""
+        start = outcome.time_s - outcome.latency_ms / 1e3
+        return cls(start, outcome.ratio, outcome.deadline_ms)
+
+
+def replay(
+    controller: Controller, clock: FakeClock, trace: Iterable[TraceStep]
+) -> tuple[tuple[Decision, Outcome], ...]:
+    """Run a load trace through a controller whose clock is `clock`, one request after the other.
+
+    A mode takes its unloaded median times the `ratio` of the step; deadlines count from the start
+    of a request. The same trace on a new controller gives the same decisions, to the bit.
+
+    >>> from wenable.runtime.controller import Controller, ModeFigures
+    >>> clock = FakeClock()
+    >>> modes = [ModeFigures("1", 0.9, 10.0, 11.0), ModeFigures("1/4", 0.8, 4.0, 4.4)]
+    >>> controller = Controller(modes, clock=clock)
+    >>> trace = [TraceStep(0.1 * i, 1.0 if i < 3 else 2.0, deadline_ms=13.0) for i in range(7)]
+    >>> [decision.name for decision, outcome in replay(controller, clock, trace)]
+    ['1', '1', '1', '1', '1', '1/4', '1/4']
+    """
+    served = []
+    for step in trace:
+        clock.forward(max(step.time_s - clock.now_s, 0.0))
+        decision = controller.choose(deadline_ms=step.deadline_ms, max_energy_mj=step.max_energy_mj)
+        latency_ms = controller.modes[decision.mode].latency_ms * step.ratio
+        clock.forward(latency_ms / 1e3)
+        served.append((decision, controller.observe(decision, latency_ms)))
+    return tuple(served)
+
+
+def check_positive(name: str, value: float, where: str = "") -> None:
+    """Raise `ValueError` for a figure that is not finite and above 0."""
+    if not isinstance(value, Real) or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` (={value!r}){where} must be a finite number above 0")

@@ -1,0 +1,217 @@
+"""Learns how much slower a machine is now, and how irregular, from the latencies it observes.
+
+How a latency is predicted:
+
+1. Every observed latency is divided by the unloaded median of its mode. The *level* is the median
+   of these ratios since the load last changed, of the last `forget_s` at most. Two in a row that
+   lie well above it are a new load, at once; a single one is not. Where the ratios of the last
+   `memory_s` (three at least) lie well below it, the load has gone: the level shows on whatever
+   mode runs, so a costlier mode need not be tried to find out.
+2. The *spread* is the `target` quantile of how far the last `window` ratios lay above the level
+   that was believed when they started, kept apart for each band of levels (a loaded machine is not
+   only slower, it is less regular) and begun at the p99 of the modes. The slow requests that reveal
+   a rise of the load say nothing about the spread and are left out of it.
+3. Modes slow down unequally: where one follows another, part of the difference between their ratios
+   is put down to the two, in that band of levels.
+4. predicted = unloaded median x level x spread x the mode's own factor. The product level x spread
+   rises at once and falls only by what exceeds `hysteresis`.
+5. With nothing new the level fades to 1, its logarithm halving every `forget_s`: after an idle time
+   the first requests are chosen as on an unloaded machine.
+
+Every ratio, level and spread is kept as a logarithm. No step sorts: sorted lists are kept sorted.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Sequence
+
+from wenable.runtime.decisions import ModeFigures
+
+_BANDS = 7  # of levels, half an octave each: about 1, 1.4, 2, 2.8, 4, 5.7 and above
+_UNKNOWN_P99 = 1.1  # over the median, where no mode has one
+_MOST_RECENT = 64  # ratios the level is taken from at most
+_ADAPTATION = 0.1  # share of a difference between two modes that is put down to them
+_QUIET = 5  # times `memory_s`: rises of the load that follow closer are spread, not rises
+# Logarithms of ratios:
+_RISE = 0.25  # two in a row this far above the level are a rise of the load
+_LEAST_RISE = 0.05  # where the spread is narrower than `_RISE`, it takes its place; at least this
+_FALL = 0.15  # all of `memory_s` this far below the level are a fall of the load
+_FAR = 20.0  # no ratio is taken for larger, or for smaller than its inverse
+_CLIP = 0.25  # of a difference between two modes: an outlier must not teach much
+_MOST_CORRECTION = math.log(2)
+
+
+class Machine:
+    """The present state of the machine in logarithms, and what each mode costs on it.
+
+    `costs[band][place]` times exp(level + spread) is a predicted latency in milliseconds.
+    """
+
+    def __init__(
+        self,
+        modes: Sequence[ModeFigures],
+        target: float,
+        window: int,
+        memory_s: float,
+        forget_s: float,
+    ) -> None:
+        tails = [_tail(mode, target) for mode in modes]
+        typical = statistics.median(tails)
+        self.spreads = [_Spread(typical, target, window) for _ in range(_BANDS)]
+        self._extras = [tail - typical for tail in tails]  # a mode less regular than the others
+        self._medians = [math.log(mode.latency_ms) for mode in modes]
+        self._corrections = [[0.0] * len(modes) for _ in range(_BANDS)]
+        units = [math.exp(a + b) for a, b in zip(self._medians, self._extras, strict=True)]
+        self.costs = [list(units) for _ in range(_BANDS)]
+        self._memory_s = memory_s
+        self._recent = _Recent(memory_s, forget_s)
+        self._suspect: tuple[int, float] | None = None
+        self._rises = [-math.inf] * _BANDS  # when the level last rose, from each band
+        self._before: tuple[int, float, float] | None = None  # place, ratio, time of the last one
+
+    def level(self, now: float) -> float:
+        """Return the logarithm of the slowdown."""
+        return self._recent.level(now)
+
+    def observe(self, place: int, latency_ms: float, now: float) -> None:
+        """Take in the latency of a request that ended now."""
+        level = self.level(now - latency_ms / 1e3)  # what was believed when it started
+        band = band_of(level)
+        ratio = min(max(math.log(latency_ms) - self._medians[place], -_FAR), _FAR)
+        corrected = ratio - self._corrections[band][place]
+        rise = min(max(self.spreads[band].value, _LEAST_RISE), _RISE)
+        self._learn_spread(band, corrected - self._extras[place] - level, now)
+        self._recent.add(corrected, now, rise)
+        self._compare(place, ratio, now)
+
+    def _learn_spread(self, band: int, score: float, now: float) -> None:
+        """Add a score, unless it is one of the requests in a row that reveal a rise of the load."""
+        since = now - self._rises[band]
+        if score <= _RISE:
+            self._settle()
+            self.spreads[band].add(score)
+        elif since <= self._memory_s:
+            pass  # it had started before the rise was seen
+        elif self._suspect is None or since <= _QUIET * self._memory_s:
+            self._settle()
+            self._suspect = band, score
+        else:
+            self._suspect, self._rises[band] = None, now
+
+    def _settle(self) -> None:
+        if self._suspect is not None:  # it stayed alone: an outlier, which the spread has to know
+            band, score = self._suspect
+            self.spreads[band].add(score)
+            self._suspect = None
+
+    def _compare(self, place: int, ratio: float, now: float) -> None:
+        """Put part of the difference to the request before down to the two modes, if they differ."""
+        before, self._before = self._before, (place, ratio, now)
+        if before is None or before[0] == place or now - before[2] > 2 * self._memory_s:
+            return
+        band = band_of(self.level(now))
+        corrections = self._corrections[band]
+        other = before[0]
+        gap = (ratio - corrections[place]) - (before[1] - corrections[other])
+        step = _ADAPTATION * min(max(gap, -_CLIP), _CLIP) / 2
+        for at, change in ((place, step), (other, -step)):
+            new = min(max(corrections[at] + change, -_MOST_CORRECTION), _MOST_CORRECTION)
+            corrections[at] = new
+            self.costs[band][at] = math.exp(self._medians[at] + self._extras[at] + new)
+
+
+class _Recent:
+    """The ratios since the load last changed, by time and by size."""
+
+    def __init__(self, memory_s: float, forget_s: float) -> None:
+        self._memory_s, self._forget_s = memory_s, forget_s
+        self._by_time: deque[tuple[float, float]] = deque()
+        self._by_size: list[float] = []
+
+    def add(self, value: float, now: float, rise: float) -> None:
+        """Take in a ratio; two in a row that lie `rise` above the level are a new load."""
+        self._by_time.append((now, value))
+        if len(self._by_time) > 2:
+            level = self._median()
+            # The first of the two may be what `rise` is from: equal up to rounding counts.
+            if min(value, self._by_time[-2][1]) > level + rise - 1e-9:
+                self._keep(2)
+            elif (fallen := self._fallen(level - _FALL, now)) > 0:
+                self._keep(fallen)
+        insort(self._by_size, value)
+        if len(self._by_time) > _MOST_RECENT:
+            self._drop()
+
+    def level(self, now: float) -> float:
+        """Return the median, faded where nothing is recent; 0 where there is none."""
+        if not self._by_time:
+            return 0.0
+        while len(self._by_time) > 1 and now - self._by_time[0][0] > self._forget_s:
+            self._drop()
+        idle = now - self._by_time[-1][0] - self._memory_s
+        return self._median() * (0.5 ** (idle / self._forget_s) if idle > 0 else 1.0)
+
+    def _median(self) -> float:
+        return self._by_size[(len(self._by_size) - 1) // 2]
+
+    def _fallen(self, below: float, now: float) -> int:
+        """Return how many were seen in `memory_s` (3 at least), if nearly all lie `below`; else 0."""
+        count = high = 0
+        for at, value in reversed(self._by_time):
+            if now - at > self._memory_s and count >= 3:
+                break
+            count += 1
+            high += value >= below
+        return count if count >= 3 and high <= count // 8 else 0
+
+    def _keep(self, count: int) -> None:
+        while len(self._by_time) > count:
+            self._drop()
+
+    def _drop(self) -> None:
+        _, value = self._by_time.popleft()
+        del self._by_size[bisect_left(self._by_size, value)]
+
+
+class _Spread:
+    """The target quantile of the last `window` scores, begun with a normal distribution.
+
+    The quantile of the beginning is `tail`. Beginning with a full window keeps the first outlier
+    from being taken for the rule, and needs no second way to predict.
+    """
+
+    def __init__(self, tail: float, target: float, window: int) -> None:
+        self._rank = math.ceil(window * target - 1e-9) - 1
+        normal = statistics.NormalDist()
+        points = [normal.inv_cdf((i + 0.5) / window) for i in range(window)]
+        sigma = abs(tail) / max(abs(normal.inv_cdf(target)), 1.0)
+        self._by_size = [tail + sigma * (point - points[self._rank]) for point in points]
+        self._by_time = list(self._by_size)
+        random.Random(0).shuffle(self._by_time)  # so that large and small are replaced evenly
+        self._oldest = 0
+        self.value = self._by_size[self._rank]
+
+    def add(self, score: float) -> None:
+        old, self._by_time[self._oldest] = self._by_time[self._oldest], score
+        self._oldest = (self._oldest + 1) % len(self._by_time)
+        del self._by_size[bisect_left(self._by_size, old)]
+        insort(self._by_size, score)
+        self.value = self._by_size[self._rank]
+
+
+def band_of(level: float) -> int:
+    """Return the band of a level: half octaves, the unloaded machine in the middle of the first."""
+    return min(max(round(2 * level / math.log(2)), 0), _BANDS - 1)
+
+
+def _tail(mode: ModeFigures, target: float) -> float:
+    """Return the logarithm of the target quantile over the median, by the p99 of the mode."""
+    p99 = mode.latency_p99_ms
+    tail = math.log(_UNKNOWN_P99 if p99 is None else p99 / mode.latency_ms)
+    normal = statistics.NormalDist()
+    return tail * (normal.inv_cdf(target) / normal.inv_cdf(0.99))

@@ -1,0 +1,252 @@
+"""Measuring a bundle on a device, and sessions that choose by what was measured."""
+
+import json
+import random
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wenable as we
+from tests.networks import Tokens
+from tests.test_exporting import calibrated, close, expected_of, images
+from wenable import profiling
+from wenable.comparison import compare
+from wenable.measure.latency import TimingPlan
+from wenable.profiling import choose_lowerings, measure_modes, profile
+from wenable.runtime import BudgetError, Bundle, DeviceProfile, EngineError, Session
+from wenable.runtime.device_profile import default_profile_path
+from wenable.runtime.engines import open_engine
+from wenable.runtime.lowering import Lowering, default_lowering, lowerings_of
+from wenable.tables import Reading
+
+SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
+EXACT = Reading(5.0, "mJ", source="INA3221")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network, its modes and their bundle, with the accuracies that a search would have found."""
+    net, modes = calibrated(shuffle="all")
+    accuracies = {
+        mode: {"accuracy": Reading(0.9 - 0.05 * number, "top-1")}
+        for number, mode in enumerate(modes)
+    }
+    folder = tmp_path_factory.mktemp("bundle")
+    return net, modes, we.export(net, modes, folder / "net.wen", readings=accuracies)
+
+
+def test_a_profile_is_kept_and_taken_up(exported, cache):
+    net, modes, path = exported
+    seen = []
+    found = profile(
+        path, threads=1, layer_timing=SHORT, mode_timing=SHORT,
+        on_progress=lambda done, of, what: seen.append((done, of, what)),
+    )  # fmt: skip
+    assert set(found.latencies) == {str(mode) for mode in modes}
+    bundle = Bundle(path)
+    assert set(found.lowerings) == set(bundle.layers)
+    for name, patterns in found.lowerings.items():
+        for n, lowering in patterns.items():
+            assert lowering in lowerings_of(bundle.layers[name], n)
+    assert 0 < len(seen) <= len(bundle.layers)  # those that are alike are measured once
+    assert list(cache.rglob("*.json")) == [
+        default_profile_path(found.bundle, found.device, found.engine, 1)
+    ]
+    session = Session(path, engine="onnxruntime", threads=1)
+    assert session.profile == found
+    x = images(net)
+    for mode in modes:
+        close(session.run(x, mode=mode), expected_of(net, mode, x))
+    # Another number of threads is another device to measure.
+    assert not Session(path, engine="onnxruntime", threads=2).profile.latencies
+
+
+def test_the_fastest_lowering_is_chosen_and_a_finer_pattern_has_more_to_choose_from(
+    exported, monkeypatch
+):
+    net, _, path = exported
+    engine = open_engine("onnxruntime", 1)
+    costs = {4: 3.0, 2: 1.0, 1: 2.0, 8: 4.0, 16: 5.0}
+
+    def timed(calls, _):
+        return {each: Reading(costs[each.groups], "ms") for each in calls}
+
+    monkeypatch.setattr(profiling, "measure_latencies", timed)
+    chosen = choose_lowerings(Bundle(path), engine, SHORT, lambda *_: None)
+    for layer in net.switchable_layers:
+        for n, lowering in chosen[layer.name].items():
+            assert lowering.groups == 2, (layer.name, n)
+        assert set(chosen[layer.name]) == {n for n in layer.patterns if n > 1}
+
+
+def test_dense_layers_are_measured_too(tmp_path, cache):
+    net, modes = calibrated(Tokens(), shuffle="all")
+    path = we.export(net, modes, tmp_path / "tokens.wen")
+    found = profile(path, threads=1, layer_timing=SHORT, mode_timing=SHORT)
+    x = images(net)
+    session = Session(path, engine="onnxruntime", threads=1, profile=found)
+    for mode in modes:
+        close(session.run(x, mode=mode), expected_of(net, mode, x))
+
+
+def a_profile(session: Session, latencies_ms: list[float]) -> DeviceProfile:
+    profile = session.profile
+    readings = {
+        mode: Reading(ms, "ms", p99=1.1 * ms)
+        for mode, ms in zip(session.modes, latencies_ms, strict=True)
+    }
+    return DeviceProfile(
+        profile.bundle, profile.device, profile.engine, profile.threads, {}, readings
+    )
+
+
+def test_a_deadline_takes_the_most_accurate_mode_that_meets_it(exported, cache):
+    net, modes, path = exported
+    plain = Session(path, engine="onnxruntime", threads=1)
+    known = a_profile(plain, [1e4 / (number + 1) for number in range(len(modes))])
+    session = Session(path, engine="onnxruntime", threads=1, profile=known)
+    x = images(net, 1)
+    close(session.run(x, deadline_ms=1e6), expected_of(net, modes[0], x))
+    assert session.controller().decisions[-1].name == str(modes[0])
+    fresh = Session(path, engine="onnxruntime", threads=1, profile=known)
+    close(fresh.run(x, deadline_ms=6000), expected_of(net, modes[1], x))
+    assert fresh.controller().counters.within == 1
+    strict = Session(path, engine="onnxruntime", threads=1, profile=known)
+    strict.run(x, deadline_ms=1e-3)
+    last = strict.controller().decisions[-1]
+    assert not last.meets
+    assert last.name == str(modes[-1])
+    with pytest.raises(BudgetError, match="meet"):
+        strict.run(x, deadline_ms=1e-6, strict=True)
+
+
+def test_without_latencies_the_modes_are_measured_for_each_size_of_batch(exported, cache):
+    net, modes, path = exported
+    session = Session(path, engine="onnxruntime", threads=1)
+    x = images(net, 2)
+    session.run(x, deadline_ms=1e4)
+    assert session.controller(2).decisions[-1].name == str(modes[0])
+    assert not session.controller(1).decisions  # other figures, other decisions
+    assert session.controller(2) is session.controller(2)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
+def test_limits_that_make_no_sense_are_refused(exported, cache, limit):
+    net, _, path = exported
+    session = Session(path, engine="onnxruntime", threads=1)
+    with pytest.raises(ValueError, match=r"`deadline_ms` .* must be a finite number above 0"):
+        session.run(images(net, 1), deadline_ms=limit)
+    with pytest.raises(ValueError, match=r"`mode` .* and a limit were both given"):
+        session.run(images(net, 1), deadline_ms=3.0, mode="1")
+
+
+def test_energy_budgets_need_a_reading_that_was_measured(exported, tmp_path, cache):
+    net, modes, path = exported
+    x = images(net, 1)
+    with pytest.raises(ValueError, match="the bundle has no energy reading"):
+        Session(path, engine="onnxruntime", threads=1).run(x, max_energy_mj=5.0)
+    modelled = Reading(5.0, "mJ", source="modelled from MACs")
+    for reading, works in ((EXACT, True), (modelled, False)):
+        readings = {mode: {"energy": reading} for mode in modes}
+        other = we.export(net, modes, tmp_path / "energy.wen", readings=readings)
+        session = Session(other, engine="onnxruntime", threads=1)
+        if works:
+            close(session.run(x, max_energy_mj=5.5), expected_of(net, modes[0], x))
+        else:
+            with pytest.raises(ValueError, match="modelled"):
+                session.run(x, max_energy_mj=5.5)
+
+
+def test_a_profile_of_something_else_is_refused(exported, tmp_path, cache):
+    _, _, path = exported
+    session = Session(path, engine="onnxruntime", threads=1)
+    with pytest.raises(
+        ValueError, match="`profile` was measured with threads 1; this session has 2"
+    ):
+        Session(path, engine="onnxruntime", threads=2, profile=session.profile)
+    values = session.profile.to_json()
+    for change, message in (
+        ({"bundle": "0" * 64}, "measured with bundle 0000"),
+        ({"engine": "onnxruntime 0.1"}, r"measured with engine onnxruntime 0\.1"),
+        ({"version": 7}, "is no device profile: it is of another kind or version"),
+        ({"lowerings": {"conv": {"2": {"groups": 0}}}}, "is no device profile"),
+        ({"lowerings": 3}, "is no device profile"),
+        ({"latencies": {"1": {"value": -1, "unit": "ms"}}}, "must be above 0 ms"),
+        ({"latencies": {"1": {"value": float("nan"), "unit": "ms"}}}, "finite"),
+    ):
+        file = tmp_path / "profile.json"
+        file.write_text(json.dumps(values | change))
+        with pytest.raises(ValueError, match=message):
+            Session(path, engine="onnxruntime", threads=1, profile=file)
+    with pytest.raises(FileNotFoundError):
+        Session(path, engine="onnxruntime", threads=1, profile=tmp_path / "none.json")
+
+
+def test_a_lowering_that_a_layer_lacks_falls_back_to_the_default(exported):
+    _, _, path = exported
+    bundle = Bundle(path)
+    layer = next(iter(bundle.layers.values()))
+    wrong = {layer.name: {2: Lowering(64), 4: Lowering(2)}}
+    given = DeviceProfile(bundle.identity, "here", "engine", 1, wrong)
+    assert given.choose(layer, 2) == default_lowering(layer, 2)
+    assert given.choose(layer, 4) == Lowering(2)
+    assert DeviceProfile.from_json(json.loads(json.dumps(given.to_json()))) == given
+
+
+def test_measured_modes_are_those_of_the_session(exported, cache):
+    _, modes, path = exported
+    session = Session(path, engine="onnxruntime", threads=1)
+    readings = measure_modes(session, SHORT)
+    assert list(readings) == [str(mode) for mode in modes]
+    assert all(each.unit == "ms" and each.count == 4 for each in readings.values())
+    assert "onnxruntime" in readings["1"].source
+
+
+def test_a_comparison_holds_all_that_is_compared(exported, cache):
+    _, _, path = exported
+    rows = compare(path, engines=["onnxruntime"], threads=1, modes=["1/2"], timing=SHORT)
+    assert [(row.mode, row.threads) for row in rows] == [("1/2", 1)]
+    assert rows[0].full_over_ours == rows[0].full["onnxruntime"].known / rows[0].ours.known
+    assert rows[0].best_plain == ("onnxruntime", rows[0].plain["onnxruntime"])
+    assert json.loads(json.dumps(rows[0].to_json()))["mode"] == "1/2"
+
+
+def test_an_engine_that_is_not_installed_is_named_with_the_way_to_get_it(exported, monkeypatch):
+    _, _, path = exported
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=r"pip install 'wenable\[openvino\]'"):
+        Session(path, engine="openvino")
+    with pytest.raises(EngineError, match="no engine is installed"):
+        Session(path)
+
+
+def test_requests_with_deadlines_from_many_threads(exported, cache):
+    net, modes, path = exported
+    session = Session(path, engine="onnxruntime", threads=1)
+    x = images(net, 1)
+    expected = [expected_of(net, mode, x) for mode in modes]
+    session.controller()
+    failures = []
+
+    def ask(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(30):
+            answer = session.run(x, deadline_ms=rng.choice([0.01, 0.1, 1.0, 100.0]))
+            if not any(np.allclose(answer, each, atol=1e-3) for each in expected):
+                failures.append(answer)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert session.controller().counters.decisions == 120
