@@ -131,6 +131,7 @@ def _train(
         checkpoint=checkpoint,
     )
     test = accuracies(net, net.space.uniform_modes(), data, "test")
+    we.save(net, work / f"{policy}-net.safetensors")
     return {
         "shuffle": policy,
         "training_s": log.values["training_s"],

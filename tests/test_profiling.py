@@ -3,22 +3,31 @@
 import json
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import wenable as we
-from tests.networks import Tokens
+from tests.networks import Dense, Tokens, give_norms_a_past
 from tests.test_exporting import calibrated, close, expected_of, images
-from wenable import profiling
 from wenable.comparison import compare
 from wenable.measure.latency import TimingPlan
-from wenable.profiling import choose_lowerings, measure_modes, profile
-from wenable.runtime import BudgetError, Bundle, DeviceProfile, EngineError, Session
+from wenable.profiling import measure_modes, profile
+from wenable.runtime import BudgetError, Bundle, DeviceProfile, EngineError, Session, engine_choice
+from wenable.runtime.building import build_model
 from wenable.runtime.device_profile import default_profile_path
-from wenable.runtime.engines import open_engine
-from wenable.runtime.lowering import Lowering, default_lowering, lowerings_of
+from wenable.runtime.engines import installed_engines
+from wenable.runtime.lowering import (
+    Lowering,
+    SwitchableLayer,
+    default_lowering,
+    lowerings_of,
+    stored_lowerings_of,
+)
 from wenable.tables import Reading
 
 SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
@@ -52,10 +61,12 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     )  # fmt: skip
     assert set(found.latencies) == {str(mode) for mode in modes}
     bundle = Bundle(path)
-    assert set(found.lowerings) == set(bundle.layers)
-    for name, patterns in found.lowerings.items():
-        for n, lowering in patterns.items():
-            assert lowering in lowerings_of(bundle.layers[name], n)
+    assert set(found.times_ms) == set(bundle.layers)
+    for name, times in found.times_ms.items():
+        layer = bundle.layers[name]
+        finest = max(layer.patterns)
+        assert set(times) == {*lowerings_of(layer, finest), *stored_lowerings_of(layer, finest)}
+        assert all(ms > 0 for ms in times.values())
     assert 0 < len(seen) <= len(bundle.layers)  # those that are alike are measured once
     assert list(cache.rglob("*.json")) == [
         default_profile_path(found.bundle, found.device, found.engine, 1)
@@ -69,22 +80,76 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     assert not Session(path, engine="onnxruntime", threads=2).profile.latencies
 
 
-def test_the_fastest_lowering_is_chosen_and_a_finer_pattern_has_more_to_choose_from(
-    exported, monkeypatch
-):
-    net, _, path = exported
-    engine = open_engine("onnxruntime", 1)
-    costs = {4: 3.0, 2: 1.0, 1: 2.0, 8: 4.0, 16: 5.0}
+def test_the_fastest_lowering_is_chosen_and_a_finer_pattern_has_more_to_choose_from():
+    layer = SwitchableLayer("conv", "conv", (1, 2, 4, 8), 64, 64)
+    times = {Lowering(8): 4.0, Lowering(4): 1.0, Lowering(2): 3.0, Lowering(1): 2.0}
+    known = DeviceProfile("bundle", "here", "engine", 1, {"conv": times})
+    chosen = {n: known.choose(layer, n) for n in (2, 4, 8)}
+    assert chosen == {2: Lowering(1), 4: Lowering(4), 8: Lowering(4)}
+    taken = [times[chosen[n]] for n in (2, 4, 8)]
+    assert taken == sorted(taken, reverse=True)  # invariant 6 of the design
 
-    def timed(calls, _):
-        return {each: Reading(costs[each.groups], "ms") for each in calls}
 
-    monkeypatch.setattr(profiling, "measure_latencies", timed)
-    chosen = choose_lowerings(Bundle(path), engine, SHORT, lambda *_: None)
-    for layer in net.switchable_layers:
-        for n, lowering in chosen[layer.name].items():
-            assert lowering.groups == 2, (layer.name, n)
-        assert set(chosen[layer.name]) == {n for n in layer.patterns if n > 1}
+class Inverted(nn.Module):
+    """Two inverted residuals, as MobileNet-V2 has them: a depthwise layer between the pointwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 1)
+        self.blocks = nn.Sequential(*(self._block(stride) for stride in (1, 2)))
+        self.head = nn.Linear(16, 5)
+
+    def _block(self, stride: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(16, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(),
+            nn.Conv2d(32, 32, 3, stride, 1, groups=32), nn.BatchNorm2d(32), nn.ReLU6(),
+            nn.Conv2d(32, 16, 1, bias=False), nn.BatchNorm2d(16),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("model", [Inverted, Dense])
+@pytest.mark.parametrize("producer_ms", [0.5, 50.0])
+def test_a_shuffle_can_be_stored_by_the_layer_before(tmp_path, cache, model, producer_ms):
+    net, modes = calibrated(give_norms_a_past(model()), shuffle="all")
+    # A producer that runs in its full pattern anyway has its reader's shuffle for nothing.
+    modes.append(net.space.mode({**dict.fromkeys(net.space.names, 1), net.space.names[1]: 4}))
+    we.calibrate(net, modes[-1:], [torch.randn(16, 3, 6, 6)])
+    path = we.export(net, modes, tmp_path / "net.wen")
+    plain = Session(path, engine="onnxruntime", threads=1)
+    times = {
+        name: {Lowering(1): producer_ms}
+        | {each: 10.0 for each in lowerings_of(layer, 16) if each.groups > 1}
+        | dict.fromkeys(stored_lowerings_of(layer, 16), 0.1)
+        for name, layer in plain.bundle.layers.items()
+    }
+    session = Session(
+        path, engine="onnxruntime", threads=1, profile=replace(plain.profile, times_ms=times)
+    )
+    x, stored = images(net), 0
+    for number, mode in enumerate(modes):
+        close(session.run(x, mode=mode), expected_of(net, mode, x))
+        used = [each.shuffling for each in session.lowerings(number).values()]
+        stored += used.count("stored")
+    if model is Dense:  # what others read as well cannot be put in another order
+        assert stored == 0
+    else:
+        assert stored > 0
+
+
+def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
+    _, _, path = exported
+    session = Session(path, engine="onnxruntime", threads=1)
+    number = session.modes.index("1/4")
+    lowerings = session.lowerings(number)
+    weights, layers = session.bundle.weights_of(number), session.bundle.layers
+    shuffled = [name for name, layer in layers.items() if layer.input_order() is not None]
+    for name in shuffled:
+        wrong = {**lowerings, name: Lowering(4, "stored")}
+        with pytest.raises(ValueError, match="cannot be stored in its order"):
+            build_model(session.bundle.graph, layers, weights, wrong)
 
 
 def test_dense_layers_are_measured_too(tmp_path, cache):
@@ -177,8 +242,9 @@ def test_a_profile_of_something_else_is_refused(exported, tmp_path, cache):
         ({"bundle": "0" * 64}, "measured with bundle 0000"),
         ({"engine": "onnxruntime 0.1"}, r"measured with engine onnxruntime 0\.1"),
         ({"version": 7}, "is no device profile: it is of another kind or version"),
-        ({"lowerings": {"conv": {"2": {"groups": 0}}}}, "is no device profile"),
-        ({"lowerings": 3}, "is no device profile"),
+        ({"times_ms": {"conv": [[{"groups": 0}, 1.0]]}}, "is no device profile"),
+        ({"times_ms": {"conv": [[Lowering(2).to_json(), -1.0]]}}, "must be above 0 ms"),
+        ({"times_ms": 3}, "is no device profile"),
         ({"latencies": {"1": {"value": -1, "unit": "ms"}}}, "must be above 0 ms"),
         ({"latencies": {"1": {"value": float("nan"), "unit": "ms"}}}, "finite"),
     ):
@@ -194,10 +260,10 @@ def test_a_lowering_that_a_layer_lacks_falls_back_to_the_default(exported):
     _, _, path = exported
     bundle = Bundle(path)
     layer = next(iter(bundle.layers.values()))
-    wrong = {layer.name: {2: Lowering(64), 4: Lowering(2)}}
+    wrong = {layer.name: {Lowering(64): 0.1, Lowering(4): 5.0, Lowering(2): 1.0}}
     given = DeviceProfile(bundle.identity, "here", "engine", 1, wrong)
-    assert given.choose(layer, 2) == default_lowering(layer, 2)
     assert given.choose(layer, 4) == Lowering(2)
+    assert DeviceProfile("", "", "", 1).choose(layer, 4) == default_lowering(layer, 4)
     assert DeviceProfile.from_json(json.loads(json.dumps(given.to_json()))) == given
 
 
@@ -226,6 +292,24 @@ def test_an_engine_that_is_not_installed_is_named_with_the_way_to_get_it(exporte
         Session(path, engine="openvino")
     with pytest.raises(EngineError, match="no engine is installed"):
         Session(path)
+
+
+@pytest.mark.skipif(len(installed_engines()) < 2, reason="there is nothing to choose between")
+def test_auto_takes_the_engine_that_is_fastest_and_remembers_it(exported, cache, monkeypatch):
+    _, _, path = exported
+    for fastest in ("openvino", "onnxruntime"):
+
+        def timed(calls, _, fastest=fastest):
+            return {each: Reading(1.0 if each[0] == fastest else 2.0, "ms") for each in calls}
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_choice, "measure_latencies", timed)
+            assert Session(path, threads=1).engine.name == fastest
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_choice, "measure_latencies", None)
+            assert Session(path, threads=1).engine.name == fastest
+        for file in cache.rglob("*.json"):
+            file.write_text("{")  # damaged: measured anew
 
 
 def test_requests_with_deadlines_from_many_threads(exported, cache):

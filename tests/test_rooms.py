@@ -48,8 +48,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"files", "space", "tables"},
-    "runtime": {"measure", "preprocessing", "space", "tables"},
-    "profiling": {"files", "measure", "runtime", "tables"},
+    "runtime": {"files", "measure", "preprocessing", "space", "tables"},
+    "profiling": {"measure", "runtime", "tables"},
     "comparison": {"measure", "runtime", "tables"},
     "exporting": {
         "dynamic_network", "extraction", "files", "layers", "modules", "runtime", "space", "tables",

@@ -5,22 +5,21 @@ Both are measured through the engine that will run them, with the models that a 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from wenable.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import ModeWeights, build_model
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.device_profile import DeviceProfile, default_profile_path
+from wenable.runtime.device_profile import DeviceProfile, default_profile_path, write_profile
 from wenable.runtime.engines import Engine, open_engine
 from wenable.runtime.graph import CONVOLUTION, Graph, Node, TensorType
-from wenable.runtime.lowering import Lowering, SwitchableLayer, lowerings_of
+from wenable.runtime.lowering import Lowering, SwitchableLayer, lowerings_of, stored_lowerings_of
 from wenable.runtime.session import Session
 from wenable.tables import Reading
 
@@ -48,19 +47,18 @@ def profile(
     Raises `FileNotFoundError`, `BundleError`, `EngineError`.
     """
     bundle, opened = Bundle(path), open_engine(engine, threads)
-    lowerings = choose_lowerings(bundle, opened, layer_timing, on_progress)
+    times = measure_layers(bundle, opened, layer_timing, on_progress)
     found = DeviceProfile(
         bundle.identity,
         describe_device(),
         f"{opened.name} {opened.version}",
         opened.threads,
-        lowerings,
+        times,
     )
     session = Session(path, engine=engine, threads=threads, profile=found)
     found = replace(found, latencies=measure_modes(session, mode_timing))
     where = default_profile_path(found.bundle, found.device, found.engine, found.threads)
-    where.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(where, json.dumps(found.to_json(), indent=1) + "\n")
+    write_profile(where, found.to_json())
     return found
 
 
@@ -72,10 +70,10 @@ def measure_modes(session: Session, timing: TimingPlan = MODE_TIMING) -> dict[st
     return dict(measure_latencies(calls, timing, source=source))
 
 
-def choose_lowerings(
+def measure_layers(
     bundle: Bundle, engine: Engine, timing: TimingPlan, on_progress: Progress
-) -> dict[str, dict[int, Lowering]]:
-    """Return for every layer and pattern the fastest lowering on an engine.
+) -> dict[str, dict[Lowering, float]]:
+    """Return the time of every lowering of every layer on an engine, in ms.
 
     A lowering takes the same time in whatever finer pattern it is used, so each is timed once, and a
     finer pattern chooses among more: it is never slower than a coarser one.
@@ -84,19 +82,13 @@ def choose_lowerings(
     alike: dict[str, list[SwitchableLayer]] = {}
     for name, node in nodes.items():
         alike.setdefault(_kind(bundle.layers[name], node, bundle), []).append(bundle.layers[name])
-    chosen: dict[str, dict[int, Lowering]] = {}
+    times: dict[str, dict[Lowering, float]] = {}
     for done, layers in enumerate(alike.values()):
         first = layers[0]
         on_progress(done, len(alike), first.name)
-        times = _times(bundle, nodes[first.name], first, engine, timing)
-        best = {
-            n: min(lowerings_of(first, n), key=lambda each: times[each])
-            for n in first.patterns
-            if n > 1
-        }
-        for layer in layers:
-            chosen[layer.name] = best
-    return chosen
+        found = _times(bundle, nodes[first.name], first, engine, timing)
+        times |= {layer.name: found for layer in layers}
+    return times
 
 
 def _kind(layer: SwitchableLayer, node: Node, bundle: Bundle) -> str:
@@ -113,11 +105,10 @@ def _times(
     sizes = [int(size) for size in given]
     x = np.random.default_rng(0).standard_normal((1, *sizes), dtype=np.float32)
     finest = max(layer.patterns)
-    calls = {}
-    for lowering in lowerings_of(layer, finest):
-        model = _small_model(bundle, node, layer, sizes, lowering)
-        runner = engine.prepare(model)
-        calls[lowering] = lambda runner=runner: runner({"x": x})
+    calls: dict[Lowering, Callable[[], object]] = {}
+    for lowering in (*lowerings_of(layer, finest), *stored_lowerings_of(layer, finest)):
+        runner = engine.prepare(_small_model(bundle, node, layer, sizes, lowering))
+        calls[lowering] = partial(runner, {"x": x})
     found = measure_latencies(calls, timing)
     return {lowering: reading.known for lowering, reading in found.items()}
 
@@ -127,6 +118,8 @@ def _small_model(
 ) -> bytes:
     """Return a model of one layer between two others, executed in one way."""
     weights = dict(bundle.weights_of(0).tensors)
+    if lowering.shuffling == "stored":  # the layer before did it: here is no shuffle
+        layer, lowering = replace(layer, shuffle_groups=1), replace(lowering, shuffling="gather")
     before = Node("Relu", ("before",), ("input",))
     nodes = [Node("Identity", ("x",), ("before",)), before]
     if node.op == CONVOLUTION:
@@ -144,5 +137,5 @@ def _small_model(
     )
     patterns: Mapping[str, int] = {layer.knob: max(layer.patterns)}
     return build_model(
-        graph, {layer.name: layer}, ModeWeights(patterns, weights, {}), lambda *_: lowering
+        graph, {layer.name: layer}, ModeWeights(patterns, weights, {}), {layer.name: lowering}
     )

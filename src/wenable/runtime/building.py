@@ -10,6 +10,7 @@ import numpy as np
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node, consumers
 from wenable.runtime.lowering import Lowering, SwitchableLayer, merged_weight
 from wenable.runtime.onnx_writer import onnx_model
+from wenable.runtime.stored_order import chains, stored_orders
 
 Choose = Callable[[SwitchableLayer, int], Lowering]
 """How to execute a layer in a pattern."""
@@ -29,21 +30,56 @@ class ModeWeights:
     norms: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
+def choose_each(
+    layers: Mapping[str, SwitchableLayer], patterns: Mapping[str, int], choose: Choose
+) -> dict[str, Lowering]:
+    """Return how every layer is executed in a mode; a layer in its full pattern as a whole."""
+    return {
+        name: choose(layer, patterns[layer.knob]) if patterns[layer.knob] > 1 else Lowering(1)
+        for name, layer in layers.items()
+    }
+
+
 def build_model(
-    graph: Graph, layers: Mapping[str, SwitchableLayer], weights: ModeWeights, choose: Choose
+    graph: Graph,
+    layers: Mapping[str, SwitchableLayer],
+    weights: ModeWeights,
+    lowerings: Mapping[str, Lowering],
 ) -> bytes:
     """Return the ONNX model of one mode: operations of ONNX only, each norm folded where it can be.
 
-    Raises `ValueError` for an operation of ours that does not fit its layer.
+    - `lowerings`: of every layer; one that is `"stored"` needs a chain to a producer that runs as a
+      whole.
+
+    Raises `ValueError` for an operation of ours that does not fit its layer, and for a shuffle that
+    cannot be stored.
     """
-    builder = _Builder(layers, weights, choose)
+    builder = _Builder(layers, weights, lowerings, _stored(graph, layers, weights, lowerings))
     folded = norms_to_fold(graph)
     after = {norm: graph.nodes[convolution] for convolution, norm in folded.items()}
     for number, node in enumerate(graph.nodes):
         norm = graph.nodes[folded[number]] if number in folded else None
         if number not in after:
-            builder.add(node, norm)
+            builder.add(number, node, norm)
     return onnx_model(graph.inputs, graph.outputs, builder.nodes, builder.tensors, graph.opset)
+
+
+def _stored(
+    graph: Graph,
+    layers: Mapping[str, SwitchableLayer],
+    weights: ModeWeights,
+    lowerings: Mapping[str, Lowering],
+) -> dict[int, np.ndarray]:
+    """Return node -> the order in which its output channels are stored."""
+    wanted = [name for name, each in lowerings.items() if each.shuffling == "stored"]
+    if not wanted:
+        return {}
+    known = chains(graph, weights.tensors)
+    for name in wanted:
+        if name not in known or lowerings[known[name].producer].groups > 1:
+            raise ValueError(f"the input of {name!r} cannot be stored in its order")
+    orders = {name: layers[name].input_order() for name in wanted}
+    return stored_orders([known[name] for name in wanted], orders)
 
 
 def norms_to_fold(graph: Graph) -> dict[int, int]:
@@ -64,27 +100,33 @@ def norms_to_fold(graph: Graph) -> dict[int, int]:
 
 class _Builder:
     def __init__(
-        self, layers: Mapping[str, SwitchableLayer], weights: ModeWeights, choose: Choose
+        self,
+        layers: Mapping[str, SwitchableLayer],
+        weights: ModeWeights,
+        lowerings: Mapping[str, Lowering],
+        stored: Mapping[int, np.ndarray],
     ) -> None:
-        self.layers, self.weights, self.choose = layers, weights, choose
+        self.layers, self.weights, self.lowerings = layers, weights, lowerings
+        self.stored = stored
         self.nodes: list[Node] = []
         self.tensors: dict[str, np.ndarray] = {}
 
-    def add(self, node: Node, norm: Node | None) -> None:
+    def add(self, number: int, node: Node, norm: Node | None) -> None:
+        rows = self.stored.get(number)
         stored = all(name in self.weights.tensors for name in node.inputs[1:])
         if node.op == CONVOLUTION or (node.op == "Conv" and len(node.inputs) > 1 and stored):
-            self._convolution(node, norm)
+            self._convolution(node, norm, rows)
         elif node.op == LINEAR:
             self._linear(node)
         elif node.op == NORM:
-            self._norm(node)
+            self._norm(node, rows)
         else:
             for name in node.inputs:
                 if name in self.weights.tensors:
                     self.tensors[name] = self.weights.tensors[name]
             self.nodes.append(node)
 
-    def _convolution(self, node: Node, norm: Node | None) -> None:
+    def _convolution(self, node: Node, norm: Node | None, rows: np.ndarray | None) -> None:
         weight, bias = self._read(node.inputs[1]), None
         if len(node.inputs) > 2:
             bias = self._read(node.inputs[2])
@@ -93,7 +135,7 @@ class _Builder:
         if node.op == CONVOLUTION:
             layer = self._layer(node)
             pattern = self.weights.patterns[layer.knob]
-            lowering = self.choose(layer, pattern) if pattern > 1 else Lowering(1)
+            lowering = self.lowerings[layer.name]
             weight = merged_weight(weight, pattern, lowering.groups, layer.input_order())
             attributes["group"], product = lowering.groups, lowering.product
             sizes = _input_sizes(node)
@@ -107,6 +149,8 @@ class _Builder:
                 weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
             bias = shift if bias is None else shift + bias * scale
             name = norm.outputs[0]
+        if rows is not None:
+            weight, bias = weight[rows], None if bias is None else bias[rows]
         if product:
             self._pointwise_product(x, weight, bias, sizes, name)
             return
@@ -135,7 +179,7 @@ class _Builder:
     def _linear(self, node: Node) -> None:
         layer, name, sizes = self._layer(node), node.outputs[0], _input_sizes(node)
         pattern = self.weights.patterns[layer.knob]
-        lowering = self.choose(layer, pattern) if pattern > 1 else Lowering(1)
+        lowering = self.lowerings[layer.name]
         order, groups = layer.input_order(), lowering.groups
         weight = merged_weight(self._read(node.inputs[1]), pattern, groups, order)
         product = f"{name}.product" if len(node.inputs) > 2 else name
@@ -160,8 +204,10 @@ class _Builder:
         self.nodes.append(Node("MatMul", (x_g1i, blocks), (f"{name}.parts",)))
         self._reshaped(f"{name}.parts", name, [0, *leading, len(weight)])
 
-    def _norm(self, node: Node) -> None:
+    def _norm(self, node: Node, rows: np.ndarray | None) -> None:
         scale, shift = self.weights.norms[node.layer]
+        if rows is not None:
+            scale, shift = scale[rows], shift[rows]
         rank, name = node.attributes["rank"], node.outputs[0]
         if not isinstance(rank, int) or not 2 <= rank <= 8:
             raise ValueError(f"the graph is damaged: `rank` (={rank!r}) of {node.layer!r}")
@@ -179,7 +225,7 @@ class _Builder:
         - `sizes`: of the input without the batch; `channels`: the place of its channels.
         """
         order = layer.input_order()
-        if order is None:
+        if order is None or lowering.shuffling == "stored":
             return x
         name = f"{x}.for.{layer.name}"
         if lowering.shuffling == "gather":

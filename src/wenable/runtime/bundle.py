@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ _STORED = {
 """safetensors' names of the types that a bundle may hold, and numpy's."""
 _FIGURES = ("value", "low", "high", "p90", "p99")
 """Of a reading: numbers, or None."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 _RUN = re.compile(r"1(?:/[1-9][0-9]{0,7})?(?:\*([1-9][0-9]{0,5}))?")
 """A pattern and how often it is repeated, as a mode is written."""
 
@@ -99,6 +101,8 @@ class Bundle:
         if kept is not None:
             self.preprocessing = Preprocessing.from_json(_object(kept, "`preprocessing`"))
         self.identity = _text(manifest["identity"], "`identity`")
+        if not _DIGEST.fullmatch(self.identity):  # what is kept of a bundle has files named by it
+            raise ValueError(f"`identity` (={self.identity!r:.100}) is no SHA-256")
         self._take_tensors(stored)
         self._check_graph()
 
@@ -329,6 +333,8 @@ def _space(values: Any) -> Space:
         name = _text(_object(knob, "a knob")["name"], "the name of a knob")
         for option in _list(knob["options"], f"`options` of {name!r}", least=1):
             _whole(option, f"an option of {name!r}")
+        if any(b % a for a, b in pairwise(knob["options"])):  # finer blocks lie within coarser ones
+            raise ValueError(f"the options (={knob['options']!r:.100}) of {name!r} do not nest")
         for each in _list(knob["must_divide"], f"`must_divide` of {name!r}"):
             if len(_list(each, f"a size of {name!r}")) != 2:
                 raise ValueError(f"a size of {name!r} (={each!r:.100}) must be its name and itself")

@@ -6,13 +6,22 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
-from wenable.runtime.lowering import Lowering, SwitchableLayer, default_lowering, lowerings_of
+from wenable.files import write_whole
+from wenable.runtime.building import choose_each
+from wenable.runtime.lowering import (
+    Lowering,
+    SwitchableLayer,
+    default_lowering,
+    lowerings_of,
+    stored_lowerings_of,
+)
+from wenable.runtime.stored_order import Chain
 from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-device-profile", 1
@@ -24,7 +33,7 @@ class DeviceProfile:
 
     - `bundle`: the identity of the bundle they belong to.
     - `device`, `engine`, `threads`: what they were measured on.
-    - `lowerings`: layer -> pattern -> how it is executed; what is missing takes the default.
+    - `times_ms`: layer -> lowering -> its time; what is missing takes the default lowering.
     - `latencies`: mode, as text -> its latency for one example.
     """
 
@@ -32,14 +41,63 @@ class DeviceProfile:
     device: str
     engine: str
     threads: int
-    lowerings: Mapping[str, Mapping[int, Lowering]] = field(default_factory=dict)
+    times_ms: Mapping[str, Mapping[Lowering, float]] = field(default_factory=dict)
     latencies: Mapping[str, Reading] = field(default_factory=dict)
 
     def choose(self, layer: SwitchableLayer, pattern: int) -> Lowering:
-        """Return how a layer is executed in a pattern: as measured, or by the default table."""
-        kept = self.lowerings.get(layer.name, {}).get(pattern)
-        # A profile is a file: what it says is held against what the layer can.
-        return kept if kept in lowerings_of(layer, pattern) else default_lowering(layer, pattern)
+        """Return how a layer is executed in a pattern by itself: as measured, or by the table."""
+        times = self.times_ms.get(layer.name, {})
+        known = [each for each in lowerings_of(layer, pattern) if each in times]
+        return min(known, key=times.__getitem__, default=default_lowering(layer, pattern))
+
+    def lowerings(
+        self,
+        layers: Mapping[str, SwitchableLayer],
+        known: Mapping[str, Chain],
+        patterns: Mapping[str, int],
+    ) -> dict[str, Lowering]:
+        """Return how every layer is executed in a mode.
+
+        Where a shuffle can be stored by the layer before (`known`), that is done if this layer runs as
+        a whole anyway, or if both together were measured to be faster so.
+        """
+        chosen = choose_each(layers, patterns, self.choose)
+        for name, chain in known.items():
+            pattern = patterns[layers[name].knob]
+            pair = self._stored(layers[name], pattern, chosen[chain.producer], chosen[name], chain)
+            if pattern > 1 and pair is not None:
+                chosen[chain.producer], chosen[name] = pair
+        return chosen
+
+    def _stored(
+        self,
+        reader: SwitchableLayer,
+        pattern: int,
+        before: Lowering,
+        now: Lowering,
+        chain: Chain,
+    ) -> tuple[Lowering, Lowering] | None:
+        """Return the lowerings of producer and reader with the shuffle stored, where that pays.
+
+        - `before`, `now`: theirs with the shuffle as it is.
+        """
+        times, of_producer = (
+            self.times_ms.get(reader.name, {}),
+            self.times_ms.get(chain.producer, {}),
+        )
+        ways = [each for each in stored_lowerings_of(reader, pattern) if each in times]
+        whole = Lowering(1)
+        if ways and now in times:
+            best = min(ways, key=times.__getitem__)
+            saved = times[now] - times[best]
+            if before.groups > 1:
+                if before not in of_producer or whole not in of_producer:
+                    return None
+                saved -= of_producer[whole] - of_producer[before]
+            return (whole, best) if saved > 0 else None
+        # Nothing was measured: what a whole producer stores in order is a shuffle less.
+        free = before.groups == 1 and now.groups > 1 and reader.input_order() is not None
+        return (before, replace(now, shuffling="stored")) if free else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back."""
@@ -50,9 +108,9 @@ class DeviceProfile:
             "device": self.device,
             "engine": self.engine,
             "threads": self.threads,
-            "lowerings": {
-                layer: {str(n): each.to_json() for n, each in patterns.items()}
-                for layer, patterns in self.lowerings.items()
+            "times_ms": {
+                layer: [[each.to_json(), ms] for each, ms in times.items()]
+                for layer, times in self.times_ms.items()
             },
             "latencies": {mode: asdict(each) for mode, each in self.latencies.items()},
         }
@@ -67,8 +125,8 @@ class DeviceProfile:
                 str(values["bundle"]), str(values["device"]), str(values["engine"]),
                 int(values["threads"]),
                 {
-                    str(layer): {int(n): Lowering.from_json(each) for n, each in patterns.items()}
-                    for layer, patterns in values["lowerings"].items()
+                    str(layer): {Lowering.from_json(each): _time(ms) for each, ms in times}
+                    for layer, times in values["times_ms"].items()
                 },
                 {str(mode): _latency(each) for mode, each in values["latencies"].items()},
             )  # fmt: skip
@@ -87,11 +145,23 @@ class DeviceProfile:
             raise ValueError(f"{path} is no device profile: {error}") from error
 
 
+def _time(value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"a time (={value!r}) must be above 0 ms")
+    return float(value)
+
+
 def _latency(values: Mapping[str, Any]) -> Reading:
     reading = Reading(**values)
     if reading.unit != "ms" or reading.value is None or not 0 < reading.value < math.inf:
         raise ValueError(f"a latency (={reading.value} {reading.unit}) must be above 0 ms")
     return reading
+
+
+def write_profile(path: Path, values: Any) -> None:
+    """Write a profile's plain values, whole or not at all; raises `OSError`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(values, indent=1) + "\n")
 
 
 def default_profile_path(bundle: str, device: str, engine: str, threads: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,12 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=[self.provider])
+            # Whoever makes the first session has denormals flushed from then on, and all threads that
+            # it starts: a thread of its own leaves the caller's arithmetic as it was.
+            with ThreadPoolExecutor(1) as thread:
+                session = thread.submit(
+                    onnxruntime.InferenceSession, model, options, providers=[self.provider]
+                ).result()
         except Exception as error:  # it raises a type of its own for every kind of failure
             raise EngineError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
         return _Runner(session)

@@ -54,6 +54,9 @@ ENGINES: dict[str, Callable[[int, str], Engine]] = {
 }
 
 
+_MOST_THREADS = 1024
+
+
 def open_engine(name: str, threads: int | None = None) -> Engine:
     """Return an engine by name, with a number of threads; None for one for each core.
 
@@ -61,8 +64,12 @@ def open_engine(name: str, threads: int | None = None) -> Engine:
 
     Raises `ValueError` for an unknown name, `EngineError` where it is not installed.
     """
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"`threads` (={threads!r}) must be a whole number above 0, or None")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= _MOST_THREADS):
+        raise ValueError(f"`threads` (={threads!r}) must be from 1 to {_MOST_THREADS}, or None")
+    if not isinstance(name, str):
+        raise ValueError(
+            f"`engine` (={name!r}) must be a name; allowed: {', '.join(ENGINES)}, auto"
+        )
     kind, _, provider = name.partition(":")
     if kind not in ENGINES:
         raise ValueError(f"`engine` (={name!r}) is unknown; allowed: {', '.join(ENGINES)}, auto")

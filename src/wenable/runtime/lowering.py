@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-Shuffling = Literal["gather", "transpose"]
+Shuffling = Literal["gather", "transpose", "stored"]
+"""`"stored"`: the layer before stores its outputs in that order; see `stored_order.py`."""
 
 FILLS_VECTORS = 16
 """Channels of a group that fill a vector unit of 512 bits; groups are merged up to it by default."""
@@ -86,6 +87,15 @@ def lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering, ...]:
     grouped = [Lowering(n, how) for n in finer for how in shufflings]
     products = [Lowering(n, how, True) for n in finer for how in shufflings if layer.pointwise]
     return (*grouped, Lowering(1), *products)
+
+
+def stored_lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering, ...]:
+    """Return the ways to execute a pattern where the layer before stores the shuffled order."""
+    ways = lowerings_of(layer, pattern)
+    if layer.input_order() is None:
+        return ()
+    gathered = [each for each in ways if each.groups > 1 and each.shuffling == "gather"]
+    return tuple(replace(each, shuffling="stored") for each in gathered)
 
 
 def default_lowering(layer: SwitchableLayer, pattern: int) -> Lowering:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -15,12 +16,15 @@ import numpy as np
 
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.runtime.building import Choose, build_model
+from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller, ModeFigures
 from wenable.runtime.device_profile import DeviceProfile, default_profile_path
-from wenable.runtime.engines import Engine, EngineError, Runner, installed_engines, open_engine
-from wenable.space import ModeChoice
+from wenable.runtime.engine_choice import fastest_engine
+from wenable.runtime.engines import Engine, Runner, open_engine
+from wenable.runtime.lowering import Lowering
+from wenable.runtime.stored_order import chains
+from wenable.space import Mode, ModeChoice
 from wenable.tables import Reading
 
 _QUICK = TimingPlan(blocks=4, calls=8, warmup=2, gap_ms=5.0)
@@ -30,7 +34,8 @@ class Session:
     """Runs the modes of a bundle on one engine, from any number of threads.
 
     - `path`: the bundle.
-    - `engine`: `"onnxruntime"`, `"openvino"`, or `"auto"` for the first that is installed.
+    - `engine`: `"onnxruntime"`, `"openvino"`, or `"auto"` for the fastest one installed, which is
+      measured once and remembered.
     - `threads`: of one call; None for one for each core.
     - `memory_budget_mb`: modes that were not used for longest are dropped beyond it, counted by the
       size of their models; None for no limit.
@@ -54,13 +59,19 @@ class Session:
         choose: Choose | None = None,
         target: float = 0.99,
     ) -> None:
-        if memory_budget_mb is not None and not memory_budget_mb > 0:
-            raise ValueError(f"`memory_budget_mb` (={memory_budget_mb}) must be above 0, or None")
+        for name, value in (("memory_budget_mb", memory_budget_mb), ("target", target)):
+            most = 1 if name == "target" else math.inf
+            if value is not None and not (isinstance(value, int | float) and 0 < value < most):
+                raise ValueError(f"`{name}` (={value!r}) must be a number above 0, below {most}")
         self.bundle = Bundle(path)
-        self.engine: Engine = open_engine(_engine_name(engine), threads)
+        if engine == "auto":
+            engine = fastest_engine(self.bundle, threads, self._inputs(self.example()))
+        self.engine: Engine = open_engine(engine, threads)
+        self._numbers: dict[ModeChoice, int] = {}
         self._budget = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
         self.profile = self._profile(profile)
-        self._choose = self.profile.choose if choose is None else choose
+        self._choose = choose
+        self._chains = chains(self.bundle.graph, self.bundle.weights_of(0).tensors)
         self._target = target
         self._controllers: dict[int, Controller] = {}
         self._lock = threading.Lock()
@@ -81,7 +92,7 @@ class Session:
 
     def prepare(self, mode: ModeChoice) -> None:
         """Make a mode ready, so that its first call takes no longer than the next."""
-        self._runner(self.bundle.number_of(mode))
+        self._runner(self._number_of(mode))
 
     def run(
         self,
@@ -109,7 +120,7 @@ class Session:
         """
         inputs = self._inputs(x)
         if deadline_ms is None and max_energy_mj is None:
-            outputs = self._runner(0 if mode is None else self.bundle.number_of(mode))(inputs)
+            outputs = self._runner(0 if mode is None else self._number_of(mode))(inputs)
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
         if mode is not None:
             raise ValueError(f"`mode` (={mode}) and a limit were both given; ask for one of them")
@@ -185,6 +196,14 @@ class Session:
                 )
         return profile
 
+    def _number_of(self, mode: ModeChoice) -> int:
+        """Return the number of a mode; texts are read once, which takes longer than a switch may."""
+        if not isinstance(mode, str | Mode):
+            return self.bundle.number_of(mode)
+        if mode not in self._numbers:
+            self._numbers[mode] = self.bundle.number_of(mode)
+        return self._numbers[mode]
+
     def _inputs(self, x: Any) -> Mapping[str, np.ndarray]:
         wanted = self.bundle.graph.inputs
         given = x if isinstance(x, tuple) else (x,)
@@ -200,8 +219,7 @@ class Session:
                 raise ValueError(
                     f"`x` (of shape {array.shape}) must have shape ({shape}), N above 0"
                 )
-            # One sum finds what is not finite in a fraction of the time of a call.
-            if array.dtype.kind == "f" and not np.isfinite(array.sum(dtype=np.float64)):
+            if array.dtype.kind == "f" and not _is_finite(array):
                 raise ValueError("`x` holds NaN or infinity")
         return {expected.name: array for array, expected in zip(given, wanted, strict=True)}
 
@@ -214,6 +232,7 @@ class Session:
         with own:  # two threads that want one mode prepare it once; other modes go on
             with self._lock:
                 if number in self._prepared:
+                    self._prepared.move_to_end(number)
                     return self._prepared[number][0]
             model = self.model(number)
             runner = self.engine.prepare(model)
@@ -224,8 +243,15 @@ class Session:
 
     def model(self, number: int) -> bytes:
         """Return the ONNX model of mode `number`, as the engine gets it."""
-        bundle = self.bundle
-        return build_model(bundle.graph, bundle.layers, bundle.weights_of(number), self._choose)
+        bundle, weights = self.bundle, self.bundle.weights_of(number)
+        return build_model(bundle.graph, bundle.layers, weights, self.lowerings(number))
+
+    def lowerings(self, number: int) -> dict[str, Lowering]:
+        """Return how each layer is executed in mode `number`."""
+        layers, patterns = self.bundle.layers, self.bundle.weights_of(number).patterns
+        if self._choose is not None:
+            return choose_each(layers, patterns, self._choose)
+        return self.profile.lowerings(layers, self._chains, patterns)
 
     def _drop_beyond_budget(self) -> None:
         held = sum(size for _, size in self._prepared.values())
@@ -234,13 +260,10 @@ class Session:
             held -= size
 
 
-def _engine_name(name: str) -> str:
-    if name != "auto":
-        return name
-    installed = installed_engines()
-    if not installed:
-        raise EngineError("no engine is installed: pip install 'wenable[onnxruntime]'")
-    return installed[0]
+def _is_finite(array: np.ndarray) -> bool:
+    """Say whether all values are finite; a sum, which is fast, tells it of nearly every array."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
 def _ranks(bundle: Bundle) -> list[float | None]:

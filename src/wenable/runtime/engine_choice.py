@@ -1,0 +1,72 @@
+"""Which of the installed engines is fastest for a bundle on this device: measured once, remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from wenable.measure.device import describe_device
+from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.runtime.building import build_model, choose_each
+from wenable.runtime.bundle import Bundle
+from wenable.runtime.device_profile import default_profile_path, write_profile
+from wenable.runtime.engines import EngineError, installed_engines, open_engine
+from wenable.runtime.lowering import default_lowering
+
+_TIMING = TimingPlan(blocks=4, calls=6, warmup=2, gap_ms=20.0)
+
+
+def fastest_engine(bundle: Bundle, threads: int | None, inputs: Mapping[str, np.ndarray]) -> str:
+    """Return the name of the engine on which the bundle's first and last mode take least together.
+
+    - `inputs`: of one example, by name.
+
+    With one engine installed nothing is measured. Raises `EngineError` where none is installed, or
+    none of them takes the bundle.
+    """
+    names = installed_engines()
+    if not names:
+        raise EngineError("no engine is installed: pip install 'wenable[onnxruntime]'")
+    if len(names) == 1:
+        return names[0]
+    versions = " ".join(f"{name} {open_engine(name, 1).version}" for name in names)
+    kept = default_profile_path(bundle.identity, describe_device(), versions, threads or 0)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        chosen = str(json.loads(kept.read_text(encoding="utf-8"))["fastest"])
+        if chosen in names:
+            return chosen
+    times = _times(bundle, threads, inputs, names)
+    chosen = min(times, key=lambda name: times[name])
+    with contextlib.suppress(OSError):  # where nothing can be kept it is measured again
+        write_profile(kept, {"fastest": chosen, "ms": times})
+    return chosen
+
+
+def _times(
+    bundle: Bundle, threads: int | None, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]
+) -> dict[str, float]:
+    calls: dict[tuple[str, int], Callable[[], object]] = {}
+    problems = []
+    for name in names:
+        engine = open_engine(name, threads)
+        for number in {0, len(bundle.modes) - 1}:
+            weights = bundle.weights_of(number)
+            lowerings = choose_each(bundle.layers, weights.patterns, default_lowering)
+            model = build_model(bundle.graph, bundle.layers, weights, lowerings)
+            try:
+                runner = engine.prepare(model)
+                runner(inputs)
+            except EngineError as error:
+                problems.append(str(error))
+                break
+            calls[name, number] = lambda runner=runner: runner(inputs)
+    if not calls:
+        raise EngineError(f"no installed engine takes {bundle.path}: {problems[0]}")
+    found = measure_latencies(calls, _TIMING)
+    times: dict[str, float] = {}
+    for (name, _), reading in found.items():
+        times[name] = times.get(name, 0.0) + reading.known
+    return times

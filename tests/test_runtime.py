@@ -1,0 +1,556 @@
+"""The runtime refuses what it cannot run, keeps its modes within a budget, and needs no torch."""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from onnx import numpy_helper
+
+import wenable as we
+from tests.networks import converted, small_resnet
+from wenable.runtime.building import ModeWeights, build_model
+from wenable.runtime.engines import EngineError, installed_engines, open_engine
+from wenable.runtime.graph import CONVOLUTION, DTYPES, LINEAR, NORM, Graph, Node, TensorType
+from wenable.runtime.lowering import Lowering, SwitchableLayer
+from wenable.runtime.onnx_writer import onnx_model
+from wenable.runtime.session import Session
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    net = converted(small_resnet()).eval()
+    modes = [*net.space.uniform_modes(), net.space.sample(random.Random(3))]
+    images = torch.randn(
+        16, *net.example_batch[0].shape[1:], generator=torch.Generator().manual_seed(5)
+    )
+    we.calibrate(net, modes, [images])
+    return we.export(net, modes, tmp_path_factory.mktemp("runtime") / "net.wen")
+
+
+def opened(path: Path, **settings: Any) -> Session:
+    return Session(path, engine="onnxruntime", threads=1, **settings)
+
+
+def images(count: int = 2, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 3, 6, 6), dtype=np.float32)
+
+
+class Counting:
+    """An engine that counts how often it prepares each model."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.prepared = engine, Counter[bytes]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def prepare(self, model: bytes) -> Any:
+        self.prepared[model] += 1
+        return self.engine.prepare(model)
+
+
+BLOCKED = """
+import json, sys, time
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "onnx", "matplotlib", "scipy", "timm"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import numpy as np
+import onnxruntime
+started = time.process_time()
+from wenable.runtime.session import Session
+seconds = time.process_time() - started
+session = Session(sys.argv[1], engine="onnxruntime", threads=1)
+x = np.load(sys.argv[2])
+answers = {mode: session.run(x, mode=mode).tolist() for mode in session.modes}
+known = sorted({name.partition(".")[0] for name in sys.modules})
+print(json.dumps({"seconds": seconds, "answers": answers, "modules": known}))
+"""
+
+
+def test_without_torch_it_runs_and_is_imported_fast(path: Path, tmp_path: Path):
+    x, session, seconds = images(), opened(path), []
+    np.save(tmp_path / "x.npy", x)
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", BLOCKED, str(path), str(tmp_path / "x.npy")],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        seconds.append(found["seconds"])
+        for mode, answer in found["answers"].items():
+            np.testing.assert_allclose(answer, session.run(x, mode=mode), rtol=1e-5, atol=1e-6)
+        assert set(found["modules"]).isdisjoint({"torch", "onnx", "matplotlib", "scipy", "timm"})
+    assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((2, 3, 6, 5), np.float32), r"of shape \(2, 3, 6, 5\)\) must have shape \(N, 3, 6, 6\)"),
+        (np.zeros((3, 6, 6), np.float32), r"must have shape \(N, 3, 6, 6\), N above 0"),
+        (np.zeros((), np.float32), r"of shape \(\)\) must have shape \(N, 3, 6, 6\)"),
+        (np.zeros((1, 2, 3, 6, 6), np.float32), r"must have shape \(N, 3, 6, 6\)"),
+        (np.zeros((0, 3, 6, 6), np.float32), "N above 0"),
+        (np.zeros((2, 3, 6, 6)), r"\(float64\) must be a numpy array of float32"),
+        (np.zeros((2, 3, 6, 6), np.int64), r"\(int64\) must be a numpy array of float32"),
+        (np.zeros((2, 3, 6, 6), object), r"\(object\) must be a numpy array of float32"),
+        (np.zeros((2, 3, 6, 6), ">f4"), r"must be a numpy array of float32"),
+        ([[0.0]], r"\(list\) must be a numpy array of float32"),
+        (torch.zeros(2, 3, 6, 6), r"\(torch.float32\) must be a numpy array of float32"),
+        (None, r"\(NoneType\) must be a numpy array"),
+        ((), "must be 1 arrays, not 0"),
+        ((images(), images()), "must be 1 arrays, not 2"),
+    ],
+)  # fmt: skip
+def test_inputs_that_do_not_fit_are_refused(path: Path, x: Any, message: str):
+    session = opened(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        session.run(x)
+    assert "`x`" in str(caught.value)
+    assert not session.prepared_modes  # nothing was prepared for it
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_wherever_it_stands(path: Path, value: float):
+    session = opened(path)
+    for position in (0, 100, 215):
+        x = images()
+        x.flat[position] = value
+        with pytest.raises(ValueError, match="`x` holds NaN or infinity"):
+            session.run(x)
+    large = np.full((1, 3, 6, 6), 3e38, np.float32)  # its sum is above what float32 holds
+    assert session.run(large).shape == (1, 5)
+
+
+def test_inputs_in_any_layout_and_batch_give_the_same(path: Path):
+    session, x = opened(path), images(4)
+    expected = session.run(x)
+    turned = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    apart = np.repeat(x, 2, 0)[::2]
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for other in (turned, apart, frozen, np.asfortranarray(x)):
+        np.testing.assert_array_equal(session.run(other), expected)
+    for number in range(4):
+        one = session.run(x[number : number + 1])
+        np.testing.assert_allclose(one, expected[number : number + 1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("nonsense", "'nonsense', which is no pattern; write 1 or 1/n"),
+        ("1/3", r"was not exported; .*net.wen has 1, 1/2, 1/4|is not a pattern"),
+        ("1,1/2*6", r"`mode` \(=1,1/2\*6\) was not exported; .*net.wen has 1, 1/2, 1/4"),
+        ("1/2,nothing=1", "'nothing', which is no knob of this network"),
+        (4, "must be a mode, a text as '1/4', or a dict"),
+        ({}, "says nothing of 'block1.conv1'"),
+    ],
+)
+def test_modes_that_are_not_there_are_refused_with_those_that_are(path, mode, message):
+    session = opened(path)
+    for use in (lambda: session.run(images(), mode=mode), lambda: session.prepare(mode)):
+        if mode == "1/3":
+            continue  # the nearest uniform pattern is 1/2, which there is
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert not session.prepared_modes
+
+
+def test_the_first_mode_runs_where_nothing_is_said(path: Path):
+    session = opened(path)
+    np.testing.assert_array_equal(session.run(images()), session.run(images(), mode="full"))
+    assert session.prepared_modes == ("1",)
+
+
+def test_modes_unused_for_longest_are_dropped_beyond_the_budget(path: Path):
+    session = opened(path)
+    expected = {mode: session.run(images(), mode=mode) for mode in session.modes}
+    assert session.prepared_modes == session.modes
+    session.run(images(), mode=session.modes[0])
+    assert session.prepared_modes == (*session.modes[1:], session.modes[0])
+
+    sizes = [len(session.model(number)) for number in range(3)]
+    session = opened(path, memory_budget_mb=(sum(sizes) + 100) / 2**20)
+    session.engine = counting = Counting(session.engine)
+    first, second, third, fourth = session.modes[:4]
+    for mode in (first, second, third, first):
+        session.prepare(mode)
+    assert session.prepared_modes == (second, third, first)
+    session.run(images(), mode=fourth)
+    assert session.prepared_modes[-2:] == (first, fourth)
+    assert second not in session.prepared_modes
+    for _ in range(2):
+        for mode in session.modes:
+            np.testing.assert_array_equal(session.run(images(), mode=mode), expected[mode])
+            assert session.prepared_modes[-1] == mode
+    assert max(counting.prepared.values()) > 1
+
+
+def test_the_present_mode_stays_whatever_the_budget(path: Path):
+    session = opened(path, memory_budget_mb=1e-6)
+    for mode in session.modes:
+        assert session.run(images(), mode=mode).shape == (2, 5)
+        assert session.prepared_modes == (mode,)
+
+
+@pytest.mark.parametrize("budget", [None, 1e-6])
+def test_many_threads_get_the_answers_of_one(path: Path, budget: float | None):
+    session = opened(path)
+    batches = [images(1 + seed % 3, seed) for seed in range(6)]
+    expected = {
+        (mode, seed): session.run(batch, mode=mode)
+        for mode in session.modes
+        for seed, batch in enumerate(batches)
+    }
+    session = opened(path, memory_budget_mb=budget)
+    session.engine = counting = Counting(session.engine)
+    calls = 5 * list(expected)
+    random.Random(0).shuffle(calls)
+    together = threading.Barrier(8)
+
+    def work(part: int) -> list[tuple[Any, np.ndarray]]:
+        together.wait()
+        return [(key, session.run(batches[key[1]], mode=key[0])) for key in calls[part::8]]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [each for part in pool.map(work, range(8)) for each in part]
+    assert len(found) == len(calls)
+    for key, answer in found:
+        np.testing.assert_array_equal(answer, expected[key])
+    if budget is None:
+        assert len(counting.prepared) == len(session.modes)
+        assert set(counting.prepared.values()) == {1}
+
+
+def test_a_mode_that_many_threads_want_first_is_prepared_once(path: Path):
+    session = opened(path)
+    session.engine = counting = Counting(session.engine)
+    together = threading.Barrier(8)
+
+    def work(_: int) -> None:
+        together.wait()
+        session.prepare("1/4")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert list(counting.prepared.values()) == [1]
+
+
+def test_an_engine_that_fails_can_be_tried_again(path: Path):
+    session = opened(path)
+    engine = session.engine
+
+    class Failing(Counting):
+        def prepare(self, model: bytes) -> Any:
+            raise EngineError("no memory")
+
+    session.engine = Failing(engine)
+    with pytest.raises(EngineError, match="no memory"):
+        session.run(images(), mode="1/2")
+    assert not session.prepared_modes
+    session.engine = engine
+    assert session.run(images(), mode="1/2").shape == (2, 5)
+
+
+def test_engines_that_are_not_there_are_named_with_the_remedy(path: Path, monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"`engine` \(='tflite'\) is unknown; allowed: onnxruntime, "
+    ):
+        Session(path, engine="tflite")
+    with pytest.raises(EngineError, match="ONNX Runtime has no provider 'NoProvider' here; it has"):
+        Session(path, engine="onnxruntime:NoProvider")
+    with pytest.raises(ValueError, match=r"has no providers; use 'openvino'|is not installed"):
+        Session(path, engine="openvino:GPU")
+    assert "onnxruntime" in installed_engines()
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    for name in ("onnxruntime", "openvino"):
+        with pytest.raises(
+            EngineError, match=rf"is not installed: pip install 'wenable\[{name}\]'"
+        ):
+            Session(path, engine=name)
+    assert installed_engines() == ()
+    with pytest.raises(EngineError, match="no engine is installed: pip install"):
+        Session(path, engine="auto")
+
+
+def test_what_the_host_computes_is_as_before(path: Path):
+    code = """
+import sys
+import numpy as np
+from wenable.runtime.session import Session
+session = Session(sys.argv[1], engine="onnxruntime", threads=1)
+session.run(np.zeros((1, 3, 6, 6), np.float32))
+assert np.float64(5e-324) * 1.0 > 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, stderr=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_a_named_provider_runs(path: Path):
+    session = Session(path, engine="onnxruntime:CPUExecutionProvider", threads=1)
+    np.testing.assert_array_equal(session.run(images()), opened(path).run(images()))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 10**12])
+def test_threads_that_are_no_number_are_refused(path: Path, threads: Any):
+    with pytest.raises(ValueError, match=r"`threads` .* must be from 1 to 1024, or None"):
+        Session(path, engine="onnxruntime", threads=threads)
+
+
+@pytest.mark.parametrize("budget", [0, -1, float("nan")])
+def test_budgets_that_are_none_are_refused(path: Path, budget: float):
+    with pytest.raises(
+        ValueError, match=r"`memory_budget_mb` .* must be a number above 0, below inf"
+    ):
+        opened(path, memory_budget_mb=budget)
+
+
+def test_a_model_that_an_engine_refuses_is_an_engine_error():
+    engine = open_engine("onnxruntime", 1)
+    x = TensorType("x", "float32", (None, 2))
+    wrong = onnx_model([x], [x], [Node("Nonsense", ("x",), ("y",))], {}, 20)
+    for model in (b"", b"no model", wrong):
+        with pytest.raises(EngineError, match="ONNX Runtime refuses the model") as caught:
+            engine.prepare(model)
+        assert "\n" not in str(caught.value)
+    y = TensorType("y", "float32", (None, 2))
+    node = Node("Reshape", ("x", "shape"), ("y",))
+    runner = engine.prepare(onnx_model([x], [y], [node], {"shape": np.array([7, 2])}, 20))
+    with pytest.raises(EngineError, match="ONNX Runtime cannot run the model") as caught:
+        runner({"x": np.zeros((3, 2), np.float32)})
+    assert "\n" not in str(caught.value)
+
+
+def ran(
+    graph: Graph, tensors: dict[str, np.ndarray], x: np.ndarray, norms: Any = None
+) -> np.ndarray:
+    """What ONNX Runtime makes of a graph with one switchable layer "a" of 4 inputs, in pattern 2."""
+    layers = {"a": SwitchableLayer("a", "a", (1, 2), 4, 4)}
+    model = build_model(
+        graph, layers, ModeWeights({"a": 2}, tensors, norms or {}), {"a": Lowering(2)}
+    )
+    return open_engine("onnxruntime", 1).prepare(model)({"x": x})[0]
+
+
+def test_weights_keep_apart_from_values_of_their_name():
+    x, y = TensorType("x", "float32", (None, 4)), TensorType("y", "float32", (None, 3))
+    nodes = (
+        Node(LINEAR, ("x", "a.weight"), ("linear",), {"input": [4]}, "a"),
+        Node("MatMul", ("linear", "linear.weight"), ("y",)),
+    )
+    rng = np.random.default_rng(0)
+    first, second, batch = (
+        rng.standard_normal(shape, np.float32) for shape in ((4, 4), (4, 3), (2, 4))
+    )
+    tensors = {"a.weight": first, "linear.weight": second}
+    enabled = first * np.kron(np.eye(2, dtype=np.float32), np.ones((2, 2), np.float32))
+    found = ran(Graph((x,), (y,), nodes, 20), tensors, batch)
+    np.testing.assert_allclose(found, batch @ enabled.T @ second, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolution_whose_weight_is_computed_runs_as_it_is():
+    x, y = (TensorType(name, "float32", (None, 1, 2, 2)) for name in "xy")
+    nodes = (
+        Node("Add", ("stored", "stored"), ("weight",)),
+        Node("Conv", ("x", "weight"), ("made",)),
+        Node(NORM, ("made",), ("y",), {"rank": 4}, "norm"),
+    )
+    tensors = {"stored": np.full((1, 1, 1, 1), 2, np.float32)}
+    norms = {"norm": (np.array([3], np.float32), np.array([1], np.float32))}
+    batch = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    found = ran(Graph((x,), (y,), nodes, 20), tensors, batch, norms)
+    np.testing.assert_allclose(found, 12 * batch + 1)
+
+
+# What is written as ONNX, read by the onnx package
+
+NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+WHOLE = st.integers(-(2**63), 2**63 - 1)
+# No subnormal numbers: whether a thread has them depends on what ran in it before.
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
+ATTRIBUTES = st.dictionaries(
+    NAMES.filter(lambda name: name not in ("pads", "rank", "input")),
+    st.one_of(
+        WHOLE,
+        FLOATS,
+        st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8),
+        st.lists(WHOLE, min_size=1, max_size=4),
+        st.lists(FLOATS, min_size=1, max_size=4),
+    ),
+    max_size=4,
+)
+SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
+ARRAYS = st.sampled_from([np.dtype(each) for each in DTYPES]).flatmap(
+    lambda dtype: npst.arrays(
+        dtype, SHAPES, elements={"allow_subnormal": False} if dtype.kind == "f" else None
+    )
+)
+
+
+def types(names: st.SearchStrategy[str] = NAMES) -> st.SearchStrategy[TensorType]:
+    sizes = st.lists(st.one_of(st.none(), st.integers(1, 2**31 - 1)), max_size=4).map(tuple)
+    return st.builds(TensorType, names, st.sampled_from(DTYPES), sizes)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    inputs = draw(st.lists(types(), min_size=1, max_size=2, unique_by=lambda each: each.name))
+    made = [each.name for each in inputs]
+    names = draw(st.lists(NAMES.filter(lambda each: each not in made), unique=True, max_size=9))
+    stored = [f"{name} " for name in names]  # no name that is made ends so
+    nodes = []
+    for name in names or ["the only one"]:
+        op = draw(st.sampled_from(["Add", "Conv", "Relu", NORM, LINEAR, CONVOLUTION]))
+        attributes, layer = draw(ATTRIBUTES), ""
+        count = {NORM: 1, LINEAR: 2, CONVOLUTION: 3}.get(op) or draw(st.integers(0, 3))
+        read = [draw(st.sampled_from([*made, *stored])) for _ in range(count)]
+        if op in (NORM, LINEAR, CONVOLUTION):
+            layer = draw(NAMES)
+            attributes |= {"rank": 4} if op == NORM else {"input": [3, 4]}
+        nodes.append(Node(op, tuple(read), (name,), attributes, layer))
+        made.append(name)
+    wanted = draw(st.lists(st.sampled_from(made), min_size=1, max_size=2, unique=True))
+    outputs = tuple(draw(types(st.just(name))) for name in wanted)
+    return Graph(tuple(inputs), outputs, tuple(nodes), draw(st.integers(13, 40)))
+
+
+@given(graphs(), st.dictionaries(NAMES, ARRAYS, max_size=4))
+@settings(max_examples=150)
+def test_what_is_written_is_what_onnx_reads(graph: Graph, tensors: dict[str, np.ndarray]):
+    content = onnx_model(graph.inputs, graph.outputs, graph.nodes, tensors, graph.opset)
+    model = onnx.load_from_string(content)
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", graph.opset)]
+    assert [
+        (each.op_type, tuple(each.input), tuple(each.output), _attributes(each), each.domain)
+        for each in model.graph.node
+    ] == [(node.op, node.inputs, node.outputs, _exact(node.attributes), "") for node in graph.nodes]
+    assert [_type(each) for each in model.graph.input] == [*map(_expected_type, graph.inputs)]
+    assert [_type(each) for each in model.graph.output] == [*map(_expected_type, graph.outputs)]
+    assert [each.name for each in model.graph.initializer] == list(tensors)
+    for each in model.graph.initializer:
+        found, given_array = numpy_helper.to_array(each), tensors[each.name]
+        assert (found.dtype, found.shape) == (given_array.dtype, given_array.shape)
+        assert found.tobytes() == given_array.tobytes()
+    assert onnx.load_from_string(model.SerializeToString()) == model
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    found = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    return {
+        name: (type(value).__name__, value)
+        if not isinstance(value, bytes)
+        else ("str", value.decode())
+        for name, value in found.items()
+    }
+
+
+def _exact(attributes: Any) -> dict[str, Any]:
+    return {name: (type(value).__name__, value) for name, value in attributes.items()}
+
+
+def _type(value: Any) -> tuple[str, str, list[Any]]:
+    kind = value.type.tensor_type
+    sizes = [(each.WhichOneof("value"), each.dim_value) for each in kind.shape.dim]
+    return value.name, str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), sizes
+
+
+def _expected_type(each: TensorType) -> tuple[str, str, list[Any]]:
+    sizes = [
+        ("dim_value", size) if size is not None else (None if place else "dim_param", 0)
+        for place, size in enumerate(each.shape)
+    ]
+    return each.name, each.dtype, sizes
+
+
+def test_types_that_onnx_has_and_the_writer_has_not_are_refused():
+    x = TensorType("x", "complex64", (None,))
+    with pytest.raises(
+        ValueError, match=r"`dtype` \(='complex64'\) is unknown; allowed: float32, "
+    ):
+        onnx_model([x], [x], [], {}, 20)
+    with pytest.raises(ValueError, match=r"`dtype` \(='<U1'\) is unknown"):
+        onnx_model([], [], [], {"x": np.array(["a"])}, 20)
+
+
+# Graphs as JSON
+
+
+@given(graphs())
+@settings(max_examples=150)
+def test_graphs_survive_json(graph: Graph):
+    read = Graph.from_json(json.loads(json.dumps(graph.to_json())))
+    assert read == graph
+    assert read.to_json() == graph.to_json()
+    assert read.tensors_read() == graph.tensors_read()
+
+
+def small() -> dict[str, Any]:
+    x, y = ({"name": name, "dtype": "float32", "shape": [None, 4]} for name in "xy")
+    nodes = [
+        {"op": "Relu", "inputs": ["x"], "outputs": ["a"]},
+        {"op": "Add", "inputs": ["a", "weight"], "outputs": ["y"]},
+    ]
+    return {"inputs": [x], "outputs": [y], "opset": 20, "nodes": nodes}
+
+
+def test_graphs_tell_which_tensors_they_read():
+    assert Graph.from_json(small()).tensors_read() == {"weight"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g["nodes"].reverse(), "the graph uses 'a' before it is made"),
+        (lambda g: g["nodes"][1]["inputs"].append("y"), "the graph uses 'y' before it is made"),
+        (lambda g: g["nodes"][1].update(outputs=["y", "a"]), "the graph makes 'a' twice"),
+        (lambda g: g["nodes"][0].update(outputs=["a", "a"]), "the graph makes 'a' twice"),
+        (
+            lambda g: g["nodes"][0].update(outputs=["x"]),
+            "the graph makes 'x' twice|before it is made",
+        ),
+        (lambda g: g["outputs"][0].update(name="z"), "the graph does not make its output 'z'"),
+        (lambda g: g["outputs"].append(g["outputs"][0]), "an output of the same name twice"),
+        (lambda g: g.pop("nodes"), "damaged: it lacks 'nodes'"),
+        (lambda g: g["nodes"][0].pop("op"), "damaged: it lacks 'op'"),
+        (lambda g: g["nodes"][0].update(op="a.b"), "'a.b' is no operation"),
+        (lambda g: g["nodes"][0].update(attributes={"x": [1, 0.5]}), "the attribute 'x'"),
+        (lambda g: g["nodes"][0].update(attributes={"x": True}), "the attribute 'x'"),
+        (lambda g: g["nodes"][0].update(op=NORM), r"`rank` \(=None\) of '' must be from 2 to 8"),
+        (
+            lambda g: g["nodes"][1].update(op=LINEAR),
+            r"`input` \(=None\) of '' must be 1 to 7 sizes",
+        ),
+    ],
+)
+def test_graphs_that_cannot_be_are_refused(change: Any, message: str):
+    values = small()
+    change(values)
+    with pytest.raises(ValueError, match=message):
+        Graph.from_json(values)
+
+
+@pytest.mark.parametrize("values", [None, 1, "x", [], {}, {"inputs": []}])
+def test_what_is_no_graph_is_refused(values: Any):
+    with pytest.raises(ValueError, match="the graph is damaged"):
+        Graph.from_json(values)
