@@ -293,7 +293,7 @@ def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch):
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {
         "answers.safetensors", "figures.json", "front-latency.json", "front-macs.json",
-        "front.png", "net.safetensors",
+        "front.png", "net.safetensors", "net.wen",
     }  # fmt: skip
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert {row["accuracy"]["count"] for row in figures} == {500}

@@ -136,11 +136,14 @@ class Session:
     def controller(self, batch: int = 1) -> Controller:
         """Return what chooses modes under a limit: its decisions, counters, predicted latencies.
 
-        The modes are measured once for each size of batch, in turns of random order, unless the
-        profile has their latencies for one example.
+        At its first use all modes are prepared, as far as the memory budget goes, and measured once
+        for each size of batch, in turns of random order, unless the profile has their latencies for
+        one example.
         """
         with self._measuring:
             if batch not in self._controllers:
+                for number in range(len(self.bundle.modes)):
+                    self._runner(number)  # under a deadline there is no time to prepare one
                 figures = self._figures(batch)
                 self._controllers[batch] = Controller(figures, target=self._target)
             return self._controllers[batch]
