@@ -86,6 +86,7 @@ def measure(
             number = sessions[engine].modes.index(each.mode)
             counts = Counter(map(str, sessions[engine].lowerings(number).values()))
             row = {"network": name, "macs": net.macs(each.mode), "lowerings": dict(counts)}
+            row["policy"] = sessions[engine].profile.policies.get(each.mode, "")
             row |= each.to_json() | {"best_plain": min(r.known for r in each.plain.values())}
             rows.append(row)
             print(_line(row), flush=True)
@@ -133,11 +134,13 @@ def page(results: dict[str, Any]) -> str:
         " the fastest of these on any engine; *full / ours* the plain full network at its best over"
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
-        f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']}.",
+        f"Engines: {', '.join(sorted({row['engine'] for row in results['rows']}))}. *Policy*: what was"
+        " fastest for the mode as a whole; see [Running on a device](deploy.md)."
+        f" Made by `{results['command']}` at commit {results['commit']} on {results['machine']}.",
         "",
-        "| network | mode | MACs M | engine, threads | ours, ms | plain, ms | best plain, ms"
+        "| network | mode | MACs M | engine, threads | policy | ours, ms | plain, ms | best plain, ms"
         " | full / ours |",
-        "|---|---|--:|---|--:|--:|--:|--:|",
+        "|---|---|--:|---|---|--:|--:|--:|--:|",
         *map(_line, results["rows"]),
         "",
         "Goals for 1/16, full / ours at the best engine: "
@@ -180,7 +183,8 @@ def _line(row: dict[str, Any]) -> str:
 
     engine = row["engine"].partition(" ")[0]
     cells = [
-        row["network"], row["mode"], f"{row['macs'] / 1e6:.0f}", f"{row['engine']}, {row['threads']}",
+        row["network"], row["mode"], f"{row['macs'] / 1e6:.0f}", f"{engine}, {row['threads']}",
+        row["policy"],
         spread(row["ours"]), spread(row["plain"][engine]), f"{row['best_plain']:.2f}",
         f"{row['full_over_ours']:.2f}",
     ]  # fmt: skip

@@ -160,7 +160,8 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     short = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
     monkeypatch.setattr("wenable.comparison.compare", partial(compare, timing=short))
     monkeypatch.setattr(
-        "wenable.profiling.profile", partial(profile, layer_timing=short, mode_timing=short)
+        "wenable.profiling.profile",
+        partial(profile, layer_timing=short, policy_timing=short, mode_timing=short),
     )
     net = we.convert(build("wenable.zoo:digits_resnet", width=32), torch.zeros(1, 1, 8, 8))
     modes = [net.space.full, net.space.uniform(4), net.space.smallest]

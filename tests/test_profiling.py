@@ -14,12 +14,13 @@ from torch import nn
 import wenable as we
 from tests.networks import Dense, Tokens, give_norms_a_past
 from tests.test_exporting import calibrated, close, expected_of, images
+from wenable import profiling
 from wenable.comparison import compare
 from wenable.measure.latency import TimingPlan
-from wenable.profiling import measure_modes, profile
+from wenable.profiling import choose_policies, measure_modes, profile
 from wenable.runtime import BudgetError, Bundle, DeviceProfile, EngineError, Session, engine_choice
 from wenable.runtime.building import build_model
-from wenable.runtime.device_profile import default_profile_path
+from wenable.runtime.device_profile import POLICIES, default_profile_path
 from wenable.runtime.engines import installed_engines
 from wenable.runtime.lowering import (
     Lowering,
@@ -56,7 +57,7 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     net, modes, path = exported
     seen = []
     found = profile(
-        path, threads=1, layer_timing=SHORT, mode_timing=SHORT,
+        path, threads=1, layer_timing=SHORT, policy_timing=SHORT, mode_timing=SHORT,
         on_progress=lambda done, of, what: seen.append((done, of, what)),
     )  # fmt: skip
     assert set(found.latencies) == {str(mode) for mode in modes}
@@ -67,7 +68,9 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
         finest = max(layer.patterns)
         assert set(times) == {*lowerings_of(layer, finest), *stored_lowerings_of(layer, finest)}
         assert all(ms > 0 for ms in times.values())
-    assert 0 < len(seen) <= len(bundle.layers)  # those that are alike are measured once
+    layers = [each for each in seen if not each[2].startswith("as a whole")]
+    assert 0 < len(layers) <= len(bundle.layers)  # those that are alike are measured once
+    assert set(found.policies) == {str(mode) for mode in modes if mode != net.space.full}
     assert list(cache.rglob("*.json")) == [
         default_profile_path(found.bundle, found.device, found.engine, 1)
     ]
@@ -88,6 +91,36 @@ def test_the_fastest_lowering_is_chosen_and_a_finer_pattern_has_more_to_choose_f
     assert chosen == {2: Lowering(1), 4: Lowering(4), 8: Lowering(4)}
     taken = [times[chosen[n]] for n in (2, 4, 8)]
     assert taken == sorted(taken, reverse=True)  # invariant 6 of the design
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+def test_every_policy_gives_the_same_answers(exported, cache, policy):
+    net, modes, path = exported
+    plain = Session(path, engine="onnxruntime", threads=1)
+    policies = {str(mode): policy for mode in modes}
+    known = replace(plain.profile, policies=policies)
+    session = Session(path, engine="onnxruntime", threads=1, profile=known)
+    x = images(net)
+    for mode in modes:
+        close(session.run(x, mode=mode), expected_of(net, mode, x))
+
+
+def test_the_policy_that_is_fastest_for_the_whole_mode_is_taken(exported, cache, monkeypatch):
+    _, _, path = exported
+    plain = Session(path, engine="onnxruntime", threads=1)
+
+    def timed(calls, _):
+        assert list(calls) == list(POLICIES)
+        return {name: Reading(1.0 if name == "gathered" else 2.0, "ms") for name in calls}
+
+    monkeypatch.setattr(profiling, "measure_latencies", timed)
+    chosen = choose_policies(path, "onnxruntime", plain.profile, lambda *_: None)
+    assert set(chosen.values()) == {"gathered"}
+    session = Session(
+        path, engine="onnxruntime", threads=1, profile=replace(plain.profile, policies=chosen)
+    )
+    used = session.lowerings(session.modes.index("1/4")).values()
+    assert {each.shuffling for each in used} == {"gather"}
 
 
 class Inverted(nn.Module):
@@ -155,7 +188,7 @@ def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
 def test_dense_layers_are_measured_too(tmp_path, cache):
     net, modes = calibrated(Tokens(), shuffle="all")
     path = we.export(net, modes, tmp_path / "tokens.wen")
-    found = profile(path, threads=1, layer_timing=SHORT, mode_timing=SHORT)
+    found = profile(path, threads=1, layer_timing=SHORT, policy_timing=SHORT, mode_timing=SHORT)
     x = images(net)
     session = Session(path, engine="onnxruntime", threads=1, profile=found)
     for mode in modes:
@@ -245,6 +278,7 @@ def test_a_profile_of_something_else_is_refused(exported, tmp_path, cache):
         ({"times_ms": {"conv": [[{"groups": 0}, 1.0]]}}, "is no device profile"),
         ({"times_ms": {"conv": [[Lowering(2).to_json(), -1.0]]}}, "must be above 0 ms"),
         ({"times_ms": 3}, "is no device profile"),
+        ({"policies": {"1/2": "magic"}}, "must be one of measured, measured convolutions"),
         ({"latencies": {"1": {"value": -1, "unit": "ms"}}}, "must be above 0 ms"),
         ({"latencies": {"1": {"value": float("nan"), "unit": "ms"}}}, "finite"),
     ):

@@ -16,7 +16,12 @@ from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import ModeWeights, build_model
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.device_profile import DeviceProfile, default_profile_path, write_profile
+from wenable.runtime.device_profile import (
+    POLICIES,
+    DeviceProfile,
+    default_profile_path,
+    write_profile,
+)
 from wenable.runtime.engines import Engine, open_engine
 from wenable.runtime.graph import CONVOLUTION, Graph, Node, TensorType
 from wenable.runtime.lowering import Lowering, SwitchableLayer, lowerings_of, stored_lowerings_of
@@ -25,6 +30,7 @@ from wenable.tables import Reading
 
 LAYER_TIMING = TimingPlan(blocks=5, calls=12, warmup=3, gap_ms=1.0)
 MODE_TIMING = TimingPlan(blocks=6, calls=20, warmup=3, gap_ms=50.0)
+POLICY_TIMING = TimingPlan(blocks=4, calls=12, warmup=3, gap_ms=10.0)
 Progress = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and of what."""
 
@@ -35,6 +41,7 @@ def profile(
     engine: str = "onnxruntime",
     threads: int | None = None,
     layer_timing: TimingPlan = LAYER_TIMING,
+    policy_timing: TimingPlan = POLICY_TIMING,
     mode_timing: TimingPlan = MODE_TIMING,
     on_progress: Progress = lambda done, of, what: None,
 ) -> DeviceProfile:
@@ -55,11 +62,44 @@ def profile(
         opened.threads,
         times,
     )
+    found = replace(
+        found, policies=choose_policies(path, engine, found, on_progress, policy_timing)
+    )
     session = Session(path, engine=engine, threads=threads, profile=found)
     found = replace(found, latencies=measure_modes(session, mode_timing))
     where = default_profile_path(found.bundle, found.device, found.engine, found.threads)
     write_profile(where, found.to_json())
     return found
+
+
+def choose_policies(
+    path: str | os.PathLike[str],
+    engine: str,
+    known: DeviceProfile,
+    on_progress: Progress,
+    timing: TimingPlan = POLICY_TIMING,
+) -> dict[str, str]:
+    """Return for every mode the policy under which the whole of it is fastest.
+
+    Layers that are fast by themselves need not be so in a network, where engines fuse them and keep
+    their data in layouts of their own. So no mode is slower than its plain export or the full mode.
+    """
+    chosen: dict[str, str] = {}
+    modes = Bundle(path).modes
+    for number, exported in enumerate(modes):
+        mode = str(exported.mode)
+        on_progress(number, len(modes), f"as a whole: {mode[:20]}")
+        if len(set(exported.mode.options)) == 1 and exported.mode.options[0] == 1:
+            continue  # the full mode is as it is
+        calls: dict[str, Callable[[], object]] = {}
+        for policy in POLICIES:
+            trial = replace(known, policies={mode: policy})
+            session = Session(path, engine=engine, threads=known.threads, profile=trial)
+            session.prepare(mode)
+            calls[policy] = partial(session.run, session.example(), mode=mode)
+        found = measure_latencies(calls, timing)
+        chosen[mode] = min(found, key=lambda policy: found[policy].known)
+    return chosen
 
 
 def measure_modes(session: Session, timing: TimingPlan = MODE_TIMING) -> dict[str, Reading]:

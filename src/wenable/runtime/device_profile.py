@@ -7,24 +7,39 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
 from wenable.files import write_whole
-from wenable.runtime.building import choose_each
+from wenable.runtime.building import Choose, choose_each
 from wenable.runtime.lowering import (
     Lowering,
     SwitchableLayer,
+    as_written,
     default_lowering,
+    gathered,
     lowerings_of,
     stored_lowerings_of,
+    whole,
 )
 from wenable.runtime.stored_order import Chain
 from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-device-profile", 1
+
+POLICIES: dict[str, tuple[Choose | None, bool]] = {
+    "measured": (None, True),
+    "measured convolutions": (None, False),
+    "as written": (as_written, True),
+    "gathered": (gathered, True),
+    "merged": (default_lowering, True),
+    "whole": (whole, True),
+}
+"""Ways to execute all layers of a mode: a fixed one, or None for what was measured of each, and then
+whether pointwise convolutions may run as matrix products."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,8 @@ class DeviceProfile:
     - `bundle`: the identity of the bundle they belong to.
     - `device`, `engine`, `threads`: what they were measured on.
     - `times_ms`: layer -> lowering -> its time; what is missing takes the default lowering.
+    - `policies`: mode, as text -> which of `POLICIES` is fastest for it as a whole: layers that are
+      fast by themselves need not be so beside each other. `"measured"` where nothing is said.
     - `latencies`: mode, as text -> its latency for one example.
     """
 
@@ -43,10 +60,14 @@ class DeviceProfile:
     threads: int
     times_ms: Mapping[str, Mapping[Lowering, float]] = field(default_factory=dict)
     latencies: Mapping[str, Reading] = field(default_factory=dict)
+    policies: Mapping[str, str] = field(default_factory=dict)
 
-    def choose(self, layer: SwitchableLayer, pattern: int) -> Lowering:
-        """Return how a layer is executed in a pattern by itself: as measured, or by the table."""
-        times = self.times_ms.get(layer.name, {})
+    def choose(self, layer: SwitchableLayer, pattern: int, products: bool = True) -> Lowering:
+        """Return how a layer is executed in a pattern by itself: as measured, or by the table.
+
+        - `products`: whether pointwise convolutions may run as matrix products.
+        """
+        times = self._times(layer.name, products)
         known = [each for each in lowerings_of(layer, pattern) if each in times]
         return min(known, key=times.__getitem__, default=default_lowering(layer, pattern))
 
@@ -55,16 +76,22 @@ class DeviceProfile:
         layers: Mapping[str, SwitchableLayer],
         known: Mapping[str, Chain],
         patterns: Mapping[str, int],
+        policy: str = "measured",
     ) -> dict[str, Lowering]:
-        """Return how every layer is executed in a mode.
+        """Return how every layer is executed in a mode, by one of `POLICIES`.
 
         Where a shuffle can be stored by the layer before (`known`), that is done if this layer runs as
         a whole anyway, or if both together were measured to be faster so.
         """
-        chosen = choose_each(layers, patterns, self.choose)
+        fixed, products = POLICIES[policy]
+        if fixed is not None:
+            return choose_each(layers, patterns, fixed)
+        chosen = choose_each(layers, patterns, partial(self.choose, products=products))
         for name, chain in known.items():
             pattern = patterns[layers[name].knob]
-            pair = self._stored(layers[name], pattern, chosen[chain.producer], chosen[name], chain)
+            pair = self._stored(
+                layers[name], pattern, chosen[chain.producer], chosen[name], chain, products
+            )
             if pattern > 1 and pair is not None:
                 chosen[chain.producer], chosen[name] = pair
         return chosen
@@ -76,28 +103,31 @@ class DeviceProfile:
         before: Lowering,
         now: Lowering,
         chain: Chain,
+        products: bool,
     ) -> tuple[Lowering, Lowering] | None:
         """Return the lowerings of producer and reader with the shuffle stored, where that pays.
 
         - `before`, `now`: theirs with the shuffle as it is.
         """
-        times, of_producer = (
-            self.times_ms.get(reader.name, {}),
-            self.times_ms.get(chain.producer, {}),
-        )
+        times = self._times(reader.name, products)
+        of_producer = self._times(chain.producer, products)
         ways = [each for each in stored_lowerings_of(reader, pattern) if each in times]
-        whole = Lowering(1)
+        dense = Lowering(1)
         if ways and now in times:
             best = min(ways, key=times.__getitem__)
             saved = times[now] - times[best]
             if before.groups > 1:
-                if before not in of_producer or whole not in of_producer:
+                if before not in of_producer or dense not in of_producer:
                     return None
-                saved -= of_producer[whole] - of_producer[before]
-            return (whole, best) if saved > 0 else None
+                saved -= of_producer[dense] - of_producer[before]
+            return (dense, best) if saved > 0 else None
         # Nothing was measured: what a whole producer stores in order is a shuffle less.
         free = before.groups == 1 and now.groups > 1 and reader.input_order() is not None
         return (before, replace(now, shuffling="stored")) if free else None
+
+    def _times(self, name: str, products: bool) -> dict[Lowering, float]:
+        times = self.times_ms.get(name, {})
+        return {each: ms for each, ms in times.items() if products or not each.product}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back."""
@@ -112,6 +142,7 @@ class DeviceProfile:
                 layer: [[each.to_json(), ms] for each, ms in times.items()]
                 for layer, times in self.times_ms.items()
             },
+            "policies": dict(self.policies),
             "latencies": {mode: asdict(each) for mode, each in self.latencies.items()},
         }
 
@@ -129,6 +160,7 @@ class DeviceProfile:
                     for layer, times in values["times_ms"].items()
                 },
                 {str(mode): _latency(each) for mode, each in values["latencies"].items()},
+                {str(mode): _policy(each) for mode, each in values["policies"].items()},
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -143,6 +175,12 @@ class DeviceProfile:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path} is no device profile: {error}") from error
+
+
+def _policy(name: Any) -> str:
+    if name not in POLICIES:
+        raise ValueError(f"a policy (={name!r}) must be one of {', '.join(POLICIES)}")
+    return str(name)
 
 
 def _time(value: Any) -> float:

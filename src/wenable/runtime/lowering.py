@@ -110,6 +110,16 @@ def default_lowering(layer: SwitchableLayer, pattern: int) -> Lowering:
     return Lowering(pattern)
 
 
+def gathered(layer: SwitchableLayer, pattern: int) -> Lowering:
+    """Return the pattern's own groups, shuffled by a gather."""
+    return Lowering(pattern)
+
+
+def whole(layer: SwitchableLayer, pattern: int) -> Lowering:
+    """Return the whole layer with zeros: as fast as the full mode, and no faster."""
+    return Lowering(1)
+
+
 def as_written(layer: SwitchableLayer, pattern: int) -> Lowering:
     """Return the pattern's own groups, shuffled by transposes: what a plain export does."""
     return Lowering(pattern, "transpose")

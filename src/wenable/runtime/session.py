@@ -254,7 +254,8 @@ class Session:
         layers, patterns = self.bundle.layers, self.bundle.weights_of(number).patterns
         if self._choose is not None:
             return choose_each(layers, patterns, self._choose)
-        return self.profile.lowerings(layers, self._chains, patterns)
+        policy = self.profile.policies.get(str(self.bundle.modes[number].mode), "measured")
+        return self.profile.lowerings(layers, self._chains, patterns, policy)
 
     def _drop_beyond_budget(self) -> None:
         held = sum(size for _, size in self._prepared.values())
