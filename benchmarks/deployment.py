@@ -82,7 +82,7 @@ def measure(
         sessions = {each: Session(path, engine=each, threads=threads) for each in engines}
         rows = []
         for each in compare(path, engines=engines, threads=threads):
-            engine = each.engine.partition(" ")[0]
+            engine = each.engine
             number = sessions[engine].modes.index(each.mode)
             counts = Counter(map(str, sessions[engine].lowerings(number).values()))
             row = {"network": name, "macs": net.macs(each.mode), "lowerings": dict(counts)}
@@ -134,7 +134,7 @@ def page(results: dict[str, Any]) -> str:
         " the fastest of these on any engine; *full / ours* the plain full network at its best over"
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
-        f"Engines: {', '.join(sorted({row['engine'] for row in results['rows']}))}. *Policy*: what was"
+        f"Engines: {', '.join(_engines(results))}. *Policy*: what was"
         " fastest for the mode as a whole; see [Running on a device](deploy.md)."
         f" Made by `{results['command']}` at commit {results['commit']} on {results['machine']}.",
         "",
@@ -168,6 +168,10 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _engines(results: dict[str, Any]) -> list[str]:
+    return sorted({f"{row['engine']} {row['version']}" for row in results["rows"]})
+
+
 def _ratios(results: dict[str, Any], name: str) -> list[float]:
     return [
         row["full_over_ours"]
@@ -181,7 +185,7 @@ def _line(row: dict[str, Any]) -> str:
         reading = Reading(**values)
         return f"{reading.known:.2f} ({reading.low:.2f} to {reading.high:.2f})"
 
-    engine = row["engine"].partition(" ")[0]
+    engine = row["engine"]
     cells = [
         row["network"], row["mode"], f"{row['macs'] / 1e6:.0f}", f"{engine}, {row['threads']}",
         row["policy"],

@@ -114,7 +114,7 @@ def test_the_policy_that_is_fastest_for_the_whole_mode_is_taken(exported, cache,
         return {name: Reading(1.0 if name == "gathered" else 2.0, "ms") for name in calls}
 
     monkeypatch.setattr(profiling, "measure_latencies", timed)
-    chosen = choose_policies(path, "onnxruntime", plain.profile, lambda *_: None)
+    chosen = choose_policies(plain.bundle, plain.engine, plain.profile, lambda *_: None)
     assert set(chosen.values()) == {"gathered"}
     session = Session(
         path, engine="onnxruntime", threads=1, profile=replace(plain.profile, policies=chosen)

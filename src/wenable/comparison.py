@@ -20,12 +20,14 @@ TIMING = TimingPlan(blocks=8, calls=20, warmup=5, gap_ms=50.0)
 class ModeComparison:
     """The latencies of one mode for one example, taken in one run.
 
+    - `engine`: as it was asked for, the key of `plain` and `full`; `version`: of it.
     - `ours`: as a session runs it; `plain`: the mode exported as it is written, by engine.
     - `full`: the plain export of the full mode, by engine.
     """
 
     mode: str
     engine: str
+    version: str
     threads: int
     ours: Reading
     plain: dict[str, Reading]
@@ -83,7 +85,8 @@ def compare(
     return [
         ModeComparison(
             mode,
-            f"{ours[engine].engine.name} {ours[engine].engine.version}",
+            engine,
+            ours[engine].engine.version,
             ours[engine].engine.threads,
             found["ours", engine, mode],
             {each: found["plain", each, mode] for each in engines},

@@ -26,6 +26,7 @@ from wenable.runtime.engines import Engine, open_engine
 from wenable.runtime.graph import CONVOLUTION, Graph, Node, TensorType
 from wenable.runtime.lowering import Lowering, SwitchableLayer, lowerings_of, stored_lowerings_of
 from wenable.runtime.session import Session
+from wenable.runtime.stored_order import chains
 from wenable.tables import Reading
 
 LAYER_TIMING = TimingPlan(blocks=5, calls=12, warmup=3, gap_ms=1.0)
@@ -63,7 +64,7 @@ def profile(
         times,
     )
     found = replace(
-        found, policies=choose_policies(path, engine, found, on_progress, policy_timing)
+        found, policies=choose_policies(bundle, opened, found, on_progress, policy_timing)
     )
     session = Session(path, engine=engine, threads=threads, profile=found)
     found = replace(found, latencies=measure_modes(session, mode_timing))
@@ -73,8 +74,8 @@ def profile(
 
 
 def choose_policies(
-    path: str | os.PathLike[str],
-    engine: str,
+    bundle: Bundle,
+    engine: Engine,
     known: DeviceProfile,
     on_progress: Progress,
     timing: TimingPlan = POLICY_TIMING,
@@ -85,18 +86,17 @@ def choose_policies(
     their data in layouts of their own. So no mode is slower than its plain export or the full mode.
     """
     chosen: dict[str, str] = {}
-    modes = Bundle(path).modes
-    for number, exported in enumerate(modes):
-        mode = str(exported.mode)
-        on_progress(number, len(modes), f"as a whole: {mode[:20]}")
-        if len(set(exported.mode.options)) == 1 and exported.mode.options[0] == 1:
+    linked = chains(bundle.graph, bundle.weights_of(0).tensors)
+    for number, exported in enumerate(bundle.modes):
+        mode, weights = str(exported.mode), bundle.weights_of(number)
+        on_progress(number, len(bundle.modes), f"as a whole: {mode[:20]}")
+        if set(exported.mode.options) == {1}:
             continue  # the full mode is as it is
         calls: dict[str, Callable[[], object]] = {}
         for policy in POLICIES:
-            trial = replace(known, policies={mode: policy})
-            session = Session(path, engine=engine, threads=known.threads, profile=trial)
-            session.prepare(mode)
-            calls[policy] = partial(session.run, session.example(), mode=mode)
+            lowerings = known.lowerings(bundle.layers, linked, weights.patterns, policy)
+            runner = engine.prepare(build_model(bundle.graph, bundle.layers, weights, lowerings))
+            calls[policy] = partial(runner, bundle.example())
         found = measure_latencies(calls, timing)
         chosen[mode] = min(found, key=lambda policy: found[policy].known)
     return chosen

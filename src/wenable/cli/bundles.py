@@ -150,9 +150,9 @@ def run_bench(
         table.add_column(header, overflow="fold")
     for each in rows:
         engine, best = each.best_plain
-        here = next(v for k, v in each.plain.items() if each.engine.startswith(k))
         table.add_row(
-            each.mode, each.engine, str(each.threads), interval_text(each.ours),
-            interval_text(here), f"{best.known:.2f} {engine}", f"{each.full_over_ours:.2f}",
+            each.mode, f"{each.engine} {each.version}", str(each.threads),
+            interval_text(each.ours), interval_text(each.plain[each.engine]),
+            f"{best.known:.2f} {engine}", f"{each.full_over_ours:.2f}",
         )  # fmt: skip
     console.print(table)

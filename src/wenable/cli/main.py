@@ -190,7 +190,7 @@ def explore(
 
 BundleFile = Annotated[Path, typer.Argument(help="A bundle, as wenable export writes it.")]
 Engine = Annotated[
-    str, typer.Option(help="onnxruntime, openvino, or auto for the first installed.")
+    str, typer.Option(help="onnxruntime, openvino, or auto for the fastest installed.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads of one call; all cores by default.")]
 

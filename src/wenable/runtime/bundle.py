@@ -206,6 +206,15 @@ class Bundle:
         patterns = dict(zip(self.space.names, self.modes[number].mode.options, strict=True))
         return ModeWeights(patterns, self._tensors, norms)
 
+    def example(self, batch: int = 1) -> dict[str, np.ndarray]:
+        """Return inputs to try it with, by name: random numbers, or zeros for whole ones."""
+        rng, arrays = np.random.default_rng(0), {}
+        for each in self.graph.inputs:
+            shape, dtype = (batch, *(size or 1 for size in each.shape[1:])), np.dtype(each.dtype)
+            drawn = rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
+            arrays[each.name] = drawn.astype(dtype)
+        return arrays
+
     def number_of(self, mode: Any) -> int:
         """Return the number of an exported mode; raises `ValueError` with all of them otherwise."""
         wanted = self.space.mode(mode)

@@ -167,7 +167,6 @@ class FakeClock:
         self.now_s = now_s
 
     def __call__(self) -> float:
-        """Return the time."""
         """Return the time in seconds."""
         return self.now_s
 

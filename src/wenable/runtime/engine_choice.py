@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
-
-import numpy as np
+from collections.abc import Callable
 
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -19,10 +17,8 @@ from wenable.runtime.lowering import default_lowering
 _TIMING = TimingPlan(blocks=4, calls=6, warmup=2, gap_ms=20.0)
 
 
-def fastest_engine(bundle: Bundle, threads: int | None, inputs: Mapping[str, np.ndarray]) -> str:
+def fastest_engine(bundle: Bundle, threads: int | None) -> str:
     """Return the name of the engine on which the bundle's first and last mode take least together.
-
-    - `inputs`: of one example, by name.
 
     With one engine installed nothing is measured. Raises `EngineError` where none is installed, or
     none of them takes the bundle.
@@ -38,16 +34,15 @@ def fastest_engine(bundle: Bundle, threads: int | None, inputs: Mapping[str, np.
         chosen = str(json.loads(kept.read_text(encoding="utf-8"))["fastest"])
         if chosen in names:
             return chosen
-    times = _times(bundle, threads, inputs, names)
+    times = _times(bundle, threads, names)
     chosen = min(times, key=lambda name: times[name])
     with contextlib.suppress(OSError):  # where nothing can be kept it is measured again
         write_profile(kept, {"fastest": chosen, "ms": times})
     return chosen
 
 
-def _times(
-    bundle: Bundle, threads: int | None, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]
-) -> dict[str, float]:
+def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[str, float]:
+    inputs = bundle.example()
     calls: dict[tuple[str, int], Callable[[], object]] = {}
     problems = []
     for name in names:

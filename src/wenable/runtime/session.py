@@ -65,7 +65,7 @@ class Session:
                 raise ValueError(f"`{name}` (={value!r}) must be a number above 0, below {most}")
         self.bundle = Bundle(path)
         if engine == "auto":
-            engine = fastest_engine(self.bundle, threads, self._inputs(self.example()))
+            engine = fastest_engine(self.bundle, threads)
         self.engine: Engine = open_engine(engine, threads)
         self._numbers: dict[ModeChoice, int] = {}
         self._budget = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
@@ -151,7 +151,7 @@ class Session:
     def _figures(self, batch: int) -> list[ModeFigures]:
         kept = self.profile.latencies if batch == 1 else {}
         if not set(self.modes) <= set(kept):
-            inputs = self._inputs(self.example(batch))
+            inputs = self.bundle.example(batch)
             runners = {
                 str(each.mode): self._runner(number)
                 for number, each in enumerate(self.bundle.modes)
@@ -173,12 +173,8 @@ class Session:
 
     def example(self, batch: int = 1) -> Any:
         """Return inputs to try a session with: random numbers, or zeros for whole ones."""
-        rng, arrays = np.random.default_rng(0), []
-        for each in self.bundle.graph.inputs:
-            shape, dtype = (batch, *(size or 1 for size in each.shape[1:])), np.dtype(each.dtype)
-            drawn = rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
-            arrays.append(drawn.astype(dtype))
-        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+        arrays = tuple(self.bundle.example(batch).values())
+        return arrays[0] if len(arrays) == 1 else arrays
 
     def _profile(self, given: DeviceProfile | str | os.PathLike[str] | None) -> DeviceProfile:
         """Return the profile that was given, or the one kept for this user, or an empty one."""

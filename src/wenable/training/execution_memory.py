@@ -81,10 +81,6 @@ class ExecutionMemory:
                 return None
         return {n: fastest(times[n]) for n in layer.knob.options}
 
-    def times(self, key: str) -> Mapping[int, Mapping[str, float]]:
-        """Return the times in ms of a layer, by pattern and execution."""
-        return self._times[key]
-
     def put(self, key: str, times: dict[int, dict[str, float]]) -> None:
         """Remember the times of a layer; `write` makes it last."""
         self._times[key] = self._new[key] = times

@@ -135,7 +135,7 @@ def time_executions(
         results: dict[int, dict[str, float]] = {}
         for n in layer.knob.options:
             layer.put_pattern(n)
-            # Timed as written even where there is no choice: what a step consists of is known then.
+            # Also where there is no choice: what is remembered of a layer is then whole.
             calls = {
                 name: _pass(layer, n, name, x, wanted, autocast) for name in layer.executions_of(n)
             }
