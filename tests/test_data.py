@@ -83,6 +83,7 @@ def test_a_folder_with_three_parts_keeps_them(tmp_path):
     assert [len(part) for part in (splits.train, splits.search, splits.test)] == [10, 4, 6]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_order_and_augmentation_follow_seed_epoch_and_index(tmp_path, workers: int):
     files = image_folder(write_images(tmp_path, {"train": 10, "test": 1})).train

@@ -17,6 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "files": set(),
     "space": set(),
     "tables": {"space"},
+    "cost_table": {"space"},
     "modules": {"measure"},
     "preprocessing": set(),
     "concurrency": set(),
@@ -35,10 +36,10 @@ ROOMS: dict[str, set[str]] = {
         "data", "dynamic_network", "evaluation", "files", "layers", "modules", "processes", "space",
     },
     "measure": {"tables"},
-    "exploration": {"space", "tables"},
+    "exploration": {"cost_table", "files", "space", "tables"},
     "search": {
-        "calibration", "dynamic_network", "evaluation", "exploration", "extraction", "measure",
-        "modules", "space", "tables",
+        "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "extraction",
+        "measure", "modules", "space", "tables",
     },
     "zoo": set(),
     "data": {"preprocessing"},
@@ -47,9 +48,9 @@ ROOMS: dict[str, set[str]] = {
         "space", "version", "zoo",
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
-    "report": {"files", "space", "tables"},
+    "report": {"cost_table", "files", "space", "tables"},
     "runtime": {"files", "measure", "preprocessing", "space", "tables"},
-    "profiling": {"measure", "runtime", "tables"},
+    "profiling": {"cost_table", "files", "measure", "runtime", "space", "tables"},
     "comparison": {"measure", "runtime", "tables"},
     "exporting": {
         "dynamic_network", "extraction", "files", "layers", "modules", "runtime", "space", "tables",
@@ -57,8 +58,8 @@ ROOMS: dict[str, set[str]] = {
     },
 }  # fmt: skip
 FREE_OF_TORCH = (
-    "version", "files", "space", "tables", "preprocessing", "measure", "exploration", "runtime",
-    "profiling", "comparison",
+    "version", "files", "space", "tables", "cost_table", "preprocessing", "measure", "exploration",
+    "runtime", "profiling", "comparison",
 )  # fmt: skip
 
 

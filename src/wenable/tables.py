@@ -111,6 +111,7 @@ class Front:
     - `chosen`: the last mode above the threshold.
     - `path`: every step of the search, the full mode first.
     - `evaluations`: how many modes had their accuracy and cost evaluated.
+    - `explored`: all modes that were evaluated, where the search kept them.
 
     The points and `chosen` are above the threshold. Where costs are measured, noise can make
     another point beat `chosen`, which is then not among the points. Iterating, indexing and `len`
@@ -124,6 +125,7 @@ class Front:
     threshold: float
     cost: str
     strategy: str
+    explored: tuple[Point, ...] = ()
 
     def __iter__(self) -> Iterator[Point]:
         return iter(self.points)
@@ -152,6 +154,7 @@ class Front:
             "chosen": _point_to_json(self.chosen),
             "points": [_point_to_json(point) for point in self.points],
             "path": [_point_to_json(point) for point in self.path],
+            "explored": [_point_to_json(point) for point in self.explored],
         }
 
     @classmethod
@@ -171,6 +174,9 @@ class Front:
                 threshold=float(values["threshold"]),
                 cost=str(values["cost"]),
                 strategy=str(values["strategy"]),
+                explored=tuple(
+                    _point_from_json(each, space) for each in values.get("explored", ())
+                ),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of a front: {error}") from error

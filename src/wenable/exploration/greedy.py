@@ -68,7 +68,7 @@ def greedy(
             f"`threshold` (={threshold}) cannot be reached: the full mode has an accuracy of"
             f" {full.accuracy.known:.4f}"
         )
-    path, evaluations = [full], 1
+    path, explored = [full], [full]
     most = sum(len(knob.options) - 1 for knob in space.knobs)
     while path[-1].accuracy.known > threshold:
         candidates = space.cheaper(path[-1].mode)
@@ -79,19 +79,20 @@ def greedy(
             Point(mode, share, t)
             for mode, share, t in zip(candidates, accuracies, costs(candidates), strict=True)
         ]
-        evaluations += len(points)
+        explored += points
         path.append(min(points, key=_loss))  # `min` keeps the first of equal ones
         if on_step is not None:
-            on_step(SearchStep(len(path) - 1, most, path[-1], len(points), evaluations))
+            on_step(SearchStep(len(path) - 1, most, path[-1], len(points), len(explored)))
     above = [point for point in path if point.accuracy.known > threshold]
     return Front(
         points=non_dominated(tuple(above)),
         chosen=above[-1],
         path=tuple(path),
-        evaluations=evaluations,
+        evaluations=len(explored),
         threshold=threshold,
         cost=cost,
         strategy="greedy",
+        explored=tuple(explored),
     )
 
 
