@@ -161,7 +161,7 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("wenable.comparison.compare", partial(compare, timing=short))
     monkeypatch.setattr(
         "wenable.profiling.profile",
-        partial(profile, layer_timing=short, policy_timing=short, mode_timing=short),
+        partial(profile, mixtures=1, table_modes=2, policy_timing=short, mode_timing=short),
     )
     net = we.convert(build("wenable.zoo:digits_resnet", width=32), torch.zeros(1, 1, 8, 8))
     modes = [net.space.full, net.space.uniform(4), net.space.smallest]

@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ SPACE = Space((Knob("a", (1, 2, 4)), Knob("b", (1, 2))))
 COSTS = {"a": {1: 4.0, 2: 3.0, 4: 3.5}, "b": {1: 2.0, 2: 1.0}}
 
 
-def table(**changes: object) -> CostTable:
+def table(**changes: Any) -> CostTable:
     return CostTable(**{"space": SPACE, "unit": "ms", "rest": 0.5, "costs": COSTS} | changes)
 
 

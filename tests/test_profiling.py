@@ -14,10 +14,9 @@ from torch import nn
 import wenable as we
 from tests.networks import Dense, Tokens, give_norms_a_past
 from tests.test_exporting import calibrated, close, expected_of, images
-from wenable import profiling
 from wenable.comparison import compare
 from wenable.measure.latency import TimingPlan
-from wenable.profiling import choose_policies, measure_modes, profile
+from wenable.profiling import choose_policies, measure_modes, on_device, profile
 from wenable.runtime import BudgetError, Bundle, DeviceProfile, EngineError, Session, engine_choice
 from wenable.runtime.building import build_model
 from wenable.runtime.device_profile import POLICIES, default_profile_path
@@ -57,7 +56,7 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     net, modes, path = exported
     seen = []
     found = profile(
-        path, threads=1, layer_timing=SHORT, policy_timing=SHORT, mode_timing=SHORT,
+        path, threads=1, mixtures=2, table_modes=3, policy_timing=SHORT, mode_timing=SHORT,
         on_progress=lambda done, of, what: seen.append((done, of, what)),
     )  # fmt: skip
     assert set(found.latencies) == {str(mode) for mode in modes}
@@ -66,10 +65,14 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     for name, times in found.times_ms.items():
         layer = bundle.layers[name]
         finest = max(layer.patterns)
-        assert set(times) == {*lowerings_of(layer, finest), *stored_lowerings_of(layer, finest)}
+        assert set(times) <= {*lowerings_of(layer, finest), *stored_lowerings_of(layer, finest)}
+        assert {each.groups for each in times} == set(layer.patterns)
         assert all(ms > 0 for ms in times.values())
-    layers = [each for each in seen if not each[2].startswith("as a whole")]
-    assert 0 < len(layers) <= len(bundle.layers)  # those that are alike are measured once
+    assert all(0 <= done < of for done, of, _ in seen)
+    for kind in ("layers: whole", "layers: best at 1/16", "whole modes, group 1", "the share of"):
+        assert any(what.startswith(kind) for _, _, what in seen), kind
+    assert found.table is not None
+    assert found.table.cost("full") > 0
     assert set(found.policies) == {str(mode) for mode in modes if mode != net.space.full}
     assert list(cache.rglob("*.json")) == [
         default_profile_path(found.bundle, found.device, found.engine, 1)
@@ -113,7 +116,7 @@ def test_the_policy_that_is_fastest_for_the_whole_mode_is_taken(exported, cache,
         assert list(calls) == list(POLICIES)
         return {name: Reading(1.0 if name == "gathered" else 2.0, "ms") for name in calls}
 
-    monkeypatch.setattr(profiling, "measure_latencies", timed)
+    monkeypatch.setattr(on_device, "measure_latencies", timed)
     chosen = choose_policies(plain.bundle, plain.engine, plain.profile, lambda *_: None)
     assert set(chosen.values()) == {"gathered"}
     session = Session(
@@ -188,7 +191,10 @@ def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
 def test_dense_layers_are_measured_too(tmp_path, cache):
     net, modes = calibrated(Tokens(), shuffle="all")
     path = we.export(net, modes, tmp_path / "tokens.wen")
-    found = profile(path, threads=1, layer_timing=SHORT, policy_timing=SHORT, mode_timing=SHORT)
+    found = profile(
+        path, threads=1, mixtures=1, table_modes=0, policy_timing=SHORT, mode_timing=SHORT
+    )
+    assert found.table is None
     x = images(net)
     session = Session(path, engine="onnxruntime", threads=1, profile=found)
     for mode in modes:
@@ -295,7 +301,7 @@ def test_a_lowering_that_a_layer_lacks_falls_back_to_the_default(exported):
     bundle = Bundle(path)
     layer = next(iter(bundle.layers.values()))
     wrong = {layer.name: {Lowering(64): 0.1, Lowering(4): 5.0, Lowering(2): 1.0}}
-    given = DeviceProfile(bundle.identity, "here", "engine", 1, wrong)
+    given = DeviceProfile(bundle.structure, "here", "engine", 1, wrong)
     assert given.choose(layer, 4) == Lowering(2)
     assert DeviceProfile("", "", "", 1).choose(layer, 4) == default_lowering(layer, 4)
     assert DeviceProfile.from_json(json.loads(json.dumps(given.to_json()))) == given

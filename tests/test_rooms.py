@@ -49,7 +49,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"cost_table", "files", "space", "tables"},
-    "runtime": {"files", "measure", "preprocessing", "space", "tables"},
+    "runtime": {"cost_table", "files", "measure", "preprocessing", "space", "tables"},
     "profiling": {"cost_table", "files", "measure", "runtime", "space", "tables"},
     "comparison": {"measure", "runtime", "tables"},
     "exporting": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -14,6 +15,28 @@ def describe_device() -> str:
     True
     """
     return f"{processor()}, {usable_cores()} cores, {platform.system()} {platform.machine()}"
+
+
+def conditions(system: Path = Path("/sys")) -> dict[str, str]:
+    """Return what is known of the processor's present state: its governor and temperature.
+
+    - `system`: where Linux tells of its devices; replaced in tests. What cannot be read is left out.
+    """
+    found = {}
+    governor = _first_text(system / "devices/system/cpu", "cpu0/cpufreq/scaling_governor")
+    if governor:
+        found["governor"] = governor
+    temperature = _first_text(system / "class/thermal", "thermal_zone*/temp")
+    if temperature.lstrip("-").isdigit():
+        found["temperature"] = f"{int(temperature) / 1000:.0f} degrees Celsius"
+    return found
+
+
+def _first_text(folder: Path, pattern: str) -> str:
+    for path in sorted(folder.glob(pattern)):
+        with contextlib.suppress(OSError):
+            return path.read_text(encoding="utf-8", errors="replace").strip()
+    return ""
 
 
 def usable_cores() -> int:

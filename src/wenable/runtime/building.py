@@ -40,12 +40,36 @@ def choose_each(
     }
 
 
+@dataclass(frozen=True)
+class BuiltModel:
+    """The model of one mode.
+
+    - `nodes`: its operations, in the order of the graph.
+    - `layer_of`: value -> the switchable layer whose execution makes it, its shuffle included.
+    - `content`: as an engine takes it.
+    """
+
+    nodes: tuple[Node, ...]
+    layer_of: Mapping[str, str]
+    content: bytes
+
+
 def build_model(
     graph: Graph,
     layers: Mapping[str, SwitchableLayer],
     weights: ModeWeights,
     lowerings: Mapping[str, Lowering],
 ) -> bytes:
+    """Return the ONNX model of one mode; see `build`."""
+    return build(graph, layers, weights, lowerings).content
+
+
+def build(
+    graph: Graph,
+    layers: Mapping[str, SwitchableLayer],
+    weights: ModeWeights,
+    lowerings: Mapping[str, Lowering],
+) -> BuiltModel:
     """Return the ONNX model of one mode: operations of ONNX only, each norm folded where it can be.
 
     - `lowerings`: of every layer; one that is `"stored"` needs a chain to a producer that runs as a
@@ -61,7 +85,8 @@ def build_model(
         norm = graph.nodes[folded[number]] if number in folded else None
         if number not in after:
             builder.add(number, node, norm)
-    return onnx_model(graph.inputs, graph.outputs, builder.nodes, builder.tensors, graph.opset)
+    content = onnx_model(graph.inputs, graph.outputs, builder.nodes, builder.tensors, graph.opset)
+    return BuiltModel(tuple(builder.nodes), builder.layer_of, content)
 
 
 def _stored(
@@ -110,8 +135,16 @@ class _Builder:
         self.stored = stored
         self.nodes: list[Node] = []
         self.tensors: dict[str, np.ndarray] = {}
+        self.layer_of: dict[str, str] = {}
 
     def add(self, number: int, node: Node, norm: Node | None) -> None:
+        before = len(self.nodes)
+        self._add(number, node, norm)
+        if node.op in (CONVOLUTION, LINEAR):
+            made = [name for each in self.nodes[before:] for name in each.outputs]
+            self.layer_of.update(dict.fromkeys(made, node.layer))
+
+    def _add(self, number: int, node: Node, norm: Node | None) -> None:
         rows = self.stored.get(number)
         stored = all(name in self.weights.tensors for name in node.inputs[1:])
         if node.op == CONVOLUTION or (node.op == "Conv" and len(node.inputs) > 1 and stored):

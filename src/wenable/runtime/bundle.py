@@ -13,7 +13,8 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,17 @@ class Bundle:
             raise ValueError(f"`identity` (={self.identity!r:.100}) is no SHA-256")
         self._take_tensors(stored)
         self._check_graph()
+
+    @cached_property
+    def structure(self) -> str:
+        """A SHA-256 of all that the time of its modes depends on: graph, layers and sizes, no values.
+
+        So a bundle that holds other modes of the same network, or trained further, has the same.
+        """
+        shapes = {name: [list(each.shape), str(each.dtype)] for name, each in self._tensors.items()}
+        layers = [asdict(each) for each in self.layers.values()]
+        parts = [self.space.to_json(), self.graph.to_json(), layers, shapes]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _take_tensors(self, stored: Mapping[str, np.ndarray]) -> None:
         self._tensors: dict[str, np.ndarray] = {}

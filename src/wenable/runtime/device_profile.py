@@ -13,6 +13,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from wenable.cost_table import CostTable
 from wenable.files import write_whole
 from wenable.runtime.building import Choose, choose_each
 from wenable.runtime.lowering import (
@@ -28,7 +29,7 @@ from wenable.runtime.lowering import (
 from wenable.runtime.stored_order import Chain
 from wenable.tables import Reading
 
-FORMAT, VERSION = "wenable-device-profile", 1
+FORMAT, VERSION = "wenable-device-profile", 2
 
 POLICIES: dict[str, tuple[Choose | None, bool]] = {
     "measured": (None, True),
@@ -46,12 +47,14 @@ whether pointwise convolutions may run as matrix products."""
 class DeviceProfile:
     """The choices and readings of one bundle on one device with one engine.
 
-    - `bundle`: the identity of the bundle they belong to.
+    - `bundle`: the structure of the bundle they belong to: others of the same network share it.
     - `device`, `engine`, `threads`: what they were measured on.
     - `times_ms`: layer -> lowering -> its time; what is missing takes the default lowering.
     - `policies`: mode, as text -> which of `POLICIES` is fastest for it as a whole: layers that are
       fast by themselves need not be so beside each other. `"measured"` where nothing is said.
     - `latencies`: mode, as text -> its latency for one example.
+    - `conditions`: what else is known of the device while it was measured, as its governor.
+    - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured.
     """
 
     bundle: str
@@ -61,6 +64,8 @@ class DeviceProfile:
     times_ms: Mapping[str, Mapping[Lowering, float]] = field(default_factory=dict)
     latencies: Mapping[str, Reading] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    table: CostTable | None = None
 
     def choose(self, layer: SwitchableLayer, pattern: int, products: bool = True) -> Lowering:
         """Return how a layer is executed in a pattern by itself: as measured, or by the table.
@@ -143,6 +148,8 @@ class DeviceProfile:
                 for layer, times in self.times_ms.items()
             },
             "policies": dict(self.policies),
+            "conditions": dict(self.conditions),
+            "table": self.table.to_json() if self.table else None,
             "latencies": {mode: asdict(each) for mode, each in self.latencies.items()},
         }
 
@@ -161,6 +168,8 @@ class DeviceProfile:
                 },
                 {str(mode): _latency(each) for mode, each in values["latencies"].items()},
                 {str(mode): _policy(each) for mode, each in values["policies"].items()},
+                {str(name): str(text) for name, text in values["conditions"].items()},
+                CostTable.from_json(values["table"]) if values["table"] is not None else None,
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -205,4 +214,5 @@ def write_profile(path: Path, values: Any) -> None:
 def default_profile_path(bundle: str, device: str, engine: str, threads: int) -> Path:
     """Return where the profile of a bundle on this device is kept for this user."""
     words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{engine}-{threads}-{device}")
-    return user_cache_path("wenable") / "profiles" / f"{bundle[:16]}-{words}.json"
+    # What an older version kept is not looked at: it is measured again.
+    return user_cache_path("wenable") / "profiles" / f"{bundle[:16]}-{words}-v{VERSION}.json"

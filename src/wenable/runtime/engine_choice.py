@@ -29,7 +29,7 @@ def fastest_engine(bundle: Bundle, threads: int | None) -> str:
     if len(names) == 1:
         return names[0]
     versions = " ".join(f"{name} {open_engine(name, 1).version}" for name in names)
-    kept = default_profile_path(bundle.identity, describe_device(), versions, threads or 0)
+    kept = default_profile_path(bundle.structure, describe_device(), versions, threads or 0)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         chosen = str(json.loads(kept.read_text(encoding="utf-8"))["fastest"])
         if chosen in names:

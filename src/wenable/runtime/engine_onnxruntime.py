@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from wenable.runtime.engines import EngineError
+from wenable.runtime.engines import EngineError, OperationTime
+
+_COMPUTES = frozenset(
+    ["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"]
+)
 
 
 class OnnxRuntime:
@@ -32,7 +39,25 @@ class OnnxRuntime:
 
     def prepare(self, model: bytes) -> _Runner:
         """Return a runner for an ONNX model; raises `EngineError` where it is refused."""
+        return _Runner(self._open(model, onnxruntime.SessionOptions()))
+
+    def operation_times(
+        self, model: bytes, inputs: Mapping[str, np.ndarray], calls: int
+    ) -> list[OperationTime]:
+        """Return the least time of each operation, in the order in which they run."""
         options = onnxruntime.SessionOptions()
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            options.profile_file_prefix = str(Path(folder) / "times")
+            session = self._open(model, options)
+            for _ in range(calls + 1):
+                session.run(None, dict(inputs))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return _operation_times(events)
+
+    def _open(
+        self, model: bytes, options: onnxruntime.SessionOptions
+    ) -> onnxruntime.InferenceSession:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what is wrong is raised; nothing goes to the terminal
@@ -42,12 +67,11 @@ class OnnxRuntime:
             # Whoever makes the first session has denormals flushed from then on, and all threads that
             # it starts: a thread of its own leaves the caller's arithmetic as it was.
             with ThreadPoolExecutor(1) as thread:
-                session = thread.submit(
+                return thread.submit(
                     onnxruntime.InferenceSession, model, options, providers=[self.provider]
                 ).result()
         except Exception as error:  # it raises a type of its own for every kind of failure
             raise EngineError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
-        return _Runner(session)
 
 
 class _Runner:
@@ -60,6 +84,23 @@ class _Runner:
         except Exception as error:
             raise EngineError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
         return outputs
+
+
+def _operation_times(events: list[dict[str, Any]]) -> list[OperationTime]:
+    """Return the least times among the events of ONNX Runtime's profile, without the first call."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            found.setdefault((name, event["args"]["op_name"]), []).append(event["dur"] / 1e3)
+    return [
+        OperationTime(
+            () if kind.startswith("Reorder") else (name.removesuffix("_nchwc"),),
+            kind in _COMPUTES,
+            min(times[1:] or times),
+        )
+        for (name, kind), times in found.items()
+    ]
 
 
 def _first_line(error: Exception) -> str:

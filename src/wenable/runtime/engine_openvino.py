@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import openvino
 
-from wenable.runtime.engines import EngineError
+from wenable.runtime.engines import EngineError, OperationTime
+
+_COMPUTES = frozenset(["Convolution", "GroupConvolution", "FullyConnected", "MatMul"])
 
 
 class OpenVino:
@@ -27,16 +29,47 @@ class OpenVino:
 
     def prepare(self, model: bytes) -> _Runner:
         """Return a runner for an ONNX model; raises `EngineError` where it is refused."""
-        settings = {
+        try:
+            return _Runner(self._core, self._read(model), self._settings())
+        except Exception as error:  # its errors are RuntimeErrors of several kinds
+            raise EngineError(f"OpenVINO refuses the model: {_first_line(error)}") from error
+
+    def operation_times(
+        self, model: bytes, inputs: Mapping[str, np.ndarray], calls: int
+    ) -> list[OperationTime]:
+        """Return the least time of each operation, in the order in which they run."""
+        settings = self._settings() | {"PERF_COUNT": "YES"}
+        try:
+            compiled = _Runner(self._core, self._read(model), settings).compiled
+            request = compiled.create_infer_request()
+            found: dict[tuple[str, str], list[float]] = {}
+            for _ in range(calls + 1):
+                request.infer(dict(inputs))
+                for each in request.profiling_info:
+                    ms = 1e3 * each.real_time.total_seconds()
+                    found.setdefault((each.node_name, each.node_type), []).append(ms)
+            fused = _fused_names(compiled)
+        except Exception as error:
+            raise EngineError(f"OpenVINO cannot run the model: {_first_line(error)}") from error
+        return [
+            OperationTime(
+                () if kind == "Reorder" else fused.get(name, (name,)),
+                kind in _COMPUTES,
+                min(times[1:]),
+            )
+            for (name, kind), times in found.items()
+            if any(times[1:])
+        ]
+
+    def _read(self, model: bytes) -> openvino.Model:
+        return self._core.read_model(model=model, weights=b"")
+
+    def _settings(self) -> dict[str, Any]:
+        return {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
             "INFERENCE_PRECISION_HINT": "f32",  # it takes bfloat16 by itself where there is any
         }
-        try:
-            read = self._core.read_model(model=model, weights=b"")
-            return _Runner(self._core, read, settings)
-        except Exception as error:  # its errors are RuntimeErrors of several kinds
-            raise EngineError(f"OpenVINO refuses the model: {_first_line(error)}") from error
 
 
 class _Runner:
@@ -50,7 +83,7 @@ class _Runner:
         self._compiled: dict[int, openvino.CompiledModel] = {}
         self._compiling = threading.Lock()
         self._own = threading.local()  # a request serves one thread at a time
-        self._for_batch(1)
+        self.compiled = self._for_batch(1)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         batch = len(inputs[self._names[0]])
@@ -75,6 +108,18 @@ class _Runner:
                 compiled = self._core.compile_model(self._model, "CPU", self._settings)
                 self._compiled[batch] = compiled
             return self._compiled[batch]
+
+
+def _fused_names(compiled: openvino.CompiledModel) -> dict[str, tuple[str, ...]]:
+    """Return operation as it runs -> the operations of the model that were fused into it."""
+    found = {}
+    for each in compiled.get_runtime_model().get_ordered_ops():
+        names = each.get_rt_info()
+        if "originalLayersNames" in names:
+            found[each.get_friendly_name()] = tuple(
+                str(names["originalLayersNames"].value).split(",")
+            )
+    return found
 
 
 def _first_line(error: Exception) -> str:

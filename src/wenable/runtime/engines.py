@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,20 @@ class Runner(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class OperationTime:
+    """What an engine's own counters say of one operation as it ran.
+
+    - `names`: the values or operations of the model that it stands for, as far as the engine tells:
+      several where it fused them, none for what it added, as a change of layout.
+    - `computes`: whether it is a convolution or a matrix product.
+    """
+
+    names: tuple[str, ...]
+    computes: bool
+    ms: float
+
+
 class Engine(Protocol):
     """What prepares models."""
 
@@ -27,6 +42,18 @@ class Engine(Protocol):
 
     def prepare(self, model: bytes) -> Runner:
         """Return a runner for an ONNX model; raises `EngineError` where the engine cannot."""
+        ...
+
+    def operation_times(
+        self, model: bytes, inputs: Mapping[str, np.ndarray], calls: int
+    ) -> list[OperationTime]:
+        """Return the least time of each operation of a model, in the order in which they run.
+
+        The least of several calls, since whatever disturbs one only adds to it. Counting costs time
+        itself: these tell how the time of a model is shared out, and not how long it takes.
+
+        Raises `EngineError` where the engine cannot.
+        """
         ...
 
 

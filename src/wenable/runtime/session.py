@@ -179,13 +179,13 @@ class Session:
     def _profile(self, given: DeviceProfile | str | os.PathLike[str] | None) -> DeviceProfile:
         """Return the profile that was given, or the one kept for this user, or an empty one."""
         engine, device = f"{self.engine.name} {self.engine.version}", describe_device()
-        identity, threads = self.bundle.identity, self.engine.threads
+        structure, threads = self.bundle.structure, self.engine.threads
         if given is None:
-            kept = default_profile_path(identity, device, engine, threads)
-            given = kept if kept.is_file() else DeviceProfile(identity, device, engine, threads)
+            kept = default_profile_path(structure, device, engine, threads)
+            given = kept if kept.is_file() else DeviceProfile(structure, device, engine, threads)
         profile = given if isinstance(given, DeviceProfile) else DeviceProfile.read(Path(given))
         for what, expected, found in (
-            ("bundle", identity, profile.bundle),
+            ("bundle", structure, profile.bundle),
             ("engine", engine, profile.engine),
             ("threads", threads, profile.threads),
         ):

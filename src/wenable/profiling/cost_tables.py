@@ -1,0 +1,143 @@
+"""The latency of any mode as a sum over layers: from an engine's counters, fitted to whole modes."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wenable.cost_table import CostTable
+from wenable.measure.device import describe_device
+from wenable.measure.latency import TimingPlan
+from wenable.profiling.attribution import REST, times_of_layers
+from wenable.profiling.layer_times import Progress
+from wenable.profiling.whole_modes import ModeBuilder, time_modes
+from wenable.runtime.engines import Engine
+from wenable.space import Mode, Space
+from wenable.tables import Reading
+
+SEED = 1
+"""Of the random modes that a table is fitted to; those it is verified on have another."""
+_PRIOR_SPREAD = 0.2
+"""How far the fit takes an entry to be from what the counters said, as a share of it."""
+_NOISE = 0.02
+"""How far a measured latency is taken to be from the true one, as a share of it."""
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Of one mode: knob -> ms by the counters, what no knob changes, and its measured latency."""
+
+    mode: Mode
+    knobs: Mapping[str, float]
+    rest: float
+    latency: Reading
+
+
+def measure_cost_table(
+    builder: ModeBuilder,
+    engine: Engine,
+    timing: TimingPlan,
+    on_progress: Progress = lambda done, of, what: None,
+    *,
+    modes: int = 30,
+    calls: int = 6,
+) -> CostTable:
+    """Return what each pattern of each knob costs, so that sums agree with whole modes as measured.
+
+    Random modes and the uniform ones are run as sessions run them. The engine's counters share the
+    time of each out among its layers; the entries are then fitted to the latencies of the same modes,
+    since counting takes time itself, and modes are more than the sum of their layers.
+
+    - `modes`: how many random ones; `calls`: of each with counters.
+    """
+    space = builder.bundle.space
+    rng = random.Random(SEED)
+    wanted = list(
+        dict.fromkeys([*space.uniform_modes(), *(space.sample(rng) for _ in range(modes))])
+    )
+    latencies = time_modes(builder, engine, wanted, timing, on_progress)
+    counted = []
+    for number, mode in enumerate(wanted):
+        on_progress(number, len(wanted), "the share of each layer")
+        counted.append(_count(builder, engine, mode, latencies[mode], calls))
+    return fitted_table(space, _first_table(space, counted), latencies, engine_words(engine))
+
+
+def engine_words(engine: Engine) -> str:
+    """Return what a table of latencies on an engine says of its source."""
+    return f"{engine.name} {engine.version}, {engine.threads} threads"
+
+
+def _count(
+    builder: ModeBuilder, engine: Engine, mode: Mode, latency: Reading, calls: int
+) -> _Counted:
+    built = builder(mode)
+    times = times_of_layers(
+        built, engine.operation_times(built.content, builder.bundle.example(), calls)
+    )
+    knobs = dict.fromkeys(builder.bundle.space.names, 0.0)
+    for name, layer in builder.bundle.layers.items():
+        knobs[layer.knob] += times.get(name, 0.0)
+    return _Counted(mode, knobs, times[REST], latency)
+
+
+def _first_table(space: Space, counted: Sequence[_Counted]) -> dict[str, dict[int, float]]:
+    """Return the means by the counters, scaled to the measured latencies; the rest under `REST`."""
+    scale = statistics.median(
+        each.latency.known / (each.rest + sum(each.knobs.values())) for each in counted
+    )
+    table: dict[str, dict[int, float]] = {
+        REST: {1: scale * statistics.mean(each.rest for each in counted)}
+    }
+    for knob in space.knobs:
+        seen: dict[int, list[float]] = {}
+        for each in counted:
+            seen.setdefault(each.mode[knob.name], []).append(scale * each.knobs[knob.name])
+        means = {n: statistics.mean(found) for n, found in seen.items()}
+        # A pattern that no mode had, as one outside the uniform ones, is taken from its neighbour.
+        table[knob.name] = {
+            n: means.get(n, means[min(means, key=lambda m: abs(m - n))]) for n in knob.options
+        }
+    return table
+
+
+def fitted_table(
+    space: Space,
+    prior: Mapping[str, Mapping[int, float]],
+    latencies: Mapping[Mode, Reading],
+    source: str,
+) -> CostTable:
+    """Return the table that agrees best with measured modes, without going far from a prior one.
+
+    Least squares of the relative errors, each weighed by the noise of a measurement, plus the
+    relative departures from the prior, weighed by how far its entries may be off; entries below 0
+    become 0.
+
+    - `prior`: knob -> pattern -> ms, and the rest under `REST`.
+    - `latencies`: at least one mode with its reading in ms.
+    """
+    places = [(name, n) for name, row in prior.items() for n in row]
+    column = {place: number for number, place in enumerate(places)}
+    before = np.array([prior[name][n] for name, n in places])
+    spread = _PRIOR_SPREAD * np.maximum(before, before.mean() / 10)
+    rows, residuals = [], []
+    for mode, reading in latencies.items():
+        row = np.zeros(len(places))
+        row[[column[REST, 1], *(column[name, n] for name, n in mode.items())]] = 1
+        noise = _NOISE * reading.known
+        rows.append(row * spread / noise)
+        residuals.append((reading.known - row @ before) / noise)
+    system = np.vstack([np.array(rows), np.eye(len(places))])
+    target = np.concatenate([residuals, np.zeros(len(places))])
+    steps = np.linalg.lstsq(system, target, rcond=None)[0]
+    after = np.maximum(before + spread * steps, 0.0)
+    costs = {
+        knob.name: {n: float(after[column[knob.name, n]]) for n in knob.options}
+        for knob in space.knobs
+    }
+    note = f"{source}; fitted to {len(latencies)} measured modes"
+    return CostTable(space, "ms", float(after[column[REST, 1]]), costs, note, describe_device())

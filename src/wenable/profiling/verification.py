@@ -1,0 +1,149 @@
+"""How far a cost table's predictions are from modes as they are measured."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from wenable.cost_table import CostTable
+from wenable.measure.latency import TimingPlan
+from wenable.profiling.attribution import REST
+from wenable.profiling.cost_tables import SEED, engine_words, fitted_table
+from wenable.profiling.layer_times import Progress
+from wenable.profiling.whole_modes import ModeBuilder, time_modes
+from wenable.runtime.bundle import Bundle
+from wenable.runtime.device_profile import DeviceProfile
+from wenable.runtime.engines import Engine, open_engine
+from wenable.space import Mode
+from wenable.tables import Reading
+
+FORMAT, VERSION = "wenable-verification", 1
+LEAST_MODES = 24
+GOAL_ERROR, GOAL_TAU = 0.05, 0.95
+TIMING = TimingPlan(blocks=5, calls=12, warmup=3, gap_ms=20.0)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Predicted beside measured latencies of modes that the table was not fitted to.
+
+    - `predicted`, `measured`: mode, as text -> ms, and its reading.
+    - `engine`, `device`: what they were measured on.
+    """
+
+    predicted: Mapping[str, float]
+    measured: Mapping[str, Reading]
+    engine: str
+    device: str
+
+    @property
+    def median_error(self) -> float:
+        """The median of |predicted - measured| / measured, a share."""
+        return statistics.median(
+            abs(self.predicted[mode] / reading.known - 1) for mode, reading in self.measured.items()
+        )
+
+    @property
+    def kendall_tau(self) -> float:
+        """How far predictions order the modes as measurements do: 1 alike, 0 not at all."""
+        pairs = [(self.predicted[mode], reading.known) for mode, reading in self.measured.items()]
+        return kendall_tau(pairs)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the median error is at most 5 % and Kendall's tau at least 0.95."""
+        return self.median_error <= GOAL_ERROR and self.kendall_tau >= GOAL_TAU
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, as `wenable report` takes them."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "unit": "ms",
+            "engine": self.engine,
+            "device": self.device,
+            "median_error": self.median_error,
+            "kendall_tau": self.kendall_tau,
+            "modes": [
+                {"mode": mode, "predicted": self.predicted[mode], "measured": asdict(reading)}
+                for mode, reading in self.measured.items()
+            ],
+        }
+
+
+def verify(
+    path: str | os.PathLike[str],
+    profile: DeviceProfile,
+    *,
+    engine: str = "onnxruntime",
+    modes: int = LEAST_MODES,
+    also: Sequence[Any] = (),
+    timing: TimingPlan = TIMING,
+    on_progress: Progress = lambda done, of, what: None,
+) -> Verification:
+    """Measure random modes of a bundle end to end and return predicted beside measured.
+
+    - `profile`: with the table, measured on this device, engine and number of threads.
+    - `modes`: how many random ones, at least 24; `also`: further ones, as those of a front.
+
+    Raises `ValueError` for a profile of another network, engine or device, or without a table.
+    """
+    if modes < LEAST_MODES:
+        raise ValueError(f"`modes` (={modes}) must be at least {LEAST_MODES}")
+    bundle, opened = Bundle(path), open_engine(engine, profile.threads)
+    table = table_of(profile, bundle, opened)
+    rng = random.Random(SEED + 1)
+    wanted = [bundle.space.sample(rng) for _ in range(modes)]
+    wanted += [bundle.space.mode(mode) for mode in also]
+    builder = ModeBuilder(bundle, profile.times_ms)
+    found = time_modes(builder, opened, list(dict.fromkeys(wanted)), timing, on_progress)
+    return Verification(
+        {str(mode): table.cost(mode) for mode in found},
+        {str(mode): reading for mode, reading in found.items()},
+        engine_words(opened),
+        profile.device,
+    )
+
+
+def refitted(table: CostTable, verification: Verification) -> CostTable:
+    """Return the table fitted to the modes that were measured to verify it, too.
+
+    What was said of the old table does not hold for the new one: verify it on other modes.
+    """
+    prior = {REST: {1: table.rest}, **table.costs}
+    found: dict[Mode, Reading] = {
+        table.space.mode(mode): reading for mode, reading in verification.measured.items()
+    }
+    return fitted_table(table.space, prior, found, f"{table.source}; fitted again")
+
+
+def table_of(profile: DeviceProfile, bundle: Bundle, engine: Engine) -> CostTable:
+    """Return a profile's table; raises `ValueError` where it does not belong to bundle and engine."""
+    for what, expected, found in (
+        ("network", bundle.structure, profile.bundle),
+        ("engine", f"{engine.name} {engine.version}", profile.engine),
+        ("space", bundle.space, profile.table.space if profile.table else bundle.space),
+    ):
+        if expected != found:
+            raise ValueError(f"`profile` was measured with {what} {found}; this one has {expected}")
+    if profile.table is None:
+        raise ValueError("`profile` has no cost table; measure it again with `wenable profile`")
+    return profile.table
+
+
+def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:
+    """Return Kendall's tau-b of pairs, from -1 to 1; 0 where one side does not vary.
+
+    >>> kendall_tau([(1, 10), (2, 20), (3, 30)]), kendall_tau([(1, 30), (2, 20), (3, 10)])
+    (1.0, -1.0)
+    """
+    agree, first, second = 0, 0, 0
+    for place, (a, b) in enumerate(pairs):
+        for c, d in pairs[:place]:
+            one, other = (a > c) - (a < c), (b > d) - (b < d)
+            agree, first, second = agree + one * other, first + one * one, second + other * other
+    return agree / (first * second) ** 0.5 if first and second else 0.0
