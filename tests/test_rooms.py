@@ -17,7 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "files": set(),
     "space": set(),
     "tables": {"space"},
-    "cost_table": {"space"},
+    "cost_table": {"space", "tables"},
     "modules": {"measure"},
     "preprocessing": set(),
     "concurrency": set(),
@@ -41,6 +41,11 @@ ROOMS: dict[str, set[str]] = {
         "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "extraction",
         "measure", "modules", "space", "tables",
     },
+    "prefix_reuse": {"dynamic_network", "modules", "space"},
+    "affordable_search": {
+        "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "layers",
+        "modules", "prefix_reuse", "processes", "space", "tables",
+    },
     "zoo": set(),
     "data": {"preprocessing"},
     "saving": {
@@ -59,7 +64,7 @@ ROOMS: dict[str, set[str]] = {
 }  # fmt: skip
 FREE_OF_TORCH = (
     "version", "files", "space", "tables", "cost_table", "preprocessing", "measure", "exploration",
-    "runtime", "profiling", "comparison",
+    "runtime", "profiling", "comparison", "report",
 )  # fmt: skip
 
 
@@ -144,7 +149,7 @@ def test_the_public_names():
     assert [name for name in dir(we) if not name.startswith("_")] == [
         "DynamicNetwork", "Front", "Knob", "Mode", "Reading", "Space", "TrainConfig",
         "UncalibratedWarning", "WeightEnabling", "calibrate", "convert", "evaluate", "explore",
-        "export", "extract", "load", "save", "train",
+        "export", "export_executorch", "extract", "load", "save", "train",
     ]  # fmt: skip
     assert all(hasattr(we, name) for name in dir(we))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

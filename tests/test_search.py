@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from typing import ClassVar
 
 import pytest
@@ -9,8 +10,11 @@ import torch
 
 import wenable as we
 from tests.networks import converted
+from wenable.cost_table import CostTable, tabulated
+from wenable.exploration.limits import Limit
+from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan
-from wenable.search import mode_latencies
+from wenable.search import mode_energies, mode_latencies
 
 QUICK = TimingPlan(blocks=2, calls=2, warmup=0, gap_ms=0)
 
@@ -95,8 +99,11 @@ def test_the_source_says_where_denormals_are_flushed(first: bool, where: str):
     """In a fresh process: workers take the setting over when they start, and never again."""
     code = f"""
 import torch, wenable as we
+from wenable.cost_table import CostTable, tabulated
+from wenable.exploration.limits import Limit
 from wenable.measure.latency import TimingPlan
-from wenable.search import mode_latencies
+from wenable.measure.energy import EnergyPlan
+from wenable.search import mode_energies, mode_latencies
 torch.set_num_threads(2)
 torch.set_flush_denormal({first})
 torch.ones(4_000_000).mul_(2)
@@ -137,3 +144,62 @@ def test_what_cannot_be_searched_is_refused():
             we.explore(net, data, data, **{"threshold": 0.5, **settings})
     with pytest.raises(ValueError, match="`calibration_batches` is an iterator"):
         we.explore(net, data, iter(data), threshold=0.5)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "exact"])
+def test_a_search_by_a_devices_table_takes_its_costs_from_there(strategy):
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)
+    macs = tabulated(net.space, net.macs, "MACs")
+    costs = {name: {n: cost / 1e3 for n, cost in row.items()} for name, row in macs.costs.items()}
+    table = CostTable(net.space, "ms", macs.rest / 1e3, costs, "onnxruntime", "a board")
+    front = we.explore(
+        net, data, data, threshold=0.3, cost="latency", table=table, strategy=strategy
+    )
+    assert front.strategy == strategy
+    for point in front:
+        assert point.cost.value == pytest.approx(net.macs(point.mode) / 1e3)
+        assert "table: onnxruntime" in point.cost.source
+        assert point.cost.device == "a board"
+        assert net.is_calibrated(point.mode)
+        assert we.evaluate(net, point.mode, data).value == point.accuracy.value
+    assert set(net.calibrated_modes) == {*front.modes, front.chosen.mode}
+
+
+def test_tables_that_do_not_belong_are_refused():
+    net = converted(groups=(1, 2))
+    data = labelled(net)
+    other = converted(groups=(1, 2, 4))
+    for given, words in (
+        ({"table": tabulated(other.space, other.macs, "ms"), "cost": "latency"}, "another network"),
+        ({"table": tabulated(net.space, net.macs, "mJ"), "cost": "latency"}, "is in mJ"),
+        ({"strategy": "exact", "cost": "latency"}, "needs costs that are sums"),
+        (
+            {"limits": [Limit(tabulated(net.space, net.macs, "MACs"), 1e9)]},
+            "are for the strategies",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            we.explore(net, data, data, threshold=0.3, **given)
+
+
+class Battery:
+    """A meter that says what a test knows: so much for every second of a clock."""
+
+    name, scope, kind, step_s, detail = "battery", "board", "measured", 0.0, ""
+
+    def begin(self) -> None:
+        self.since = time.perf_counter()
+
+    def end(self) -> float:
+        return 2.0 * (time.perf_counter() - self.since)
+
+
+def test_energy_is_measured_by_a_meter_and_has_its_source():
+    net = converted(groups=(1, 2))
+    we.calibrate(net, net.space.uniform_modes(), labelled(net))
+    plan = EnergyPlan(trials=2, window_s=0.02, steps=1, warmup_s=0.0, cooldown_s=0.0, idle_s=0.01)
+    for reading in mode_energies(net, net.space.uniform_modes(), Battery(), plan):
+        assert reading.unit == "mJ"
+        assert reading.known > 0
+        assert "battery" in reading.source

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wenable.dynamic_network import UncalibratedWarning as UncalibratedWarning
     from wenable.evaluation import evaluate as evaluate
     from wenable.exporting import export as export
+    from wenable.exporting.executorch import export_executorch as export_executorch
     from wenable.extraction import extract as extract
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
     from wenable.saving import load as load
@@ -45,6 +46,7 @@ _HOMES = {
     "evaluate": "wenable.evaluation",
     "explore": "wenable.search",
     "export": "wenable.exporting",
+    "export_executorch": "wenable.exporting.executorch",
     "extract": "wenable.extraction",
     "load": "wenable.saving",
     "save": "wenable.saving",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wenable.space import Knob, Mode, Space
+from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-cost-table", 1
 
@@ -59,6 +60,11 @@ class CostTable:
         """Return the cost of a mode (a `Mode`, its text, or knob -> pattern), in `unit`."""
         chosen: Mode = self.space.mode(mode)
         return self.rest + sum(self.costs[name][option] for name, option in chosen.items())
+
+    def reading(self, mode: Any) -> Reading:
+        """Return the cost of a mode as a reading; its source says that it is a table's sum."""
+        source = self.source if self.unit == "MACs" else f"predicted by a table: {self.source}"
+        return Reading(self.cost(mode), self.unit, source=source, device=self.device)
 
     def without_slower_patterns(self) -> dict[str, tuple[int, ...]]:
         """Return for each knob the patterns that cost less than every coarser one, the full one first.

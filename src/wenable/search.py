@@ -9,16 +9,24 @@ from typing import Any, Literal, get_args
 import torch
 
 from wenable.calibration import calibrate
+from wenable.cost_table import CostTable, tabulated
 from wenable.dynamic_network import DynamicNetwork
 from wenable.evaluation import evaluate
+from wenable.exploration.evolve import evolve
+from wenable.exploration.exact import exact
 from wenable.exploration.greedy import SearchStep, greedy
+from wenable.exploration.limits import Limit
 from wenable.extraction import extract
+from wenable.measure.energy import EnergyPlan, measure_energies
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.measure.meter import Meter, NoMeter
+from wenable.measure.meters import find_meter
 from wenable.modules import device_name, device_of
 from wenable.space import Mode
 from wenable.tables import Front, Reading
 
-Cost = Literal["macs", "latency"]
+Cost = Literal["macs", "latency", "energy"]
+Strategy = Literal["greedy", "exact", "evolve"]
 
 
 def explore(
@@ -28,11 +36,13 @@ def explore(
     *,
     threshold: float,
     cost: Cost = "macs",
-    strategy: Literal["greedy"] = "greedy",
+    table: CostTable | None = None,
+    strategy: Strategy = "greedy",
+    limits: Sequence[Limit] = (),
     timing: TimingPlan | None = None,
     on_step: Callable[[SearchStep], None] | None = None,
 ) -> Front:
-    """Search the modes of a trained network for those worth having (WeNet, Algorithm 2).
+    """Search the modes of a trained network for those worth having.
 
     Every mode that is compared is calibrated on `calibration_batches` first, and its accuracy is
     that on `search_batches`. The statistics of the modes on the front, and of those that were
@@ -41,22 +51,35 @@ def explore(
     - `search_batches`: images and labels that training did not see; gone through once a mode.
       Report the accuracy of the modes that are found on a third split.
     - `calibration_batches`: of the training split.
-    - `threshold`: the search ends when the accuracy, between 0 and 1, is at or under it.
-    - `cost`: `"macs"`, or `"latency"`: the median time of the mode's extracted network in eager
-      PyTorch on this machine, for one example, by `timing`.
+    - `threshold`: only modes with an accuracy above it, between 0 and 1, are wanted.
+    - `cost`: `"macs"`, `"latency"` or `"energy"`.
+    - `table`: where latencies come from: that of a profile of the device that will run the network.
+      Without one they are the median times of the modes' extracted networks in eager PyTorch on this
+      machine, for one example, by `timing`. Energy is measured likewise, which takes a minute for
+      each mode and a meter.
+    - `strategy`: `"greedy"`, WeNet's Algorithm 2; `"exact"`, which takes accuracy losses as a sum
+      over layers and solves for the best mode within each budget; `"evolve"`, an evolutionary search.
+      The last two need costs that are sums: MACs, or a table.
+    - `limits`: on further costs, for those two.
 
-    Raises `ValueError` for an unknown cost or strategy, or a threshold that the full mode does not
-    exceed.
+    Raises `ValueError` for an unknown cost or strategy, a table of another network, energy without
+    a meter (with what was looked for), or a threshold that the full mode does not exceed.
     """
-    if cost == "energy":
-        raise ValueError(
-            "`cost` (='energy') needs an energy meter, and none can be read yet; allowed:"
-            " 'macs', 'latency'"
-        )
     if cost not in get_args(Cost):
-        raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: 'macs', 'latency'")
-    if strategy != "greedy":
-        raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: 'greedy'")
+        allowed = ", ".join(map(repr, get_args(Cost)))
+        raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: {allowed}")
+    if strategy not in get_args(Strategy):
+        allowed = ", ".join(map(repr, get_args(Strategy)))
+        raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: {allowed}")
+    additive = _additive_costs(net, cost, table)
+    if strategy != "greedy" and additive is None:
+        raise ValueError(
+            f"`strategy` (={strategy!r}) needs costs that are sums: give the `table` of a profile, or"
+            " cost='macs'"
+        )
+    meter = _meter_for(net) if cost == "energy" and additive is None else None
+    if strategy == "greedy" and limits:
+        raise ValueError("`limits` are for the strategies 'exact' and 'evolve'")
     for name, batches in (
         ("search_batches", search_batches),
         ("calibration_batches", calibration_batches),
@@ -73,8 +96,10 @@ def explore(
         return evaluate(net, mode, search_batches, split="the search split")
 
     def costs(modes: Sequence[Mode]) -> Sequence[Reading]:
-        if cost == "macs":
-            return [Reading(net.macs(mode), "MACs", source="counted") for mode in modes]
+        if additive is not None:
+            return [additive.reading(mode) for mode in modes]
+        if meter is not None:
+            return mode_energies(net, modes, meter)
         return mode_latencies(net, modes, timing)
 
     path: set[Mode] = {net.space.full}
@@ -91,11 +116,30 @@ def explore(
 
     found: set[Mode] = set()
     try:
-        front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=end_step)
+        if strategy == "greedy" or additive is None:
+            front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=end_step)
+        else:
+            search = exact if strategy == "exact" else evolve
+            front = search(
+                net.space, accuracy, additive, threshold=threshold, limits=limits, cost=cost,
+                on_step=on_step,
+            )  # fmt: skip
         found = {*front.modes, front.chosen.mode}
     finally:
         drop_the_others(found)
     return front
+
+
+def _additive_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) -> CostTable | None:
+    """Return the table that costs are taken from; None where modes have to be timed."""
+    if table is None:
+        return tabulated(net.space, net.macs, "MACs", "counted") if cost == "macs" else None
+    if table.space != net.space:
+        raise ValueError(f"`table` belongs to another network: its space is {table.space}")
+    unit = {"macs": "MACs", "latency": "ms", "energy": "mJ"}[cost]
+    if table.unit != unit:
+        raise ValueError(f"`table` is in {table.unit}; `cost` (={cost!r}) needs {unit}")
+    return table
 
 
 def mode_latencies(
@@ -119,6 +163,30 @@ def mode_latencies(
             f" {torch.get_num_threads()} threads, denormals flushed in {where}",
         )
     return [readings[mode] for mode in modes]
+
+
+def mode_energies(
+    net: DynamicNetwork, modes: Sequence[Mode], meter: Meter, plan: EnergyPlan | None = None
+) -> list[Reading]:
+    """Return the energy of each mode's extracted network in eager PyTorch, for one example, in mJ.
+
+    What the meter could not tell is a reading without a value, with the reason.
+    """
+    example = net.example_batch
+    plains = {mode: extract(net, mode).eval() for mode in modes}
+    calls = {mode: _call(plain, example) for mode, plain in plains.items()}
+    with torch.inference_mode(), _denormals_flushed():
+        found = measure_energies(calls, meter, plan)
+    return [found[mode].energy for mode in modes]
+
+
+def _meter_for(net: DynamicNetwork) -> Meter:
+    """Return the meter of what the network runs on; raises `ValueError` where there is none."""
+    scopes = ("GPU",) if device_of(net).type == "cuda" else ()
+    meter = find_meter(*scopes)
+    if isinstance(meter, NoMeter):
+        raise ValueError(f"`cost` (='energy') needs an energy meter: {meter.reason}")
+    return meter
 
 
 @contextmanager

@@ -25,6 +25,9 @@ def run_export(
     console, progress = consoles(as_json)
     net = we.load(network)
     wanted, readings = _wanted(net, modes, front)
+    if engine == "executorch":
+        _export_executorch(net, wanted, readings, out, as_json)
+        return
     with progress.status(f"exporting and checking {len(wanted)} modes on {engine}"):
         path = we.export(net, wanted, out, engine=engine, readings=readings)
     size = path.stat().st_size
@@ -32,6 +35,37 @@ def run_export(
         print_json({"bundle": str(path), "bytes": size, "modes": [str(mode) for mode in wanted]})
         return
     console.print(f"{len(wanted)} modes, checked on {engine}, in {size / 2**20:.2f} MiB: {path}")
+
+
+def _export_executorch(
+    net: Any, wanted: list[Any], readings: dict[Any, Any], out: Path, as_json: bool
+) -> None:
+    import wenable as we
+
+    console, progress = consoles(as_json)
+    with progress.status(f"lowering and checking {len(wanted)} modes for XNNPACK"):
+        written = we.export_executorch(net, wanted, out, readings=readings)
+    if as_json:
+        print_json(
+            {
+                "file": str(written.path),
+                "bytes": written.bytes,
+                "weight_bytes": written.weight_bytes,
+                "methods": dict(written.methods),
+                "undelegated": {mode: list(names) for mode, names in written.undelegated.items()},
+            }
+        )
+        return
+    table = Table()
+    for header in ("mode", "method", "not run by XNNPACK"):
+        table.add_column(header, overflow="fold")
+    for mode, method in written.methods.items():
+        table.add_row(mode, method, ", ".join(written.undelegated[mode]) or "nothing")
+    console.print(table)
+    console.print(
+        f"{len(wanted)} modes, checked in ExecuTorch, in {written.bytes / 2**20:.2f} MiB,"
+        f" {written.bytes / written.weight_bytes:.2f} times the full float32 weights: {written.path}"
+    )
 
 
 def _wanted(net: Any, modes: str, front: Path | None) -> tuple[list[Any], dict[Any, Any]]:
@@ -48,13 +82,23 @@ def _wanted(net: Any, modes: str, front: Path | None) -> tuple[list[Any], dict[A
     return sorted(net.calibrated_modes, key=lambda mode: -net.macs(mode)), {}
 
 
-def run_profile(bundle: Path, engine: str, threads: int | None, as_json: bool) -> None:
-    """Measure a bundle on this device and keep what was found."""
+def run_profile(
+    bundle: Path, engine: str, threads: int | None, out: Path | None, as_json: bool
+) -> None:
+    """Measure a bundle on this device, keep what was found, and write it to a file if asked."""
     from wenable.profiling import profile
 
     console, progress = consoles(as_json)
-    with progress_bar(progress, "measuring layers") as update:
-        found = profile(bundle, engine=engine, threads=threads, on_progress=update)
+
+    def tell(seconds: float) -> None:
+        progress.print(f"measuring on {engine}: about {max(seconds / 60, 0.1):.1f} minutes")
+
+    with progress_bar(progress, "measuring") as update:
+        found = profile(
+            bundle, engine=engine, threads=threads, on_progress=update, on_estimate=tell
+        )
+    if out is not None:
+        write_whole(out, json.dumps(found.to_json(), indent=1) + "\n")
     if as_json:
         print_json(found.to_json())
         return
@@ -64,7 +108,49 @@ def run_profile(bundle: Path, engine: str, threads: int | None, as_json: bool) -
     for mode, reading in found.latencies.items():
         table.add_row(mode, interval_text(reading), f"{reading.p99:.2f}")
     console.print(table)
-    console.print("kept for sessions of this bundle on this device")
+    kept = "kept for sessions of this network on this device"
+    console.print(kept if out is None else f"{kept}; written: {out}")
+
+
+def run_verify(
+    bundle: Path,
+    profile: Path,
+    front: Path | None,
+    engine: str,
+    modes: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure random modes, and those of a front, beside what a profile's table predicts."""
+    from wenable.profiling.verification import GOAL_ERROR, GOAL_TAU, verify
+    from wenable.runtime import DeviceProfile
+
+    console, progress = consoles(as_json)
+    also = []
+    if front is not None:
+        found = Front.from_json(json.loads(front.read_text(encoding="utf-8")))
+        also = [str(each.mode) for each in found.points]
+    with progress_bar(progress, "measuring") as update:
+        known = DeviceProfile.read(profile)
+        result = verify(bundle, known, engine=engine, modes=modes, also=also, on_progress=update)
+    if out is not None:
+        write_whole(out, json.dumps(result.to_json(), indent=1) + "\n")
+    if as_json:
+        print_json(result.to_json())
+        return
+    table = Table(title=f"{result.engine}, {result.device}")
+    for header in ("mode", "predicted ms", "measured ms", "error %"):
+        table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
+    for mode, reading in result.measured.items():
+        error = 100 * (result.predicted[mode] / reading.known - 1)
+        table.add_row(
+            mode, f"{result.predicted[mode]:.2f}", interval_text(reading), f"{error:+.1f}"
+        )
+    console.print(table)
+    console.print(
+        f"median error {result.median_error:.1%} (goal {GOAL_ERROR:.0%}), Kendall's tau"
+        f" {result.kendall_tau:.3f} (goal {GOAL_TAU}): {'good' if result.is_good else 'short of it'}"
+    )
 
 
 def run_once(

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from wenable.cli.terminal import consoles, print_json
 from wenable.measure.device import processor, usable_cores
+from wenable.measure.meters import available_meters
 from wenable.version import __version__
 
 _TRAIN = "pip install 'wenable[train]'"
@@ -29,7 +30,7 @@ def run_doctor(as_json: bool) -> None:
             for name in _ENGINES
         ),
         *_torch_devices(),
-        ("energy meter", False, "this version reads none; searches run by macs or latency"),
+        *((f"energy: {each.name}", each.ok, each.why) for each in available_meters()),
     ]
     if as_json:
         print_json(

@@ -1,4 +1,4 @@
-"""`wenable explore`: Algorithm 2 on a saved network; the front as a table, a file and a picture."""
+"""`wenable explore`: searches a saved network; the front as a table, a file and a picture."""
 
 from __future__ import annotations
 
@@ -9,21 +9,36 @@ from pathlib import Path
 import wenable as we
 from wenable.cli.terminal import consoles, mode_table, print_json
 from wenable.cli.work import accuracies, explore_with_bar, flush_denormals, load_data_for
+from wenable.cost_table import CostTable
 from wenable.files import write_whole
 from wenable.report.front_plot import Panel, plot_fronts
+from wenable.runtime import DeviceProfile
 from wenable.tables import Point
 
 
 def run_explore(
-    network: Path, data_name: str, threshold: float, out: Path, cost: str, as_json: bool
+    network: Path,
+    data_name: str,
+    threshold: float,
+    out: Path,
+    cost: str,
+    strategy: str,
+    profile: Path | None,
+    as_json: bool,
 ) -> None:
-    """Search a saved network and write what was found under `out`."""
+    """Search a saved network and write what was found under `out`.
+
+    - `profile`: what `wenable profile` measured on the device that will run the network.
+    """
     console, progress = consoles(as_json)
     flush_denormals()
     net = we.load(network)
     data = load_data_for(net, data_name)
+    table = None if profile is None else _table(profile)
+    if table is not None:
+        cost = "latency"
     out.mkdir(parents=True, exist_ok=True)
-    front = explore_with_bar(progress, net, data, cost, threshold)
+    front = explore_with_bar(progress, net, data, cost, threshold, strategy, table)
     found = (*front.points, *(() if front.chosen in front.points else (front.chosen,)))
     tested = accuracies(net, (point.mode for point in found), data, "test")
     out.mkdir(parents=True, exist_ok=True)
@@ -47,3 +62,10 @@ def run_explore(
         mode_table(f"front by {cost}: {front.evaluations} modes evaluated, {len(front)} kept", rows)
     )
     console.print(f"written: {out / 'front.json'}, {picture}, {saved}")
+
+
+def _table(path: Path) -> CostTable:
+    table = DeviceProfile.read(path).table
+    if table is None:
+        raise ValueError(f"{path} has no cost table; measure it again with `wenable profile`")
+    return table

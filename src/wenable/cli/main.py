@@ -180,12 +180,19 @@ def explore(
     threshold: Annotated[float, typer.Option(help="Stop at this accuracy, 0 to 1.")],
     out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
     cost: Annotated[str, typer.Option(help="What to save: macs or latency.")] = "macs",
+    strategy: Annotated[
+        str, typer.Option(help="greedy (Algorithm 2 of the paper), exact, or evolve.")
+    ] = "greedy",
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="Latencies of a device, as wenable profile --out wrote them there."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Search a trained network for the modes worth having (Algorithm 2)."""
+    """Search a trained network for the modes worth having."""
     from wenable.cli.explore import run_explore
 
-    run_explore(network, data, threshold, out, cost, json)
+    run_explore(network, data, threshold, out, cost, strategy, profile, json)
 
 
 BundleFile = Annotated[Path, typer.Argument(help="A bundle, as wenable export writes it.")]
@@ -210,12 +217,15 @@ def export(
     engine: Annotated[
         str, typer.Option(help="The engine every mode is checked on.")
     ] = "onnxruntime",
+    executorch: Annotated[
+        bool, typer.Option("--executorch", help="An ExecuTorch file (.pte) instead of a bundle.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write modes of a saved network to one file that runs without torch."""
     from wenable.cli.bundles import run_export
 
-    run_export(network, modes, front, out, engine, json)
+    run_export(network, modes, front, out, "executorch" if executorch else engine, json)
 
 
 @app.command()
@@ -224,12 +234,32 @@ def profile(
     bundle: BundleFile,
     engine: Engine = "onnxruntime",
     threads: Threads = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A file for the profile, to search with elsewhere.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure on this device how a bundle's layers run fastest, and how long its modes take."""
+    """Measure on this device how a bundle's layers run fastest, and what any mode takes."""
     from wenable.cli.bundles import run_profile
 
-    run_profile(bundle, engine, threads, json)
+    run_profile(bundle, engine, threads, out, json)
+
+
+@app.command()
+@_one_line_errors
+def verify(
+    bundle: BundleFile,
+    profile: Annotated[Path, typer.Argument(help="What wenable profile --out wrote here.")],
+    front: Annotated[Path | None, typer.Option(help="Also the modes of a front.json.")] = None,
+    engine: Annotated[str, typer.Option(help="The profile's engine.")] = "onnxruntime",
+    modes: Annotated[int, typer.Option(help="How many random modes, at least 24.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="A JSON file, for wenable report.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure modes end to end beside what a profile predicts of them."""
+    from wenable.cli.bundles import run_verify
+
+    run_verify(bundle, profile, front, engine, modes, out, json)
 
 
 @app.command()
@@ -265,6 +295,33 @@ def bench(
     from wenable.cli.bundles import run_bench
 
     run_bench(bundle, engines, threads, modes, out, json)
+
+
+@app.command()
+@_one_line_errors
+def report(
+    fronts: Annotated[
+        list[Path],
+        typer.Argument(help="Fronts, as explore writes them; NAME=front.json names one."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write, as report.html.")],
+    predictions: Annotated[
+        Path | None, typer.Option(help="What wenable verify --out wrote.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="With commas: html, svg, png, md.")] = "html",
+    title: Annotated[str, typer.Option(help="The page's heading.")] = "",
+    json: Json = False,
+) -> None:
+    """Write fronts as one page that needs no network, and as pictures and tables for papers."""
+    from wenable.cli.report import run_report
+    from wenable.cli.terminal import consoles, print_json
+
+    formats = [each.strip() for each in format.split(",") if each.strip()]
+    paths = run_report(fronts, predictions, out, formats, title)
+    if json:
+        print_json([str(path) for path in paths])
+    else:
+        consoles(False)[0].print("written: " + ", ".join(map(str, paths)))
 
 
 @app.command()

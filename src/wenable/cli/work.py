@@ -12,6 +12,7 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.terminal import progress_bar
+from wenable.cost_table import CostTable
 from wenable.data import ImageBatches, TensorBatches, batches, digits, image_folder
 from wenable.data.image_folder import ImageFiles
 from wenable.data.transforms import ImageSettings, evaluation_transform, training_transform
@@ -20,7 +21,7 @@ from wenable.exploration.greedy import SearchStep
 from wenable.measure.latency import TimingPlan
 from wenable.preprocessing import Preprocessing
 from wenable.processes import rank, world_size
-from wenable.search import Cost
+from wenable.search import Cost, Strategy
 from wenable.space import Mode
 from wenable.tables import Front, Reading
 from wenable.training import StepReport, TrainConfig
@@ -163,9 +164,15 @@ def train_with_bar(
 
 
 def explore_with_bar(
-    console: Console, net: DynamicNetwork, data: Data, cost: str, threshold: float
+    console: Console,
+    net: DynamicNetwork,
+    data: Data,
+    cost: str,
+    threshold: float,
+    strategy: str = "greedy",
+    table: CostTable | None = None,
 ) -> Front:
-    """Run Algorithm 2 and show how far it is."""
+    """Run a search and show how far it is."""
     with progress_bar(console, f"searching by {cost}") as update:
 
         def show(step: SearchStep) -> None:
@@ -178,6 +185,8 @@ def explore_with_bar(
             data.calibration,
             threshold=threshold,
             cost=cast(Cost, cost),
+            table=table,
+            strategy=cast(Strategy, strategy),
             timing=SEARCH_TIMING,
             on_step=show,
         )

@@ -54,6 +54,21 @@ def export(
     exported, or a network whose graph holds what a bundle cannot; `RuntimeError` where a mode does
     not give the answers of the extracted network. Warns `UncalibratedWarning`.
     """
+    wanted, given = checked_modes(net, modes, readings)
+    for mode in wanted:
+        warn_if_uncalibrated(net, mode, "exported")
+    with in_eval_mode(net), torch.no_grad():
+        content = _bundle(net, wanted, given)
+        _check(net, wanted, content, engine)
+    return write_whole(path, content)
+
+
+def checked_modes(
+    net: DynamicNetwork,
+    modes: Iterable[ModeChoice],
+    readings: Mapping[Any, Mapping[str, Reading]] | None,
+) -> tuple[list[Mode], dict[Mode, Mapping[str, Reading]]]:
+    """Return the modes to export and what is known of them; refuses what does not fit together."""
     wanted = [net.space.mode(mode) for mode in modes]
     if not wanted:
         raise ValueError("`modes` is empty; name at least one, as 'full'")
@@ -63,12 +78,7 @@ def export(
     unknown = [str(mode) for mode in given if mode not in wanted]
     if unknown:
         raise ValueError(f"`readings` has mode {unknown[0]}, which is not among `modes`")
-    for mode in wanted:
-        warn_if_uncalibrated(net, mode, "exported")
-    with in_eval_mode(net), torch.no_grad():
-        content = _bundle(net, wanted, given)
-        _check(net, wanted, content, engine)
-    return write_whole(path, content)
+    return wanted, given
 
 
 def _bundle(
@@ -102,14 +112,7 @@ def _bundle(
         ],
         "norms": [[name, norm.num_features] for name, norm in norms.items()],
         "modes": [
-            {
-                "mode": str(mode),
-                "readings": {
-                    key: asdict(each)
-                    for key, each in (_counted(net, mode) | dict(readings.get(mode, {}))).items()
-                },
-            }
-            for mode in modes
+            {"mode": str(mode), "readings": readings_of(net, mode, readings)} for mode in modes
         ],
         "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
         "sha256": {name: checksum(array) for name, array in tensors.items()},
@@ -122,8 +125,12 @@ def _bundle(
     return safetensors_bytes(tensors, {"wenable": text, "sha256": digest})
 
 
-def _counted(net: DynamicNetwork, mode: Mode) -> dict[str, Reading]:
-    return {"macs": Reading(net.macs(mode), "MACs", source="counted")}
+def readings_of(
+    net: DynamicNetwork, mode: Mode, readings: Mapping[Mode, Mapping[str, Reading]]
+) -> dict[str, Any]:
+    """Return the JSON form of what is known of a mode, its counted MACs among it."""
+    counted = {"macs": Reading(net.macs(mode), "MACs", source="counted")}
+    return {key: asdict(each) for key, each in (counted | dict(readings.get(mode, {}))).items()}
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
@@ -158,10 +165,11 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
                 plain: nn.Module = extract(net, mode).cpu()
             expected = plain(*(torch.from_numpy(each) for each in inputs))
             found = session.run(inputs[0] if len(inputs) == 1 else tuple(inputs), mode=mode)
-            _compare(expected, found, mode, engine)
+            compare_outputs(expected, found, mode, engine)
 
 
-def _compare(expected: Any, found: Any, mode: Mode, engine: str) -> None:
+def compare_outputs(expected: Any, found: Any, mode: Mode, engine: str) -> None:
+    """Raise `RuntimeError` where what an engine gives is not what the extracted network gives."""
     outputs = expected if isinstance(expected, tuple | list) else (expected,)
     answers = found if isinstance(found, tuple) else (found,)
     if len(outputs) != len(answers):

@@ -48,8 +48,8 @@ def measure_layers(
     """
     linked = chains(bundle.graph, bundle.weights_of(0).tensors)
     designs = list(_designs(bundle.layers, linked, mixtures))
-    patterns = sorted({n for layer in bundle.layers.values() for n in layer.patterns if n > 1})
-    most = len(designs) + rounds * len(patterns)
+    patterns = _patterns(bundle)
+    most = networks_measured(bundle, mixtures, rounds)
     first = _Samples(bundle, engine, calls)
     for number, (what, design) in enumerate(designs):
         on_progress(number, most, f"layers: {what}")
@@ -65,6 +65,16 @@ def measure_layers(
         again = together.medians()
         known = {layer: times | again[layer] for layer, times in known.items()}
     return known
+
+
+def networks_measured(bundle: Bundle, mixtures: int = 12, rounds: int = 2) -> int:
+    """Return how many networks `measure_layers` runs."""
+    patterns = len(_patterns(bundle))
+    return 1 + 6 * patterns + mixtures + rounds * patterns
+
+
+def _patterns(bundle: Bundle) -> list[int]:
+    return sorted({n for layer in bundle.layers.values() for n in layer.patterns if n > 1})
 
 
 def best_lowerings(

@@ -13,7 +13,8 @@ from functools import partial
 from wenable.measure.device import conditions, describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.profiling.cost_tables import measure_cost_table
-from wenable.profiling.layer_times import Progress, measure_layers
+from wenable.profiling.estimate import estimated_seconds
+from wenable.profiling.layer_times import Progress, measure_layers, networks_measured
 from wenable.profiling.whole_modes import ModeBuilder
 from wenable.runtime.building import build_model
 from wenable.runtime.bundle import Bundle
@@ -42,6 +43,7 @@ def profile(
     policy_timing: TimingPlan = POLICY_TIMING,
     mode_timing: TimingPlan = MODE_TIMING,
     on_progress: Progress = lambda done, of, what: None,
+    on_estimate: Callable[[float], None] = lambda seconds: None,
 ) -> DeviceProfile:
     """Return what a bundle's layers and modes take on this device, and keep it for sessions.
 
@@ -53,10 +55,21 @@ def profile(
       for no table.
     - `policy_timing`, `mode_timing`: how often whole modes are timed.
     - `on_progress`: told how many of how many measurements are done, and of what.
+    - `on_estimate`: told before it starts about how many seconds it will take.
 
     Raises `FileNotFoundError`, `BundleError`, `EngineError`.
     """
     bundle, opened = Bundle(path), open_engine(engine, threads)
+    on_estimate(
+        estimated_seconds(
+            bundle,
+            opened,
+            networks=networks_measured(bundle, mixtures),
+            table_modes=table_modes and table_modes + len(bundle.space.uniform_modes()),
+            policy_timing=policy_timing,
+            mode_timing=mode_timing,
+        )
+    )
     times = measure_layers(bundle, opened, on_progress, mixtures=mixtures)
     found = DeviceProfile(
         bundle.structure,

@@ -1,0 +1,96 @@
+"""The sizes of ExecuTorch files with a method for each mode, beside the weights they hold.
+
+    python -m benchmarks.executorch_files [--networks wenable.zoo:cifar_resnet20 ...] [--out docs]
+
+Random weights, the modes 1, 1/4 and 1/16, calibrated on random images. Results go to
+`docs/executorch/results.json`; the table of `docs/executorch.md` is taken from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import wenable as we
+from benchmarks.present_commit import present_commit
+from wenable.files import write_whole
+from wenable.measure.device import describe_device
+from wenable.zoo import build
+
+DOCS = Path(__file__).parents[1] / "docs"
+NETWORKS = {"wenable.zoo:cifar_resnet20": 32, "mobilenet_v2": 224, "resnet50": 224}
+MODES = ("1", "1/4", "1/16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.executorch_files")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--out", type=Path, default=DOCS)
+    arguments = parser.parse_args()
+    results = {
+        "command": "python -m benchmarks.executorch_files",
+        "commit": present_commit(),
+        "machine": describe_device(),
+        "versions": {name: version(name) for name in ("executorch", "torch")},
+        "modes": list(MODES),
+        "rows": [_measure(name) for name in arguments.networks],
+    }
+    folder = arguments.out / "executorch"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
+
+
+def _measure(name: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    size = NETWORKS[name]
+    shuffle = "all" if name == "mobilenet_v2" else "first"
+    method = we.WeightEnabling(shuffle=shuffle)
+    net = we.convert(build(name).eval(), torch.zeros(1, 3, size, size), method=method)
+    we.calibrate(net, MODES, [torch.randn(8, 3, size, size)])
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        written = we.export_executorch(net, MODES, Path(folder) / "net.pte")
+        seconds = time.perf_counter() - started
+        held = _resident_mib(written.path, written.methods, size)
+    row = {
+        "network": name,
+        "shuffle": shuffle,
+        "bytes": written.bytes,
+        "weight_bytes": written.weight_bytes,
+        "undelegated": {mode: list(names) for mode, names in written.undelegated.items()},
+        "export_s": seconds,
+        "resident_mib_added": held,
+    }
+    print(row, flush=True)
+    return row
+
+
+def _resident_mib(path: Path, methods: Any, size: int) -> dict[str, float]:
+    """Return by how much the process grows as each mode is loaded and run once, in order."""
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(path)
+    loaded, added = [], {}
+    for mode, method in methods.items():
+        before = _resident()
+        loaded.append(program.load_method(method))
+        loaded[-1].execute([torch.zeros(1, 3, size, size)])
+        added[mode] = (_resident() - before) / 2**20
+    return added
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""`wenable report`: fronts from files as a page to look at, and as pictures and tables for papers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wenable.files import write_whole
+from wenable.report.markdown_table import markdown_table
+from wenable.report.page import write_report
+from wenable.report.page_data import is_modelled, table_points
+from wenable.tables import Front, Point
+
+FORMATS = ("html", "svg", "png", "md")
+_PICTURED = {"macs": "MACs", "latency": "ms"}
+
+
+def run_report(
+    fronts: list[Path],
+    predictions: Path | None,
+    out: Path,
+    formats: Sequence[str] = ("html",),
+    title: str = "",
+) -> list[Path]:
+    """Write what `formats` asks for, and return the paths of the files.
+
+    - `fronts`: files that `explore` wrote, `front.json` or `NAME=front.json`. Without a name the
+      file's is taken, with its folder where two files have the same.
+    - `predictions`: a verification of predicted costs, for the page; None for none.
+    - `out`: the page, such as `report.html`. `front.md`, `front.svg` and `front.png` go beside it;
+      of several fronts each has its own picture, `front-NAME.svg`.
+    - `formats`: some of html, svg, png, md.
+
+    Raises `ValueError` for an unknown format, a name used twice, a file that is no front, fronts
+    of different units, or a picture of a cost other than MACs and ms. What can be refused is refused
+    before anything is written.
+
+    Example:
+        `run_report([Path("laptop=front.json")], None, Path("report.html"), ("html", "md"))`
+    """
+    _check_formats(formats)
+    series = _read_fronts(fronts)
+    verifications = [] if predictions is None else [_read_json(predictions)]
+    table = markdown_table(series)  # refuses mixed units before anything is written
+    pictures = [kind for kind in ("svg", "png") if kind in formats]
+    if pictures:
+        _check_pictures(series)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    if "html" in formats:
+        written.append(write_report(out, series, title=title, predictions=verifications))
+    if "md" in formats:
+        written.append(write_whole(out.parent / "front.md", table))
+    for kind in pictures:
+        written += [_picture(name, front, series, out, kind) for name, front in series.items()]
+    return written
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    unknown = [each for each in formats if each not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(
+            f"`formats` (={','.join(formats)!r}) names {', '.join(unknown) or 'nothing'};"
+            f" allowed: {', '.join(FORMATS)}"
+        )
+
+
+def _read_fronts(paths: list[Path]) -> dict[str, Front]:
+    if not paths:
+        raise ValueError("`fronts` is empty; a report needs the file of at least one front")
+    named = [_name_and_path(path) for path in paths]
+    names = [name for name, _ in named]
+    series: dict[str, Front] = {}
+    for name, path in named:
+        if names.count(name) > 1:
+            name = f"{path.resolve().parent.name}/{name}"
+        if name in series:
+            raise ValueError(
+                f"`fronts` has two series of the name {name!r}; name them, as in laptop={path}"
+            )
+        series[name] = _read_front(path)
+    return series
+
+
+def _name_and_path(path: Path) -> tuple[str, Path]:
+    name, sign, rest = str(path).partition("=")
+    if sign and name and rest and not path.exists():
+        return name, Path(rest)
+    return path.stem, path
+
+
+def _read_front(path: Path) -> Front:
+    try:
+        return Front.from_json(_read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is no file of a front: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}; allowed: an object")
+    return values
+
+
+def _check_pictures(series: dict[str, Front]) -> None:
+    for name, front in series.items():
+        units = {point.cost.unit for point in table_points(front)}
+        if units != {_PICTURED.get(front.cost)}:
+            raise ValueError(
+                f"`formats` asks for a picture of {name!r}, whose cost is {front.cost!r} in"
+                f" {', '.join(sorted(units))}; allowed: macs in MACs, latency in ms"
+            )
+        if not _drawable(front):
+            raise ValueError(f"{name!r} has no point with both figures; there is nothing to draw")
+    stems = {_stem(name, series): name for name in series}
+    if len(stems) < len(series):
+        listed = ", ".join(map(repr, series))
+        raise ValueError(f"two of the names {listed} give their pictures the same file name")
+
+
+def _drawable(front: Front) -> tuple[Point, ...]:
+    return tuple(
+        point
+        for point in front.points
+        if point.cost.value is not None and point.accuracy.value is not None
+    )
+
+
+def _stem(name: str, series: dict[str, Front]) -> str:
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", name)
+    return "front" if len(series) == 1 else f"front-{slug}"
+
+
+def _picture(name: str, front: Front, series: dict[str, Front], out: Path, kind: str) -> Path:
+    # matplotlib comes with wenable[train] only; the page and the table do without.
+    from wenable.report.front_plot import Panel, plot_fronts
+
+    points = _drawable(front)
+    modelled = any(is_modelled(point.cost) for point in points)
+    words = f"{name} (cost modelled)" if modelled else name
+    path = out.parent / f"{_stem(name, series)}.{kind}"
+    return plot_fronts({front.cost: Panel(points, ())}, path, title=words)

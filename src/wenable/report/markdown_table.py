@@ -1,0 +1,112 @@
+"""Fronts as a Markdown table for papers and pages: units, intervals, samples and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from wenable.report.page_data import is_modelled, page_data, shown_unit, table_points
+from wenable.tables import Front, Reading
+
+
+def markdown_table(series: Mapping[str, Front]) -> str:
+    """Return one table of the fronts' points, from the least costly, with their sources below.
+
+    - `series`: name -> front. There is a column with the names where there is more than one.
+
+    Raises `ValueError` where there is no front, or where units differ between fronts.
+
+    >>> from wenable.space import Knob, Space
+    >>> from wenable.tables import Point
+    >>> mode = Space((Knob("a", (1, 2)),)).full
+    >>> point = Point(mode, Reading(0.9, "top-1", 0.88, 0.92), Reading(3.0, "ms"))
+    >>> front = Front((point,), point, (point,), 1, 0.5, "latency", "greedy")
+    >>> print(markdown_table({"laptop": front}).splitlines()[2])
+    | `1` | 90.0 (88.0 to 92.0) | 3.00 | - | chosen |
+    """
+    data = page_data(series, "", ())
+    accuracy, cost = data["accuracy"], data["cost"]
+    heads = [
+        "mode",
+        f"{accuracy['name']} ({accuracy['shown']})",
+        f"{cost['name']} ({cost['shown']})",
+        "samples",
+        "remark",
+    ]
+    rules = ["---", "--:", "--:", "--:", "---"]
+    if len(series) > 1:
+        heads, rules = ["series", *heads], ["---", *rules]
+    rows = [row for name, front in series.items() for row in _rows(name, front, len(series) > 1)]
+    table = [_line(map(_plain, heads)), _line(rules), *map(_line, rows)]
+    return "\n".join([*table, "", *_sources(series)]).rstrip() + "\n"
+
+
+def _rows(name: str, front: Front, named: bool) -> list[list[str]]:
+    rows = []
+    for point in table_points(front):
+        remark = "chosen" if point.mode == front.chosen.mode else ""
+        if point.mode not in front.modes:
+            remark += ", not on the front"
+        row = [
+            f"`{point.mode}`",
+            figure_text(point.accuracy),
+            figure_text(point.cost),
+            _samples(point.accuracy, point.cost),
+            remark,
+        ]
+        rows.append([_plain(name), *row] if named else row)
+    return rows
+
+
+def figure_text(reading: Reading) -> str:
+    """Return a figure with its interval in shown units, without the unit; the reason if missing.
+
+    >>> figure_text(Reading(3.14159, "ms", 3.0, 3.3, source="modelled"))
+    '3.14 (3.00 to 3.30) modelled'
+    >>> figure_text(Reading(None, "mJ", reason="no meter"))
+    'not measured: no meter'
+    """
+    if reading.value is None:
+        return f"not measured: {_plain(reading.reason)}"
+    text = _digits(reading.value, reading.unit)
+    if reading.low is not None or reading.high is not None:
+        ends = (reading.low, reading.high)
+        low, high = ("?" if end is None else _digits(end, reading.unit) for end in ends)
+        text += f" ({low} to {high})"
+    return f"{text} modelled" if is_modelled(reading) else text
+
+
+def _digits(value: float, unit: str) -> str:
+    shown = shown_unit(unit)
+    scaled = value * shown["scale"]
+    if shown["decimals"] is not None:
+        return f"{scaled:.{shown['decimals']}f}"
+    return f"{scaled:.0f}" if abs(scaled) >= 100 else f"{scaled:#.3g}".rstrip(".")
+
+
+def _samples(*readings: Reading) -> str:
+    return " / ".join(str(reading.count) for reading in readings if reading.count) or "-"
+
+
+def _sources(series: Mapping[str, Front]) -> list[str]:
+    """Return a line for each way in which a figure was got."""
+    lines: dict[str, None] = {}
+    for name, front in series.items():
+        for point in table_points(front):
+            for label, reading in (("accuracy", point.accuracy), ("cost", point.cost)):
+                parts = (reading.interval, reading.source, reading.device, reading.note)
+                words = "; ".join(_plain(part) for part in parts if part)
+                if words:
+                    lines[f"- {_plain(name)}, {label}: {words}"] = None
+    return list(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown takes for text: one line, no pipes, no tags, no emphasis."""
+    line = " ".join(str(text).split())
+    for sign in "\\`*_[]|":
+        line = line.replace(sign, "\\" + sign)
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
