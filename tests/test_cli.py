@@ -20,6 +20,7 @@ from wenable.cli.main import app
 from wenable.comparison import compare
 from wenable.measure.latency import TimingPlan
 from wenable.profiling import profile
+from wenable.profiling.verification import verify
 from wenable.tables import Front, Point, Reading
 from wenable.training.recipes import recipe_named
 from wenable.training.state import read_checkpoint
@@ -163,6 +164,7 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
         "wenable.profiling.profile",
         partial(profile, mixtures=1, table_modes=2, policy_timing=short, mode_timing=short),
     )
+    monkeypatch.setattr("wenable.profiling.verification.verify", partial(verify, timing=short))
     net = we.convert(build("wenable.zoo:digits_resnet", width=32), torch.zeros(1, 1, 8, 8))
     modes = [net.space.full, net.space.uniform(4), net.space.smallest]
     we.calibrate(net, modes, [torch.randn(8, 1, 8, 8)])
@@ -183,7 +185,20 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     assert "were both given" in " ".join(refused.stderr.split())
     measured = json.loads(run("profile", bundle, "--threads", 1, "--json").stdout)
     assert list(measured["latencies"]) == given["modes"]
-    assert "kept for sessions" in run("profile", bundle, "--threads", 1).stdout
+    kept = run("profile", bundle, "--threads", 1, "--out", tmp_path / "here.json").stdout
+    assert "kept for sessions" in " ".join(kept.split())
+    assert json.loads((tmp_path / "here.json").read_text())["table"]["unit"] == "ms"
+    front_file = tmp_path / "front.json"
+    checked = ("verify", bundle, tmp_path / "here.json", "--front", front_file)
+    verified = json.loads(run(*checked, "--out", tmp_path / "verified.json", "--json").stdout)
+    assert json.loads((tmp_path / "verified.json").read_text()) == verified
+    assert len(verified["modes"]) >= 24
+    page = tmp_path / "report.html"
+    written = run(
+        "report", f"here={front_file}", "--out", page, "--format", "html,md", "--json"
+    )  # fmt: skip
+    assert [Path(each).name for each in json.loads(written.stdout)] == ["report.html", "front.md"]
+    assert "<script" in page.read_text()
     arguments = ("bench", bundle, "--engines", "onnxruntime", "--threads", 1, "--modes", "1/4")
     values = json.loads(run(*arguments, "--out", tmp_path / "b.json", "--json").stdout)
     assert json.loads((tmp_path / "b.json").read_text()) == values
@@ -216,7 +231,9 @@ def test_training_starts_from_weights(tmp_path: Path):
 def test_doctor_says_what_is_there():
     findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
     assert findings["torch"]["found"]
-    assert not findings["energy meter"]["found"]
+    meters = [each for what, each in findings.items() if what.startswith("energy: ")]
+    assert meters
+    assert all(each["detail"] for each in meters)  # found or not, it is said why
     assert "macs or latency" in findings["energy meter"]["detail"]
     assert "processor" in run("doctor").stdout
 

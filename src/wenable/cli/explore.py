@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import wenable as we
-from wenable.cli.terminal import consoles, mode_table, print_json
+from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
 from wenable.cli.work import accuracies, explore_with_bar, flush_denormals, load_data_for
 from wenable.cost_table import CostTable
 from wenable.files import write_whole
@@ -38,7 +38,8 @@ def run_explore(
     if table is not None:
         cost = "latency"
     out.mkdir(parents=True, exist_ok=True)
-    front = explore_with_bar(progress, net, data, cost, threshold, strategy, table)
+    with stdout_kept_clean():
+        front = explore_with_bar(progress, net, data, cost, threshold, strategy, table)
     found = (*front.points, *(() if front.chosen in front.points else (front.chosen,)))
     tested = accuracies(net, (point.mode for point in found), data, "test")
     out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +41,24 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, s
             progress.update(task, completed=done, total=of, words=words)
 
         yield update
+
+
+@contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Send what libraries below Python print to standard error: HiGHS prints where it should not."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # there is no such thing as a file descriptor here
+        yield
+        return
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def print_json(values: Any) -> None:
