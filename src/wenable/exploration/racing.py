@@ -107,7 +107,12 @@ def race(
         if not alive:
             break
         left = images - seen
-        likely = [i for i in alive if not left or (seen and wrong[i] + rate[i] * left <= afford[i])]
+        # At its present rate it would not be out by the end. The hardest half tells no rate.
+        likely = [
+            i
+            for i in alive
+            if not left or (seen >= left and wrong[i] + rate[i] * left <= afford[i])
+        ]
         if likely:
             _, i = min((loss(costs[i], total - wrong[i], total), i) for i in likely)
             right[i] = exact(i)
