@@ -57,6 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"cost_table", "files", "measure", "preprocessing", "space", "tables"},
     "profiling": {"cost_table", "files", "measure", "runtime", "space", "tables"},
     "comparison": {"measure", "runtime", "tables"},
+    "escalation": set(),
     "exporting": {
         "dynamic_network", "extraction", "files", "layers", "modules", "runtime", "space", "tables",
         "version",
@@ -64,7 +65,7 @@ ROOMS: dict[str, set[str]] = {
 }  # fmt: skip
 FREE_OF_TORCH = (
     "version", "files", "space", "tables", "cost_table", "preprocessing", "measure", "exploration",
-    "runtime", "profiling", "comparison", "report",
+    "runtime", "profiling", "comparison", "report", "escalation",
 )  # fmt: skip
 
 
