@@ -58,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
     "profiling": {"cost_table", "files", "measure", "runtime", "space", "tables"},
     "comparison": {"measure", "runtime", "tables"},
     "escalation": set(),
+    "big_little": {"escalation", "measure", "modules", "tables"},
     "exporting": {
         "dynamic_network", "extraction", "files", "layers", "modules", "runtime", "space", "tables",
         "version",
