@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.networks import IMAGES, small_resnet
 from wenable.graph import shared_modules, trace
 
 
@@ -222,3 +223,13 @@ def test_what_cannot_be_traced_is_refused_in_one_line():
     with pytest.raises(ValueError, match="`model` \\(=Branching\\) cannot be traced") as caught:
         traced(Branching(), 2, 4)
     assert "\n" not in str(caught.value)
+
+
+def test_where_each_module_is_done():
+    ends = trace(small_resnet(), (torch.zeros(IMAGES),)).ends
+    assert ends["block1"].shape == (2, 32, 6, 6)
+    assert ends[""].shape == (2, 5)
+    order = ["stem.0", "stem", "block1.conv1", "block1", "block2.conv3", "block2", "fc"]
+    assert sorted(order, key=lambda name: ends[name].position) == order
+    # one that is called several times is done with its last call
+    assert ends["block1.relu"].position == ends["block1"].position

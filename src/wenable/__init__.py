@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from wenable.exporting import export as export
     from wenable.exporting.executorch import export_executorch as export_executorch
     from wenable.extraction import extract as extract
+    from wenable.methods.depth import EarlyExits as EarlyExits
+    from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
     from wenable.saving import load as load
     from wenable.saving import save as save
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DynamicNetwork": "wenable.dynamic_network",
+    "EarlyExits": "wenable.methods.depth",
     "Front": "wenable.tables",
     "Knob": "wenable.space",
     "Mode": "wenable.space",
     "Reading": "wenable.tables",
     "Space": "wenable.space",
+    "SwitchablePrecision": "wenable.methods.precision",
     "TrainConfig": "wenable.training",
     "UncalibratedWarning": "wenable.dynamic_network",
     "WeightEnabling": "wenable.methods.weight_enabling",

@@ -10,8 +10,10 @@ import torch
 
 from wenable.dynamic_network import DynamicNetwork
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
+from wenable.layers.precision import SwitchablePrecision
+from wenable.layers.quantization import InputRange
 from wenable.modules import call_network, device_of, in_eval_mode
-from wenable.processes import several_processes, sum_over_processes
+from wenable.processes import several_processes, sum_over_processes, world_size
 from wenable.space import ModeChoice
 
 
@@ -53,10 +55,10 @@ def calibrate(
             f"`batches` is an iterator, which can be gone through once, and there are {len(wanted)}"
             " modes; pass a list or a DataLoader"
         )
-    if not net.switchable_norms():
-        return
     for mode in wanted:
-        with net.using(mode):
+        with net.using(mode), _collecting_ranges(net) as ranges:
+            if not net.switchable_norms() and not ranges:
+                continue
             statistics, images = _estimate(net, batches)
         net.store_calibration(mode, statistics, images)
 
@@ -87,6 +89,30 @@ def _collecting(norms: Mapping[str, SwitchableBatchNorm]) -> Iterator[dict[str, 
     finally:
         for norm in norms.values():
             norm.collecting = None
+
+
+@contextmanager
+def _collecting_ranges(net: DynamicNetwork) -> Iterator[list[InputRange]]:
+    """Let the inputs of low precision whose range is unknown look at what they are given.
+
+    A range belongs to its layer and precision, whatever the rest of the mode. What training learned
+    stays; so does what the first calibration of a precision saw, or other modes would change.
+    """
+    ranges = [
+        layer.input_range
+        for layer in net.modules()
+        if isinstance(layer, SwitchablePrecision) and layer.input_range is not None
+    ]
+    unknown = [each for each in ranges if not each.is_known]
+    for each in unknown:
+        each.collecting = True
+    try:
+        yield unknown
+    finally:
+        for each in unknown:
+            each.collecting = False
+    for each in unknown if several_processes() else ():
+        each.running_bounds.copy_(sum_over_processes(each.running_bounds) / world_size())
 
 
 def _statistics(norm: SwitchableBatchNorm, seen: Moments) -> Statistics:

@@ -13,6 +13,8 @@ from torch import nn
 
 from wenable.concurrency import ModeGuard
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
+from wenable.layers.exits import ExitReached
+from wenable.layers.precision import SwitchablePrecision
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.methods.plan import LeftAlone, Method, Plan, SwitchableLayer
 from wenable.modules import device_of, weights_fingerprint
@@ -174,17 +176,31 @@ class DynamicNetwork(nn.Module):
     def macs(self, mode: ModeChoice | None = None) -> int:
         """Return the multiply-accumulates of a mode for one example, at the traced size.
 
-        A layer in pattern 1/n counts 1/n of its full ones (WeNet, eq. 1 and 3); what cannot be
-        switched counts as torch's `FlopCounterMode` counts it.
+        A layer in pattern 1/n counts 1/n of its full ones (WeNet, eq. 1 and 3), unless its method says
+        what each pattern costs; what cannot be switched counts as torch's `FlopCounterMode` counts it.
         """
         mode = self.mode if mode is None else self.space.mode(mode)
-        switched = sum(layer.macs // mode[layer.knob] for layer in self.switchable_layers)
+        switched = sum(layer.macs_at(mode[layer.knob]) for layer in self.switchable_layers)
         return self._wenable.fixed_macs + switched
+
+    def bit_operations(self, mode: ModeChoice | None = None) -> int:
+        """Return the multiply-accumulates of a mode times the bits of both factors, for one example.
+
+        A model of what hardware for narrow numbers would do, not of time on this machine: a product
+        of 32-bit numbers counts 1024, one of 8-bit integers 64 (the BOPs of Baskin et al., UNIQ,
+        2021, without the additions).
+        """
+        mode = self.mode if mode is None else self.space.mode(mode)
+        switched = sum(
+            layer.macs_at(mode[layer.knob]) * layer.bits_at(mode[layer.knob]) ** 2
+            for layer in self.switchable_layers
+        )
+        return self._wenable.fixed_macs * 32**2 + switched
 
     def parameter_count(self, mode: ModeChoice | None = None) -> int:
         """Return how many parameters a mode enables: those of the network `extract` returns."""
         mode = self.mode if mode is None else self.space.mode(mode)
-        switched = sum(layer.weights // mode[layer.knob] for layer in self.switchable_layers)
+        switched = sum(layer.weights_at(mode[layer.knob]) for layer in self.switchable_layers)
         return self._wenable.fixed_weights + switched
 
     @property
@@ -204,9 +220,14 @@ class DynamicNetwork(nn.Module):
         """Say whether the norm statistics of a mode were estimated with the present weights.
 
         A network without batch norm needs none. The full mode of a freshly converted network keeps
-        the statistics that the network came with.
+        the statistics that the network came with. A layer of low precision needs the range of its
+        input besides, from training or calibration.
         """
-        calibration = self._wenable.calibrations.get(self.space.mode(mode))
+        mode = self.space.mode(mode)
+        rounding = (each for each in self.modules() if isinstance(each, SwitchablePrecision))
+        if not all(layer.knows_its_input(mode[layer.knob.name]) for layer in rounding):
+            return False
+        calibration = self._wenable.calibrations.get(mode)
         if not self._wenable.norms:
             return True
         if calibration is None:
@@ -302,10 +323,10 @@ class DynamicNetwork(nn.Module):
         if self.training and state.calibrations:
             self.forget_calibrations()
         if torch.compiler.is_compiling():  # a lock cannot be traced, and nothing runs
-            return super().forward(*args, **kwargs)
+            return self._run(*args, **kwargs)
         state.guard.enter(state.mode)
         try:
-            return super().forward(*args, **kwargs)
+            return self._run(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
             explanation = self._explanation(error, args)
             if explanation is None:
@@ -313,6 +334,12 @@ class DynamicNetwork(nn.Module):
             raise ValueError(explanation) from error
         finally:
             state.guard.leave()
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().forward(*args, **kwargs)
+        except ExitReached as reached:
+            return reached.outputs
 
     def _check_dimensions(self, inputs: tuple[Any, ...]) -> None:
         # A single image without its batch would pass some layers and mean something else.

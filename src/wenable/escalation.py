@@ -93,7 +93,7 @@ def by_margin(
     Source: Park et al. (2015) for two networks; Pagliari et al., Dynamic Bit-width Reconfiguration
     (ISLPED 2018), for one network in two precisions.
     """
-    limits = _thresholds(threshold, len(stages), 1.0, "margin")
+    limits = checked_thresholds(threshold, len(stages), 1.0, "margin")
     return _escalate(stages, inputs, lambda y, stage: margin(y) >= limits[stage], costs)
 
 
@@ -115,7 +115,7 @@ def by_entropy(
 
     Source: BranchyNet (2016), algorithm 1.
     """
-    limits = _thresholds(threshold, len(stages), np.inf, "entropy")
+    limits = checked_thresholds(threshold, len(stages), np.inf, "entropy")
     return _escalate(stages, inputs, lambda y, stage: entropy(y) < limits[stage], costs)
 
 
@@ -164,9 +164,10 @@ def _check_answers(answers: NDArray[np.floating], inputs: int, number: int) -> N
         )
 
 
-def _thresholds(
+def checked_thresholds(
     threshold: float | Sequence[float], stages: int, highest: float, score: str
 ) -> tuple[float, ...]:
+    """Return one threshold for each stage but the last; raises `ValueError` as `by_margin` does."""
     if stages < 1:
         raise ValueError("`stages` is empty; escalation needs at least one")
     several = isinstance(threshold, Sequence | np.ndarray)

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.layers.batch_norm import SwitchableBatchNorm
+from wenable.layers.precision import SwitchablePrecision
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.modules import in_eval_mode, put_in_place
 from wenable.space import Mode, ModeChoice
@@ -22,7 +23,9 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     - `mode`: the present mode where nothing is said.
 
     The result has weights of its own and knows nothing of wenable; in eval mode it computes what
-    `net` computes in that mode.
+    `net` computes in that mode. Two methods cannot keep all of this: the network of an early exit is
+    a `torch.fx.GraphModule`, since its class would run on; and a layer in low precision has a
+    `wenable.layers.quantization.FakeQuantizedInput` before it, since torch has no layer that rounds.
 
     Warns `UncalibratedWarning` where the norm statistics of the mode were never estimated.
 
@@ -39,11 +42,13 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     plain.__class__ = net.original_class
     del plain._wenable
     plain.__dict__.pop("wenable_source", None)
+    finish = net._wenable.plan.finish_extraction
+    plain = plain if finish is None else finish(plain)
     modules: dict[str, nn.Module] = dict(plain.named_modules())
     replacements = {
         name: module.to_plain()
         for name, module in modules.items()
-        if isinstance(module, WeightEnabled | SwitchableBatchNorm)
+        if isinstance(module, WeightEnabled | SwitchablePrecision | SwitchableBatchNorm)
     }
     put_in_place(plain, replacements)
     _check_extracted(net, mode, plain)

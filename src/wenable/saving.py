@@ -26,7 +26,7 @@ from wenable.conversion import convert
 from wenable.dynamic_network import Calibration, DynamicNetwork
 from wenable.files import write_whole
 from wenable.layers.batch_norm import Statistics
-from wenable.methods.weight_enabling import WeightEnabling
+from wenable.methods import method_from_json
 from wenable.modules import in_eval_mode
 from wenable.preprocessing import Preprocessing
 from wenable.space import Space
@@ -105,7 +105,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
         model = build(Source.from_json(header["architecture"]))
     try:
         example = _example(header["example"])
-        method = WeightEnabling.from_json(header["method"])
+        method = method_from_json(header["method"])
         space = Space.from_json(header["space"])
         wanted = list(header["calibrations"])
         preprocessing = header.get("preprocessing")  # files of the first version have none

@@ -51,9 +51,11 @@ def export(
     The file is whole or not there: an export that fails leaves the old one.
 
     Returns the path. Raises `ValueError` for no modes, a mode twice, readings of a mode that is not
-    exported, or a network whose graph holds what a bundle cannot; `RuntimeError` where a mode does
-    not give the answers of the extracted network. Warns `UncalibratedWarning`.
+    exported, another method than `WeightEnabling`, or a graph that a bundle cannot hold;
+    `RuntimeError` where a mode does not give the answers of the extracted network. Warns
+    `UncalibratedWarning`.
     """
+    _check_method(net)
     wanted, given = checked_modes(net, modes, readings)
     for mode in wanted:
         warn_if_uncalibrated(net, mode, "exported")
@@ -61,6 +63,16 @@ def export(
         content = _bundle(net, wanted, given)
         _check(net, wanted, content, engine)
     return write_whole(path, content)
+
+
+def _check_method(net: DynamicNetwork) -> None:
+    method = net.conversion_method.to_json()["method"]
+    if method != "weight-enabling":
+        raise ValueError(
+            f"`net` was converted by the method {method!r}, whose modes a bundle cannot hold; write"
+            " each one's network with wenable.export_executorch or torch.onnx.export"
+            " (wenable.extract), or a mode of 8 bits with wenable.exporting.int8.export_int8"
+        )
 
 
 def checked_modes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -29,6 +29,17 @@ class LayerCall:
     """The dimension that it reads as channels, counted from the end."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleEnd:
+    """Where a module is done in the order of execution, for the last time.
+
+    - `position`: of its last operation among all; `shape`: of what that wrote.
+    """
+
+    position: int
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Graph:
     """A traced network: the calls of its layers and norms, and what reaches its output."""
@@ -43,6 +54,8 @@ class Graph:
     """How many examples the traced batch held."""
     attention: frozenset[str]
     """The layers whose output goes straight into attention, or that read what comes out of it."""
+    ends: Mapping[str, ModuleEnd]
+    """Where each module that was run is done, by its first name; the network itself is `""`."""
 
     @property
     def classifiers(self) -> frozenset[str]:

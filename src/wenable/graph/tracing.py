@@ -45,4 +45,5 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
         frozenset(walker.computed),
         next(len(each) for each in example_inputs if isinstance(each, torch.Tensor)),
         frozenset(walker.attention),
+        walker.ends,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from wenable.graph.calls import LayerCall
+from wenable.graph.calls import LayerCall, ModuleEnd
 from wenable.graph.nodes import operation, shape_of
 from wenable.graph.origin import Origin
 from wenable.graph.rules import RULES
@@ -43,6 +43,7 @@ class Walker:
         self.norms: list[LayerCall] = []
         self.outputs: list[Origin | None] = []
         self.computed: set[str] = set()
+        self.ends: dict[str, ModuleEnd] = {}
         # Of every tensor, the last layers (or attention) that wrote to it, by whatever operations.
         self.writers: dict[Node, frozenset[str]] = {}
         self.attention: set[str] = set()
@@ -55,6 +56,7 @@ class Walker:
         if node.op != "call_function":
             return
         name = operation(node)
+        self._note_ends(node)
         self.writers[node] = self._written_by(node, name)
         rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
         origin = rule(self, node) if rule else None
@@ -136,8 +138,18 @@ class Walker:
 
     def running(self, node: Node) -> str | None:
         """Return the innermost module that is running at a node, by its first name."""
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        return self.first_names.get(str(stack[-1][0]).partition("@")[0]) if stack else None
+        stack = self._running_stack(node)
+        return stack[-1] if stack else None
+
+    def _running_stack(self, node: Node) -> list[str | None]:
+        """Return the modules that are running at a node, the network first."""
+        stack = node.meta.get("nn_module_stack", {}).values()
+        return [self.first_names.get(str(each[0]).partition("@")[0]) for each in stack]
+
+    def _note_ends(self, node: Node) -> None:
+        # The last note of each module stays.
+        end = ModuleEnd(len(self.origins), shape_of(node))
+        self.ends |= {name: end for name in self._running_stack(node) if name is not None}
 
 
 def _fits(origin: Origin, node: Node) -> bool:

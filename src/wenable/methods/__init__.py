@@ -1,4 +1,28 @@
 """One file per way to make a network dynamic: the rows of the paper's Table I."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from wenable.methods.depth import EarlyExits as EarlyExits
 from wenable.methods.plan import Method as Method
+from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
 from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+
+_BY_NAME = {
+    "weight-enabling": WeightEnabling,
+    "precision": SwitchablePrecision,
+    "early-exits": EarlyExits,
+}
+
+
+def method_from_json(values: Mapping[str, Any]) -> Method:
+    """Return the method that its `to_json` wrote; raises `ValueError` for one that is unknown.
+
+    >>> method_from_json(WeightEnabling((1, 2)).to_json()).groups
+    (1, 2)
+    """
+    name = values.get("method")
+    if name not in _BY_NAME:
+        allowed = ", ".join(map(repr, _BY_NAME))
+        raise ValueError(f"`method` (={name!r}) is unknown to this version; allowed: {allowed}")
+    return _BY_NAME[name].from_json(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ class SwitchableLayer:
     """A layer that switches: its knob, its sizes, its cost in the full pattern, and its shuffle.
 
     `macs` are for one example at the traced size; `weights` counts its weight without the bias.
+    Pattern 1/n costs 1/n of both, unless `macs_by_pattern` and `weights_by_pattern` say otherwise,
+    in the order of `patterns`; `bits_by_pattern` are those of weights and inputs, where not 32.
     """
 
     name: str
@@ -53,6 +55,25 @@ class SwitchableLayer:
     macs: int
     weights: int
     shuffle: Shuffle | None
+    macs_by_pattern: tuple[int, ...] = ()
+    weights_by_pattern: tuple[int, ...] = ()
+    bits_by_pattern: tuple[int, ...] = ()
+
+    def macs_at(self, n: int) -> int:
+        """Return the multiply-accumulates in pattern `n`, for one example."""
+        if self.macs_by_pattern:
+            return self.macs_by_pattern[self.patterns.index(n)]
+        return self.macs // n
+
+    def weights_at(self, n: int) -> int:
+        """Return how many weights pattern `n` enables."""
+        if self.weights_by_pattern:
+            return self.weights_by_pattern[self.patterns.index(n)]
+        return self.weights // n
+
+    def bits_at(self, n: int) -> int:
+        """Return the bits of a weight, and of an input, in pattern `n`: 32 for floating point."""
+        return self.bits_by_pattern[self.patterns.index(n)] if self.bits_by_pattern else 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +103,9 @@ class Plan:
     left_alone: tuple[LeftAlone, ...]
     method: Method
     """The method with everything in it that a file can keep."""
+    finish_extraction: Callable[[nn.Module], nn.Module] | None = None
+    """What is left to do to a copy of the network in one mode, to extract it: before its modules
+    are asked for their plain forms."""
 
 
 class Method(Protocol):

@@ -38,5 +38,5 @@ def agree_on_statistics(net: DynamicNetwork) -> None:
     if not several_processes():
         return
     for name, buffer in net.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
+        if name.endswith(("running_mean", "running_var", "running_bounds")):
             buffer.copy_(sum_over_processes(buffer) / world_size())

@@ -30,9 +30,10 @@ def _draw_by_macs(net: DynamicNetwork, rng: random.Random) -> Mode:
     """Draw a cost uniformly, then make random layers one step cheaper until it is reached."""
     target = rng.uniform(net.macs("smallest"), net.macs("full"))
     knobs = {knob.name: knob for knob in net.space.knobs}
-    of_knob: dict[str, int] = dict.fromkeys(knobs, 0)
+    of_knob = {name: dict.fromkeys(knob.options, 0) for name, knob in knobs.items()}
     for layer in net.switchable_layers:
-        of_knob[layer.knob] += layer.macs
+        for n in knobs[layer.knob].options:
+            of_knob[layer.knob][n] += layer.macs_at(n)
     options, macs = dict(net.space.full), net.macs("full")
     open_knobs = list(knobs)
     while macs > target and open_knobs:
@@ -41,6 +42,6 @@ def _draw_by_macs(net: DynamicNetwork, rng: random.Random) -> Mode:
         if cheaper is None:
             open_knobs.remove(name)
             continue
-        macs -= of_knob[name] // options[name] - of_knob[name] // cheaper
+        macs -= of_knob[name][options[name]] - of_knob[name][cheaper]
         options[name] = cheaper
     return net.space.mode(options)

@@ -1,0 +1,103 @@
+"""Early exits: modules behind which a forward pass can end, with an answer of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+
+class ExitReached(Exception):  # noqa: N818 - not an error: it ends a forward pass, with an answer
+    """Ends a forward pass at an exit. `DynamicNetwork.forward` returns its `outputs`.
+
+    The rest of the network is not run, whatever its forward does: no other way out of the middle of
+    a forward pass works for every network.
+    """
+
+    def __init__(self, outputs: torch.Tensor) -> None:
+        super().__init__("a forward pass ended at an exit; run the network, not a part of it")
+        self.outputs = outputs
+
+
+class ExitPoint(nn.Module):
+    """What `with_exit` adds to the class of a module: a side branch on its output.
+
+    The branch averages over positions and multiplies by one weight. Its parameters are those of the
+    module itself and no child of it: a `Sequential` would run a child.
+    """
+
+    exit_weight: nn.Parameter
+    exit_bias: nn.Parameter
+    exit_pattern: int
+    stops: bool
+    listener: Any
+
+    def put_pattern(self, n: int) -> None:
+        """End forward passes here in pattern `exit_pattern`, and pass on in any other."""
+        self.__dict__["stops"] = n == self.exit_pattern
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module; where the mode says so, end the pass with the branch's answer."""
+        output = super().forward(*args, **kwargs)
+        if self.stops:
+            raise ExitReached(self.exit_outputs(output))
+        return output if self.listener is None else self.listener(self, output)
+
+    def exit_outputs(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the branch's answer, shape `(N, classes)`."""
+        return nn.functional.linear(pooled(features), self.exit_weight, self.exit_bias)
+
+    def exit_head(self) -> nn.Sequential:
+        """Return the branch of standard torch layers, with weights of its own."""
+        classes, channels = self.exit_weight.shape
+        place = {"device": self.exit_weight.device, "dtype": self.exit_weight.dtype}
+        linear = skip_init(nn.Linear, channels, classes, **place)
+        with torch.no_grad():
+            linear.get_parameter("weight").copy_(self.exit_weight)
+            linear.get_parameter("bias").copy_(self.exit_bias)
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear).train(self.training)
+
+
+def pooled(features: torch.Tensor) -> torch.Tensor:
+    """Return the mean over positions of maps `(N, channels, H, W)`, shape `(N, channels)`."""
+    return nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
+
+
+def with_exit(module: nn.Module, channels: int, classes: int, pattern: int) -> nn.Module:
+    """Give a module an exit behind it, in place, and return it.
+
+    - `channels`: of its output; `classes`: of the network's.
+    - `pattern`: the option of the knob that ends a pass here.
+
+    The module keeps its class, as a base of its new one, and the names of its parameters; the new
+    ones are `exit_weight` and `exit_bias`, which start as those of a new `torch.nn.Linear`.
+
+    >>> block = with_exit(nn.Sequential(nn.Conv2d(3, 8, 3)), 8, 5, pattern=2)
+    >>> block(torch.ones(1, 3, 6, 6)).shape
+    torch.Size([1, 8, 4, 4])
+    >>> block.put_pattern(2)
+    >>> try:
+    ...     block(torch.ones(1, 3, 6, 6))
+    ... except ExitReached as reached:
+    ...     reached.outputs.shape
+    torch.Size([1, 5])
+    """
+    like = next(module.parameters(), torch.empty(0))
+    branch = nn.Linear(channels, classes, device=like.device, dtype=like.dtype)
+    module.__class__ = type(f"{type(module).__name__}WithExit", (ExitPoint, type(module)), {})
+    module.register_parameter("exit_weight", nn.Parameter(branch.weight.detach()))
+    module.register_parameter("exit_bias", nn.Parameter(branch.bias.detach()))
+    module.__dict__.update(exit_pattern=pattern, stops=False, listener=None)
+    return module
+
+
+def without_exit(module: ExitPoint) -> nn.Module:
+    """Take the exit away again, in place: the module is of its former class."""
+    module.__class__ = type(module).__bases__[1]
+    for name in ("exit_weight", "exit_bias"):
+        delattr(module, name)
+    for name in ("exit_pattern", "stops", "listener"):
+        del module.__dict__[name]
+    return module

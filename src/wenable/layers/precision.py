@@ -1,0 +1,175 @@
+"""Layers that run in one of several precisions, on simulated integers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+from wenable.layers.convolution import _geometry
+from wenable.layers.quantization import (
+    FULL_BITS,
+    FakeQuantizedInput,
+    InputRange,
+    input_grid,
+    weight_grid,
+)
+from wenable.space import Knob
+
+
+class SwitchablePrecision(nn.Module):
+    """A layer whose weight and input are rounded to as many bits as its pattern leaves them.
+
+    Pattern n leaves 32/n bits. At 32 it is the layer it was made from, to the bit. Below, the weight
+    is on a symmetric grid for each output channel and the input on an asymmetric one for the whole
+    tensor, whose range is learned for each precision (`InputRange`). Biases and sums stay floats.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    input_ranges: nn.ModuleDict
+
+    def _make_switchable(self, knob: Knob) -> None:
+        self.knob = knob
+        self.pattern = 1
+        self.input_ranges = nn.ModuleDict(
+            {str(FULL_BITS // n): InputRange(self.weight) for n in knob.options if n > 1}
+        )
+        self.input_ranges.train(self.training)
+
+    @property
+    def bits(self) -> int:
+        """The bits of weights and inputs in the present pattern; 32 is floating point."""
+        return FULL_BITS // self.pattern
+
+    def set_pattern(self, n: int) -> None:
+        """Run at 32/n bits from now on; a pattern the layer lacks is refused."""
+        self.knob.check(n)
+        self.put_pattern(n)
+
+    def put_pattern(self, n: int) -> None:
+        """Set a pattern that is known to be one of this layer's."""
+        self.__dict__["pattern"] = n
+
+    @property
+    def input_range(self) -> InputRange | None:
+        """The range of the input in the present precision; None in floating point."""
+        return None if self.pattern == 1 else self.input_ranges[str(self.bits)]  # pyright: ignore[reportReturnType]
+
+    def knows_its_input(self, n: int) -> bool:
+        """Whether pattern `n` can be used as it is: its input's range was seen, or it needs none."""
+        return n == 1 or self.input_ranges[str(FULL_BITS // n)].is_known  # pyright: ignore[reportReturnType]
+
+    def _on_grids(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the input and the weight, rounded to the present precision."""
+        input_range = self.input_range
+        assert input_range is not None
+        low, high = input_range(input)
+        rounded = input_grid(low, high, self.bits).nearest(input)
+        return rounded, weight_grid(self.weight, self.bits).nearest(self.weight)
+
+    def to_plain(self) -> nn.Module:
+        """Return the layer of the present precision: its weight on the grid, its input rounded.
+
+        The weight is that of a standard torch layer. torch has no standard layer that rounds, so
+        below 32 bits a `FakeQuantizedInput` stands before it.
+
+        Raises `ValueError` where the range of the input was never seen.
+        """
+        plain = self._plain()
+        with torch.no_grad():
+            for name, parameter in plain.named_parameters():
+                own = self.get_parameter(name)
+                parameter.copy_(own)
+                parameter.requires_grad_(own.requires_grad)
+        input_range = self.input_range
+        if input_range is None:
+            return plain
+        if not input_range.is_known:
+            raise ValueError(
+                f"the range of the input of {self.knob.name!r} at {self.bits} bits was never seen;"
+                " train, or call wenable.calibrate(net, modes, batches) first"
+            )
+        with torch.no_grad():
+            weight = plain.get_parameter("weight")
+            weight.copy_(weight_grid(weight, self.bits).nearest(weight))
+        low, high = input_range.running_bounds
+        row = nn.Sequential(FakeQuantizedInput(low, high, self.bits), plain).train(self.training)
+        row.__dict__["weight"] = weight  # networks look at its type; it has its name already
+        return row
+
+    def _plain(self) -> nn.Module:
+        raise TypeError("use SwitchablePrecisionConv2d or SwitchablePrecisionLinear")
+
+    def extra_repr(self) -> str:
+        """Add the precisions to what a layer tells."""
+        every = ", ".join(str(FULL_BITS // n) for n in self.knob.options)
+        return f"{super().extra_repr()}, bits={self.bits} of ({every})"
+
+
+class SwitchablePrecisionConv2d(SwitchablePrecision, nn.Conv2d):
+    """A convolution in one of several precisions; grouped and depthwise ones as well.
+
+    - `convolution`: the layer to take over; its parameters are shared, not copied.
+    - `knob`: its name and patterns; pattern n leaves 32/n bits.
+
+    Input `(N, in, H, W)`, output `(N, out, H', W')` in every precision.
+
+    >>> layer = SwitchablePrecisionConv2d(nn.Conv2d(4, 8, 3), Knob("conv", (1, 4)))
+    >>> layer.set_pattern(4)
+    >>> layer.bits, layer(torch.ones(1, 4, 5, 5)).shape
+    (8, torch.Size([1, 8, 3, 3]))
+    """
+
+    def __init__(self, convolution: nn.Conv2d, knob: Knob) -> None:
+        super().__init__(**_geometry(convolution), groups=convolution.groups, device="meta")
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.training = convolution.training
+        self._make_switchable(knob)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Convolve in the present precision."""
+        if self.pattern == 1:
+            return super().forward(input)
+        return self._conv_forward(*self._on_grids(input), self.bias)
+
+    def _plain(self) -> nn.Module:
+        place = {"device": self.weight.device, "dtype": self.weight.dtype}
+        plain = skip_init(nn.Conv2d, **_geometry(self), groups=self.groups, **place)
+        if not self.weight.is_contiguous():
+            plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return plain.train(self.training)
+
+
+class SwitchablePrecisionLinear(SwitchablePrecision, nn.Linear):
+    """A dense layer in one of several precisions.
+
+    - `linear`: the layer to take over; its parameters are shared, not copied.
+    - `knob`: its name and patterns; pattern n leaves 32/n bits.
+
+    Input `(*, in)`, output `(*, out)` in every precision.
+
+    >>> layer = SwitchablePrecisionLinear(nn.Linear(6, 4), Knob("fc", (1, 4, 8)))
+    >>> layer.set_pattern(8)
+    >>> layer.bits, layer(torch.ones(3, 6)).shape
+    (4, torch.Size([3, 4]))
+    """
+
+    def __init__(self, linear: nn.Linear, knob: Knob) -> None:
+        sizes = linear.in_features, linear.out_features
+        super().__init__(*sizes, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.training = linear.training
+        self._make_switchable(knob)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Multiply in the present precision."""
+        if self.pattern == 1:
+            return super().forward(input)
+        return nn.functional.linear(*self._on_grids(input), self.bias)
+
+    def _plain(self) -> nn.Module:
+        sizes = self.in_features, self.out_features
+        place = {"device": self.weight.device, "dtype": self.weight.dtype}
+        plain = skip_init(nn.Linear, *sizes, bias=self.bias is not None, **place)
+        return plain.train(self.training)

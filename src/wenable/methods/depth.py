@@ -1,0 +1,224 @@
+"""Flexible depth: early exits with side branches (BranchyNet)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from wenable.graph import Graph, LayerCall
+from wenable.layers.exits import ExitPoint, with_exit, without_exit
+from wenable.methods.plan import Follower, Plan, SwitchableLayer
+from wenable.space import Knob, Space
+
+KNOB = "exit"
+HEAD = "exit_head"
+
+
+@dataclass(frozen=True)
+class EarlyExits:
+    """Let a forward pass end behind chosen modules, each with a side branch for an answer.
+
+    There is one knob, `exit`. Pattern 1 is the end of the network; n is the n-th exit from there,
+    so that the largest is the first one on the way and the cheapest. A branch averages over positions
+    and multiplies by one weight. Branches are new weights, which have to be trained; the network's
+    own keep their names, and the full mode gives the bits of the original.
+
+    - `exits`: modules by qualified name, in any order, as `("layer1", "layer2")`. Each must write
+      maps `(N, channels, H, W)` and be run once in a pass.
+
+    Fixed exits are modes like any other: training them together with `train` is BranchyNet's joint
+    loss, with `TrainConfig(passes=len(exits) + 1)` or fewer exits drawn in each step. For an exit by
+    how sure it is of an input, see `wenable.early_exits`.
+
+    Raises `ValueError` for no exits or one twice; and when it meets a network, for a module that it
+    lacks or that cannot be an exit.
+
+    Source: Teerapittayanon et al., BranchyNet: Fast Inference via Early Exiting from Deep Neural
+    Networks (ICPR 2016); branches of one dense layer.
+
+    >>> EarlyExits(("layer1", "layer2")).exits
+    ('layer1', 'layer2')
+    """
+
+    exits: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        names = (self.exits,) if isinstance(self.exits, str) else tuple(self.exits)
+        object.__setattr__(self, "exits", names)
+        if not names or not all(names):
+            raise ValueError(
+                f"`exits` (={names}) must name at least one module, and not the network itself"
+            )
+        if len(set(names)) != len(names):
+            raise ValueError(f"`exits` (={names}) names a module more than once")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return {"method": "early-exits", "exits": list(self.exits)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EarlyExits:
+        """Return the method written by `to_json`; raises `ValueError` where it is not one."""
+        if values.get("method") != "early-exits":
+            raise ValueError(f"`method` (={values.get('method')!r}) is not 'early-exits'")
+        try:
+            return cls(tuple(map(str, values["exits"])))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
+
+    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+        """Return the exits of a traced network, and what each mode runs.
+
+        Raises `ValueError` for an exit that the network lacks, that is not reached, or that writes
+        no maps; and where the network does not write classes `(N, classes)`.
+        """
+        shape = graph.ends[""].shape
+        if len(shape) != 2:
+            raise ValueError(f"the network's output (of shape {shape}) must be (N, classes)")
+        for name in self.exits:
+            _check_exit(name, model, graph)
+        # From the end of the network: the position in this row is the pattern.
+        row = ["", *sorted(self.exits, key=lambda name: -graph.ends[name].position)]
+        knob = Knob(KNOB, tuple(range(1, len(row) + 1)))
+        own = {name: _own_weights(module) for name, module in model.named_modules()}
+        points = {
+            name: with_exit(model.get_submodule(name), graph.ends[name].shape[1], shape[1], n)
+            for n, name in enumerate(row, 1)
+            if name
+        }
+        trunk = [
+            _of_trunk(name, model.get_submodule(name), weights, row, knob, graph)
+            for name, weights in own.items()
+            if weights and name in graph.ends
+        ]
+        branches = [_of_branch(name, point, knob) for name, point in points.items()]
+        return Plan(
+            space=Space((knob,)),
+            replacements=points,
+            followers={KNOB: tuple(map(Follower, points))},
+            layers=(*trunk, *branches),
+            left_alone=(),
+            method=self,
+            finish_extraction=functools.partial(_truncated, exits=tuple(points)),
+        )
+
+
+def _check_exit(name: str, model: nn.Module, graph: Graph) -> None:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        few = ", ".join(repr(each) for each in list(graph.ends)[1:5])
+        raise ValueError(
+            f"`exits` names {name!r}, which is no module of the network; its modules are {few}, ..."
+        ) from None
+    if name not in graph.ends:
+        raise ValueError(f"`exits` names {name!r}, which is not reached by the example input")
+    shape = graph.ends[name].shape
+    if len(shape) != 4:
+        raise ValueError(
+            f"`exits` names {name!r}, which writes shape {shape}; an exit needs maps (N, channels, H, W)"
+        )
+
+
+def _own_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
+def _of_trunk(
+    name: str, module: nn.Module, weights: int, row: list[str], knob: Knob, graph: Graph
+) -> SwitchableLayer:
+    """Return what a module costs in each pattern: all of it, or nothing behind the exit."""
+    calls = [call for call in graph.layers if call.module == name]
+    macs = sum(_macs(module, call) for call in calls) // graph.examples
+    position = graph.ends[name].position
+    runs = [position <= graph.ends[end].position for end in row]
+    shape = next(iter(module.parameters(recurse=False))).shape
+    return SwitchableLayer(
+        name=name,
+        knob=knob.name,
+        kind=type(module).__name__,
+        patterns=knob.options,
+        inputs=shape[1] if len(shape) > 1 else shape[0],
+        outputs=shape[0],
+        macs=macs,
+        weights=weights,
+        shuffle=None,
+        macs_by_pattern=tuple(macs if run else 0 for run in runs),
+        weights_by_pattern=tuple(weights if run else 0 for run in runs),
+    )
+
+
+def _of_branch(name: str, point: nn.Module, knob: Knob) -> SwitchableLayer:
+    """Return what a branch costs: its weights in one pattern, nothing in any other."""
+    assert isinstance(point, ExitPoint)
+    classes, channels = point.exit_weight.shape
+    taken = [n == point.exit_pattern for n in knob.options]
+    weights = point.exit_weight.numel() + point.exit_bias.numel()
+    return SwitchableLayer(
+        name=f"{name}.exit",
+        knob=knob.name,
+        kind="branch",
+        patterns=knob.options,
+        inputs=channels,
+        outputs=classes,
+        macs=0,
+        weights=0,
+        shuffle=None,
+        macs_by_pattern=tuple(classes * channels if each else 0 for each in taken),
+        weights_by_pattern=tuple(weights if each else 0 for each in taken),
+    )
+
+
+def _macs(module: nn.Module, call: LayerCall) -> int:
+    return math.prod(call.output_shape) * math.prod(module.get_parameter("weight").shape[1:])
+
+
+# --- extraction -----------------------------------------------------------------------------------
+
+
+class _Tracer(fx.Tracer):
+    """Follows the forward passes of the modules around one, and looks into no other."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not self.name.startswith(f"{module_qualified_name}.")
+
+
+def _truncated(plain: nn.Module, exits: tuple[str, ...]) -> nn.Module:
+    """Return a copy of the network in one mode without exits: cut off behind the one it stops at."""
+    end, head = "", None
+    for name in exits:
+        point = plain.get_submodule(name)
+        assert isinstance(point, ExitPoint)
+        if point.stops:
+            end, head = name, point.exit_head()
+        without_exit(point)
+    return plain if head is None else _cut(plain, end, head)
+
+
+def _cut(plain: nn.Module, end: str, head: nn.Module) -> nn.Module:
+    """Return the part of a network up to the module `end`, and `head` behind it."""
+    try:
+        graph = _Tracer(end).trace(plain)
+    except Exception as error:  # whatever the network's own code raises at a stand-in
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"the network up to {end!r} cannot be extracted: torch.fx does not trace it: {first_line}"
+        ) from error
+    last = next(node for node in graph.nodes if node.op == "call_module" and node.target == end)
+    for node in reversed(list(graph.nodes)):
+        if node is last:
+            break
+        graph.erase_node(node)
+    plain.add_module(HEAD, head)
+    graph.output(graph.call_module(HEAD, (last,)))
+    cut = fx.GraphModule(plain, graph, type(plain).__name__)
+    return cut.train(plain.training)
