@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import wenable as we
 from tests.networks import IMAGES, SmallResNet, Tokens, dense_network, small_resnet
 from wenable.escalation import by_margin, margin
+from wenable.exporting import int8
 from wenable.exporting.int8 import export_int8
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.quantization import InputRange, input_grid, weight_grid
@@ -449,6 +450,26 @@ def test_the_files_integers_are_those_of_numpy(tmp_path: Path):
         expected = net(x).numpy()
     found = session.run(None, {"input": x.numpy()})[0]
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_a_relu6_between_layers_keeps_them_integers(tmp_path: Path):
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Conv2d(8, 5, 2)]
+    net = converted(nn.Sequential(*layers, nn.Flatten()).eval(), first_and_last=True)
+    we.calibrate(net, "1/4", BATCHES)
+    _, operators = sessions(export_int8(net, "1/4", tmp_path / "net.int8.onnx"), tmp_path)
+    assert operators["QLinearConv"] == 2
+    assert operators["Clip"] == 0
+
+
+def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatch):
+    net = converted()
+    we.calibrate(net, "1/4", BATCHES)
+    monkeypatch.setattr(
+        int8, "_folded", lambda integers, scale, bias, norm: (integers, scale, bias)
+    )
+    with pytest.raises(RuntimeError, match="answers differ from the simulated ones by"):
+        export_int8(net, "1/4", tmp_path / "net.int8.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_int8_files_need_a_layer_of_8_bits_and_one_input(tmp_path: Path):

@@ -27,7 +27,8 @@ def calibrate(
     While training, the norms of a pattern see the outputs of many modes, so their running averages
     belong to none. Here each norm's mean and variance are taken over all images of `batches`
     together, every batch being normalised by its own statistics on the way; nothing else behaves as
-    in training, and no weight changes.
+    in training, and no weight changes. Inputs of layers in low precision whose range was never seen
+    get it here.
 
     - `modes`: one or several modes, in any form that `set_mode` takes.
     - `batches`: batches of training images, shape `(N, ...)`, or `(images, labels)` pairs, whose

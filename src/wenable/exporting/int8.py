@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,12 +38,13 @@ def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[s
     Layers of other precisions stay simulated. The model takes any number of examples; its input is
     called `input` and its output `output`.
 
-    On x86 processors without VNNI, ONNX Runtime adds pairs of products in 16 bits, which can overflow;
-    its session option `session.x64quantprecision` set to `"1"` keeps that from happening.
+    On x86 processors without VNNI, engines add pairs of products in 16 bits, which can overflow; ONNX
+    Runtime's session option `session.x64quantprecision` set to `"1"` keeps that from happening.
 
     Before the file is written ONNX Runtime runs it, with that option, on the network's example: its
-    answers must be those of the simulated mode to 5 % of the largest. They differ where a sum lies
-    between two integers of the next layer and rounding decides.
+    answers must be those of the simulated mode to 5 % of the largest, and five times what the
+    simulation itself differs in float64. They differ where a sum lies between two integers of the
+    next layer and rounding decides.
 
     Raises `ValueError` for a network with several inputs, or a mode without a layer of 8 bits;
     `RuntimeError` where ONNX Runtime gives other answers. Warns `UncalibratedWarning`.
@@ -57,6 +60,8 @@ def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[s
     x = example[0].cpu()
     with torch.no_grad(), in_eval_mode(plain):
         expected = plain(x)
+        # Deep networks make much of the one integer that rounding decides.
+        allowed = TOLERANCE + 5 * _noise(plain, x, expected)
         rows = _quantised_rows(plain)
         if not rows:
             raise ValueError(f"`mode` (={net.space.mode(mode)}) has no layer of 8 bits")
@@ -67,7 +72,7 @@ def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[s
             replacements[name] = IntegerLayer(row[0], row[1], norm)  # pyright: ignore[reportArgumentType]
         put_in_place(plain, {**replacements, **{norm: nn.Identity() for norm in norms.values()}})
         content = _onnx_of(plain, x)
-    _check(content, x, expected)
+    _check(content, x, expected, allowed)
     return write_whole(path, content)
 
 
@@ -214,10 +219,43 @@ def _onnx_of(plain: nn.Module, x: torch.Tensor) -> bytes:
         assert program is not None
         file = Path(folder) / "model.onnx"
         program.save(file)
-        return file.read_bytes()
+        return _with_constant_bounds(file.read_bytes())
 
 
-def _check(content: bytes, x: torch.Tensor, expected: torch.Tensor) -> None:
+def _with_constant_bounds(content: bytes) -> bytes:
+    """Return a model with numbers in the place of casts of numbers, as torch writes ReLU6's bounds.
+
+    ONNX Runtime sees that such a clip is done by the rounding behind it only where its bounds are
+    plain numbers; otherwise it multiplies floats.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    graph = model.graph
+    numbers = {
+        node.output[0]: onnx.helper.get_attribute_value(node.attribute[0])
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name in ("value_int", "value_float")
+    }
+    floats = {name for each in graph.node if each.op_type == "Clip" for name in each.input[1:]}
+    for node in list(graph.node):
+        if node.op_type != "CastLike" or node.output[0] not in floats:
+            continue
+        if node.input[0] in numbers:
+            bound = np.array(numbers[node.input[0]], np.float32)
+            graph.initializer.append(onnx.numpy_helper.from_array(bound, node.output[0]))
+            graph.node.remove(node)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _noise(plain: nn.Module, x: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return how far rounding alone moves the answers of the simulation, as a share of the largest."""
+    exact = copy.deepcopy(plain).double()(x.double()).float()
+    return float((exact - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
+
+
+def _check(content: bytes, x: torch.Tensor, expected: torch.Tensor, allowed: float) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -228,8 +266,8 @@ def _check(content: bytes, x: torch.Tensor, expected: torch.Tensor) -> None:
     found = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
     largest = max(float(expected.abs().max()), 1e-6)
     difference = float((found - expected).abs().max()) / largest
-    if not difference <= TOLERANCE:
+    if not difference <= allowed:
         raise RuntimeError(
             f"ONNX Runtime's answers differ from the simulated ones by {100 * difference:.1f} % of the"
-            f" largest; at most {100 * TOLERANCE:g} % is allowed, and nothing was written"
+            f" largest; at most {100 * allowed:.1f} % is allowed, and nothing was written"
         )
