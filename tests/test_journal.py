@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wenable.exploration.journal import Journal, JournalError
+from wenable.journal import Journal, JournalError
 
 HEADER = {"weights": 17, "threshold": 0.5, "knobs": ("a", "b")}
 ENTRIES = [{"kind": "evaluation", "mode": "1/2", "right": n, "share": n / 3} for n in range(3)]
@@ -77,7 +77,7 @@ def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: bytes):
 def test_a_journal_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "search.jsonl"
     with monkeypatch.context() as patch:
-        patch.setattr("wenable.exploration.journal.VERSION", 2)
+        patch.setattr("wenable.journal.VERSION", 2)
         Journal(path, HEADER).close()
     with pytest.raises(JournalError, match="no journal of a search of version 1; its first line"):
         Journal(path, HEADER)
@@ -95,7 +95,7 @@ def test_a_killed_process_keeps_nothing_locked_and_loses_nothing(tmp_path: Path)
     code = f"""
 import os, signal
 from pathlib import Path
-from wenable.exploration.journal import Journal
+from wenable.journal import Journal
 journal = Journal(Path({str(path)!r}), {{"run": 1}})
 for n in range(5):
     journal.append({{"n": n}})

@@ -218,7 +218,7 @@ def test_a_group_that_ran_at_another_speed_is_timed_again(bundle, monkeypatch):
         slow = 2.0 if place == 1 and seen.count(1) == 1 else 1.0
         return {mode: Reading(slow * (3.0 if mode == full else 2.0), "ms") for mode in group}
 
-    monkeypatch.setattr(whole_modes, "_time_group", timed)
+    monkeypatch.setattr(whole_modes, "_measure_group", timed)
     found = time_modes(builder, open_engine("onnxruntime", 1), modes, SHORT)
     assert seen == [0, 1, 2, 1]
     assert {reading.known for reading in found.values()} == {2.0}
@@ -228,7 +228,7 @@ def test_a_group_that_ran_at_another_speed_is_timed_again(bundle, monkeypatch):
         slow = 2.0 if modes.index(group[1]) // whole_modes.GROUP == 2 else 1.0
         return {mode: Reading(slow * (3.0 if mode == full else 2.0), "ms") for mode in group}
 
-    monkeypatch.setattr(whole_modes, "_time_group", throttled)
+    monkeypatch.setattr(whole_modes, "_measure_group", throttled)
     found = time_modes(builder, open_engine("onnxruntime", 1), modes, SHORT)
     assert found[modes[-1]].note == "the device ran 100% slower meanwhile"
     assert found[modes[0]].note == ""

@@ -15,6 +15,7 @@ SOURCE = Path(we.__file__).parent
 ROOMS: dict[str, set[str]] = {
     "version": set(),
     "files": set(),
+    "journal": set(),
     "space": set(),
     "tables": {"space"},
     "cost_table": {"space", "tables"},
@@ -36,15 +37,15 @@ ROOMS: dict[str, set[str]] = {
         "data", "dynamic_network", "evaluation", "files", "layers", "modules", "processes", "space",
     },
     "measure": {"tables"},
-    "exploration": {"cost_table", "files", "space", "tables"},
+    "exploration": {"cost_table", "files", "journal", "space", "tables"},
     "search": {
         "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "extraction",
         "measure", "modules", "space", "tables",
     },
     "prefix_reuse": {"dynamic_network", "modules", "space"},
     "affordable_search": {
-        "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "layers",
-        "modules", "prefix_reuse", "processes", "space", "tables",
+        "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "journal",
+        "layers", "modules", "prefix_reuse", "processes", "space", "tables",
     },
     "zoo": set(),
     "data": {"preprocessing"},
@@ -55,7 +56,7 @@ ROOMS: dict[str, set[str]] = {
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"cost_table", "files", "space", "tables"},
     "runtime": {"cost_table", "files", "measure", "preprocessing", "space", "tables"},
-    "profiling": {"cost_table", "files", "measure", "runtime", "space", "tables"},
+    "profiling": {"cost_table", "files", "journal", "measure", "runtime", "space", "tables"},
     "comparison": {"measure", "runtime", "tables"},
     "escalation": set(),
     "early_exits": {"dynamic_network", "escalation", "layers", "modules"},
@@ -66,8 +67,8 @@ ROOMS: dict[str, set[str]] = {
     },
 }  # fmt: skip
 FREE_OF_TORCH = (
-    "version", "files", "space", "tables", "cost_table", "preprocessing", "measure", "exploration",
-    "runtime", "profiling", "comparison", "report", "escalation",
+    "version", "files", "journal", "space", "tables", "cost_table", "preprocessing", "measure",
+    "exploration", "runtime", "profiling", "comparison", "report", "escalation",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from wenable.affordable_search.work import Work
 from wenable.calibration import calibrate
 from wenable.dynamic_network import DynamicNetwork
 from wenable.evaluation import evaluate
-from wenable.exploration.journal import Journal
+from wenable.journal import Journal
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
 from wenable.modules import call_network, device_of, in_eval_mode
 from wenable.prefix_reuse import EXAMPLES, PrefixReuse

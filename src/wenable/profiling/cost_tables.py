@@ -14,6 +14,7 @@ from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan
 from wenable.profiling.attribution import REST, times_of_layers
 from wenable.profiling.layer_times import Progress
+from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.engines import Engine
 from wenable.space import Mode, Space
@@ -45,6 +46,7 @@ def measure_cost_table(
     *,
     modes: int = 30,
     calls: int = 6,
+    steps: Steps | None = None,
 ) -> CostTable:
     """Return what each pattern of each knob costs, so that sums agree with whole modes as measured.
 
@@ -53,17 +55,19 @@ def measure_cost_table(
     since counting takes time itself, and modes are more than the sum of their layers.
 
     - `modes`: how many random ones; `calls`: of each with counters.
+    - `steps`: of the run that this is part of; what is done there is not done again.
     """
-    space = builder.bundle.space
-    rng = random.Random(SEED)
-    wanted = list(
-        dict.fromkeys([*space.uniform_modes(), *(space.sample(rng) for _ in range(modes))])
-    )
-    latencies = time_modes(builder, engine, wanted, timing, on_progress)
+    steps, space = steps or Steps(), builder.bundle.space
+    wanted = modes_to_fit(space, modes)
+    latencies = time_modes(builder, engine, wanted, timing, on_progress, steps)
     counted = []
     for number, mode in enumerate(wanted):
         on_progress(number, len(wanted), "the share of each layer")
-        counted.append(_count(builder, engine, mode, latencies[mode], calls))
+        parts = steps.count(
+            f"share of each layer: {mode}", lambda mode=mode: _parts(builder, engine, mode, calls)
+        )
+        rest = parts.pop(REST)
+        counted.append(_Counted(mode, parts, rest, latencies[mode]))
     return fitted_table(space, _first_table(space, counted), latencies, engine_words(engine))
 
 
@@ -72,17 +76,22 @@ def engine_words(engine: Engine) -> str:
     return f"{engine.name} {engine.version}, {engine.threads} threads"
 
 
-def _count(
-    builder: ModeBuilder, engine: Engine, mode: Mode, latency: Reading, calls: int
-) -> _Counted:
+def modes_to_fit(space: Space, count: int) -> list[Mode]:
+    """Return the modes that a table is fitted to: the uniform ones, and so many random ones."""
+    rng = random.Random(SEED)
+    return list(dict.fromkeys([*space.uniform_modes(), *(space.sample(rng) for _ in range(count))]))
+
+
+def _parts(builder: ModeBuilder, engine: Engine, mode: Mode, calls: int) -> dict[str, float]:
+    """Return knob -> ms by the engine's counters, and what no knob changes under `REST`."""
     built = builder(mode)
     times = times_of_layers(
         built, engine.operation_times(built.content, builder.bundle.example(), calls)
     )
-    knobs = dict.fromkeys(builder.bundle.space.names, 0.0)
+    parts = {REST: times[REST], **dict.fromkeys(builder.bundle.space.names, 0.0)}
     for name, layer in builder.bundle.layers.items():
-        knobs[layer.knob] += times.get(name, 0.0)
-    return _Counted(mode, knobs, times[REST], latency)
+        parts[layer.knob] += times.get(name, 0.0)
+    return parts
 
 
 def _first_table(space: Space, counted: Sequence[_Counted]) -> dict[str, dict[int, float]]:

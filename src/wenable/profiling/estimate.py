@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from wenable.measure.latency import TimingPlan
+from wenable.profiling.cost_tables import modes_to_fit
+from wenable.profiling.layer_times import networks_measured
+from wenable.profiling.steps import Steps
+from wenable.profiling.whole_modes import GROUP
 from wenable.runtime.building import build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import POLICIES
@@ -16,21 +21,56 @@ COUNTED_CALLS = 9
 """Calls of a network whose layers are counted."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """How much there is to measure.
+
+    - `networks`: counted layer by layer; `shares`: modes of the table whose layers are counted.
+    - `policies`: modes timed under every policy; `table_modes`: modes of the table, timed;
+      `latencies`: exported modes, timed.
+    """
+
+    networks: int
+    shares: int
+    policies: int
+    table_modes: int
+    latencies: int
+
+    @classmethod
+    def of(cls, bundle: Bundle, mixtures: int, table_modes: int) -> Work:
+        """Return the work of a profile; see `profile` for the settings."""
+        table = len(modes_to_fit(bundle.space, table_modes)) if table_modes else 0
+        timed = [each for each in bundle.modes if set(each.mode.options) != {1}]
+        return cls(
+            networks_measured(bundle, mixtures),
+            table,
+            len(timed),
+            table + -(-table // GROUP),  # the full mode with each group
+            len(bundle.modes),
+        )
+
+    def left(self, steps: Steps) -> Work:
+        """Return what is left of it, if the device runs as it did."""
+        return replace(
+            self,
+            networks=max(self.networks - steps.done("layers: "), 0),
+            shares=self.shares - steps.done("share of each layer: "),
+            policies=self.policies - steps.done("policy of "),
+            table_modes=max(self.table_modes - steps.done("whole modes, ") * (GROUP + 1), 0),
+            latencies=0 if steps.done("latencies") else self.latencies,
+        )
+
+
 def estimated_seconds(
     bundle: Bundle,
     engine: Engine,
+    work: Work,
     *,
-    networks: int,
-    table_modes: int,
     policy_timing: TimingPlan,
     mode_timing: TimingPlan,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return about how many seconds `profile` takes; the full mode, the slowest, stands for all.
-
-    - `networks`: how many are counted layer by layer; `table_modes`: how many whole modes a table is
-      fitted to.
-    """
+    """Return about how many seconds work takes; the full mode, the slowest, stands for all."""
     weights = bundle.weights_of(0)
     lowerings = choose_each(bundle.layers, weights.patterns, whole)
     model = build_model(bundle.graph, bundle.layers, weights, lowerings)
@@ -41,10 +81,10 @@ def estimated_seconds(
     started = clock()
     runner(bundle.example())
     call_s = clock() - started
-    counted = (networks + table_modes) * (prepared_s + COUNTED_CALLS * call_s)
-    policies = len(bundle.modes) * len(POLICIES)
-    timed = (policies + table_modes) * (prepared_s + _timed_s(policy_timing, call_s))
-    return counted + timed + len(bundle.modes) * (prepared_s + _timed_s(mode_timing, call_s))
+    counted = (work.networks + work.shares) * (prepared_s + COUNTED_CALLS * call_s)
+    policies = work.policies * len(POLICIES)
+    timed = (policies + work.table_modes) * (prepared_s + _timed_s(policy_timing, call_s))
+    return counted + timed + work.latencies * (prepared_s + _timed_s(mode_timing, call_s))
 
 
 def _timed_s(timing: TimingPlan, call_s: float) -> float:

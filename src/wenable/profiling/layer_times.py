@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from wenable.profiling.attribution import times_of_layers
+from wenable.profiling.drift import MOST_DRIFT, drift_words, measure_steadily
+from wenable.profiling.steps import Steps
 from wenable.runtime.building import ModeWeights, build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
@@ -25,6 +28,9 @@ Progress = Callable[[int, int, str], None]
 Design = dict[str, Lowering]
 """How every layer of the network is executed in one measurement."""
 
+GROUP = 12
+"""Networks that are counted between two counts of the one that runs as a whole."""
+
 
 def measure_layers(
     bundle: Bundle,
@@ -34,6 +40,7 @@ def measure_layers(
     mixtures: int = 12,
     rounds: int = 2,
     calls: int = 8,
+    steps: Steps | None = None,
 ) -> dict[str, dict[Lowering, float]]:
     """Return the time of the lowerings of every layer on an engine, in ms, inside whole networks.
 
@@ -43,34 +50,39 @@ def measure_layers(
     A lowering takes the same time in whatever finer pattern it is used: a finer pattern only has more
     of them to choose from. One that the engine refuses is left out.
 
+    Before and after every 12 networks the one in which all layers run as a whole is counted; see
+    `drift.measure_steadily` for what follows where that shows that the device changed its speed.
+
     - `mixtures`: how many random ones; `rounds`: how often the best are put together; `calls`: of
       each network.
+    - `steps`: of the run that this is part of; what is done there is not done again.
     """
     linked = chains(bundle.graph, bundle.weights_of(0).tensors)
-    designs = list(_designs(bundle.layers, linked, mixtures))
-    patterns = _patterns(bundle)
     most = networks_measured(bundle, mixtures, rounds)
-    first = _Samples(bundle, engine, calls)
-    for number, (what, design) in enumerate(designs):
-        on_progress(number, most, f"layers: {what}")
-        first.add(design)
-    known = first.medians()
-    for done in range(rounds):
-        together = _Samples(bundle, engine, calls)
-        for number, n in enumerate(patterns):
-            on_progress(
-                len(designs) + done * len(patterns) + number, most, f"layers: best at 1/{n}"
+    counter = _Counter(bundle, engine, calls, steps or Steps(), on_progress, most)
+    known = counter.medians(list(_designs(bundle.layers, linked, mixtures)))
+    for number in range(1, rounds + 1):
+        designs = [
+            (
+                f"best at 1/{n}, round {number}",
+                best_lowerings(bundle, linked, known, bundle.space.uniform(n)),
             )
-            together.add(best_lowerings(bundle, linked, known, bundle.space.uniform(n)))
-        again = together.medians()
+            for n in _patterns(bundle)
+        ]
+        again = counter.medians(designs)
         known = {layer: times | again[layer] for layer, times in known.items()}
     return known
 
 
 def networks_measured(bundle: Bundle, mixtures: int = 12, rounds: int = 2) -> int:
-    """Return how many networks `measure_layers` runs."""
+    """Return how many networks `measure_layers` runs where the device keeps its speed."""
     patterns = len(_patterns(bundle))
-    return 1 + 6 * patterns + mixtures + rounds * patterns
+    first = 6 * patterns + mixtures
+    return first + _anchors(first) + rounds * (patterns + _anchors(patterns))
+
+
+def _anchors(networks: int) -> int:
+    return 2 * -(-networks // GROUP)
 
 
 def _patterns(bundle: Bundle) -> list[int]:
@@ -88,22 +100,88 @@ def best_lowerings(
     return known.lowerings(bundle.layers, linked, patterns, "measured")
 
 
-class _Samples:
-    """The times of layers in the networks that were measured."""
+_Counts = dict[str, dict[str, float]]
+"""Network -> layer -> ms."""
+_WHOLES = ("whole", "whole again")
+"""The network that runs as a whole, before and after the others of its group."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, calls: int) -> None:
+
+class _Counter:
+    """Counts the layers of networks, in groups with the network that runs as a whole."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        calls: int,
+        steps: Steps,
+        on_progress: Progress,
+        most: int,
+    ) -> None:
         self.bundle, self.engine, self.calls = bundle, engine, calls
-        self.times: dict[str, dict[Lowering, list[float]]] = {name: {} for name in bundle.layers}
+        self.steps, self.on_progress, self.most = steps, on_progress, most
+        self.usual: float | None = None
+        self.networks = self.groups = 0
 
-    def add(self, design: Design) -> None:
-        for layer, ms in _layer_times(self.bundle, self.engine, design, self.calls).items():
-            self.times[layer].setdefault(design[layer], []).append(ms)
-
-    def medians(self) -> dict[str, dict[Lowering, float]]:
+    def medians(self, designs: Sequence[tuple[str, Design]]) -> dict[str, dict[Lowering, float]]:
+        """Return the median time of each lowering of each layer in these networks, and as a whole."""
+        groups = [dict(designs[start : start + GROUP]) for start in range(0, len(designs), GROUP)]
+        found = measure_steadily(
+            len(groups),
+            lambda number, attempt: self._group(groups[number], self.groups + number + 1, attempt),
+            _anchor_ms,
+            usual=self.usual,
+        )
+        if self.usual is None:
+            self.usual = statistics.median(_anchor_ms(counts) for counts, _ in found)
+        times: dict[str, dict[Lowering, list[float]]] = {name: {} for name in self.bundle.layers}
+        for number, ((counts, drift), group) in enumerate(zip(found, groups, strict=True)):
+            if drift_words(drift):
+                place = f"layers, group {self.groups + number + 1}"
+                self.steps.report(f"{place}: {drift_words(drift)}; its times were scaled")
+            speed = 1 + drift if abs(drift) > MOST_DRIFT else 1.0
+            for what, design in {**dict.fromkeys(_WHOLES, self._whole()), **group}.items():
+                for layer, ms in counts[what].items():
+                    times[layer].setdefault(design[layer], []).append(ms / speed)
+        self.groups += len(groups)
         return {
-            layer: {lowering: statistics.median(found) for lowering, found in by.items()}
-            for layer, by in self.times.items()
+            layer: {lowering: statistics.median(ms) for lowering, ms in by.items()}
+            for layer, by in times.items()
         }
+
+    def _group(self, designs: Mapping[str, Design], number: int, attempt: int) -> _Counts:
+        if attempt > 1:
+            self.steps.report(f"layers, group {number}: measured again, the speed had changed")
+        suffix = f", group {number}, attempt {attempt}"
+        before, after = _WHOLES
+        found = {before: self._count(before, self._whole(), suffix)}
+        if not found[before]:
+            raise EngineError(f"{self.engine.name} does not run the full network")
+        for what, design in designs.items():
+            found[what] = self._count(what, design, suffix)
+        found[after] = self._count(after, self._whole(), suffix)
+        return found
+
+    def _count(self, what: str, design: Design, suffix: str) -> dict[str, float]:
+        self.on_progress(min(self.networks, self.most - 1), self.most, f"layers: {what}")
+        self.networks += 1
+        return self.steps.count(
+            f"layers: {what}, {_fingerprint(design)}{suffix}",
+            lambda: _layer_times(self.bundle, self.engine, design, self.calls),
+        )
+
+    def _whole(self) -> Design:
+        return dict.fromkeys(self.bundle.layers, Lowering(1))
+
+
+def _anchor_ms(counts: _Counts) -> float:
+    """Return what the network that runs as a whole took about a group, on the average."""
+    return statistics.mean(sum(counts[what].values()) for what in _WHOLES)
+
+
+def _fingerprint(design: Mapping[str, Lowering]) -> str:
+    """Return what tells a design from others: the best of all is another one if the times are."""
+    return f"{zlib.crc32(repr(sorted(design.items(), key=lambda each: each[0])).encode()):08x}"
 
 
 def _layer_times(
@@ -126,7 +204,6 @@ def _layer_times(
 def _designs(
     layers: Mapping[str, SwitchableLayer], linked: Mapping[str, Chain], mixtures: int
 ) -> Iterator[tuple[str, Design]]:
-    yield "whole", dict.fromkeys(layers, Lowering(1))
     finest = sorted({n for layer in layers.values() for n in layer.patterns if n > 1}, reverse=True)
     for groups in finest:
         for product in (False, True):

@@ -6,15 +6,21 @@ Both are measured through the engine that will run them, with the models that a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+from wenable.journal import SUPPORTED, Journal
 from wenable.measure.device import conditions, describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.profiling.cost_tables import measure_cost_table
-from wenable.profiling.estimate import estimated_seconds
-from wenable.profiling.layer_times import Progress, measure_layers, networks_measured
+from wenable.profiling.drift import drift_words, measure_steadily
+from wenable.profiling.estimate import Work, estimated_seconds
+from wenable.profiling.layer_times import Progress, measure_layers
+from wenable.profiling.steps import Report, Steps
 from wenable.profiling.whole_modes import ModeBuilder
 from wenable.runtime.building import build_model
 from wenable.runtime.bundle import Bundle
@@ -44,10 +50,13 @@ def profile(
     mode_timing: TimingPlan = MODE_TIMING,
     on_progress: Progress = lambda done, of, what: None,
     on_estimate: Callable[[float], None] = lambda seconds: None,
+    on_event: Report = lambda event: None,
 ) -> DeviceProfile:
     """Return what a bundle's layers and modes take on this device, and keep it for sessions.
 
-    A session of the same bundle, engine and number of threads takes it up by itself.
+    A session of the same bundle, engine and number of threads takes it up by itself. A run that was
+    killed goes on where it stopped when it is called again with the same arguments; what it found so
+    far is in a journal beside the place where the profile is kept, until it is whole.
 
     - `mixtures`: how many random ways to execute the network are measured to tell what each layer
       takes, besides those that treat all layers alike; see `measure_layers`.
@@ -56,41 +65,90 @@ def profile(
     - `policy_timing`, `mode_timing`: how often whole modes are timed.
     - `on_progress`: told how many of how many measurements are done, and of what.
     - `on_estimate`: told before it starts about how many seconds it will take.
+    - `on_event`: told when the device changed its speed and what was measured again; the profile
+      holds the same words.
 
-    Raises `FileNotFoundError`, `BundleError`, `EngineError`.
+    Raises `FileNotFoundError`, `BundleError`, `EngineError`; `JournalError` where another process
+    profiles the same bundle, or an interrupted run had other arguments.
     """
     bundle, opened = Bundle(path), open_engine(engine, threads)
-    on_estimate(
-        estimated_seconds(
-            bundle,
-            opened,
-            networks=networks_measured(bundle, mixtures),
-            table_modes=table_modes and table_modes + len(bundle.space.uniform_modes()),
-            policy_timing=policy_timing,
-            mode_timing=mode_timing,
-        )
-    )
-    times = measure_layers(bundle, opened, on_progress, mixtures=mixtures)
     found = DeviceProfile(
         bundle.structure,
         describe_device(),
         f"{opened.name} {opened.version}",
         opened.threads,
-        times,
         conditions=conditions(),
     )
-    found = replace(
-        found, policies=choose_policies(bundle, opened, found, on_progress, policy_timing)
-    )
-    session = Session(path, engine=engine, threads=threads, profile=found)
-    found = replace(found, latencies=measure_modes(session, mode_timing))
-    if table_modes:
-        builder = ModeBuilder(bundle, times)
-        table = measure_cost_table(builder, opened, policy_timing, on_progress, modes=table_modes)
-        found = replace(found, table=table)
     where = default_profile_path(found.bundle, found.device, found.engine, found.threads)
-    write_profile(where, found.to_json())
+    settings = {
+        "mixtures": mixtures,
+        "table_modes": table_modes,
+        "policy_timing": asdict(policy_timing),
+        "mode_timing": asdict(mode_timing),
+    }
+    with _journal(where, _run(found, bundle, settings)) as journal:
+        steps = Steps(journal, on_event)
+        work = Work.of(bundle, mixtures, table_modes).left(steps)
+        on_estimate(
+            estimated_seconds(
+                bundle, opened, work, policy_timing=policy_timing, mode_timing=mode_timing
+            )
+        )
+        anchor_ms = _anchor(bundle, opened, policy_timing)
+        steps.begin(anchor_ms())
+        times = measure_layers(bundle, opened, on_progress, mixtures=mixtures, steps=steps)
+        found = replace(found, times_ms=times)
+        policies = choose_policies(bundle, opened, found, on_progress, policy_timing, steps)
+        found = replace(found, policies=policies)
+        session = Session(path, engine=engine, threads=threads, profile=found)
+        on_progress(0, 1, "latencies of the modes")
+        found = replace(found, latencies=_steady_latencies(session, mode_timing, anchor_ms, steps))
+        if table_modes:
+            table = measure_cost_table(
+                ModeBuilder(bundle, times), opened, policy_timing, on_progress, modes=table_modes,
+                steps=steps,
+            )  # fmt: skip
+            found = replace(found, table=table)
+        found = replace(found, events=tuple(steps.events))
+        write_profile(where, found.to_json())
+        if journal is not None:
+            journal.remove()
     return found
+
+
+def journal_path(profile: Path) -> Path:
+    """Return where what a run has found so far is kept, until it writes its profile."""
+    return profile.with_suffix(".journal")
+
+
+@contextmanager
+def _journal(profile: Path, run: dict[str, Any]) -> Iterator[Journal | None]:
+    """Open the journal of a run; None where the system has no locks, and nothing is kept."""
+    if not SUPPORTED:
+        yield None
+        return
+    profile.parent.mkdir(parents=True, exist_ok=True)
+    with Journal(journal_path(profile), run, kind="profile") as journal:
+        yield journal
+
+
+def _run(empty: DeviceProfile, bundle: Bundle, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes this run another than others."""
+    return {
+        "bundle": empty.bundle,
+        "modes": [str(each.mode) for each in bundle.modes],
+        "device": empty.device,
+        "engine": empty.engine,
+        "threads": empty.threads,
+        **settings,
+    }
+
+
+def _anchor(bundle: Bundle, engine: Engine, timing: TimingPlan) -> Callable[[], float]:
+    """Return what times the full mode, in ms: it is the same network whatever else was measured."""
+    model = ModeBuilder(bundle, {})(bundle.space.full).content
+    call = partial(engine.prepare(model), bundle.example())
+    return lambda: measure_latencies({"full": call}, timing)["full"].known
 
 
 def choose_policies(
@@ -99,27 +157,60 @@ def choose_policies(
     known: DeviceProfile,
     on_progress: Progress,
     timing: TimingPlan = POLICY_TIMING,
+    steps: Steps | None = None,
 ) -> dict[str, str]:
     """Return for every mode the policy under which the whole of it is fastest.
 
     The sum of the fastest layers need not be the fastest network. So what was measured layer by layer
     is timed as a whole beside the plain export and others, and no mode is slower than those.
     """
-    chosen: dict[str, str] = {}
-    linked = chains(bundle.graph, bundle.weights_of(0).tensors)
+    steps, chosen = steps or Steps(), dict[str, str]()
     for number, exported in enumerate(bundle.modes):
-        mode, weights = str(exported.mode), bundle.weights_of(number)
+        mode = str(exported.mode)
         on_progress(number, len(bundle.modes), f"as a whole: {mode[:20]}")
         if set(exported.mode.options) == {1}:
             continue  # the full mode is as it is
-        calls: dict[str, Callable[[], object]] = {}
-        for policy in POLICIES:
-            lowerings = known.lowerings(bundle.layers, linked, weights.patterns, policy)
-            runner = engine.prepare(build_model(bundle.graph, bundle.layers, weights, lowerings))
-            calls[policy] = partial(runner, bundle.example())
-        found = measure_latencies(calls, timing)
-        chosen[mode] = min(found, key=lambda policy: found[policy].known)
+        chosen[mode] = steps.choose(
+            f"policy of {mode}",
+            lambda number=number: _fastest_policy(bundle, engine, known, number, timing),
+        )
     return chosen
+
+
+def _fastest_policy(
+    bundle: Bundle, engine: Engine, known: DeviceProfile, number: int, timing: TimingPlan
+) -> str:
+    weights, linked = bundle.weights_of(number), chains(bundle.graph, bundle.weights_of(0).tensors)
+    calls: dict[str, Callable[[], object]] = {}
+    for policy in POLICIES:
+        lowerings = known.lowerings(bundle.layers, linked, weights.patterns, policy)
+        runner = engine.prepare(build_model(bundle.graph, bundle.layers, weights, lowerings))
+        calls[policy] = partial(runner, bundle.example())
+    found = measure_latencies(calls, timing)
+    return min(found, key=lambda policy: found[policy].known)
+
+
+def _steady_latencies(
+    session: Session, timing: TimingPlan, anchor_ms: Callable[[], float], steps: Steps
+) -> dict[str, Reading]:
+    """Return the latencies of the modes, taken while the device kept its speed, or with a note."""
+
+    def between_anchors(attempt: int) -> tuple[dict[str, Reading], float]:
+        if attempt > 1:
+            steps.report("latencies of the modes: measured again, the speed had changed")
+        before_ms = anchor_ms()
+        return measure_modes(session, timing), anchor_ms() / before_ms
+
+    def measure() -> dict[str, Reading]:
+        (((readings, _), drift),) = measure_steadily(
+            1, lambda _, attempt: between_anchors(attempt), lambda found: found[1], usual=1.0
+        )
+        note = drift_words(drift)
+        if note:
+            steps.report(f"latencies of the modes: {note}")
+        return {mode: replace(reading, note=note) for mode, reading in readings.items()}
+
+    return steps.time("latencies", measure)
 
 
 def measure_modes(session: Session, timing: TimingPlan = MODE_TIMING) -> dict[str, Reading]:

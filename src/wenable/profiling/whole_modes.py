@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.profiling.layer_times import best_lowerings
+from wenable.profiling.drift import drift_words, measure_steadily
+from wenable.profiling.layer_times import Progress, best_lowerings
+from wenable.profiling.steps import Steps
 from wenable.runtime.building import BuiltModel, ModeWeights, build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engines import Engine
@@ -19,9 +20,10 @@ from wenable.tables import Reading
 
 GROUP = 6
 """Modes that are timed against each other at once; each holds a model in memory."""
-MOST_DRIFT = 0.15
-"""How far the full mode may be from its median over all groups before a group is timed again."""
-_TRIES = 3
+
+Calls = Mapping[Mode, Callable[[], object]]
+Measure = Callable[[Calls], Mapping[Mode, Reading]]
+"""Takes a reading of each of a group of calls, beside each other."""
 
 
 @dataclass(frozen=True)
@@ -52,49 +54,75 @@ def time_modes(
     engine: Engine,
     modes: Sequence[Mode],
     timing: TimingPlan,
-    on_progress: Callable[[int, int, str], None] = lambda done, of, what: None,
+    on_progress: Progress = lambda done, of, what: None,
+    steps: Steps | None = None,
 ) -> dict[Mode, Reading]:
-    """Return the latency of each mode for one example, in ms.
+    """Return the latency of each mode for one example, in ms; see `measure_in_groups`."""
+    source = f"{engine.name} {engine.version}, {engine.threads} threads"
 
-    They are timed in groups, the full mode with each. Where a group finds the full mode more than
+    def latencies(calls: Calls) -> Mapping[Mode, Reading]:
+        return measure_latencies(calls, timing, source=source)
+
+    return measure_in_groups(builder, engine, modes, latencies, "whole modes", on_progress, steps)
+
+
+def measure_in_groups(
+    builder: ModeBuilder,
+    engine: Engine,
+    modes: Sequence[Mode],
+    measure: Measure,
+    what: str,
+    on_progress: Progress = lambda done, of, what: None,
+    steps: Steps | None = None,
+) -> dict[Mode, Reading]:
+    """Return a reading of each mode, running as sessions would run it.
+
+    They are measured in groups, the full mode with each. Where a group finds the full mode more than
     15 % from its median over all of them, the device ran at another speed meanwhile: the group is
-    timed again, up to twice, and the note of its readings says what is left of the difference.
+    measured again, up to twice, and the note of its readings says what is left of the difference.
+
+    - `measure`: takes the readings of a group; `what`: what they are, for steps and progress.
+    - `steps`: of the run that this is part of; what is done there is not done again, and it is told
+      of groups that were measured again.
     """
-    full = builder.bundle.space.full
+    steps, full = steps or Steps(), builder.bundle.space.full
     groups = [modes[start : start + GROUP] for start in range(0, len(modes), GROUP)]
-    found: list[dict[Mode, Reading]] = []
-    for number, group in enumerate(groups):
-        on_progress(number, len(groups), f"whole modes, group {number + 1}")
-        found.append(_time_group(builder, engine, [full, *group], timing))
-    for number, group in enumerate(groups):
-        usual = statistics.median(each[full].known for each in found)
-        for _ in range(_TRIES - 1):
-            if abs(found[number][full].known / usual - 1) <= MOST_DRIFT:
-                break
-            on_progress(number, len(groups), f"whole modes, group {number + 1} again")
-            found[number] = _time_group(builder, engine, [full, *group], timing)
-    usual = statistics.median(each[full].known for each in found)
+
+    def group(number: int, attempt: int) -> dict[Mode, Reading]:
+        name = f"{what}, group {number + 1}"
+        on_progress(number, len(groups), name if attempt == 1 else f"{name} again")
+        if attempt > 1:
+            steps.report(f"{name}: measured again, the speed had changed")
+        wanted = list(dict.fromkeys([full, *groups[number]]))
+        found = steps.time(
+            f"{name}, attempt {attempt}",
+            lambda: {
+                str(mode): reading
+                for mode, reading in _measure_group(builder, engine, wanted, measure).items()
+            },
+        )
+        return {mode: found[str(mode)] for mode in wanted}
+
     readings: dict[Mode, Reading] = {}
-    for each in found:
-        drift = each[full].known / usual - 1
-        note = ""
-        if abs(drift) > MOST_DRIFT:
-            note = (
-                f"the device ran {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} meanwhile"
-            )
-        for mode, reading in each.items():
+    found = measure_steadily(len(groups), group, lambda readings: readings[full].known)
+    for number, (of_group, drift) in enumerate(found):
+        note = drift_words(drift)
+        if note:
+            steps.report(f"{what}, group {number + 1}: {note}")
+        for mode, reading in of_group.items():
             if mode != full or full not in readings or reading.known < readings[full].known:
-                readings[mode] = replace(reading, note=note)
+                readings[mode] = _noted(reading, note)
     if full not in modes:
-        del readings[full]
+        readings.pop(full, None)
     return readings
 
 
-def _time_group(
-    builder: ModeBuilder, engine: Engine, modes: Sequence[Mode], timing: TimingPlan
-) -> dict[Mode, Reading]:
+def _noted(reading: Reading, note: str) -> Reading:
+    return replace(reading, note="; ".join(filter(None, (reading.note, note))))
+
+
+def _measure_group(
+    builder: ModeBuilder, engine: Engine, modes: Sequence[Mode], measure: Measure
+) -> Mapping[Mode, Reading]:
     inputs = builder.bundle.example()
-    runners = {mode: engine.prepare(builder(mode).content) for mode in dict.fromkeys(modes)}
-    calls = {mode: partial(runner, inputs) for mode, runner in runners.items()}
-    source = f"{engine.name} {engine.version}, {engine.threads} threads"
-    return dict(measure_latencies(calls, timing, source=source))
+    return measure({mode: partial(engine.prepare(builder(mode).content), inputs) for mode in modes})

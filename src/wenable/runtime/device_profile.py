@@ -55,6 +55,7 @@ class DeviceProfile:
     - `latencies`: mode, as text -> its latency for one example.
     - `conditions`: what else is known of the device while it was measured, as its governor.
     - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured.
+    - `events`: what happened meanwhile, as that the device grew slower and what was measured again.
     """
 
     bundle: str
@@ -66,6 +67,7 @@ class DeviceProfile:
     policies: Mapping[str, str] = field(default_factory=dict)
     conditions: Mapping[str, str] = field(default_factory=dict)
     table: CostTable | None = None
+    events: tuple[str, ...] = ()
 
     def choose(self, layer: SwitchableLayer, pattern: int, products: bool = True) -> Lowering:
         """Return how a layer is executed in a pattern by itself: as measured, or by the table.
@@ -151,6 +153,7 @@ class DeviceProfile:
             "conditions": dict(self.conditions),
             "table": self.table.to_json() if self.table else None,
             "latencies": {mode: asdict(each) for mode, each in self.latencies.items()},
+            "events": list(self.events),
         }
 
     @classmethod
@@ -170,6 +173,7 @@ class DeviceProfile:
                 {str(mode): _policy(each) for mode, each in values["policies"].items()},
                 {str(name): str(text) for name, text in values["conditions"].items()},
                 CostTable.from_json(values["table"]) if values["table"] is not None else None,
+                tuple(str(each) for each in values.get("events", ())),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
