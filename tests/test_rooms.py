@@ -32,15 +32,15 @@ ROOMS: dict[str, set[str]] = {
     "conversion": {"dynamic_network", "methods", "graph", "layers", "modules"},
     "calibration": {"dynamic_network", "layers", "modules", "processes", "space"},
     "extraction": {"dynamic_network", "layers", "modules", "space"},
-    "evaluation": {"dynamic_network", "modules", "space", "tables"},
+    "evaluation": {"dynamic_network", "modules", "processes", "space", "tables"},
     "training": {
         "data", "dynamic_network", "evaluation", "files", "layers", "modules", "processes", "space",
     },
     "measure": {"tables"},
     "exploration": {"cost_table", "files", "journal", "space", "tables"},
     "search": {
-        "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "extraction",
-        "measure", "modules", "space", "tables",
+        "affordable_search", "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "extraction",
+        "measure", "modules", "processes", "space", "tables",
     },
     "prefix_reuse": {"dynamic_network", "modules", "space"},
     "affordable_search": {

@@ -29,7 +29,7 @@ def labelled(net: we.DynamicNetwork, count: int = 40) -> list:
 def test_a_search_by_macs():
     net = converted(groups=(1, 2, 4))
     data = labelled(net)  # labels are the full mode's answers: it is always right
-    front = we.explore(net, data, data, threshold=0.3, cost="macs")
+    front = we.explore(net, data, data, threshold=0.3, cost="macs", strategy="greedy")
     assert front.path[0].mode == net.space.full
     assert front.path[0].accuracy.value == 1.0
     for before, after in zip(front.path, front.path[1:], strict=False):

@@ -10,6 +10,7 @@ from torch import nn
 
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.modules import call_network, device_name, device_of, in_eval_mode
+from wenable.processes import sum_over_processes
 from wenable.space import ModeChoice
 from wenable.tables import Reading
 
@@ -20,11 +21,14 @@ def evaluate(
     loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
     *,
     split: str = "",
+    pooled: bool = False,
 ) -> Reading:
     """Return the top-1 accuracy of a mode as a share between 0 and 1, with a 95 % interval.
 
     - `loader`: batches of images `(N, ...)` and labels `(N,)`.
     - `split`: the name of the data, for the reading's source.
+    - `pooled`: under `torchrun`, each process is given its own part of the data, and every one
+      returns the accuracy on all parts. Otherwise each is given all of it, and works for itself.
 
     The interval is Wilson's for a binomial share. Warns `UncalibratedWarning`, and says so in the
     reading's note, where the mode's norm statistics were never estimated.
@@ -41,6 +45,9 @@ def evaluate(
     uncalibrated = warn_if_uncalibrated(net, mode, "evaluated")
     with net.using(mode):
         right, total = count_right(net, loader, f"mode {mode}")
+    if pooled:
+        counts = torch.tensor([right, total], device=device_of(net))
+        right, total = map(int, sum_over_processes(counts))
     low, high = wilson_interval(right, total)
     return Reading(
         right / total,

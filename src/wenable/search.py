@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 
+from wenable.affordable_search import explore_affordably
 from wenable.calibration import calibrate
 from wenable.cost_table import CostTable, tabulated
 from wenable.dynamic_network import DynamicNetwork
@@ -22,11 +25,13 @@ from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.measure.meter import Meter, NoMeter
 from wenable.measure.meters import find_meter
 from wenable.modules import device_name, device_of
+from wenable.processes import several_processes
 from wenable.space import Mode
 from wenable.tables import Front, Reading
 
 Cost = Literal["macs", "latency", "energy"]
-Strategy = Literal["greedy", "exact", "evolve"]
+Strategy = Literal["exact", "greedy", "greedy-lazy", "plain", "evolve"]
+ALGORITHM_2 = ("greedy", "greedy-lazy", "plain")
 
 
 def explore(
@@ -37,10 +42,12 @@ def explore(
     threshold: float,
     cost: Cost = "macs",
     table: CostTable | None = None,
-    strategy: Strategy = "greedy",
+    strategy: Strategy | None = None,
     limits: Sequence[Limit] = (),
     timing: TimingPlan | None = None,
     on_step: Callable[[SearchStep], None] | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    pooled: bool = False,
 ) -> Front:
     """Search the modes of a trained network for those worth having.
 
@@ -57,35 +64,41 @@ def explore(
       Without one they are the median times of the modes' extracted networks in eager PyTorch on this
       machine, for one example, by `timing`. Energy is measured likewise, which takes a minute for
       each mode and a meter.
-    - `strategy`: `"greedy"`, WeNet's Algorithm 2; `"exact"`, which takes accuracy losses as a sum
-      over layers and solves for the best mode within each budget; `"evolve"`, an evolutionary search.
-      The last two need costs that are sums: MACs, or a table.
-    - `limits`: on further costs, for those two.
+    - `strategy`: `"exact"`, which takes accuracy losses as a sum over layers and solves for the best
+      mode within each budget; `"greedy"`, WeNet's Algorithm 2, where costs are sums without the work
+      that cannot change its answer; `"plain"`, the same as it is written; `"greedy-lazy"`, an
+      approximation of it; `"evolve"`, an evolutionary search. `"plain"`, and `"greedy"` where it has
+      to be, take any cost; the others need sums: MACs, or a table. Default: `"exact"` where costs are
+      sums, `"greedy"` where they are measured.
+    - `limits`: on further costs, for `"exact"` and `"evolve"`.
+    - `journal`: a file that keeps what `"greedy"` and `"greedy-lazy"` found so far, where costs are
+      sums. A search that was killed goes on from there when it is called again.
+    - `pooled`: under `torchrun`, each process is given its own part of both splits, and accuracies
+      and statistics are those of all parts together.
 
     Raises `ValueError` for an unknown cost or strategy, a table of another network, energy without
-    a meter (with what was looked for), or a threshold that the full mode does not exceed.
+    a meter (with what was looked for), a threshold that the full mode does not exceed, or settings
+    that the strategy has no use for.
     """
     if cost not in get_args(Cost):
         allowed = ", ".join(map(repr, get_args(Cost)))
         raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: {allowed}")
-    if strategy not in get_args(Strategy):
-        allowed = ", ".join(map(repr, get_args(Strategy)))
-        raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: {allowed}")
     additive = _additive_costs(net, cost, table)
-    if strategy != "greedy" and additive is None:
-        raise ValueError(
-            f"`strategy` (={strategy!r}) needs costs that are sums: give the `table` of a profile, or"
-            " cost='macs'"
-        )
+    chosen = _checked_strategy(strategy, additive is not None, limits, journal, pooled)
     meter = _meter_for(net) if cost == "energy" and additive is None else None
-    if strategy == "greedy" and limits:
-        raise ValueError("`limits` are for the strategies 'exact' and 'evolve'")
     for name, batches in (
         ("search_batches", search_batches),
         ("calibration_batches", calibration_batches),
     ):
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
+    if additive is not None and chosen in ("greedy", "greedy-lazy") and not several_processes():
+        front = explore_affordably(
+            net, search_batches, calibration_batches, threshold=threshold,
+            cost="macs" if table is None else table, strategy=chosen, on_step=on_step,
+            journal=journal,
+        )  # fmt: skip
+        return replace(front, cost=cost)
     before = set(net.calibrated_modes)
     evaluated: set[Mode] = set()
 
@@ -93,7 +106,7 @@ def explore(
         evaluated.add(mode)
         if mode not in before:
             calibrate(net, mode, calibration_batches)
-        return evaluate(net, mode, search_batches, split="the search split")
+        return evaluate(net, mode, search_batches, split="the search split", pooled=pooled)
 
     def costs(modes: Sequence[Mode]) -> Sequence[Reading]:
         if additive is not None:
@@ -116,10 +129,10 @@ def explore(
 
     found: set[Mode] = set()
     try:
-        if strategy == "greedy" or additive is None:
+        if chosen in ALGORITHM_2 or additive is None:
             front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=end_step)
         else:
-            search = exact if strategy == "exact" else evolve
+            search = exact if chosen == "exact" else evolve
             front = search(
                 net.space, accuracy, additive, threshold=threshold, limits=limits, cost=cost,
                 on_step=on_step,
@@ -128,6 +141,38 @@ def explore(
     finally:
         drop_the_others(found)
     return front
+
+
+def _checked_strategy(
+    strategy: Strategy | None,
+    sums: bool,
+    limits: Sequence[Limit],
+    journal: str | os.PathLike[str] | None,
+    pooled: bool,
+) -> Strategy:
+    """Return the strategy, the default one where none is given, if the settings fit it."""
+    chosen = strategy or ("exact" if sums else "greedy")
+    if chosen not in get_args(Strategy):
+        allowed = ", ".join(map(repr, get_args(Strategy)))
+        raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: {allowed}")
+    if chosen not in ("greedy", "plain") and not sums:
+        raise ValueError(
+            f"`strategy` (={chosen!r}) needs costs that are sums: give the `table` of a profile, or"
+            " cost='macs'"
+        )
+    if chosen in ALGORITHM_2 and limits:
+        raise ValueError("`limits` are for the strategies 'exact' and 'evolve'")
+    if pooled and not several_processes():
+        raise ValueError("`pooled` is for several processes, as under torchrun; this is the only one")
+    if chosen == "greedy-lazy" and several_processes():
+        raise ValueError("`strategy` (='greedy-lazy') runs in one process; this is one of several")
+    raced = chosen in ("greedy", "greedy-lazy") and sums and not several_processes()
+    if journal is not None and not raced:
+        raise ValueError(
+            "`journal` is for the strategies 'greedy' and 'greedy-lazy', in one process, with costs"
+            " that are sums"
+        )
+    return chosen
 
 
 def _additive_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) -> CostTable | None:

@@ -119,11 +119,7 @@ class _Search:
 
     def costs(self, modes: Sequence[Mode]) -> list[Reading]:
         if isinstance(self.cost, CostTable):
-            table = self.cost
-            return [
-                Reading(table.cost(mode), table.unit, source=table.source, device=table.device)
-                for mode in modes
-            ]
+            return [self.cost.reading(mode) for mode in modes]
         return [Reading(self.net.macs(mode), "MACs", source="counted") for mode in modes]
 
     def point(self, mode: Mode) -> Point:

@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import wenable as we
+from wenable.affordable_search import estimate_search
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
-from wenable.cli.work import accuracies, explore_with_bar, flush_denormals, load_data_for
+from wenable.cli.work import Data, accuracies, explore_with_bar, flush_denormals, load_data_for
 from wenable.cost_table import CostTable
+from wenable.exploration.fronts import indistinguishable
 from wenable.files import write_whole
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.runtime import DeviceProfile
@@ -38,8 +40,12 @@ def run_explore(
     if table is not None:
         cost = "latency"
     out.mkdir(parents=True, exist_ok=True)
+    journal = None
+    if strategy in ("greedy", "greedy-lazy") and (cost == "macs" or table is not None):
+        journal = out / "search.journal"
+        progress.print(_estimate(net, data, journal))
     with stdout_kept_clean():
-        front = explore_with_bar(progress, net, data, cost, threshold, strategy, table)
+        front = explore_with_bar(progress, net, data, cost, threshold, strategy, table, journal)
     found = (*front.points, *(() if front.chosen in front.points else (front.chosen,)))
     tested = accuracies(net, (point.mode for point in found), data, "test")
     out.mkdir(parents=True, exist_ok=True)
@@ -47,6 +53,8 @@ def run_explore(
     points = tuple(Point(point.mode, tested[point.mode], point.cost) for point in found)
     picture = plot_fronts({cost: Panel(points, ())}, out / "front.png")
     saved = we.save(net, out / "net.safetensors")
+    if journal is not None:
+        journal.unlink()
     if as_json:
         test = {str(mode): asdict(reading) for mode, reading in tested.items()}
         print_json({"front": front.to_json(), "test": test, "network": str(saved)})
@@ -62,7 +70,25 @@ def run_explore(
     console.print(
         mode_table(f"front by {cost}: {front.evaluations} modes evaluated, {len(front)} kept", rows)
     )
+    alike = indistinguishable(front)
+    if alike:
+        pairs = ", ".join(f"{one.mode} and {other.mode}" for one, other in alike[:3])
+        console.print(
+            f"[yellow]{len(alike)} of {len(front) - 1} neighbours on the front cannot be told apart"
+            f" by their accuracy on the search split[/] ({pairs}{', ...' if alike[3:] else ''}):"
+            " more images would tell."
+        )
     console.print(f"written: {out / 'front.json'}, {picture}, {saved}")
+
+
+def _estimate(net: we.DynamicNetwork, data: Data, journal: Path) -> str:
+    sizes = [sum(len(batch[0]) for batch in split) for split in (data.search, data.calibration)]
+    most = estimate_search(net, *sizes)
+    going_on = f"; goes on from {journal}" if journal.exists() else ""
+    return (
+        f"at most {most.evaluations} modes, {most.full_passes:,} passes of one image through the"
+        f" full network{going_on}"
+    )
 
 
 def _table(path: Path) -> CostTable:

@@ -181,8 +181,12 @@ def explore(
     out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
     cost: Annotated[str, typer.Option(help="What to save: macs or latency.")] = "macs",
     strategy: Annotated[
-        str, typer.Option(help="greedy (Algorithm 2 of the paper), exact, or evolve.")
-    ] = "greedy",
+        str,
+        typer.Option(
+            help="exact, greedy (Algorithm 2 of the paper), greedy-lazy, plain or evolve; by default"
+            " exact, and greedy where every mode has to be timed."
+        ),
+    ] = "",
     profile: Annotated[
         Path | None,
         typer.Option(help="Latencies of a device, as wenable profile --out wrote them there."),

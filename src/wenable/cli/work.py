@@ -171,6 +171,7 @@ def explore_with_bar(
     threshold: float,
     strategy: str = "greedy",
     table: CostTable | None = None,
+    journal: Path | None = None,
 ) -> Front:
     """Run a search and show how far it is."""
     with progress_bar(console, f"searching by {cost}") as update:
@@ -186,7 +187,8 @@ def explore_with_bar(
             threshold=threshold,
             cost=cast(Cost, cost),
             table=table,
-            strategy=cast(Strategy, strategy),
+            strategy=cast(Strategy, strategy) or None,
+            journal=journal,
             timing=SEARCH_TIMING,
             on_step=show,
         )

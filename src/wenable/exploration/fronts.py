@@ -41,17 +41,13 @@ class Evaluations:
     def __call__(self, mode: Mode) -> Point:
         """Return the mode's point, evaluated where it is not known."""
         if mode not in self._points:
-            point = self._points[mode] = Point(mode, self._accuracy(mode), self._cost(mode))
+            point = self._points[mode] = Point(
+                mode, self._accuracy(mode), self._table.reading(mode)
+            )
             if self._on_step is not None:
                 known = len(self._points)
                 self._on_step(SearchStep(known, self._most, point, 1, known))
         return self._points[mode]
-
-    def _cost(self, mode: Mode) -> Reading:
-        table = self._table
-        return Reading(
-            table.cost(mode), table.unit, source=f"cost table: {table.source}", device=table.device
-        )
 
     @property
     def points(self) -> tuple[Point, ...]:

@@ -42,7 +42,7 @@ class Verification:
 
     @property
     def median_error(self) -> float:
-        """The median of |predicted - measured| / measured, a share."""
+        """The median of ``|predicted - measured| / measured``, a share."""
         return statistics.median(
             abs(self.predicted[mode] / reading.known - 1) for mode, reading in self.measured.items()
         )
