@@ -175,7 +175,10 @@ def test_tables_that_do_not_belong_are_refused():
         ({"table": tabulated(net.space, net.macs, "mJ"), "cost": "latency"}, "is in mJ"),
         ({"strategy": "exact", "cost": "latency"}, "needs costs that are sums"),
         (
-            {"limits": [Limit(tabulated(net.space, net.macs, "MACs"), 1e9)]},
+            {
+                "strategy": "greedy",
+                "limits": [Limit(tabulated(net.space, net.macs, "MACs"), 1e9)],
+            },
             "are for the strategies",
         ),
     ):
