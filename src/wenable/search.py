@@ -163,7 +163,9 @@ def _checked_strategy(
     if chosen in ALGORITHM_2 and limits:
         raise ValueError("`limits` are for the strategies 'exact' and 'evolve'")
     if pooled and not several_processes():
-        raise ValueError("`pooled` is for several processes, as under torchrun; this is the only one")
+        raise ValueError(
+            "`pooled` is for several processes, as under torchrun; this is the only one"
+        )
     if chosen == "greedy-lazy" and several_processes():
         raise ValueError("`strategy` (='greedy-lazy') runs in one process; this is one of several")
     raced = chosen in ("greedy", "greedy-lazy") and sums and not several_processes()
