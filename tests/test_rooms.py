@@ -39,8 +39,8 @@ ROOMS: dict[str, set[str]] = {
     "measure": {"tables"},
     "exploration": {"cost_table", "files", "journal", "space", "tables"},
     "search": {
-        "affordable_search", "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "extraction",
-        "measure", "modules", "processes", "space", "tables",
+        "affordable_search", "calibration", "cost_table", "dynamic_network", "evaluation", "exploration",
+        "extraction", "measure", "modules", "processes", "space", "tables",
     },
     "prefix_reuse": {"dynamic_network", "modules", "space"},
     "affordable_search": {
