@@ -117,7 +117,9 @@ def compared(
         net.forget_calibrations([mode for mode in net.calibrated_modes if mode != net.space.full])
     works: dict[Strategy, Work] = {"greedy": Work(), "greedy-lazy": Work()}
     calls: dict[str, Callable[[DynamicNetwork], Front]] = {
-        "plain": lambda copied: explore(copied, search, calibration, threshold=threshold)
+        "plain": lambda copied: explore(
+            copied, search, calibration, threshold=threshold, strategy="plain"
+        )
     }
     for strategy, work in works.items():
         calls[strategy] = lambda copied, strategy=strategy, work=work: explore_affordably(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from wenable.affordable_search import Work, estimate_search, explore_affordably,
 from wenable.affordable_search.candidates import Candidates
 from wenable.cost_table import CostTable, tabulated
 from wenable.exploration.journal import JournalError
-from wenable.search import explore
+
+explore = partial(we.explore, strategy="plain")
+"""Algorithm 2 as it is written: the reference."""
 
 NETWORKS = {
     "resnet": (small_resnet, (3, 6, 6)),

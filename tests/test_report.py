@@ -31,7 +31,7 @@ def test_an_svg_holds_the_words_a_reader_needs(tmp_path: Path):
         "top-1 accuracy (%, 95 % interval)",
         "multiply-accumulates of one image (millions)",
         "latency of one image (ms, median and quartiles)",
-        "front of Algorithm 2",
+        "front of the search",
         "1/4",
     ):
         assert words in text

@@ -68,7 +68,11 @@ def run_explore(
             readings["latency ms"] = point.cost
         rows.append((label, point.mode, net.macs(point.mode), full, readings))
     console.print(
-        mode_table(f"front by {cost}: {front.evaluations} modes evaluated, {len(front)} kept", rows)
+        mode_table(
+            f"front by {cost}, {front.strategy}: {front.evaluations} modes evaluated,"
+            f" {len(front)} kept",
+            rows,
+        )
     )
     alike = indistinguishable(front)
     if alike:

@@ -64,7 +64,7 @@ def _draw(axis: Axes, cost: str, panel: Panel) -> None:
             str(point.mode), where, xytext=(5, 5), textcoords="offset points", fontsize="small"
         )
     front = sorted(panel.front, key=lambda point: point.cost.known)
-    _points(axis, tuple(front), scale, _FRONT, "o", "front of Algorithm 2")
+    _points(axis, tuple(front), scale, _FRONT, "o", "front of the search")
     axis.plot(
         [point.cost.known * scale for point in front],
         [100 * point.accuracy.known for point in front],
