@@ -33,7 +33,7 @@ from wenable.affordable_search import (
     explore_affordably,
     plain_macs,
 )
-from wenable.cli.work import flush_denormals, load_data, load_data_for
+from wenable.cli.work import Data, flush_denormals, load_data, load_data_for
 from wenable.dynamic_network import DynamicNetwork
 from wenable.files import write_whole
 from wenable.modules import device_name
@@ -80,24 +80,35 @@ def main() -> None:
 
 
 def digits_row(epochs: int) -> dict[str, Any]:
-    data = load_data("digits")
-    torch.manual_seed(0)
-    net = we.convert(build("wenable.zoo:digits_resnet"), data.example)
-    config = TrainConfig(passes=4, epochs=epochs, learning_rate=0.03, seed=0)
-    we.train(net, data.training_batches(32, 0), config)
+    net, data = digits_network(epochs)
     # Above its threshold it is at every mode: the whole way down to the smallest is gone.
     return compared("digits_resnet", net, list(data.search), list(data.calibration), 0.5)
 
 
+def digits_network(epochs: int, **sizes: int) -> tuple[DynamicNetwork, Data]:
+    """Return the network of `wenable demo`, or one of another size, trained, and its data."""
+    data = load_data("digits")
+    torch.manual_seed(0)
+    net = we.convert(build("wenable.zoo:digits_resnet", **sizes), data.example)
+    config = TrainConfig(passes=4, epochs=epochs, learning_rate=0.03, seed=0)
+    we.train(net, data.training_batches(32, 0), config)
+    return net, data
+
+
 def saved_row(arguments: argparse.Namespace) -> dict[str, Any]:
-    net = we.load(arguments.network)
-    said = net.preprocessing is not None or arguments.data == "digits"
-    data = load_data_for(net, arguments.data) if said else load_data(arguments.data)
+    net, data, label = saved_network(arguments.network, arguments.data)
     search = part(data.search, arguments.search_images)
     calibration = part(data.calibration, arguments.calibration_images)
-    name = getattr(net, "wenable_source", None)
-    label = name.name.partition(":")[2] if name else type(net).__name__
     return compared(label, net, search, calibration, arguments.threshold)
+
+
+def saved_network(path: Path, folder: str) -> tuple[DynamicNetwork, Data, str]:
+    """Return a saved network, its data, and its name."""
+    net = we.load(path)
+    said = net.preprocessing is not None or folder == "digits"
+    data = load_data_for(net, folder) if said else load_data(folder)
+    name = getattr(net, "wenable_source", None)
+    return net, data, name.name.partition(":")[2] if name else type(net).__name__
 
 
 def part(batches: Any, images: int) -> Batches:
