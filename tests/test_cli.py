@@ -1,5 +1,6 @@
 """The command line as a person meets it: results on standard output, one line for an error."""
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -80,13 +81,65 @@ def test_train_then_explore(tmp_path: Path):
     explored = run(
         "explore", network, "--data", "digits", "--threshold", 0.3, "--out", tmp_path / "front"
     )
-    assert "front by macs" in explored.stdout
+    assert "front by macs, exact: " in explored.stdout
     front = we.Front.from_json(json.loads((tmp_path / "front" / "front.json").read_text()))
-    assert front.cost == "macs"
+    assert (front.cost, front.strategy) == ("macs", "exact")
     assert {point.accuracy.count for point in front.path} == {300}
     assert "accuracy % (test split)" in explored.stdout
     assert (tmp_path / "front" / "front.png").stat().st_size > 5000
     assert we.load(tmp_path / "front" / "net.safetensors").is_calibrated(front.chosen.mode)
+
+
+KILLED = """
+import os, signal, sys
+from wenable.cli.main import app
+from wenable.journal import Journal
+
+written, append = [], Journal.append
+
+def dying(self, entry):
+    if len(written) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(entry)
+    append(self, entry)
+
+Journal.append = dying
+app(sys.argv[1:])
+"""
+
+
+def test_exploring_goes_on_where_it_was_killed_and_only_once_at_a_time(tmp_path: Path):
+    network, out = tmp_path / "net.safetensors", tmp_path / "front"
+    torch.manual_seed(0)
+    model = build("wenable.zoo:digits_resnet", width=16)
+    we.save(we.convert(model, torch.zeros(1, 1, 8, 8), method=we.WeightEnabling((1, 2))), network)
+    command = [
+        "explore",
+        network,
+        "--data",
+        "digits",
+        "--threshold",
+        "0.01",
+        "--strategy",
+        "greedy",
+    ]
+    killed = [sys.executable, "-c", KILLED, *map(str, command), "--out", str(out)]
+    assert subprocess.run(killed, capture_output=True, check=False).returncode == -9
+    assert [path.name for path in out.iterdir()] == ["search.journal"]
+    assert len((out / "search.journal").read_bytes().splitlines()) == 9
+    with (out / "search.journal").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        refused = run(*command, "--out", out, fails=True)
+    assert "search.journal is in use by another process" in " ".join(refused.stderr.split())
+    resumed = run(*command, "--out", out)
+    assert "goes on from" in " ".join(resumed.stderr.split())
+    run(*command, "--out", tmp_path / "whole")
+    first, second = (
+        json.loads((each / "front.json").read_text()) for each in (out, tmp_path / "whole")
+    )
+    assert first == second
+    assert first["strategy"] == "greedy"
+    assert not (out / "search.journal").exists()
 
 
 def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):

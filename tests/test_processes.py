@@ -1,6 +1,7 @@
 """Several processes that train one network: the same as one process with the joined batch."""
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -147,3 +148,63 @@ def nan_in_one(process: int, folder: Path) -> None:
 
 def test_nan_in_one_process_stops_both(tmp_path):
     assert len(run_two(nan_in_one, tmp_path)) == 2
+
+
+# --- evaluating and exploring on parts of the data ----------------------------------------------------
+
+PARTS = (slice(0, 17), slice(17, 40))
+"""Of the images of both splits: which are whose. Each is one batch."""
+
+
+def split_in_parts(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images with labels that the full mode mostly gives, one batch for each process."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(40, *IMAGES[1:], generator=generator)
+    with torch.no_grad():
+        labels = network(small_resnet)(images).argmax(1)
+    labels[::7] = 0
+    return [(images[part], labels[part]) for part in PARTS]
+
+
+EXPLORED = {"default": {}, "plain": {"strategy": "plain"}, "greedy": {"strategy": "greedy"}}
+
+
+def explore_parts(process: int, folder: Path) -> None:
+    search, calibration = (split_in_parts(seed) for seed in (3, 4))
+    net = network(small_resnet)
+    own = we.evaluate(net, "full", [search[process]])
+    both = we.evaluate(net, "full", [search[process]], pooled=True)
+    found = {"own": own.count, "both": [both.known, both.count, both.low, both.high]}
+    for name, settings in EXPLORED.items():
+        net = network(small_resnet)
+        front = we.explore(
+            net, [search[process]], [calibration[process]], threshold=0.3, pooled=True, **settings
+        )
+        assert set(net.calibrated_modes) == {*front.modes, front.chosen.mode, net.space.full}
+        found[name] = front.to_json()
+    for refused, settings in (
+        ("runs in one process", {"strategy": "greedy-lazy"}),
+        ("in one process", {"strategy": "greedy", "journal": folder / "j.jsonl"}),
+    ):
+        with pytest.raises(ValueError, match=refused):
+            we.explore(net, search, calibration, threshold=0.3, **settings)
+    (folder / f"{process}.json").write_text(json.dumps(found))
+    save_file({"done": torch.ones(1)}, folder / f"{process}.safetensors")
+
+
+def test_two_processes_find_the_front_of_one_that_has_all_images(tmp_path):
+    run_two(explore_parts, tmp_path)
+    first, second = (json.loads((tmp_path / f"{each}.json").read_text()) for each in (0, 1))
+    assert (first.pop("own"), second.pop("own")) == (17, 23)
+    assert first == second  # to the last figure
+    search, calibration = (split_in_parts(seed) for seed in (3, 4))
+    expected = we.evaluate(network(small_resnet), "full", search)
+    assert first["both"] == [expected.known, 40, expected.low, expected.high]
+    for name, settings in EXPLORED.items():
+        alone = "plain" if settings else None  # what several processes run for "greedy" too
+        front = we.explore(
+            network(small_resnet), search, calibration, threshold=0.3, strategy=alone
+        )
+        assert we.Front.from_json(first[name]) == front
+        assert len(front.explored) > 10
+        assert {point.accuracy.count for point in front.explored} == {40}

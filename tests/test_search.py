@@ -1,9 +1,11 @@
 """Exploring a real network: modes calibrated, costs real, the network left in order."""
 
+import copy
 import subprocess
 import sys
 import time
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import wenable as we
 from tests.networks import converted
 from wenable.cost_table import CostTable, tabulated
 from wenable.exploration.limits import Limit
+from wenable.journal import JournalError
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan
 from wenable.search import mode_energies, mode_latencies
@@ -139,11 +142,99 @@ def test_what_cannot_be_searched_is_refused():
         ({"cost": "size"}, "`cost` \\(='size'\\) is unknown"),
         ({"strategy": "magic"}, "`strategy` \\(='magic'\\) is unknown"),
         ({"threshold": 1.0}, "`threshold` \\(=1.0\\)"),
+        ({"pooled": True}, "this is the only one"),
+        ({"journal": "j.jsonl"}, "`journal` is for the strategies 'greedy' and 'greedy-lazy'"),
     ):
         with pytest.raises(ValueError, match=message):
             we.explore(net, data, data, **{"threshold": 0.5, **settings})
     with pytest.raises(ValueError, match="`calibration_batches` is an iterator"):
         we.explore(net, data, iter(data), threshold=0.5)
+
+
+def test_without_a_strategy_it_is_exact_where_costs_are_sums_and_algorithm_2_elsewhere():
+    net = converted(groups=(1, 2))
+    data = labelled(net)
+    table = tabulated(net.space, net.macs, "ms")
+    for settings, strategy in (
+        ({}, "exact"),
+        ({"cost": "latency", "table": table}, "exact"),
+        ({"cost": "latency", "timing": QUICK}, "greedy"),
+        ({"strategy": "greedy"}, "greedy"),
+        ({"limits": [Limit(table, 1e9)]}, "exact"),
+    ):
+        front = we.explore(copy.deepcopy(net), data, data, threshold=0.3, **settings)
+        assert front.strategy == strategy, settings
+        steps = [after.mode in net.space.cheaper(before.mode)
+                 for before, after in zip(front.path, front.path[1:], strict=False)]  # fmt: skip
+        if strategy == "greedy":
+            assert all(steps)  # of one layer and one pattern each
+
+
+def seeded(groups: tuple[int, ...]) -> we.DynamicNetwork:
+    torch.manual_seed(0)
+    return converted(groups=groups)
+
+
+KILLED = """
+import os, signal, sys
+import wenable as we
+from tests.test_search import labelled, seeded
+
+net, left = seeded((1, 2, 4)), [int(sys.argv[2])]
+data = labelled(net)
+
+def die(step):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+we.explore(net, data, data, threshold=0.3, strategy="greedy", journal=sys.argv[1], on_step=die)
+"""
+
+
+def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeypatch):
+    journal = tmp_path / "search.jsonl"
+    command = [sys.executable, "-c", KILLED, str(journal), "4"]
+    root = Path(__file__).parents[1]
+    assert subprocess.run(command, cwd=root, check=False).returncode == -9
+    known = journal.read_text().count('"kind":"evaluation"')
+    seen: list[Any] = []
+    evaluate = we.evaluate
+
+    def counted(net, mode, *rest, **settings):
+        seen.append(mode)
+        return evaluate(net, mode, *rest, **settings)
+
+    monkeypatch.setattr("wenable.affordable_search.candidates.evaluate", counted)
+    net = seeded((1, 2, 4))
+    data = labelled(net)
+    search = {"threshold": 0.3, "strategy": "greedy"}
+    expected = we.explore(copy.deepcopy(net), data, data, **search)
+    whole, seen[:] = len(seen), []
+    assert we.explore(copy.deepcopy(net), data, data, journal=journal, **search) == expected
+    # The mode where it stood is run once more: the answers of each image are not in the journal.
+    assert len(seen) <= whole - known + 1
+    seen.clear()
+    assert we.explore(net, data, data, journal=journal, **search) == expected
+    assert seen == []
+    assert set(net.calibrated_modes) == {*expected.modes, expected.chosen.mode, net.space.full}
+
+
+def test_two_searches_on_one_journal_are_refused_and_the_first_goes_on(tmp_path: Path):
+    net = seeded((1, 2))
+    data = labelled(net)
+    search = {"threshold": 0.3, "strategy": "greedy", "journal": tmp_path / "search.jsonl"}
+    refused = []
+
+    def another(_step):
+        with pytest.raises(JournalError, match=r"search\.jsonl is in use by another process"):
+            we.explore(copy.deepcopy(net), data, data, **search)
+        refused.append(1)
+
+    front = we.explore(net, data, data, on_step=another, **search)
+    assert len(refused) == len(front.path) - 1 > 0
+    again = we.explore(seeded((1, 2)), data, data, **search)
+    assert again == front
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "exact"])
