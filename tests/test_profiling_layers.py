@@ -20,7 +20,8 @@ from wenable.measure.latency import TimingPlan
 from wenable.profiling import layer_times, measure_layers, whole_modes
 from wenable.profiling.attribution import REST, times_of_layers
 from wenable.profiling.cost_tables import fitted_table, measure_cost_table
-from wenable.profiling.verification import kendall_tau, refitted, verify
+from wenable.profiling.refitting import refitted
+from wenable.profiling.verification import kendall_tau, verify
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime import Bundle, DeviceProfile, Session
 from wenable.runtime.building import BuiltModel, build, choose_each
@@ -248,7 +249,7 @@ def test_a_table_predicts_modes_it_has_not_seen_and_says_how_well(bundle, tmp_pa
     values = json.loads(json.dumps(found.to_json()))
     assert values["median_error"] == found.median_error
     assert values["modes"][0]["measured"]["unit"] == "ms"
-    again = refitted(table, found)
+    again = refitted(table, found.measured)
     assert "fitted again" in again.source
     errors = [abs(again.cost(mode) / reading.known - 1) for mode, reading in found.measured.items()]
     assert np.median(errors) <= found.median_error + 1e-9

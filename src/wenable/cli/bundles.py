@@ -119,13 +119,19 @@ def run_verify(
     engine: str,
     modes: int,
     out: Path | None,
+    refit: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure random modes, and those of a front, beside what a profile's table predicts."""
+    """Measure random modes, and those of a front, beside what a profile's table predicts.
+
+    - `refit`: a new file for the profile with its table fitted again, where that helps.
+    """
+    from wenable.profiling.refitting import refit as fitted_again
     from wenable.profiling.verification import GOAL_ERROR, GOAL_TAU, verify
     from wenable.runtime import DeviceProfile
 
     console, progress = consoles(as_json)
+    _check_new(refit)
     also = []
     if front is not None:
         found = Front.from_json(json.loads(front.read_text(encoding="utf-8")))
@@ -135,22 +141,60 @@ def run_verify(
         result = verify(bundle, known, engine=engine, modes=modes, also=also, on_progress=update)
     if out is not None:
         write_whole(out, json.dumps(result.to_json(), indent=1) + "\n")
+    again = None
+    if refit is not None:
+        assert known.table is not None  # or `verify` had refused the profile
+        again = fitted_again(known.table, result)
+        if again.helps:
+            _check_new(refit)
+            write_whole(refit, json.dumps(again.corrected(known).to_json(), indent=1) + "\n")
     if as_json:
-        print_json(result.to_json())
+        print_json(result.to_json() | ({"refit": again.to_json()} if again else {}))
         return
-    table = Table(title=f"{result.engine}, {result.device}")
-    for header in ("mode", "predicted ms", "measured ms", "error %"):
-        table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
-    for mode, reading in result.measured.items():
-        error = 100 * (result.predicted[mode] / reading.known - 1)
-        table.add_row(
-            mode, f"{result.predicted[mode]:.2f}", interval_text(reading), f"{error:+.1f}"
-        )
-    console.print(table)
+    console.print(_predictions(result))
     console.print(
         f"median error {result.median_error:.1%} (goal {GOAL_ERROR:.0%}), Kendall's tau"
         f" {result.kendall_tau:.3f} (goal {GOAL_TAU}): {'good' if result.is_good else 'short of it'}"
     )
+    if again is not None:
+        console.print(_predictions(again.before, again.after))
+        console.print(_refit_words(again, refit))
+
+
+def _check_new(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.exists():
+        raise ValueError(f"`--refit` (={path}) exists; name a new file, nothing was changed")
+    if not path.resolve().parent.is_dir():
+        raise FileNotFoundError(f"`--refit` (={path}) is in a folder that does not exist")
+
+
+def _predictions(result: Any, again: Any = None) -> Table:
+    """Return a table of predicted and measured latencies; with those of a table fitted again."""
+    table = Table(title=f"{result.engine}, {result.device}" if again is None else "held out")
+    ways = {"predicted": result} if again is None else {"before": result, "after": again}
+    headers = ["mode", *(f"{name} ms" for name in ways), "measured ms"]
+    headers += ["error %"] if again is None else [f"error {name} %" for name in ways]
+    for header in headers:
+        table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
+    for mode, reading in result.measured.items():
+        said = [way.predicted[mode] for way in ways.values()]
+        errors = [f"{100 * (each / reading.known - 1):+.1f}" for each in said]
+        table.add_row(mode, *(f"{each:.2f}" for each in said), interval_text(reading), *errors)
+    return table
+
+
+def _refit_words(again: Any, path: Path | None) -> str:
+    before, after, held = again.before, again.after, len(again.before.measured)
+    words = (
+        f"fitted again ({again.form}) to {len(again.fitted_to)} of the modes; on the other {held}:"
+        f" median error {before.median_error:.1%} before, {after.median_error:.1%} after, Kendall's tau"
+        f" {before.kendall_tau:.3f} before, {after.kendall_tau:.3f} after: "
+    )
+    if again.helps:
+        return f"{words}better; written: {path}"
+    return f"{words}no better than chance, and nothing was written"
 
 
 def run_once(

@@ -258,12 +258,18 @@ def verify(
     engine: Annotated[str, typer.Option(help="The profile's engine.")] = "onnxruntime",
     modes: Annotated[int, typer.Option(help="How many random modes, at least 24.")] = 24,
     out: Annotated[Path | None, typer.Option(help="A JSON file, for wenable report.")] = None,
+    refit: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new file for the profile, fitted to half of the modes, if that helps."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure modes end to end beside what a profile predicts of them."""
     from wenable.cli.bundles import run_verify
 
-    run_verify(bundle, profile, front, engine, modes, out, json)
+    run_verify(bundle, profile, front, engine, modes, out, refit, json)
 
 
 @app.command()

@@ -11,14 +11,12 @@ from typing import Any
 
 from wenable.cost_table import CostTable
 from wenable.measure.latency import TimingPlan
-from wenable.profiling.attribution import REST
-from wenable.profiling.cost_tables import SEED, engine_words, fitted_table
+from wenable.profiling.cost_tables import SEED, engine_words
 from wenable.profiling.layer_times import Progress
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engines import Engine, open_engine
-from wenable.space import Mode
 from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-verification", 1
@@ -107,18 +105,6 @@ def verify(
         engine_words(opened),
         profile.device,
     )
-
-
-def refitted(table: CostTable, verification: Verification) -> CostTable:
-    """Return the table fitted to the modes that were measured to verify it, too.
-
-    What was said of the old table does not hold for the new one: verify it on other modes.
-    """
-    prior = {REST: {1: table.rest}, **table.costs}
-    found: dict[Mode, Reading] = {
-        table.space.mode(mode): reading for mode, reading in verification.measured.items()
-    }
-    return fitted_table(table.space, prior, found, f"{table.source}; fitted again")
 
 
 def table_of(profile: DeviceProfile, bundle: Bundle, engine: Engine) -> CostTable:
