@@ -210,7 +210,11 @@ def test_the_front_of_a_small_space():
     costs = [point.cost.known for point in front.path]
     assert costs == sorted(costs, reverse=True)
     cost = front.chosen.cost
-    assert (cost.unit, cost.source, cost.device) == ("ms", "cost table: a stopwatch", "a board")
+    assert (cost.unit, cost.source, cost.device) == (
+        "ms",
+        "predicted by a table: a stopwatch",
+        "a board",
+    )
     assert Front.from_json(front.to_json()) == front
 
 
