@@ -4,9 +4,10 @@
         [--calibration-images 128] [--final-images 1000] [--threshold 0.6] [--out docs]
 
 The network of `wenable demo` is trained on the digits and searched, and so is one of half its width,
-for which the digits are less easy. With `--network`, a saved network is searched as well, on images drawn from the splits under `--data`. All searches go by MACs.
-`evolve` gets as many trials as `exact` evaluated modes. Results go to `docs/front-quality/NETWORK.json`,
-the picture to `docs/front-quality/fronts.svg` and the table to `docs/front-quality.md`.
+for which the digits are less easy. With `--network`, a saved network is searched as well, on images
+drawn from the splits under `--data`. All searches go by MACs. `evolve` gets as many trials as `exact`
+evaluated modes. Results go to `docs/front-quality/NETWORK.json`, the picture to
+`docs/front-quality/fronts.svg` and the table to `docs/front-quality.md`.
 """
 
 from __future__ import annotations
@@ -328,7 +329,8 @@ def page(results: list[dict[str, Any]]) -> str:
         " threshold, as a share of the box from that corner to no MACs and 100 %. The searches saw"
         " the search split; the final split was used for nothing else. On it all points of a front"
         " count with their accuracy there. Intervals: 95 %, from drawing the final images anew"
-        f" {RESAMPLES:,} times, the same for all fronts. The union is that of all four.",
+        f" {RESAMPLES:,} times, the same for all fronts. The union is that of all four searches, made by"
+        " the search split, so another front may be better than it on the final one.",
         "",
         f"Made by `{first['command']}` at commit {first['commit']} with torch {first['torch']},"
         f" {first['threads']} thread. Work: multiply-accumulates of calibration and evaluation, in"
@@ -354,16 +356,14 @@ def section(found: dict[str, Any]) -> list[str]:
         f" {100 * full['search']:.1f} % on the search split, {100 * full['final']:.1f} % on the final"
         f" one. {found['machine']}.",
         "",
-        "| search | evaluations | full passes | seconds | points | of the union's | neighbours that"
+        "| search | evaluations | full passes | points | of the union's | neighbours that"
         " cannot be told apart | hypervolume, search % | hypervolume, final % | of the union's,"
         " final % |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for way, row in found["ways"].items():
         spent = (
-            f"{row['evaluations']} | {row['full_passes']:,.0f} | {row['seconds']:.0f}"
-            if "seconds" in row
-            else "- | - | -"
+            f"{row['evaluations']} | {row['full_passes']:,.0f}" if "full_passes" in row else "- | -"
         )
         lines.append(
             f"| {way} | {spent} | {row['points']} | {row['of_the_union']} |"

@@ -394,3 +394,26 @@ def test_in_large_spaces_fitting_anew_is_worth_more_than_more_budgets(seed: int)
     fitted = exact(space, accuracy, table, count=8, rounds=6)
     once = exact(space, accuracy, table, count=48, rounds=1)
     assert true_quality(fitted, true, table) > 1.01 * true_quality(once, true, table)
+
+
+def test_modes_far_below_the_threshold_do_not_make_fine_patterns_seem_cheap(monkeypatch):
+    """Losses multiply down to an accuracy of 0.6, and everything beyond has 0.5: no more is lost."""
+    rng = np.random.default_rng(0)
+    space = Space(tuple(Knob(f"layer{i}", (1, 2, 4)) for i in range(12)))
+    losses = {name: rng.lognormal(-2.5, 0.8) for name in space.names}
+    costs = {name: {1: 4.0, 2: 2.0, 4: 1.0} for name in space.names}
+    table = CostTable(space, "ms", 1.0, costs)
+
+    def accuracy(mode: Mode) -> Reading:
+        share = 0.9 * math.exp(-sum(losses[name] * math.log2(n) for name, n in mode.items()))
+        return top1(share if share > 0.6 else 0.5)
+
+    def area() -> float:
+        front = exact(space, accuracy, table, threshold=0.6)
+        return hypervolume(front.points, table.cost("full"), 0.6)
+
+    found = area()
+    monkeypatch.setattr(
+        "wenable.exploration.exact._telling", lambda points, *_: list(points)
+    )  # as if all told something
+    assert found > 1.01 * area()

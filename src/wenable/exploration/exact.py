@@ -47,8 +47,9 @@ def exact(
     - `accuracy`: mode -> its top-1, a share between 0 and 1; called once a mode at most.
     - `table`: the cost of any mode. Patterns that cost no less than a coarser one are left out.
     - `budgets`: what a mode may cost, in the table's unit; by default `count` of them, evenly from
-      the cheapest mode to the full one. Rounds after the first shift these by a part of a step, so
-      that they fill the gaps; budgets that were given stay.
+      the cheapest mode to the full one. Rounds after the first spread theirs from a little below the
+      cheapest point above the threshold to the full mode, shifted by a part of a step, so that they
+      fill the gaps; budgets that were given stay.
     - `threshold`: points at or under this accuracy are left out of the front.
     - `limits`: what each point keeps besides, as a memory of 2 MB; the full mode need not.
     - `cost`: the name of the cost, for the record.
@@ -78,9 +79,10 @@ def exact(
     check_threshold(threshold)
     check_space(space, table, "`table`")
     check_limits(space, limits)
-    sweeps = _sweeps(table, budgets, count, rounds)
+    _check_budgets(table, budgets, count, rounds)
     patterns = worthwhile(space, table, limits)
-    most = 1 + sum(len(options) - 1 for options in patterns.values()) + sum(map(len, sweeps))
+    a_round = count if budgets is None else len(budgets)
+    most = 1 + sum(len(options) - 1 for options in patterns.values()) + rounds * a_round
     evaluate = Evaluations(accuracy, table, most, on_step)
     full = evaluate(space.full)
     check_exceeded(threshold, full)
@@ -91,10 +93,16 @@ def exact(
     drawn = first_losses(full.accuracy, alone)
     losses = first = {name: {full.mode[name]: 0.0, **drawn[name]} for name in patterns}
     solutions: dict[Mode, Point] = {}
-    for number, sweep in enumerate(sweeps):
+    for number in range(rounds):
         if number > 0:
-            losses = fitted_losses(first, evaluate.points, full.accuracy)
-        for budget in sweep:
+            telling = _telling(evaluate.points, losses, full, threshold)
+            losses = fitted_losses(first, telling, full.accuracy)
+        above = [
+            point.cost.known
+            for point in evaluate.points
+            if point.accuracy.known > threshold and all(each.allows(point.mode) for each in limits)
+        ]
+        for budget in budgets or _sweep(table, count, number, min(above, default=full.cost.known)):
             mode = cheapest_within(space, losses, table, budget, limits)
             if mode is not None and mode != space.full:
                 solutions[mode] = evaluate(mode)
@@ -102,30 +110,57 @@ def exact(
     return evaluate.front("exact", cost, threshold, limits, path)
 
 
-def _sweeps(
+def _telling(points: Sequence[Point], losses: Losses, full: Point, threshold: float) -> list[Point]:
+    """Return the points that the next losses are to fit.
+
+    Losses do not add up for ever: a mode with all patterns at their finest keeps far more than the
+    product. So of those at or under the threshold only such count as were taken to exceed it; fitted
+    to the rest as well, fine patterns would seem to lose next to nothing.
+    """
+
+    def taken_to_keep(point: Point) -> float:
+        return math.exp(-sum(losses[name].get(n, math.inf) for name, n in point.mode.items()))
+
+    return [
+        point
+        for point in points
+        if max(point.accuracy.known, full.accuracy.known * taken_to_keep(point)) > threshold
+    ]
+
+
+def _check_budgets(
     table: CostTable, budgets: Sequence[float] | None, count: int, rounds: int
-) -> list[list[float]]:
-    """Return the budgets of each round."""
+) -> None:
     for name, value in (("count", count), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"`{name}` (={value}) must be at least 1")
-    least = table.rest + sum(min(row.values()) for row in table.costs.values())
-    if budgets is not None:
-        for budget in budgets:
-            if not least <= budget < math.inf:
-                raise ValueError(
-                    f"`budgets` holds {budget:g} {table.unit}; it must be finite, and the least"
-                    f" that a mode costs is {least:g} {table.unit}"
-                )
-        return [list(budgets)] * rounds
-    whole = table.cost(table.space.full)
+    least = _least(table)
+    for budget in budgets or ():
+        if not least <= budget < math.inf:
+            raise ValueError(
+                f"`budgets` holds {budget:g} {table.unit}; it must be finite, and the least"
+                f" that a mode costs is {least:g} {table.unit}"
+            )
+
+
+def _sweep(table: CostTable, count: int, number: int, cheapest: float) -> list[float]:
+    """Return the budgets of a round.
+
+    - `number`: of the round; all from the cheapest mode on in the first, 0.
+    - `cheapest`: what the cheapest mode costs that is known to be accurate enough. Later rounds go
+      down from it by a step of the first, and by half as much each time.
+    """
+    least, whole = _least(table), table.cost(table.space.full)
+    if number > 0:
+        first_step = (whole - least) / max(count - 1, 1)
+        least = max(least, cheapest - first_step / 2 ** (number - 1))
     step = (whole - least) / max(count - 1, 1)
-    sweeps = []
-    for number in range(rounds):
-        shift = _between(number) if count > 1 else 1.0
-        found = [min(least + step * (i + shift), whole) for i in range(count)]
-        sweeps.append(list(dict.fromkeys(found)))
-    return sweeps
+    shift = _between(number) if count > 1 else 1.0
+    return list(dict.fromkeys(min(least + step * (i + shift), whole) for i in range(count)))
+
+
+def _least(table: CostTable) -> float:
+    return table.rest + sum(min(row.values()) for row in table.costs.values())
 
 
 def _between(number: int) -> float:
