@@ -311,7 +311,8 @@ def draw(axis: Any, found: dict[str, Any], split: str, column: int) -> None:
             label=way,
             alpha=0.85,
         )
-    axis.set_title(f"{found['network']}: {found['images'][split]} images of the {split} split")
+    images = found["images"][split]
+    axis.set_title(f"{found['network']}, {split} split ({images} images)", fontsize="medium")
     axis.set_xlabel("multiply-accumulates, millions")
     axis.set_ylabel("accuracy, %")
     axis.grid(alpha=0.25)
