@@ -1,0 +1,120 @@
+"""What every method of a comparison is given: the same data, passes, batches and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from wenable.training.config import TrainConfig
+from wenable.training.recipes import Recipe, recipe_named
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much of what one network is trained on, whatever the method.
+
+    - `epochs`, `passes`, `batch_size`: of Algorithm 1; `passes` forward and backward a step.
+    - `recipe`: where optimizer and augmentation come from; `learning_rate` replaces its own.
+    - `calibration_images`, `search_images`, `test_images`: how many of each split are used; None for
+      all of them.
+    """
+
+    epochs: int
+    passes: int
+    batch_size: int
+    recipe: str = "cifar"
+    learning_rate: float = 0.1
+    calibration_images: int = 1024
+    search_images: int | None = 2000
+    test_images: int | None = None
+
+    def recipe_for(self, seed: int) -> Recipe:
+        """Return the recipe of a run with this budget."""
+        recipe = recipe_named(self.recipe)
+        training = replace(
+            recipe.training,
+            epochs=self.epochs,
+            passes=self.passes,
+            learning_rate=self.learning_rate,
+            executions="grouped",
+            seed=seed,
+        )
+        return replace(
+            recipe,
+            training=training,
+            batch_size=self.batch_size,
+            calibration_images=self.calibration_images,
+        )
+
+    def training(self, seed: int) -> TrainConfig:
+        """Return the settings of a run with this budget."""
+        return self.recipe_for(seed).training
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a comparison is: the networks, each with its budget, and the seeds.
+
+    - `resnet`, `mobilenet`, `efficientnet`: names in `experiments.networks`; an empty one is left out.
+    - `image_size`: what the data are prepared for.
+    """
+
+    resnet: str
+    mobilenet: str
+    efficientnet: str
+    budgets: Mapping[str, Budget]
+    seeds: tuple[int, ...]
+    image_size: int = 32
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks of the scale, the ResNet first."""
+        return tuple(name for name in (self.resnet, self.mobilenet, self.efficientnet) if name)
+
+
+_SMOKE = Budget(1, 2, 16, calibration_images=16, search_images=None)
+_GPU = Budget(60, 6, 256, calibration_images=2048, search_images=None)
+_PAPER = {"calibration_images": 4096, "search_images": 10_000}
+
+SCALES = {
+    "smoke": Scale(
+        "small-bottleneck-resnet", "", "", {"small-bottleneck-resnet": _SMOKE}, seeds=(0, 1)
+    ),
+    "cpu": Scale(
+        "small-bottleneck-resnet", "mobilenet-v2-0.35", "",
+        {
+            "small-bottleneck-resnet": Budget(2, 4, 64),
+            "mobilenet-v2-0.35": Budget(1, 4, 64, search_images=1000),
+        },
+        seeds=(0, 1, 2),
+    ),
+    "gpu": Scale(
+        "resnet50", "mobilenet-v2", "efficientnet-b0",
+        {"resnet50": _GPU, "mobilenet-v2": _GPU, "efficientnet-b0": _GPU},
+        seeds=(0, 1, 2),
+    ),
+    "imagenet": Scale(
+        "imagenet-resnet50", "imagenet-mobilenet-v2", "imagenet-efficientnet-b0",
+        {
+            "imagenet-resnet50": Budget(90, 20, 256, "paper-resnet50", 0.1, **_PAPER),
+            "imagenet-mobilenet-v2": Budget(300, 20, 256, "paper-mobilenet-v2", 0.045, **_PAPER),
+            "imagenet-efficientnet-b0": Budget(450, 20, 768, "paper-efficientnet-b0", 0.048, **_PAPER),
+        },
+        seeds=(0,),
+        image_size=224,
+    ),
+}  # fmt: skip
+"""`smoke` runs in the tests, `cpu` on two processor cores in hours, `gpu` on one GPU, and `imagenet` is
+the paper's setting, which nobody here has run."""
+
+
+def scale_named(name: str) -> Scale:
+    """Return a scale by name; raises `ValueError` for an unknown one."""
+    if name not in SCALES:
+        raise ValueError(f"`--scale` (={name!r}) is unknown; allowed: {', '.join(SCALES)}")
+    return SCALES[name]

@@ -1,0 +1,186 @@
+"""Training runs: one network by one method from one seed, trained once and kept in a file."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import wenable as we
+from experiments.budget import Budget
+from experiments.data import Batches, ExperimentData
+from experiments.methods import METHODS
+from experiments.networks import NETWORKS
+from wenable.dynamic_network import DynamicNetwork
+from wenable.evaluation import wilson_interval
+from wenable.files import write_whole
+from wenable.modules import in_eval_mode
+from wenable.tables import Reading
+from wenable.training import Checkpoint, StepReport
+from wenable.training.optimizers import make_optimizer, make_schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run.
+
+    - `network`, `method`: names in `experiments.networks` and `experiments.methods`.
+    - `distillation`: whether the modes learn from the full one (in-place distillation).
+    """
+
+    network: str
+    method: str
+    seed: int
+    budget: Budget
+    distillation: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name for its files."""
+        taught = ["distilled"] if self.distillation else []
+        parts = [self.network, self.method.replace(", ", "-").replace(" ", "-"), *taught]
+        return "-".join([*parts, str(self.seed)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "network": self.network,
+            "method": self.method,
+            "seed": self.seed,
+            "budget": self.budget.to_json(),
+            "distillation": self.distillation,
+        }
+
+
+def start_of(network: str, seed: int) -> nn.Module:
+    """Return the network with the random weights that every method starts from."""
+    torch.manual_seed(seed)
+    return NETWORKS[network]()
+
+
+def trained(run: Run, data: ExperimentData, work: Path) -> DynamicNetwork:
+    """Return the network of a run: from its file where it was trained before.
+
+    A run that was stopped goes on where it was. Raises `ValueError` for a file of another budget.
+    """
+    path = work / f"{run.name}.safetensors"
+    stamp = path.with_suffix(".json")
+    model = start_of(run.network, run.seed)
+    if _is_finished(path, stamp, run):
+        return we.load(path, model)
+    work.mkdir(parents=True, exist_ok=True)
+    net = we.convert(model, data.example, method=METHODS[run.method]())
+    config = replace(run.budget.training(run.seed), distillation=run.distillation)
+    started = time.perf_counter()
+    we.train(
+        net,
+        data.training(run.budget.batch_size, run.seed),
+        config,
+        on_step=_Told(run.name),
+        checkpoint=Checkpoint(work / f"{run.name}.checkpoint", every_s=120, resume=True),
+    )
+    we.save(net, path)
+    _stamp(stamp, run, time.perf_counter() - started)
+    return net
+
+
+def trained_alone(run: Run, n: int, data: ExperimentData, work: Path) -> nn.Module:
+    """Return the plain network of the uniform mode 1/n of a run's method, trained by itself.
+
+    It goes over the data as often as the run does, with one pass a step where that makes
+    `budget.passes`, and has the run's optimizer, schedule, batches and augmentation.
+    """
+    path = work / f"{run.name}-alone-{n}.safetensors"
+    stamp = path.with_suffix(".json")
+    net = we.convert(start_of(run.network, run.seed), data.example, method=METHODS[run.method]())
+    with in_eval_mode(net):
+        we.calibrate(net, net.space.uniform(n), data.calibration[:1])
+        plain = we.extract(net, net.space.uniform(n))
+    if _is_finished(path, stamp, run):
+        from safetensors.torch import load_file
+
+        plain.load_state_dict(load_file(path))
+        return plain.eval()
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    _train_plain(plain, run, data, f"{run.name}, 1/{n} alone")
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous() for name, tensor in plain.state_dict().items()}
+    save_file(state, path)
+    _stamp(stamp, run, time.perf_counter() - started)
+    return plain.eval()
+
+
+def _train_plain(plain: nn.Module, run: Run, data: ExperimentData, name: str) -> None:
+    config = run.budget.training(run.seed)
+    plain.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    loader = data.training(run.budget.batch_size, run.seed)
+    steps = len(loader) * config.epochs
+    optimizer = make_optimizer(plain, config)
+    schedule = make_schedule(optimizer, config, steps)
+    batches = (batch for epoch in range(config.epochs) for batch in loader.batches(epoch))
+    for step, (images, labels) in enumerate(batches):
+        schedule.step_update(step)
+        optimizer.zero_grad(set_to_none=True)
+        outputs = plain(images.to(memory_format=torch.channels_last))
+        loss = nn.functional.cross_entropy(outputs, labels)
+        loss.backward()
+        if config.clip is not None:
+            nn.utils.clip_grad_norm_(plain.parameters(), config.clip)
+        optimizer.step()
+        if step % 200 == 0:
+            print(name, step, steps, round(float(loss.detach()), 3), flush=True)
+
+
+def plain_accuracy(plain: nn.Module, batches: Batches) -> Reading:
+    """Return the top-1 of a plain network, with its interval."""
+    right = total = 0
+    with in_eval_mode(plain), torch.no_grad():
+        for images, labels in batches:
+            right += int((plain(images).argmax(1) == labels).sum())
+            total += len(labels)
+    low, high = wilson_interval(right, total)
+    return Reading(
+        right / total, "top-1", low=low, high=high, interval="95 % Wilson", count=total,
+        source="evaluated as a plain network",
+    )  # fmt: skip
+
+
+def _is_finished(path: Path, stamp: Path, run: Run) -> bool:
+    """Say whether a run's file is there; raises `ValueError` where it is of another run."""
+    if not (path.is_file() and stamp.is_file()):
+        return False
+    found = json.loads(stamp.read_text(encoding="utf-8"))["run"]
+    if found != run.to_json():
+        raise ValueError(
+            f"{path} was trained with another budget than is asked for; take another --work"
+        )
+    return True
+
+
+def training_seconds(run: Run, work: Path) -> float | None:
+    """Return how long a run took, or None where it was not finished."""
+    stamp = work / f"{run.name}.json"
+    return json.loads(stamp.read_text())["training_s"] if stamp.is_file() else None
+
+
+def _stamp(path: Path, run: Run, seconds: float) -> None:
+    write_whole(path, json.dumps({"run": run.to_json(), "training_s": seconds}, indent=1) + "\n")
+
+
+class _Told:
+    """Prints a line every hundred steps."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, report: StepReport) -> None:
+        if report.step % 100 == 0:
+            losses = [round(loss, 3) for loss in report.losses]
+            print(self.name, report.step, report.steps, losses, flush=True)
