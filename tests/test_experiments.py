@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import cifar10
+from experiments import cifar10, reproduction, table2
 from tests.test_data import write_images
+from wenable.measure.latency import TimingPlan
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +40,23 @@ def test_cifar10(tmp_path: Path, monkeypatch):
     again = cifar10.run(**arguments)
     assert [run["test"] for run in again["runs"]] == [run["test"] for run in results["runs"]]
     assert [run["curve"] for run in again["runs"]] == [run["curve"] for run in results["runs"]]
+
+
+def test_table2(tmp_path: Path):
+    folder = write_images(tmp_path / "images", {"train": 40, "test": 10}, size=32)
+    out = tmp_path / "docs" / "reproduction"
+    timing = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
+    results = table2.run("smoke", folder, tmp_path / "work", out, timing)
+    assert json.loads((out / "table2-smoke.json").read_text()) == results
+    modes = ["1", "1/2", "1/4", "1/8", "1/16"]
+    assert [row["mode"] for row in results["accuracy"]] == modes * 4
+    assert len(results["latency"]) == 10
+    page = reproduction.page(out)
+    rows = [row for row in results["accuracy"] if row["mode"] == "1/4"]
+    mean = 50 * sum(row["calibrated"]["value"] for row in rows if row["method"] == table2.SHUFFLED)
+    assert f"| {mean:.1f} \u00b1 " in page.split("| 1/4 |")[1].split("\n")[0]
+    assert "| the shuffle gains, points | +2.98 |" in page
+    # A result that is not whole is refused, with what it lacks.
+    (out / "table2-smoke.json").write_text('{"command": "none", "scale": "smoke"}')
+    with pytest.raises(ValueError, match="half-finished result: it lacks commit, machine"):
+        reproduction.page(out)
