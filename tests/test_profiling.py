@@ -175,6 +175,29 @@ def test_a_shuffle_can_be_stored_by_the_layer_before(tmp_path, cache, model, pro
         assert stored > 0
 
 
+@pytest.mark.parametrize(("policy", "free"), [("merged last", True), ("as written", False)])
+def test_a_fixed_policy_stores_a_shuffle_where_that_is_free_and_the_plain_export_never(
+    tmp_path, cache, policy, free
+):
+    net, _ = calibrated(give_norms_a_past(Inverted()), shuffle="all")
+    producer, reader = net.space.names[0:2]
+    mode = net.space.mode({**dict.fromkeys(net.space.names, 4), producer: 1})
+    we.calibrate(net, [mode], [torch.randn(16, 3, 6, 6)])
+    path = we.export(net, [mode], tmp_path / "net.wen")
+    plain = Session(path, engine="onnxruntime", threads=1)
+    known = replace(plain.profile, policies={str(mode): policy})
+    session = Session(path, engine="onnxruntime", threads=1, profile=known)
+    assert (session.lowerings(0)[reader].shuffling == "stored") is free
+    x = images(net)
+    close(session.run(x, mode=mode), expected_of(net, mode, x))
+
+
+def test_without_a_profile_the_gather_follows_the_layout_of_the_engine():
+    layer = SwitchableLayer("conv", "conv", (1, 2, 4, 8, 16), 64, 64, shuffle_groups=8)
+    for engine, shuffling in (("openvino 2026.4", "gather last"), ("onnxruntime 1.32", "gather")):
+        assert DeviceProfile("", "", engine, 1).choose(layer, 16) == Lowering(4, shuffling)
+
+
 def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
     _, _, path = exported
     session = Session(path, engine="onnxruntime", threads=1)

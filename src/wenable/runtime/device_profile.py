@@ -22,7 +22,9 @@ from wenable.runtime.lowering import (
     as_written,
     default_lowering,
     gathered,
+    gathered_last,
     lowerings_of,
+    merged_last,
     stored_lowerings_of,
     whole,
 )
@@ -36,7 +38,9 @@ POLICIES: dict[str, tuple[Choose | None, bool]] = {
     "measured convolutions": (None, False),
     "as written": (as_written, True),
     "gathered": (gathered, True),
+    "gathered last": (gathered_last, True),
     "merged": (default_lowering, True),
+    "merged last": (merged_last, True),
     "whole": (whole, True),
 }
 """Ways to execute all layers of a mode: a fixed one, or None for what was measured of each, and then
@@ -76,7 +80,12 @@ class DeviceProfile:
         """
         times = self._times(layer.name, products)
         known = [each for each in lowerings_of(layer, pattern) if each in times]
-        return min(known, key=times.__getitem__, default=default_lowering(layer, pattern))
+        return min(known, key=times.__getitem__, default=self._default(layer, pattern))
+
+    def _default(self, layer: SwitchableLayer, pattern: int) -> Lowering:
+        # OpenVINO keeps the channels of a position together; see `Shuffling`.
+        last = self.engine.startswith("openvino")
+        return default_lowering(layer, pattern, "gather last" if last else "gather")
 
     def lowerings(
         self,
@@ -87,12 +96,13 @@ class DeviceProfile:
     ) -> dict[str, Lowering]:
         """Return how every layer is executed in a mode, by one of `POLICIES`.
 
-        Where a shuffle can be stored by the layer before (`known`), that is done if this layer runs as
-        a whole anyway, or if both together were measured to be faster so.
+        Where a shuffle can be stored by the layer before (`known`), that is done if that layer runs as
+        a whole anyway, or if both together were measured to be faster so; never `"as written"`.
         """
         fixed, products = POLICIES[policy]
         if fixed is not None:
-            return choose_each(layers, patterns, fixed)
+            chosen = choose_each(layers, patterns, fixed)
+            return chosen if fixed is as_written else _with_free_stores(chosen, layers, known)
         chosen = choose_each(layers, patterns, partial(self.choose, products=products))
         for name, chain in known.items():
             pattern = patterns[layers[name].knob]
@@ -129,7 +139,7 @@ class DeviceProfile:
                 saved -= of_producer[dense] - of_producer[before]
             return (dense, best) if saved > 0 else None
         # Nothing was measured: what a whole producer stores in order is a shuffle less.
-        free = before.groups == 1 and now.groups > 1 and reader.input_order() is not None
+        free = _is_free(reader, before, now)
         return (before, replace(now, shuffling="stored")) if free else None
 
     def _times(self, name: str, products: bool) -> dict[Lowering, float]:
@@ -188,6 +198,25 @@ class DeviceProfile:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path} is no device profile: {error}") from error
+
+
+def _is_free(reader: SwitchableLayer, before: Lowering, now: Lowering) -> bool:
+    """Say whether storing the order costs nothing: the layer before runs as a whole anyway."""
+    return before.groups == 1 and now.groups > 1 and reader.input_order() is not None
+
+
+def _with_free_stores(
+    chosen: dict[str, Lowering],
+    layers: Mapping[str, SwitchableLayer],
+    known: Mapping[str, Chain],
+) -> dict[str, Lowering]:
+    """Return lowerings in which a shuffle is stored wherever the layer before runs as a whole."""
+    return {
+        name: replace(now, shuffling="stored")
+        if name in known and _is_free(layers[name], chosen[known[name].producer], now)
+        else now
+        for name, now in chosen.items()
+    }
 
 
 def _policy(name: Any) -> str:
