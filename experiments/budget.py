@@ -83,7 +83,7 @@ _PAPER = {"calibration_images": 4096, "search_images": 10_000}
 
 SCALES = {
     "smoke": Scale(
-        "small-bottleneck-resnet", "", "", {"small-bottleneck-resnet": _SMOKE}, seeds=(0, 1)
+        "tiny-bottleneck-resnet", "", "", {"tiny-bottleneck-resnet": _SMOKE}, seeds=(0, 1)
     ),
     "cpu": Scale(
         "small-bottleneck-resnet", "mobilenet-v2-0.35", "",

@@ -11,7 +11,11 @@ import torch
 
 from experiments.budget import Budget
 from wenable.cli.work import load_data
+from wenable.data import ImageBatches
+from wenable.data.image_folder import ImageFiles
+from wenable.data.transforms import evaluation_transform
 
+MOST_KEPT_BYTES = 4 * 2**30
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -24,9 +28,9 @@ class ExperimentData:
     """
 
     training: Callable[[int, int], Any]
-    calibration: Batches
-    search: Batches
-    test: Batches
+    calibration: Batches | ImageBatches
+    search: Batches | ImageBatches
+    test: Batches | ImageBatches
     example: torch.Tensor
 
 
@@ -39,19 +43,29 @@ def load(folder: Path, budget: Budget) -> ExperimentData:
         raise FileNotFoundError(
             f"`--data` (={folder}) does not exist; it must hold train/CLASS/* and test/CLASS/* images"
         )
-    data = load_data(str(folder), budget.recipe_for(0))
+    recipe = budget.recipe_for(0)
+    assert recipe.images is not None
+    data, look = load_data(str(folder), recipe), evaluation_transform(recipe.images)
     return ExperimentData(
         data.training_batches,
-        _kept(data.calibration, None),
-        _kept(data.search, budget.search_images),
-        _kept(data.test, budget.test_images),
+        _kept(data.calibration.files, None, look),
+        _kept(data.search.files, budget.search_images, look),
+        _kept(data.test.files, budget.test_images, look),
         torch.zeros(2, *data.example.shape[1:]),
     )
 
 
-def _kept(batches: Any, count: int | None) -> Batches:
-    """Return all images of a split, or `count` at random, always the same, decoded once."""
-    images, labels = map(torch.cat, zip(*batches, strict=True))
-    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count]
-    order = chosen.sort().values
-    return list(zip(images[order].split(250), labels[order].split(250), strict=True))
+def _kept(
+    files: ImageFiles, count: int | None, look: Callable[[Any], torch.Tensor]
+) -> Batches | ImageBatches:
+    """Return all images of a split, or `count` at random, always the same.
+
+    They are decoded once and kept, unless they would fill the memory: then they are read each time.
+    """
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
+    samples = tuple(files.samples[i] for i in order[:count].sort().values.tolist())
+    some = ImageBatches(ImageFiles(samples, files.classes), look, min(250, len(samples)))
+    first = next(iter(some))[0][0]
+    if first.numel() * first.element_size() * len(samples) > MOST_KEPT_BYTES:
+        return some
+    return list(some)

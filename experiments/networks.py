@@ -1,4 +1,4 @@
-"""The networks of the experiments, for images of 32x32 pixels."""
+"""The networks of the experiments: for images of 32x32 pixels, and the paper's for 224x224."""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ class SmallBottleneckResNet(nn.Module):
     """ResNet-50 in small: a stem and three bottlenecks, for `(N, 3, 32, 32)`; logits `(N, classes)`.
 
     The stem halves the size, so that a pass is short enough for two processor cores.
+
+    - `blocks`: how many bottlenecks, 2 or 3.
     """
 
-    def __init__(self, width: int = 16, classes: int = 10) -> None:
+    def __init__(self, width: int = 16, classes: int = 10, blocks: int = 3) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = Bottleneck(width, width, 1)
         self.layer2 = Bottleneck(4 * width, 2 * width, 2)
-        self.layer3 = Bottleneck(8 * width, 4 * width, 2)
-        self.fc = nn.Linear(16 * width, classes)
+        self.layer3 = Bottleneck(8 * width, 4 * width, 2) if blocks == 3 else nn.Identity()
+        self.fc = nn.Linear(16 * width if blocks == 3 else 8 * width, classes)
 
     def forward(self, x: Any) -> Any:
         """Return the logits."""
@@ -83,13 +85,14 @@ def _set_stride(convolution: nn.Module, stride: int) -> None:
     convolution.stride = (stride, stride)
 
 
-def _timm(name: str) -> nn.Module:
+def _timm(name: str, classes: int = 10) -> nn.Module:
     import timm
 
-    return timm.create_model(name, num_classes=10)
+    return timm.create_model(name, num_classes=classes)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "tiny-bottleneck-resnet": lambda: SmallBottleneckResNet(blocks=2),
     "small-bottleneck-resnet": SmallBottleneckResNet,
     "mobilenet-v2-0.35": lambda: _mobilenet_v2(0.35, early_stride=2),
     "resnet50": _resnet50,
@@ -97,9 +100,22 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "efficientnet-b0": _efficientnet_b0,
     "mobilenetv3-small-050": lambda: _timm("mobilenetv3_small_050"),
     "lcnet-050": lambda: _timm("lcnet_050"),
+    "imagenet-resnet50": lambda: torchvision.models.resnet50(num_classes=1000),
+    "imagenet-mobilenet-v2": lambda: torchvision.models.mobilenet_v2(num_classes=1000),
+    "imagenet-efficientnet-b0": lambda: torchvision.models.efficientnet_b0(num_classes=1000),
+    "imagenet-mobilenetv3-small-050": lambda: _timm("mobilenetv3_small_050", 1000),
+    "imagenet-lcnet-050": lambda: _timm("lcnet_050", 1000),
 }
-"""Name -> a network with random weights and ten classes.
+"""Name -> a network with random weights and ten classes, or the thousand of ImageNet.
 
-torchvision's networks keep their widths; their first strides are 1, as is usual for small images. timm's
+torchvision's networks keep their widths; for small images their first strides are 1, as is usual. timm's
 are as they come.
 """
+
+OFF_THE_SHELF = ("mobilenetv3-small-050", "lcnet-050")
+
+
+def off_the_shelf(scale: str) -> tuple[str, ...]:
+    """Return the small networks that stand beside the dynamic ones at a scale."""
+    prefix = "imagenet-" if scale == "imagenet" else ""
+    return tuple(prefix + name for name in OFF_THE_SHELF)

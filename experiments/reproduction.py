@@ -1,155 +1,159 @@
-"""Writes `docs/reproduction.md` from the committed results: the paper's claims beside our figures.
+"""Writes `docs/reproduction.md` and its pictures from the results: the paper's claims beside ours.
 
-python -m experiments.reproduction [--out docs]
+    python -m experiments.reproduction [--out docs]
+
+Why a claim does not hold, and what was tried, is written by hand in `docs/reproduction/why.json`: the key
+of the claim, as the page's own warning names it, and the text.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
+from types import ModuleType
 from typing import Any
 
+from experiments import page_fig5, page_fig6, page_fig7, page_table1, page_table2, plots
 from experiments.budget import SCALES
+from experiments.page_parts import Claim, table
 from experiments.results import DOCS, read_results
-from experiments.table2 import PLAIN, SHUFFLED
 from wenable.files import write_whole
 
-PAPER_POINTS, PAPER_TIME_PERCENT = 2.98, 2.8
-_T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Student's t for 95 % two-sided intervals, by the number of seeds."""
-
-_NOT_RUN = """## Not run yet
-
-Table I, Figures 5 to 7 and the scales `gpu` and `imagenet` have no figures from us yet: the width
-methods that Figures 5 and 6 compare with are not written. The paper's 73.2 % of modes above US-Net is
-therefore neither confirmed nor refuted here."""
+EXPERIMENTS: dict[str, tuple[str, ModuleType]] = {
+    "table1": ("Table I: what each class needs", page_table1),
+    "table2": ("Table II: the shuffle", page_table2),
+    "fig5": ("Figure 5: accuracy against multiply-accumulates", page_fig5),
+    "fig6": ("Figure 6: accuracy against time and energy", page_fig6),
+    "fig7": ("Figure 7: time against the size of the batch", page_fig7),
+}
+PICTURES = {"fig5": plots.fig5, "fig6": plots.fig6, "fig7": plots.fig7}
+SHOWN = [scale for scale in SCALES if scale != "smoke"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.reproduction")
     parser.add_argument("--out", type=Path, default=DOCS.parent)
     arguments = parser.parse_args()
-    write_whole(arguments.out / "reproduction.md", page(arguments.out / DOCS.name))
+    folder = arguments.out / DOCS.name
+    draw(folder)
+    write_whole(arguments.out / "reproduction.md", page(folder))
 
 
-def page(folder: Path) -> str:
-    """Return the page for the results in a folder."""
+def draw(folder: Path, scales: list[str] = SHOWN) -> list[Path]:
+    """Draw the pictures of the results in a folder, beside them, and return their paths."""
+    found = _results(folder, scales)
+    return [
+        PICTURES[name](results, folder / f"{name}-{scale}.svg")
+        for (name, scale), results in found.items()
+        if name in PICTURES
+    ]
+
+
+def page(folder: Path, scales: list[str] = SHOWN) -> str:
+    """Return the page for the results in a folder.
+
+    Raises `ValueError` for a result that is not whole, or an explanation of no claim.
+    """
+    found = _results(folder, scales)
+    claims = [
+        claim
+        for name, (_, module) in EXPERIMENTS.items()
+        for (experiment, _), results in found.items()
+        if experiment == name
+        for claim in module.claims(results)
+    ]
     parts = [
         "# The paper's claims, measured again",
         "Every figure comes from a file under `docs/reproduction/`, which holds the command, the commit"
-        " and the machine. Nothing was tuned on the test split.",
+        " and the machine. Modes are chosen on the search split and reported on the test split; nothing"
+        " was tuned on it. Scales differ in networks, data and passes (`experiments/budget.py`): `cpu` is"
+        " a small network and two epochs, far from the paper's setting, and says how the methods stand"
+        " to each other there.",
+        "## Claims",
+        *([_claims(claims, _explanations(folder, claims))] if claims else ["Nothing was run yet."]),
     ]
-    for scale in SCALES:
-        results = read_results(folder, "table2", scale)
-        if results is not None:
-            parts.append(table2(results))
-    return "\n\n".join([*parts, _NOT_RUN, ""])
+    for name, (title, module) in EXPERIMENTS.items():
+        for scale in scales:
+            if (name, scale) in found:
+                parts += [f"## {title}, scale `{scale}`", module.section(found[name, scale])]
+    return "\n\n".join([*parts, _not_run(found, scales), _commands(), ""])
 
 
-def table2(results: Mapping[str, Any]) -> str:
-    """Return the section on Table II: what the shuffle gains, what it costs, what sharing costs."""
-    seeds, rows = results["seeds"], results["accuracy"]
-    modes = list(results["macs"])
-    times = {
-        (each["method"], each["mode"]): each["latency"]["value"] for each in results["latency"]
-    }
-    budget = results["budget"]
-    lines = [
-        f"## Table II, scale `{results['scale']}`",
-        "",
-        f"`{results['network']}` on CIFAR-10 files at 32x32: {budget['epochs']} epochs with"
-        f" {budget['passes']} passes a step, batches of {budget['batch_size']}, {len(seeds)} seeds."
-        " Top-1 on the test split is the mean of the seeds; \u00b1 is half a 95 % interval of Student's t"
-        " over the seeds. \u201cUncalibrated\u201d uses the statistics that training left in each"
-        " pattern's norm. \u201cAlone\u201d is the same network (with the shuffle) trained by itself with"
-        " as many forward and backward passes. Time is ONNX Runtime's for one example on one thread,"
-        " with the layers as written, of the first seed, measured at low priority on a shared core: read"
-        " differences of a tenth between two times as noise.",
-        "",
-        f"Made by `{results['command']}` at commit {results['commit']}.",
-        "",
-        "| mode | MACs | shuffle, % | no shuffle, % | shuffle, uncalibrated, % | alone, % | time with"
-        " the shuffle, ms | without, ms |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for mode in modes:
-        cells = [
-            _of_seeds(_points(rows, method, kind, [mode], seeds))
-            for method, kind in (
-                (SHUFFLED, "calibrated"), (PLAIN, "calibrated"),
-                (SHUFFLED, "uncalibrated"), (SHUFFLED, "alone"),
-            )
-        ]  # fmt: skip
-        macs = f"{results['macs'][mode] / 1e6:.2f} M"
-        spent = [f"{times[method, mode]:.3f}" for method in (SHUFFLED, PLAIN)]
-        lines.append(f"| {mode} | {macs} | {' | '.join([*cells, *spent])} |")
-    return "\n".join([*lines, "", *_claims(rows, modes, seeds, times)])
+def _results(folder: Path, scales: list[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    found = {}
+    for name in EXPERIMENTS:
+        for scale in scales:
+            results = read_results(folder, name, scale)
+            if results is not None:
+                found[name, scale] = results
+    return found
 
 
-def _claims(
-    rows: Sequence[Mapping[str, Any]],
-    modes: Sequence[str],
-    seeds: Sequence[int],
-    times: Mapping[tuple[str, str], float],
-) -> list[str]:
-    with_it, without = (_points(rows, m, "calibrated", modes, seeds) for m in (SHUFFLED, PLAIN))
-    raw = _points(rows, SHUFFLED, "uncalibrated", modes, seeds)
-    alone = _points(rows, SHUFFLED, "alone", modes, seeds)
-    slower = 100 * mean(times[SHUFFLED, m] / times[PLAIN, m] - 1 for m in modes)
-    gained = [a - b for a, b in zip(with_it, without, strict=True)]
-    holds = _verdict(gained)
-    return [
-        "Averages over the five modes:",
-        "",
-        "| claim | paper | ours | holds |",
-        "|---|--:|--:|---|",
-        f"| the shuffle gains, points | +{PAPER_POINTS} | {_of_seeds(gained, '+')} | {holds} |",
-        f"| the shuffle costs, time | +{PAPER_TIME_PERCENT} % | {slower:+.1f} % | one seed's networks,"
-        " another engine and device |",
-        f"| calibration gains, points | not said |"
-        f" {_of_seeds([a - b for a, b in zip(with_it, raw, strict=True)], '+')} | |",
-        f"| trained alone is better by, points | not said |"
-        f" {_of_seeds([a - b for a, b in zip(alone, with_it, strict=True)], '+')} | |",
-    ]
-
-
-def _verdict(gained: Sequence[float]) -> str:
-    margin = _margin(gained)
-    if mean(gained) - margin > 0:
-        return "yes: the interval lies above zero"
-    if mean(gained) + margin < 0:
-        return "no: the interval lies below zero"
-    return "not decided: the interval holds zero"
-
-
-def _points(
-    rows: Sequence[Mapping[str, Any]],
-    method: str,
-    kind: str,
-    modes: Sequence[str],
-    seeds: Sequence[int],
-) -> list[float]:
-    """Return for each seed the mean top-1 over some modes, in percent."""
-    return [
-        100
-        * mean(
-            row[kind]["value"]
-            for row in rows
-            if row["method"] == method and row["seed"] == seed and row["mode"] in modes
+def _claims(claims: list[Claim], explanations: Mapping[str, str]) -> str:
+    header = ["where", "claim", "paper", "ours", "scale", "holds", "why not, and what was tried"]
+    return "\n".join(
+        table(
+            header,
+            [
+                [
+                    claim.source, claim.claim, claim.paper, claim.ours, f"`{claim.scale}`",
+                    claim.holds, explanations.get(claim.key, _unexplained(claim)),
+                ]
+                for claim in claims
+            ],
+            left=len(header),
         )
-        for seed in seeds
+    )  # fmt: skip
+
+
+def _unexplained(claim: Claim) -> str:
+    return "not explained yet" if claim.holds.startswith("no:") else ""
+
+
+def _explanations(folder: Path, claims: list[Claim]) -> dict[str, str]:
+    """Return what was written on claims; raises `ValueError` where it is of no claim on the page."""
+    path = folder / "why.json"
+    if not path.is_file():
+        return {}
+    texts = json.loads(path.read_text(encoding="utf-8"))
+    unknown = sorted(set(texts) - {claim.key for claim in claims})
+    if unknown:
+        few = "; ".join(repr(claim.key) for claim in claims[:3])
+        raise ValueError(
+            f"{path} explains {unknown[0]!r}, which is no claim; claims are {few}, ..."
+        )
+    return texts
+
+
+def _not_run(found: Mapping[tuple[str, str], Any], scales: list[str]) -> str:
+    missing = [
+        f"`{name}` at scale {', '.join(f'`{scale}`' for scale in lacking)}"
+        for name in EXPERIMENTS
+        if (lacking := [scale for scale in scales if (name, scale) not in found])
     ]
+    text = "; ".join(missing)
+    return "## Not run\n\n" + (f"{text}." if missing else "Everything was run.")
 
 
-def _margin(values: Sequence[float]) -> float:
-    return _T_975[len(values)] * stdev(values) / math.sqrt(len(values))
-
-
-def _of_seeds(values: Sequence[float], sign: str = "") -> str:
-    return f"{mean(values):{sign}.1f} \u00b1 {_margin(values):.1f}"
+def _commands() -> str:
+    lines = [
+        "## How to run it",
+        "",
+        "Data are folders `train/CLASS/*` and `test/CLASS/*` of images. Networks that were trained are kept"
+        " under `--work` and are not trained again; what was stopped goes on where it was. Figure 6 needs"
+        " the result of Figure 5. With `--dry-run` an experiment prints what it would cost and runs"
+        " nothing.",
+        "",
+        "```console",
+        *(f"python -m experiments.{name} --scale cpu --data data/cifar10" for name in EXPERIMENTS),
+        "python -m experiments.fig5 --scale imagenet --dry-run --macs-per-second 2e13",
+        "python -m experiments.train --scale cpu --data data/cifar10 --methods us-net  # ahead, in pieces",
+        "python -m experiments.reproduction  # this page and its pictures",
+        "```",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save as tensors_as_bytes
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import wenable as we
+from experiments.answers import accuracy, right_answers
 from experiments.budget import Budget
-from experiments.data import Batches, ExperimentData
+from experiments.data import ExperimentData
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS
 from wenable.dynamic_network import DynamicNetwork
-from wenable.evaluation import wilson_interval
 from wenable.files import write_whole
-from wenable.modules import in_eval_mode
+from wenable.modules import device_of, in_eval_mode
 from wenable.tables import Reading
 from wenable.training import Checkpoint, StepReport
 from wenable.training.optimizers import make_optimizer, make_schedule
@@ -63,6 +67,11 @@ def start_of(network: str, seed: int) -> nn.Module:
     return NETWORKS[network]()
 
 
+def device_at_hand() -> torch.device:
+    """Return what trains and evaluates here: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def trained(run: Run, data: ExperimentData, work: Path) -> DynamicNetwork:
     """Return the network of a run: from its file where it was trained before.
 
@@ -72,9 +81,9 @@ def trained(run: Run, data: ExperimentData, work: Path) -> DynamicNetwork:
     stamp = path.with_suffix(".json")
     model = start_of(run.network, run.seed)
     if _is_finished(path, stamp, run):
-        return we.load(path, model)
+        return _as_asked(we.load(path, model), run, path).to(device_at_hand())
     work.mkdir(parents=True, exist_ok=True)
-    net = we.convert(model, data.example, method=METHODS[run.method]())
+    net = we.convert(model, data.example, method=METHODS[run.method]()).to(device_at_hand())
     config = replace(run.budget.training(run.seed), distillation=run.distillation)
     started = time.perf_counter()
     we.train(
@@ -89,67 +98,93 @@ def trained(run: Run, data: ExperimentData, work: Path) -> DynamicNetwork:
     return net
 
 
+def _as_asked(net: DynamicNetwork, run: Run, path: Path) -> DynamicNetwork:
+    """Return a network from a file; raises `ValueError` where its method had other settings."""
+    wanted, found = METHODS[run.method]().to_json(), net.conversion_method.to_json()
+    differ = sorted(key for key in wanted if found.get(key) != json.loads(json.dumps(wanted[key])))
+    if differ:
+        raise ValueError(
+            f"{path} was trained by {run.method!r} with another `{differ[0]}`"
+            f" (={found.get(differ[0])!r}, now {wanted[differ[0]]!r}); take another --work"
+        )
+    return net
+
+
 def trained_alone(run: Run, n: int, data: ExperimentData, work: Path) -> nn.Module:
     """Return the plain network of the uniform mode 1/n of a run's method, trained by itself.
 
     It goes over the data as often as the run does, with one pass a step where that makes
     `budget.passes`, and has the run's optimizer, schedule, batches and augmentation.
     """
-    path = work / f"{run.name}-alone-{n}.safetensors"
-    stamp = path.with_suffix(".json")
     net = we.convert(start_of(run.network, run.seed), data.example, method=METHODS[run.method]())
     with in_eval_mode(net):
-        we.calibrate(net, net.space.uniform(n), data.calibration[:1])
+        we.calibrate(net, net.space.uniform(n), [next(iter(data.calibration))])
         plain = we.extract(net, net.space.uniform(n))
+    return _plain_once(plain, run, data, work / f"{run.name}-alone-{n}.safetensors")
+
+
+def trained_off_the_shelf(
+    network: str, beside: str, seed: int, budget: Budget, data: ExperimentData, work: Path
+) -> nn.Module:
+    """Return a plain network trained with the budget of a dynamic one: one pass a step.
+
+    - `network`, `beside`: names in `experiments.networks`; the second is the one it stands beside.
+    """
+    run = Run(network, f"plain, beside {beside}", seed, budget)
+    return _plain_once(start_of(network, seed), run, data, work / f"{run.name}.safetensors")
+
+
+def _plain_once(plain: nn.Module, run: Run, data: ExperimentData, path: Path) -> nn.Module:
+    """Return a plain network trained with a run's budget: from its file where it was before."""
+    stamp, plain = path.with_suffix(".json"), plain.to(device_at_hand())
     if _is_finished(path, stamp, run):
-        from safetensors.torch import load_file
-
-        plain.load_state_dict(load_file(path))
+        plain.load_state_dict(load_tensors(path))
         return plain.eval()
-    work.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    _train_plain(plain, run, data, f"{run.name}, 1/{n} alone")
-    from safetensors.torch import save_file
-
-    state = {name: tensor.contiguous() for name, tensor in plain.state_dict().items()}
-    save_file(state, path)
+    _train_plain(plain, run, data, path.stem)
+    state = {name: tensor.cpu().contiguous() for name, tensor in plain.state_dict().items()}
+    write_whole(path, tensors_as_bytes(state))
     _stamp(stamp, run, time.perf_counter() - started)
     return plain.eval()
 
 
 def _train_plain(plain: nn.Module, run: Run, data: ExperimentData, name: str) -> None:
-    config = run.budget.training(run.seed)
+    config, device = run.budget.training(run.seed), device_of(plain)
+    if config.mixup or config.cutmix:
+        raise ValueError(
+            f"the recipe {run.budget.recipe!r} mixes images, which plain networks are not trained with here"
+        )
     plain.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     loader = data.training(run.budget.batch_size, run.seed)
     steps = len(loader) * config.epochs
     optimizer = make_optimizer(plain, config)
     schedule = make_schedule(optimizer, config, steps)
+    blend = get_ema_multi_avg_fn(config.averaging)
+    average = AveragedModel(plain, multi_avg_fn=blend) if config.averaging else None
     batches = (batch for epoch in range(config.epochs) for batch in loader.batches(epoch))
     for step, (images, labels) in enumerate(batches):
         schedule.step_update(step)
         optimizer.zero_grad(set_to_none=True)
-        outputs = plain(images.to(memory_format=torch.channels_last))
-        loss = nn.functional.cross_entropy(outputs, labels)
+        outputs = plain(images.to(device, memory_format=torch.channels_last))
+        loss = nn.functional.cross_entropy(
+            outputs, labels.to(device), label_smoothing=config.label_smoothing
+        )
         loss.backward()
         if config.clip is not None:
             nn.utils.clip_grad_norm_(plain.parameters(), config.clip)
         optimizer.step()
+        if average is not None:
+            average.update_parameters(plain)
         if step % 200 == 0:
             print(name, step, steps, round(float(loss.detach()), 3), flush=True)
+    if average is not None:
+        plain.load_state_dict(average.module.state_dict())
 
 
-def plain_accuracy(plain: nn.Module, batches: Batches) -> Reading:
-    """Return the top-1 of a plain network, with its interval."""
-    right = total = 0
-    with in_eval_mode(plain), torch.no_grad():
-        for images, labels in batches:
-            right += int((plain(images).argmax(1) == labels).sum())
-            total += len(labels)
-    low, high = wilson_interval(right, total)
-    return Reading(
-        right / total, "top-1", low=low, high=high, interval="95 % Wilson", count=total,
-        source="evaluated as a plain network",
-    )  # fmt: skip
+def plain_accuracy(plain: nn.Module, batches: Iterable[Any], split: str = "test") -> Reading:
+    """Return the top-1 of a plain network on a split, with its interval."""
+    return accuracy(right_answers(plain, batches), plain, split)
 
 
 def _is_finished(path: Path, stamp: Path, run: Run) -> bool:

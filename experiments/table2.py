@@ -20,7 +20,7 @@ from typing import Any
 import wenable as we
 from experiments.budget import Budget, Scale, scale_named
 from experiments.data import ExperimentData, load
-from experiments.options import command_of, parser_of
+from experiments.options import command_of, start
 from experiments.results import with_provenance, write_results
 from experiments.runs import Run, plain_accuracy, trained, trained_alone, training_seconds
 from wenable.cli.work import flush_denormals
@@ -35,8 +35,7 @@ TIMING = TimingPlan(blocks=20, calls=50, warmup=10, gap_ms=5.0)
 
 
 def main() -> None:
-    arguments = parser_of("table2").parse_args()
-    run(**vars(arguments))
+    start("table2", run)
 
 
 def run(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from wenable.methods.depth import EarlyExits as EarlyExits
     from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+    from wenable.methods.width import Slimmable as Slimmable
+    from wenable.methods.width import UniversallySlimmable as UniversallySlimmable
     from wenable.saving import load as load
     from wenable.saving import save as save
     from wenable.search import explore as explore
@@ -40,10 +42,12 @@ _HOMES = {
     "Knob": "wenable.space",
     "Mode": "wenable.space",
     "Reading": "wenable.tables",
+    "Slimmable": "wenable.methods.width",
     "Space": "wenable.space",
     "SwitchablePrecision": "wenable.methods.precision",
     "TrainConfig": "wenable.training",
     "UncalibratedWarning": "wenable.dynamic_network",
+    "UniversallySlimmable": "wenable.methods.width",
     "WeightEnabling": "wenable.methods.weight_enabling",
     "calibrate": "wenable.calibration",
     "convert": "wenable.conversion",

@@ -74,7 +74,7 @@ def _estimate(net: DynamicNetwork, batches: Iterable[Any]) -> tuple[dict[str, St
     images = int(sum_over_processes(torch.tensor(images, device=device)))
     for name, seen in moments.items():
         if several_processes():
-            seen.set_sums(sum_over_processes(seen.sums(norms[name].num_features, device)))
+            seen.set_sums(sum_over_processes(seen.sums(norms[name].present_features, device)))
     if not images:
         raise ValueError("`batches` is empty; calibration needs a few hundred training images")
     return {name: _statistics(norm, moments[name]) for name, norm in norms.items()}, images

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
-from wenable.layers.batch_norm import SwitchableBatchNorm
-from wenable.layers.precision import SwitchablePrecision
-from wenable.layers.weight_enabled import WeightEnabled
 from wenable.modules import in_eval_mode, put_in_place
 from wenable.space import Mode, ModeChoice
 
@@ -46,9 +43,9 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     plain = plain if finish is None else finish(plain)
     modules: dict[str, nn.Module] = dict(plain.named_modules())
     replacements = {
-        name: module.to_plain()
+        name: cast(Any, module).to_plain()
         for name, module in modules.items()
-        if isinstance(module, WeightEnabled | SwitchablePrecision | SwitchableBatchNorm)
+        if hasattr(module, "put_pattern") and hasattr(module, "to_plain")
     }
     put_in_place(plain, replacements)
     _check_extracted(net, mode, plain)

@@ -2,7 +2,8 @@
 
 A `Knob` is one switchable thing; its options are whole numbers, ordered from the most to the least
 costly. For weight-enabling a knob is a layer and an option is its number of groups n, written `1/n`:
-the share of the layer's weights that is enabled (WeNet, section III-A).
+the share of the layer's weights that is enabled (WeNet, section III-A). A knob whose options are no
+such shares has a label for each, and is written by them.
 """
 
 from __future__ import annotations
@@ -32,19 +33,25 @@ class Knob:
     - `options`: what it can be set to, from most to least costly; the first is the full pattern.
     - `must_divide`: sizes that every option has to divide, with the name that a person knows each
       by, `(("input channels", 24),)`. They are kept so that a refusal can name the rule.
+    - `labels`: how each option is written, `("1", "0.75")`; without them as `1/n`.
 
-    Raises `ValueError` where the options are empty, repeated or not ascending.
+    Raises `ValueError` where the options are empty, repeated or not ascending, and for labels that
+    are not one for each, each once, or that the text of a mode could not hold.
 
     >>> Knob("conv", (1, 2, 4), must_divide=(("input channels", 12),)).cheaper(2)
     4
+    >>> Knob("width", (1, 2), labels=("1", "0.75")).text(2)
+    '0.75'
     """
 
     name: str
     options: tuple[int, ...]
     must_divide: tuple[tuple[str, int], ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
+        object.__setattr__(self, "labels", tuple(self.labels))
         if not self.options:
             raise ValueError(f"`options` of {self.name!r} is empty; a knob needs at least one")
         if list(self.options) != sorted(set(self.options)) or self.options[0] < 1:
@@ -54,6 +61,23 @@ class Knob:
             )
         for option in self.options:
             self._check_divides(option)
+        if self.labels:
+            self._check_labels()
+
+    def _check_labels(self) -> None:
+        if len(self.labels) != len(self.options) or len(set(self.labels)) != len(self.labels):
+            raise ValueError(
+                f"`labels` (={self.labels}) of {self.name!r} must be one for each of its"
+                f" {len(self.options)} options, each once"
+            )
+        for label in self.labels:
+            # A mode's text splits at these; "1/2" would be read as half of the weights.
+            readable = label and not set(label) & set(",=*/") and "".join(label.split()) == label
+            if not readable or label in ("full", "smallest"):
+                raise ValueError(
+                    f"`labels` of {self.name!r} holds {label!r}; a label must be a text without"
+                    " spaces and , = * /, other than 'full' and 'smallest'"
+                )
 
     def _check_divides(self, option: int) -> None:
         for label, size in self.must_divide:
@@ -78,9 +102,33 @@ class Knob:
             return
         if option > 0:
             self._check_divides(option)
+        if self.labels:
+            last = len(self.options)
+            raise ValueError(
+                f"option {option} of {self.name!r} is none of its {last}; allowed:"
+                f" {', '.join(f'{n} ({self.text(n)})' for n in self.options)}"
+            )
         raise ValueError(
             f"`groups` (={option}) is not a pattern of {self.name!r}; allowed: {self._allowed()}"
         )
+
+    def text(self, option: int) -> str:
+        """Return how an option is written: its label, or the pattern `1/n`."""
+        return self.labels[self.options.index(option)] if self.labels else pattern_text(option)
+
+    def read(self, text: str) -> int:
+        """Return the option that a text names; raises `ValueError` where it is none of a knob's.
+
+        >>> Knob("width", (1, 2), labels=("1", "0.75")).read("0.75")
+        2
+        """
+        if not self.labels:
+            return _read_pattern(text)
+        if text not in self.labels:
+            raise ValueError(
+                f"{text!r}, which is no option of {self.name!r}; allowed: {', '.join(self.labels)}"
+            )
+        return self.options[self.labels.index(text)]
 
     def cheaper(self, option: int) -> int | None:
         """Return the next cheaper option, or None behind the last."""
@@ -263,7 +311,7 @@ class Space:
 
         Texts: `"full"`, `"smallest"`, a uniform pattern `"1/4"`; one pattern for each knob in
         execution order with repeats, `"1*3,1/4*2,1/16"`; or a uniform pattern followed by
-        exceptions by name or name pattern, `"1/4,layer1.*=1/2"`.
+        exceptions by name or name pattern, `"1/4,layer1.*=1/2"`. Knobs with labels take those.
 
         Raises `ValueError` for anything outside this space, naming the rule.
         """
@@ -301,7 +349,7 @@ class Space:
         exceptions = [part for part in parts if "=" in part]
         plain = [part for part in parts if "=" not in part]
         if len(plain) == 1 and "*" not in plain[0]:
-            mode = self.uniform(_parse_pattern(plain[0], text))
+            mode = Mode(self, self._everywhere(plain[0], text))
         elif not exceptions:
             options = [option for part in plain for option in _parse_run(part, text)]
             if len(options) != len(self.knobs):
@@ -309,7 +357,8 @@ class Space:
                     f"`mode` (={text!r}) gives {len(options)} patterns; this network has"
                     f" {len(self.knobs)} knobs (or give one pattern for all of them)"
                 )
-            return Mode(self, tuple(options))
+            pairs = zip(self.knobs, options, strict=True)
+            return Mode(self, tuple(_read(knob, option, text) for knob, option in pairs))
         else:
             raise ValueError(
                 f"`mode` (={text!r}) must start with one pattern for all knobs before its"
@@ -317,20 +366,30 @@ class Space:
             )
         changes: dict[str, int] = {}
         for part in exceptions:
-            wanted, _, pattern = part.partition("=")
+            wanted, _, option = part.partition("=")
             names = [name for name in self.names if fnmatchcase(name, wanted.strip())]
             if not names:
                 self._refuse_unknown({wanted.strip(): 1})
-            changes |= dict.fromkeys(names, _parse_pattern(pattern, text))
+            for name in names:
+                changes[name] = _read(self.knobs[self.position(name)], option, text)
         return mode.replace(changes)
+
+    def _everywhere(self, option: str, whole: str) -> tuple[int, ...]:
+        """Return the options of a text that stands for all knobs: labels as they are, n as it fits."""
+        read = ((knob, _read(knob, option, whole)) for knob in self.knobs)
+        return tuple(n if knob.labels else knob.nearest(n) for knob, n in read)
 
     def text(self, mode: Mode) -> str:
         """Return the compact text form: a uniform pattern, or runs of patterns in order."""
-        n = max(mode.options)
-        if mode.options == self.uniform(n).options:
-            return pattern_text(n)
-        runs = ((pattern_text(n), len(list(run))) for n, run in groupby(mode.options))
-        return ",".join(f"{pattern}*{count}" if count > 1 else pattern for pattern, count in runs)
+        texts = [knob.text(n) for knob, n in zip(self.knobs, mode.options, strict=True)]
+        finest = texts[mode.options.index(max(mode.options))]
+        try:
+            if self._everywhere(finest, finest) == mode.options:
+                return finest
+        except ValueError:
+            pass  # not every knob has this option, so no one text stands for all
+        runs = ((text, len(list(run))) for text, run in groupby(texts))
+        return ",".join(f"{text}*{count}" if count > 1 else text for text, count in runs)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back."""
@@ -340,6 +399,7 @@ class Space:
                     "name": knob.name,
                     "options": list(knob.options),
                     "must_divide": [[label, size] for label, size in knob.must_divide],
+                    **({"labels": list(knob.labels)} if knob.labels else {}),
                 }
                 for knob in self.knobs
             ]
@@ -359,6 +419,7 @@ def _knob_from_json(knob: Mapping[str, Any]) -> Knob:
         str(knob["name"]),
         tuple(int(option) for option in knob["options"]),
         tuple((str(label), int(size)) for label, size in knob["must_divide"]),
+        tuple(map(str, knob.get("labels", ()))),
     )
 
 
@@ -371,25 +432,32 @@ def pattern_text(n: int) -> str:
     return "1" if n == 1 else f"1/{n}"
 
 
-def _parse_pattern(text: str, whole: str) -> int:
-    share = text.strip()
-    groups = share.removeprefix("1/") if share != "1" else "1"
-    if (share == "1" or share.startswith("1/")) and groups.isdecimal() and int(groups) > 0:
+def _read_pattern(text: str) -> int:
+    groups = text.removeprefix("1/") if text != "1" else "1"
+    if (text == "1" or text.startswith("1/")) and groups.isdecimal() and int(groups) > 0:
         return int(groups)
     raise ValueError(
-        f"`mode` (={whole!r}) holds {share!r}, which is no pattern; write 1 or 1/n, as in '1/4',"
-        " '1*3,1/4,1/16*2' or '1/4,NAME=1/2'"
+        f"{text!r}, which is no pattern; write 1 or 1/n, as in '1/4', '1*3,1/4,1/16*2' or"
+        " '1/4,NAME=1/2'"
     )
 
 
-def _parse_run(text: str, whole: str) -> list[int]:
-    pattern, star, count = text.partition("*")
+def _read(knob: Knob, text: str, whole: str) -> int:
+    """Return the option that part of a mode's text names; a refusal shows the whole."""
+    try:
+        return knob.read(text.strip())
+    except ValueError as error:
+        raise ValueError(f"`mode` (={whole!r}) holds {error}") from None
+
+
+def _parse_run(text: str, whole: str) -> list[str]:
+    option, star, count = text.partition("*")
     if star and not (count.strip().isdecimal() and int(count) > 0):
         raise ValueError(
             f"`mode` (={whole!r}) repeats a pattern {count!r} times; allowed: 1, 2, ..."
         )
     # A bound on what a typed text can make this build; no network has a million knobs.
-    return [_parse_pattern(pattern, whole)] * min(int(count) if star else 1, 1_000_000)
+    return [option] * min(int(count) if star else 1, 1_000_000)
 
 
 def _shortened(names: tuple[str, ...], limit: int = 4) -> str:

@@ -3,6 +3,7 @@
 from wenable.graph.calls import Graph as Graph
 from wenable.graph.calls import LayerCall as LayerCall
 from wenable.graph.calls import ModuleEnd as ModuleEnd
+from wenable.graph.calls import Operations as Operations
 from wenable.graph.calls import call_counts as call_counts
 from wenable.graph.calls import shared_modules as shared_modules
 from wenable.graph.origin import Origin as Origin

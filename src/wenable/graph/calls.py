@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.fx import Node
 
 from wenable.graph.origin import Origin
 
@@ -34,10 +35,28 @@ class ModuleEnd:
     """Where a module is done in the order of execution, for the last time.
 
     - `position`: of its last operation among all; `shape`: of what that wrote.
+    - `node`: the name of that operation in the trace.
     """
 
     position: int
     shape: tuple[int, ...]
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Every operation of a trace, in execution order, and whose it is.
+
+    - `nodes`: with the inputs, parameters and outputs.
+    - `parameters`: the name of a node that is a parameter or buffer -> its qualified name.
+    - `owners`: the operation of a layer or norm -> that module; `running`: every operation -> the
+      innermost module that ran it; both by first names.
+    """
+
+    nodes: tuple[Node, ...]
+    parameters: Mapping[str, str]
+    owners: Mapping[Node, str]
+    running: Mapping[Node, str]
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,8 @@ class Graph:
     """The layers whose output goes straight into attention, or that read what comes out of it."""
     ends: Mapping[str, ModuleEnd]
     """Where each module that was run is done, by its first name; the network itself is `""`."""
+    operations: Operations
+    """The trace itself, for what the rest does not tell."""
 
     @property
     def classifiers(self) -> frozenset[str]:

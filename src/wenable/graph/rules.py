@@ -29,6 +29,7 @@ def _layer(walker: Walker, node: Node, axis: int) -> Origin | None:
     if module is None:
         walker.computed |= _owners_behind(walker, weight)
         return Origin(axis, (Slice(shape[axis], frozenset({f"<{node.name}>"})),))
+    walker.owners[node] = module
     direct = walker.running(node) == module
     call = LayerCall(module, walker.origin(source), shape_of(source), shape, direct, axis)
     walker.layers.append(call)
@@ -68,6 +69,7 @@ def _batch_norm(walker: Walker, node: Node) -> Origin | None:
     origin = walker.origin(node.args[0])
     module = walker.owner(node, node.args[3], "running_mean")
     if module is not None:
+        walker.owners[node] = module
         direct = walker.running(node) == module
         # It normalises along dimension 1, whatever the channels of the layer before are.
         along = origin is not None and origin.axis == 1 - len(shape_of(node.args[0]))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.graph.calls import Graph
+from wenable.graph.calls import Graph, Operations
 from wenable.graph.walker import Walker
 
 
@@ -46,4 +46,10 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
         next(len(each) for each in example_inputs if isinstance(each, torch.Tensor)),
         frozenset(walker.attention),
         walker.ends,
+        Operations(
+            tuple(program.graph.nodes),
+            names,
+            walker.owners,
+            {node: walker.running(node) or "" for node in program.graph.nodes},
+        ),
     )

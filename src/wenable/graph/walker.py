@@ -44,6 +44,7 @@ class Walker:
         self.outputs: list[Origin | None] = []
         self.computed: set[str] = set()
         self.ends: dict[str, ModuleEnd] = {}
+        self.owners: dict[Node, str] = {}
         # Of every tensor, the last layers (or attention) that wrote to it, by whatever operations.
         self.writers: dict[Node, frozenset[str]] = {}
         self.attention: set[str] = set()
@@ -148,7 +149,7 @@ class Walker:
 
     def _note_ends(self, node: Node) -> None:
         # The last note of each module stays.
-        end = ModuleEnd(len(self.origins), shape_of(node))
+        end = ModuleEnd(len(self.origins), shape_of(node), node.name)
         self.ends |= {name: end for name in self._running_stack(node) if name is not None}
 
 

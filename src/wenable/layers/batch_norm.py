@@ -115,17 +115,29 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _plain_class(self) -> type[nn.modules.batchnorm._BatchNorm]:
         raise TypeError("use SwitchableBatchNorm1d or SwitchableBatchNorm2d")
 
-    def _copy(self, pattern: int = 1) -> nn.modules.batchnorm._BatchNorm:
+    @property
+    def present_features(self) -> int:
+        """How many channels the input has in the present pattern."""
+        return self.num_features
+
+    def _copy(
+        self, pattern: int = 1, features: int | None = None
+    ) -> nn.modules.batchnorm._BatchNorm:
+        """Return a plain copy of a pattern's batch norm, of all its channels or of the first."""
         source = self.of_pattern(pattern)
         plain = self._plain_class()(
-            self.num_features,
+            self.num_features if features is None else features,
             self.eps,
             self.momentum,
             self.affine,
             device=source.running_mean.device if source.running_mean is not None else None,
             dtype=source.running_mean.dtype if source.running_mean is not None else None,
         )
-        own = {name: tensor for name, tensor in source.state_dict().items() if "." not in name}
+        own = {
+            name: tensor[:features] if tensor.ndim else tensor
+            for name, tensor in source.state_dict().items()
+            if "." not in name
+        }
         plain.load_state_dict(own)
         for name, parameter in plain.named_parameters():
             parameter.requires_grad_(source.get_parameter(name).requires_grad)

@@ -7,11 +7,15 @@ from wenable.methods.depth import EarlyExits as EarlyExits
 from wenable.methods.plan import Method as Method
 from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
 from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+from wenable.methods.width import Slimmable as Slimmable
+from wenable.methods.width import UniversallySlimmable as UniversallySlimmable
 
 _BY_NAME = {
     "weight-enabling": WeightEnabling,
     "precision": SwitchablePrecision,
     "early-exits": EarlyExits,
+    "slimmable": Slimmable,
+    "universally-slimmable": UniversallySlimmable,
 }
 
 

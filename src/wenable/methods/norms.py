@@ -13,6 +13,12 @@ from wenable.layers.batch_norm import (
     SwitchableBatchNorm2d,
     SwitchableBatchNormAct2d,
 )
+from wenable.layers.slimmable_norm import (
+    SlimmableBatchNorm,
+    SlimmableBatchNorm1d,
+    SlimmableBatchNorm2d,
+    SlimmableBatchNormAct2d,
+)
 from wenable.methods.plan import Follower
 from wenable.space import Knob
 
@@ -35,6 +41,26 @@ def switchable_norms(
     for name, knob in knobs.items():
         followers[knob.name].append(Follower(name))
     replacements: dict[str, nn.Module] = {}
+    for name, module in known_norms(model, graph).items():
+        slices = _slices(name, module, graph)
+        keys = [knobs.get(part.single_producer or "", otherwise) for part in slices]
+        keys = keys or [otherwise]
+        patterns = {n for knob in keys if knob for n in knob.options} | {1}
+        widths = tuple(part.width for part in slices) if len(slices) > 1 else ()
+        replacements[name] = _switchable_norm(module, tuple(sorted(patterns)), widths)
+        for part, knob in enumerate(keys):
+            if knob:
+                followers[knob.name].append(Follower(name, part if widths else None))
+    return replacements, {name: tuple(each) for name, each in followers.items()}
+
+
+def known_norms(model: nn.Module, graph: Graph) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """Return every batch norm with running statistics, by qualified name.
+
+    Raises `ValueError` for one that cannot be calibrated: of a class that is not known, with hooks,
+    or used past its own forward.
+    """
+    found: dict[str, nn.modules.batchnorm._BatchNorm] = {}
     unknown = {call.module for call in graph.norms}
     for name, module in model.named_modules():
         if getattr(module, "running_mean", None) is None:
@@ -43,24 +69,15 @@ def switchable_norms(
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             unknown.add(name)
             continue
-        slices = _slices(name, module, graph)
-        keys = [knobs.get(part.single_producer or "", otherwise) for part in slices]
-        keys = keys or [otherwise]
-        patterns = {n for knob in keys if knob for n in knob.options} | {1}
-        widths = tuple(part.width for part in slices) if len(slices) > 1 else ()
-        replacements[name] = _switchable_norm(module, name, tuple(sorted(patterns)), widths)
-        for part, knob in enumerate(keys):
-            if knob:
-                followers[knob.name].append(Follower(name, part if widths else None))
+        _check_norm(name, module, graph)
+        found[name] = module
     for name in sorted(unknown):
         raise ValueError(_unknown_norm(name, model.get_submodule(name)))
-    return replacements, {name: tuple(each) for name, each in followers.items()}
+    return found
 
 
-def _slices(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> tuple[Slice, ...]:
-    """Return the slices of channels that a norm reads; none where it can follow no layer."""
-    calls = [call for call in graph.norms if call.module == name]
-    if not all(call.direct for call in calls):
+def _check_norm(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> None:
+    if not all(call.direct for call in graph.norms if call.module == name):
         raise ValueError(
             f"the statistics of batch norm {name!r} are used by another module, past its own"
             " forward; such a network cannot be calibrated mode by mode"
@@ -69,6 +86,23 @@ def _slices(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> t
         raise ValueError(
             f"batch norm {name!r} has hooks, which would be lost; remove them before `convert`"
         )
+    if _kind(norm) is None:
+        raise ValueError(_unknown_norm(name, norm))
+
+
+def _kind(norm: nn.Module) -> str | None:
+    """Return the class of a norm by name, or None for one that is not known.
+
+    timm's fused norm and activation is known by name so that timm need not be installed.
+    """
+    if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return type(norm).__name__
+    return "BatchNormAct2d" if type(norm).__name__ == "BatchNormAct2d" else None
+
+
+def _slices(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> tuple[Slice, ...]:
+    """Return the slices of channels that a norm reads; none where it can follow no layer."""
+    calls = [call for call in graph.norms if call.module == name]
     # One that is called twice has no single input. Without momentum it averages over all batches
     # it ever saw, which slices in different patterns do not share.
     if len(calls) != 1 or calls[0].input is None or norm.momentum is None:
@@ -77,19 +111,26 @@ def _slices(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> t
 
 
 def _switchable_norm(
-    norm: nn.modules.batchnorm._BatchNorm,
-    name: str,
-    patterns: tuple[int, ...],
-    widths: tuple[int, ...],
+    norm: nn.modules.batchnorm._BatchNorm, patterns: tuple[int, ...], widths: tuple[int, ...]
 ) -> SwitchableBatchNorm:
-    if type(norm) is nn.BatchNorm1d:
-        return SwitchableBatchNorm1d(norm, patterns, widths)
-    if type(norm) is nn.BatchNorm2d:
-        return SwitchableBatchNorm2d(norm, patterns, widths)
-    # timm's fused norm and activation, known by name so that timm need not be installed.
-    if type(norm).__name__ == "BatchNormAct2d":
-        return SwitchableBatchNormAct2d(norm, patterns, widths)
-    raise ValueError(_unknown_norm(name, norm))
+    classes = {
+        "BatchNorm1d": SwitchableBatchNorm1d,
+        "BatchNorm2d": SwitchableBatchNorm2d,
+        "BatchNormAct2d": SwitchableBatchNormAct2d,
+    }
+    return classes[_kind(norm) or ""](norm, patterns, widths)
+
+
+def slimmable_norm(
+    norm: nn.modules.batchnorm._BatchNorm, features: Mapping[int, int], private: bool
+) -> SlimmableBatchNorm:
+    """Return a norm in several widths for one of `known_norms`."""
+    classes = {
+        "BatchNorm1d": SlimmableBatchNorm1d,
+        "BatchNorm2d": SlimmableBatchNorm2d,
+        "BatchNormAct2d": SlimmableBatchNormAct2d,
+    }
+    return classes[_kind(norm) or ""](norm, features, private)
 
 
 def _unknown_norm(name: str, norm: nn.Module) -> str:

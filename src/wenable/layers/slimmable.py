@@ -1,0 +1,200 @@
+"""Layers that run with their first channels only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+from wenable.layers.convolution import _geometry
+from wenable.space import Knob
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWidth:
+    """How many channels a layer reads and writes, and in how many groups."""
+
+    inputs: int
+    outputs: int
+    groups: int = 1
+
+
+class Slimmable(nn.Module):
+    """A layer of which the first inputs and outputs alone are enabled (Yu et al., 2019).
+
+    The widest pattern is the layer it was made from, to the bit. A narrower one multiplies by the
+    corner `weight[:outputs, :inputs]` of the same weight, so that the widths nest.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def _make_switchable(self, knob: Knob, widths: Mapping[int, LayerWidth]) -> None:
+        self.knob = knob
+        self.pattern = knob.options[0]
+        self.widths = dict(widths)
+
+    @property
+    def width(self) -> LayerWidth:
+        """The channels of the present pattern."""
+        return self.widths[self.pattern]
+
+    def set_pattern(self, n: int) -> None:
+        """Run at the `n`-th width from now on; a pattern the layer lacks is refused."""
+        self.knob.check(n)
+        self.put_pattern(n)
+
+    def put_pattern(self, n: int) -> None:
+        """Set a pattern that is known to be one of this layer's."""
+        self.__dict__["pattern"] = n
+
+    def enabled(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the weight and the bias of the present pattern, as views."""
+        width = self.width
+        weight = self.weight[: width.outputs, : width.inputs // width.groups]
+        return weight, None if self.bias is None else self.bias[: width.outputs]
+
+    def _check_inputs(self, inputs: int) -> None:
+        if inputs != self.width.inputs:
+            raise ValueError(
+                f"a layer of {self.weight.shape[0]} channels reads {self.width.inputs} channels at"
+                f" {self.knob.name} {self.knob.text(self.pattern)}, and was given {inputs}: the"
+                " network fixes a number of channels in its own code"
+            )
+
+    def _copied_to(self, plain: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            for name, enabled in zip(("weight", "bias"), self.enabled(), strict=True):
+                if enabled is not None:
+                    parameter = plain.get_parameter(name)
+                    parameter.copy_(enabled)
+                    parameter.requires_grad_(self.get_parameter(name).requires_grad)
+        return plain.train(self.training)
+
+    def extra_repr(self) -> str:
+        """Add the present width to what a layer tells."""
+        return f"{super().extra_repr()}, {self.knob.name}={self.knob.text(self.pattern)}"
+
+
+class SlimmableConv2d(Slimmable, nn.Conv2d):
+    """A convolution in one of several widths; depthwise and grouped ones run fewer groups.
+
+    - `convolution`: the layer to take over; its parameters are shared, not copied.
+    - `knob`: its name and patterns; `widths`: the channels in each pattern.
+
+    Input `(N, inputs, H, W)`, output `(N, outputs, H', W')` of the present width.
+
+    >>> widths = {1: LayerWidth(4, 8), 2: LayerWidth(2, 4)}
+    >>> layer = SlimmableConv2d(nn.Conv2d(4, 8, 3), Knob("width", (1, 2)), widths)
+    >>> layer.set_pattern(2)
+    >>> layer(torch.ones(1, 2, 5, 5)).shape
+    torch.Size([1, 4, 3, 3])
+    """
+
+    def __init__(
+        self, convolution: nn.Conv2d, knob: Knob, widths: Mapping[int, LayerWidth]
+    ) -> None:
+        super().__init__(**_geometry(convolution), groups=convolution.groups, device="meta")
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.training = convolution.training
+        self._make_switchable(knob, widths)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Convolve in the present width."""
+        self._check_inputs(input.shape[1])
+        if self.pattern == self.knob.options[0]:
+            return super().forward(input)
+        padding: Any = self.padding  # a size, or "same" or "valid"
+        if self.padding_mode != "zeros":
+            sides = self._reversed_padding_repeated_twice
+            input, padding = nn.functional.pad(input, sides, mode=self.padding_mode), 0
+        weight, bias = self.enabled()
+        return nn.functional.conv2d(
+            input, weight, bias, self.stride, padding, self.dilation, self.width.groups
+        )
+
+    def to_plain(self) -> nn.Module:
+        """Return the standard convolution of the present width, with weights of its own."""
+        width = self.width
+        sizes = {"in_channels": width.inputs, "out_channels": width.outputs}
+        place = {"device": self.weight.device, "dtype": self.weight.dtype}
+        geometry = {**_geometry(self), **sizes}
+        plain = skip_init(nn.Conv2d, **geometry, groups=width.groups, **place)
+        if not self.weight.is_contiguous():
+            plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return self._copied_to(plain)
+
+
+class SlimmableLinear(Slimmable, nn.Linear):
+    """A dense layer in one of several widths.
+
+    - `linear`: the layer to take over; its parameters are shared, not copied.
+    - `knob`: its name and patterns; `widths`: the features in each pattern.
+
+    Input `(*, inputs)`, output `(*, outputs)` of the present width.
+
+    >>> widths = {1: LayerWidth(6, 5), 2: LayerWidth(3, 5)}
+    >>> layer = SlimmableLinear(nn.Linear(6, 5), Knob("width", (1, 2)), widths)
+    >>> layer.set_pattern(2)
+    >>> layer(torch.ones(2, 3)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(self, linear: nn.Linear, knob: Knob, widths: Mapping[int, LayerWidth]) -> None:
+        sizes = linear.in_features, linear.out_features
+        super().__init__(*sizes, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.training = linear.training
+        self._make_switchable(knob, widths)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Multiply in the present width."""
+        self._check_inputs(input.shape[-1])
+        if self.pattern == self.knob.options[0]:
+            return super().forward(input)
+        return nn.functional.linear(input, *self.enabled())
+
+    def to_plain(self) -> nn.Module:
+        """Return the standard dense layer of the present width, with weights of its own."""
+        sizes = self.width.inputs, self.width.outputs
+        place = {"device": self.weight.device, "dtype": self.weight.dtype}
+        plain = skip_init(nn.Linear, *sizes, bias=self.bias is not None, **place)
+        return self._copied_to(plain)
+
+
+class SlimmablePadding(nn.Module):
+    """A module that ends by padding channels, of which a narrower network has fewer.
+
+    - `module`: it has no weights. `cuts`: for each pattern, how many channels are too many before
+      and behind. `axis`: the padded dimension, counted from the end.
+    """
+
+    def __init__(self, module: nn.Module, cuts: Mapping[int, tuple[int, int]], axis: int) -> None:
+        super().__init__()
+        self.module, self.cuts, self.axis = module, dict(cuts), axis
+        self.pattern = next(iter(self.cuts))
+        self.training = module.training
+
+    def put_pattern(self, n: int) -> None:
+        """Set a pattern that is known to be one of this module's."""
+        self.__dict__["pattern"] = n
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Run the module, and cut off what is too many."""
+        output = self.module(input)
+        before, behind = self.cuts[self.pattern]
+        size = output.shape[self.axis] - before - behind
+        return output.narrow(self.axis, before, size) if before or behind else output
+
+    def to_plain(self) -> nn.Module:
+        """Return the module, and behind it the standard layer that pads by less than nothing."""
+        before, behind = self.cuts[self.pattern]
+        if not before and not behind:
+            return self.module
+        # On a batch of maps torch's layer for volumes pads the channels, rows and columns.
+        cut = nn.ZeroPad3d((0, 0, 0, 0, -before, -behind))
+        return nn.Sequential(self.module, cut).train(self.training)

@@ -1,0 +1,102 @@
+"""Batch norms of layers that run with their first channels only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from wenable.layers.batch_norm import (
+    SwitchableBatchNorm,
+    SwitchableBatchNorm1d,
+    SwitchableBatchNorm2d,
+    SwitchableBatchNormAct2d,
+)
+
+
+class SlimmableBatchNorm(SwitchableBatchNorm):
+    """A batch norm over the first channels of its input, as many as the pattern says.
+
+    - `norm`: the batch norm to take over; its parameters are shared, not copied.
+    - `features`: pattern -> how many channels, the widest pattern 1 first.
+    - `private`: whether every pattern has an affine and running averages of its own (switchable
+      batch norm, Yu et al., 2019). Otherwise all share one affine, of which they use the first
+      part; the running averages are those of the widest, and any other has its statistics from
+      calibration (Yu and Huang, 2019, section 3.2).
+    """
+
+    def __init__(
+        self,
+        norm: nn.modules.batchnorm._BatchNorm,
+        features: Mapping[int, int],
+        private: bool,
+    ) -> None:
+        super().__init__(norm)
+        self.patterns = tuple(features)
+        self.features = dict(features)
+        if private:
+            self.by_pattern = nn.ModuleDict(
+                {str(n): self._copy(1, count) for n, count in features.items() if n != 1}
+            )
+
+    @property
+    def present_features(self) -> int:
+        """How many channels the present pattern has."""
+        return self.features[self.slice_patterns[0]]
+
+    def _copy(
+        self, pattern: int = 1, features: int | None = None
+    ) -> nn.modules.batchnorm._BatchNorm:
+        return super()._copy(pattern, self.features[pattern] if features is None else features)
+
+    def of_pattern(self, n: int) -> nn.modules.batchnorm._BatchNorm:
+        """Return the batch norm whose parameters pattern `n` uses: this one where all share them."""
+        return super().of_pattern(n) if str(n) in self.by_pattern._modules else self
+
+    def _present(self, name: str) -> torch.Tensor | None:
+        tensor = super()._present(name)
+        if tensor is None or len(tensor) == self.present_features:
+            return tensor
+        return tensor[: self.present_features]
+
+    def _affine(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return self._present("weight"), self._present("bias")
+
+    def normalise(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch of shape `(N, present_features, *)` in the present pattern."""
+        n = self.slice_patterns[0]
+        if x.shape[1] != self.present_features:
+            raise ValueError(
+                f"a batch norm of {self.num_features} channels has {self.present_features} in its"
+                f" pattern {n}, and was given {x.shape[1]}: the network fixes a number of channels in"
+                " its own code"
+            )
+        own = n == 1 or self.of_pattern(n) is not self
+        if (
+            own
+            or self.collecting is not None
+            or (self.calibrated is not None and not self.training)
+        ):
+            return super().normalise(x)
+        if self.training:
+            return self._batch_norm(x, None, None, 0.0)
+        return self._batch_norm(x, self._present("running_mean"), self._present("running_var"), 0.0)
+
+
+class SlimmableBatchNorm1d(SlimmableBatchNorm, SwitchableBatchNorm1d):
+    """`torch.nn.BatchNorm1d` in several widths: `(N, features)` or `(N, features, L)`."""
+
+
+class SlimmableBatchNorm2d(SlimmableBatchNorm, SwitchableBatchNorm2d):
+    """`torch.nn.BatchNorm2d` in several widths: `(N, features, H, W)`.
+
+    >>> norm = SlimmableBatchNorm2d(nn.BatchNorm2d(8), {1: 8, 2: 4}, private=True)
+    >>> norm.set_pattern(2)
+    >>> norm(torch.ones(2, 4, 3, 3)).shape, norm.to_plain().num_features
+    (torch.Size([2, 4, 3, 3]), 4)
+    """
+
+
+class SlimmableBatchNormAct2d(SlimmableBatchNorm, SwitchableBatchNormAct2d):
+    """The same for timm's `BatchNormAct2d`: a batch norm, then a drop and an activation."""
