@@ -152,9 +152,9 @@ def test_the_public_names():
     """A name that leaves this list breaks somebody's program: it needs a deprecation first."""
     assert [name for name in dir(we) if not name.startswith("_")] == [
         "DynamicNetwork", "EarlyExits", "Front", "Knob", "Mode", "Reading", "Space",
-        "SwitchablePrecision", "TrainConfig", "UncalibratedWarning", "WeightEnabling", "calibrate",
-        "convert", "evaluate", "explore", "export", "export_executorch", "extract", "load", "save",
-        "train",
+        "SwitchablePrecision", "TrainConfig", "UncalibratedWarning", "WeightEnabling",
+        "WeightEnablingWithPrecision", "calibrate", "convert", "evaluate", "explore", "export",
+        "export_executorch", "extract", "load", "save", "train",
     ]  # fmt: skip
     assert all(hasattr(we, name) for name in dir(we))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from wenable.methods.depth import EarlyExits as EarlyExits
     from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+    from wenable.methods.weight_enabling_with_precision import (
+        WeightEnablingWithPrecision as WeightEnablingWithPrecision,
+    )
     from wenable.saving import load as load
     from wenable.saving import save as save
     from wenable.search import explore as explore
@@ -45,6 +48,7 @@ _HOMES = {
     "TrainConfig": "wenable.training",
     "UncalibratedWarning": "wenable.dynamic_network",
     "WeightEnabling": "wenable.methods.weight_enabling",
+    "WeightEnablingWithPrecision": "wenable.methods.weight_enabling_with_precision",
     "calibrate": "wenable.calibration",
     "convert": "wenable.conversion",
     "evaluate": "wenable.evaluation",

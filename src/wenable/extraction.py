@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.layers.batch_norm import SwitchableBatchNorm
-from wenable.layers.precision import SwitchablePrecision
+from wenable.layers.precision import PrecisionLayer
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.modules import in_eval_mode, put_in_place
 from wenable.space import Mode, ModeChoice
@@ -48,7 +48,7 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     replacements = {
         name: module.to_plain()
         for name, module in modules.items()
-        if isinstance(module, WeightEnabled | SwitchablePrecision | SwitchableBatchNorm)
+        if isinstance(module, WeightEnabled | PrecisionLayer | SwitchableBatchNorm)
     }
     put_in_place(plain, replacements)
     _check_extracted(net, mode, plain)

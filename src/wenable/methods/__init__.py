@@ -7,10 +7,14 @@ from wenable.methods.depth import EarlyExits as EarlyExits
 from wenable.methods.plan import Method as Method
 from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
 from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+from wenable.methods.weight_enabling_with_precision import (
+    WeightEnablingWithPrecision as WeightEnablingWithPrecision,
+)
 
 _BY_NAME = {
     "weight-enabling": WeightEnabling,
     "precision": SwitchablePrecision,
+    "weight-enabling-with-precision": WeightEnablingWithPrecision,
     "early-exits": EarlyExits,
 }
 
