@@ -153,7 +153,8 @@ def test_the_public_names():
     assert [name for name in dir(we) if not name.startswith("_")] == [
         "DynamicNetwork", "EarlyExits", "Front", "Knob", "Mode", "Reading", "Slimmable", "Space",
         "SwitchablePrecision", "TrainConfig", "UncalibratedWarning", "UniversallySlimmable",
-        "WeightEnabling", "calibrate", "convert", "evaluate", "explore", "export",
+        "WeightEnabling", "WeightEnablingWithPrecision", "calibrate", "convert", "evaluate", "explore",
+        "export",
         "export_executorch", "extract", "load", "save", "train",
     ]  # fmt: skip
     assert all(hasattr(we, name) for name in dir(we))

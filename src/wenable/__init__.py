@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from wenable.methods.depth import EarlyExits as EarlyExits
     from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+    from wenable.methods.weight_enabling_with_precision import (
+        WeightEnablingWithPrecision as WeightEnablingWithPrecision,
+    )
     from wenable.methods.width import Slimmable as Slimmable
     from wenable.methods.width import UniversallySlimmable as UniversallySlimmable
     from wenable.saving import load as load
@@ -49,6 +52,7 @@ _HOMES = {
     "UncalibratedWarning": "wenable.dynamic_network",
     "UniversallySlimmable": "wenable.methods.width",
     "WeightEnabling": "wenable.methods.weight_enabling",
+    "WeightEnablingWithPrecision": "wenable.methods.weight_enabling_with_precision",
     "calibrate": "wenable.calibration",
     "convert": "wenable.conversion",
     "evaluate": "wenable.evaluation",

@@ -136,10 +136,8 @@ def _deep_copy(model: nn.Module) -> nn.Module:
 
 
 def _switch(net: nn.Module, follower: Follower) -> Callable[[int], None]:
-    module: Any = net.get_submodule(follower.module)
-    if not follower.part:
-        return module.put_pattern
-    return functools.partial(module.put_pattern, part=follower.part)
+    put = getattr(net.get_submodule(follower.module), follower.setter)
+    return functools.partial(put, part=follower.part) if follower.part else put
 
 
 def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], int]:

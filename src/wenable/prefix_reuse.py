@@ -105,7 +105,7 @@ class PrefixReuse:
         self._modules.pop("")
         layers = self.net.switchable_layers
         self._macs = {each.name: each.macs for each in (*layers, *self.net.left_alone)}
-        self._knob_of = {layer.name: layer.knob for layer in layers}
+        self._layers = {layer.name: layer for layer in layers}
         self._counted = {*self._macs, *self.net.switchable_norms()}
         inputs = _examples(self.net, seed=1)
         with in_eval_mode(self.net), torch.no_grad(), self.net.using("full"):
@@ -123,7 +123,7 @@ class PrefixReuse:
 
     def start(self, knob: str) -> int:
         """Return when the first layer of a knob began; -1 where the knob reuses nothing."""
-        layers = [name for name, of in self._knob_of.items() if of == knob]
+        layers = [name for name, layer in self._layers.items() if knob in layer.knobs]
         if knob in self._failed or not all(name in self._spans for name in layers):
             return -1
         return min(self._spans[name].start for name in layers)
@@ -176,8 +176,8 @@ class PrefixReuse:
         return whole - sum(self._macs_of(name, mode) for name in left_out)
 
     def _macs_of(self, layer: str, mode: Mode) -> int:
-        knob = self._knob_of.get(layer)
-        return self._macs[layer] // (mode[knob] if knob else 1)
+        switchable = self._layers.get(layer)
+        return switchable.macs_at(mode[switchable.knob]) if switchable else self._macs[layer]
 
     # --- recording and replaying ------------------------------------------------------------------
 

@@ -129,7 +129,9 @@ class Candidates:
         Before the first layer of its knob, the norms of each see what those of the others see.
         """
         new = {m: knob for m, knob in knobs.items() if m not in self.before | self.calibrated}
-        if len(new) < 2 or not self.net.switchable_norms():
+        # Ranges that were never seen have to be learned too, which `calibrate` does.
+        known = all(map(self.net.knows_input_ranges, new))
+        if len(new) < 2 or not self.net.switchable_norms() or not known:
             self.calibrate(list(new))
             return
         norms, images = self.net.switchable_norms(), 0

@@ -65,7 +65,8 @@ def run_explore(
         label = "chosen" if point.mode == front.chosen.mode else ""
         readings = {"accuracy % (test split)": tested[point.mode]}
         if cost != "macs":
-            readings["latency ms"] = point.cost
+            unit = "" if point.cost.unit == "bit operations" else f" {point.cost.unit}"
+            readings[f"{cost.replace('_', ' ')}{unit}"] = point.cost
         rows.append((label, point.mode, net.macs(point.mode), full, readings))
     console.print(
         mode_table(

@@ -179,7 +179,9 @@ def explore(
     data: DataSet,
     threshold: Annotated[float, typer.Option(help="Stop at this accuracy, 0 to 1.")],
     out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
-    cost: Annotated[str, typer.Option(help="What to save: macs or latency.")] = "macs",
+    cost: Annotated[
+        str, typer.Option(help="What to save: macs, bit_operations or latency.")
+    ] = "macs",
     strategy: Annotated[
         str,
         typer.Option(

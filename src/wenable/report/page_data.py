@@ -11,7 +11,12 @@ from wenable.tables import Front, Point, Reading
 
 # unit -> (factor, unit shown, decimals); other units are shown as they are, with three digits
 _SHOWN = {"MACs": (1e-6, "M MACs", 2), "top-1": (100.0, "%", 1)}
-_NAMES = {"macs": "multiply-accumulates", "latency": "latency", "energy": "energy"}
+_NAMES = {
+    "macs": "multiply-accumulates",
+    "bit_operations": "bit operations",
+    "latency": "latency",
+    "energy": "energy",
+}
 
 
 def shown_unit(unit: str) -> dict[str, Any]:
