@@ -12,7 +12,7 @@ import torch
 
 from wenable.affordable_search import explore_affordably
 from wenable.calibration import calibrate
-from wenable.cost_table import CostTable, tabulated
+from wenable.cost_table import CostTable
 from wenable.dynamic_network import DynamicNetwork
 from wenable.evaluation import evaluate
 from wenable.exploration.evolve import evolve
@@ -24,6 +24,7 @@ from wenable.measure.energy import EnergyPlan, measure_energies
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.measure.meter import Meter, NoMeter
 from wenable.measure.meters import find_meter
+from wenable.mode_costs import macs_table
 from wenable.modules import device_name, device_of
 from wenable.processes import several_processes
 from wenable.space import Mode
@@ -180,7 +181,7 @@ def _checked_strategy(
 def _additive_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) -> CostTable | None:
     """Return the table that costs are taken from; None where modes have to be timed."""
     if table is None:
-        return tabulated(net.space, net.macs, "MACs", "counted") if cost == "macs" else None
+        return macs_table(net) if cost == "macs" else None
     if table.space != net.space:
         raise ValueError(f"`table` belongs to another network: its space is {table.space}")
     unit = {"macs": "MACs", "latency": "ms", "energy": "mJ"}[cost]
