@@ -24,6 +24,7 @@ from wenable.measure.energy import EnergyPlan, measure_energies
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.measure.meter import Meter, NoMeter
 from wenable.measure.meters import find_meter
+from wenable.mode_costs import macs_table
 from wenable.modules import device_name, device_of
 from wenable.processes import several_processes
 from wenable.space import Mode
@@ -187,7 +188,7 @@ def _additive_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) ->
             return None
         return tabulated(net.space, net.bit_operations, BIT_OPERATIONS, "counted")
     if table is None:
-        return tabulated(net.space, net.macs, "MACs", "counted") if cost == "macs" else None
+        return macs_table(net) if cost == "macs" else None
     if table.space != net.space:
         raise ValueError(f"`table` belongs to another network: its space is {table.space}")
     units = {"macs": "MACs", "bit_operations": BIT_OPERATIONS, "latency": "ms", "energy": "mJ"}

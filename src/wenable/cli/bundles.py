@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from wenable.cli.terminal import consoles, interval_text, print_json, progress_bar
+from wenable.cli.terminal import consoles, counted, interval_text, print_json, progress_bar
 from wenable.files import write_whole
+from wenable.measure.device import conditions_words
 from wenable.tables import Front
 
 
@@ -28,13 +29,15 @@ def run_export(
     if engine == "executorch":
         _export_executorch(net, wanted, readings, out, as_json)
         return
-    with progress.status(f"exporting and checking {len(wanted)} modes on {engine}"):
+    with progress.status(f"exporting and checking {counted(len(wanted), 'mode')} on {engine}"):
         path = we.export(net, wanted, out, engine=engine, readings=readings)
     size = path.stat().st_size
     if as_json:
         print_json({"bundle": str(path), "bytes": size, "modes": [str(mode) for mode in wanted]})
         return
-    console.print(f"{len(wanted)} modes, checked on {engine}, in {size / 2**20:.2f} MiB: {path}")
+    console.print(
+        f"{counted(len(wanted), 'mode')}, checked on {engine}, in {size / 2**20:.2f} MiB: {path}"
+    )
 
 
 def _export_executorch(
@@ -63,7 +66,7 @@ def _export_executorch(
         table.add_row(mode, method, ", ".join(written.undelegated[mode]) or "nothing")
     console.print(table)
     console.print(
-        f"{len(wanted)} modes, checked in ExecuTorch, in {written.bytes / 2**20:.2f} MiB,"
+        f"{counted(len(wanted), 'mode')}, checked in ExecuTorch, in {written.bytes / 2**20:.2f} MiB,"
         f" {written.bytes / written.weight_bytes:.2f} times the full float32 weights: {written.path}"
     )
 
@@ -95,19 +98,21 @@ def run_profile(
 
     with progress_bar(progress, "measuring") as update:
         found = profile(
-            bundle, engine=engine, threads=threads, on_progress=update, on_estimate=tell
-        )
+            bundle, engine=engine, threads=threads, on_progress=update, on_estimate=tell,
+            on_event=lambda event: progress.print(f"note: {event}"),
+        )  # fmt: skip
     if out is not None:
         write_whole(out, json.dumps(found.to_json(), indent=1) + "\n")
     if as_json:
         print_json(found.to_json())
         return
-    table = Table(title=f"{found.engine}, {found.threads} threads, {found.device}")
+    table = Table(title=f"{found.engine}, {counted(found.threads, 'thread')}, {found.device}")
     for header in ("mode", "latency ms", "p99"):
         table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
     for mode, reading in found.latencies.items():
         table.add_row(mode, interval_text(reading), f"{reading.p99:.2f}")
     console.print(table)
+    console.print(conditions_words(found.conditions, found.conditions_after))
     kept = "kept for sessions of this network on this device"
     console.print(kept if out is None else f"{kept}; written: {out}")
 

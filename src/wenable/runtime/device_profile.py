@@ -15,6 +15,7 @@ from platformdirs import user_cache_path
 
 from wenable.cost_table import CostTable
 from wenable.files import write_whole
+from wenable.measure.device import Condition
 from wenable.runtime.building import Choose, choose_each
 from wenable.runtime.lowering import (
     Lowering,
@@ -57,7 +58,8 @@ class DeviceProfile:
     - `policies`: mode, as text -> which of `POLICIES` is fastest for it as a whole: layers that are
       fast by themselves need not be so beside each other. `"measured"` where nothing is said.
     - `latencies`: mode, as text -> its latency for one example.
-    - `conditions`: what else is known of the device while it was measured, as its governor.
+    - `conditions`: the state of the device when the measurement began: its governor, clock and
+      temperature, each with the reason where it cannot be read; `conditions_after`: when it ended.
     - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured.
     - `events`: what happened meanwhile, as that the device grew slower and what was measured again.
     """
@@ -69,9 +71,10 @@ class DeviceProfile:
     times_ms: Mapping[str, Mapping[Lowering, float]] = field(default_factory=dict)
     latencies: Mapping[str, Reading] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
-    conditions: Mapping[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
     table: CostTable | None = None
     events: tuple[str, ...] = ()
+    conditions_after: Mapping[str, Condition] = field(default_factory=dict)
 
     def choose(self, layer: SwitchableLayer, pattern: int, products: bool = True) -> Lowering:
         """Return how a layer is executed in a pattern by itself: as measured, or by the table.
@@ -160,7 +163,8 @@ class DeviceProfile:
                 for layer, times in self.times_ms.items()
             },
             "policies": dict(self.policies),
-            "conditions": dict(self.conditions),
+            "conditions": _conditions_to_json(self.conditions),
+            "conditions_after": _conditions_to_json(self.conditions_after),
             "table": self.table.to_json() if self.table else None,
             "latencies": {mode: asdict(each) for mode, each in self.latencies.items()},
             "events": list(self.events),
@@ -181,9 +185,10 @@ class DeviceProfile:
                 },
                 {str(mode): _latency(each) for mode, each in values["latencies"].items()},
                 {str(mode): _policy(each) for mode, each in values["policies"].items()},
-                {str(name): str(text) for name, text in values["conditions"].items()},
+                _conditions(values["conditions"]),
                 CostTable.from_json(values["table"]) if values["table"] is not None else None,
                 tuple(str(each) for each in values.get("events", ())),
+                _conditions(values.get("conditions_after", {})),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -216,6 +221,18 @@ def _with_free_stores(
         if name in known and _is_free(layers[name], chosen[known[name].producer], now)
         else now
         for name, now in chosen.items()
+    }
+
+
+def _conditions_to_json(conditions: Mapping[str, Condition]) -> dict[str, Any]:
+    return {name: asdict(each) for name, each in conditions.items()}
+
+
+def _conditions(values: Mapping[str, Any]) -> dict[str, Condition]:
+    """Return conditions; profiles of before had those only that could be read, as texts."""
+    return {
+        str(name): Condition(each) if isinstance(each, str) else Condition(**each)
+        for name, each in values.items()
     }
 
 
