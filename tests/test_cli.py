@@ -289,11 +289,15 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     )  # fmt: skip
     assert [Path(each).name for each in json.loads(written.stdout)] == ["report.html", "front.md"]
     assert "<script" in page.read_text()
-    arguments = ("bench", bundle, "--engines", "onnxruntime", "--threads", 1, "--modes", "1/4")
+    arguments = ("bench", bundle, "--engines", "onnxruntime", "--modes", "1/4")
+    monkeypatch.setattr("wenable.cli.bundles.usable_cores", lambda: 2)
     values = json.loads(run(*arguments, "--out", tmp_path / "b.json", "--json").stdout)
     assert json.loads((tmp_path / "b.json").read_text()) == values
-    assert [row["mode"] for row in values["modes"]] == ["1/4"]
-    assert "full / ours" in " ".join(run(*arguments).stdout.split())
+    assert [row["mode"] for row in values["modes"]] == ["1/4", "1/4"]
+    assert values["modes"][0]["threads"] == 1  # and then as many as there are cores
+    assert {row["ours"]["count"] for row in values["modes"]} == {4}
+    shown = " ".join(run(*arguments, "--threads", 1).stdout.split())
+    assert "4 calls of each, of one example" in shown
     array = tmp_path / "x.npy"
     np.save(array, np.zeros((1, 1, 8, 8), np.float32))
     assert "mode 1)" in " ".join(run("run", bundle, array, "--threads", 1).stdout.split())

@@ -345,6 +345,7 @@ def test_a_comparison_holds_all_that_is_compared(exported, cache):
     assert [(row.mode, row.threads) for row in rows] == [("1/2", 1)]
     assert rows[0].full_over_ours == rows[0].full["onnxruntime"].known / rows[0].ours.known
     assert rows[0].best_plain == ("onnxruntime", rows[0].plain["onnxruntime"])
+    assert rows[0].best_plain_over_ours == rows[0].best_plain[1].known / rows[0].ours.known
     assert json.loads(json.dumps(rows[0].to_json()))["mode"] == "1/2"
 
 

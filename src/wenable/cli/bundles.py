@@ -6,15 +6,18 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
 from wenable.cli.terminal import consoles, counted, interval_text, print_json, progress_bar
 from wenable.files import write_whole
-from wenable.measure.device import conditions_words
+from wenable.measure.device import conditions_words, describe_device, usable_cores
 from wenable.tables import Front
+
+if TYPE_CHECKING:
+    from wenable.comparison import ModeComparison
 
 
 def run_export(
@@ -262,15 +265,15 @@ def run_bench(
 ) -> None:
     """Compare a bundle's modes with plain exports; print and save the figures."""
     from wenable.comparison import compare
-    from wenable.measure.device import describe_device
     from wenable.runtime.engines import installed_engines
 
     console, progress = consoles(as_json)
     names = [each.strip() for each in engines.split(",")] if engines else list(installed_engines())
     wanted = [each.strip() for each in modes.split(";")] if modes else None
-    rows = []
+    counts = _threads(threads)
+    rows: list[ModeComparison] = []
     with progress.status("preparing") as status:
-        for count in [int(each) for each in threads.split(",")] if threads else [None]:
+        for count in counts:
             rows += compare(
                 bundle, engines=names, threads=count, modes=wanted, on_progress=status.update
             )
@@ -280,14 +283,36 @@ def run_bench(
     if as_json:
         print_json(values)
         return
-    table = Table(title=f"latency of one example, ms: median (quartiles); {describe_device()}")
-    for header in ("mode", "engine", "threads", "ours", "plain here", "best plain", "full / ours"):
+    console.print(_comparisons(rows))
+    console.print(
+        f"{rows[0].ours.count} calls of each, of one example, in blocks in random order, on"
+        f" {describe_device()}. plain here: the mode exported as it is written, on the same engine;"
+        " best plain: the fastest of these on any engine; full: the plain full network at its best."
+    )
+    if out is not None:
+        console.print(f"written: {out}")
+
+
+def _threads(given: str) -> list[int | None]:
+    """Return the numbers of threads to compare with: those given, or one and all cores."""
+    if given:
+        return [int(each) for each in given.split(",")]
+    return [1, None] if usable_cores() > 1 else [1]
+
+
+def _comparisons(rows: Sequence[ModeComparison]) -> Table:
+    table = Table(title="latency, ms: median (quartiles)")
+    for header in (
+        "mode", "engine", "threads", "ours", "plain here", "best plain", "full",
+        "best plain / ours", "full / ours",
+    ):  # fmt: skip
         table.add_column(header, overflow="fold")
     for each in rows:
         engine, best = each.best_plain
         table.add_row(
             each.mode, f"{each.engine} {each.version}", str(each.threads),
             interval_text(each.ours), interval_text(each.plain[each.engine]),
-            f"{best.known:.2f} {engine}", f"{each.full_over_ours:.2f}",
+            f"{interval_text(best)} {engine}", f"{each.best_full.known:.2f}",
+            f"{each.best_plain_over_ours:.2f}", f"{each.full_over_ours:.2f}",
         )  # fmt: skip
-    console.print(table)
+    return table

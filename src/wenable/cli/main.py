@@ -308,7 +308,7 @@ def run(
 def bench(
     bundle: BundleFile,
     engines: Annotated[str, typer.Option(help="With commas; all installed ones if empty.")] = "",
-    threads: Annotated[str, typer.Option(help="With commas, as 1,2; all cores if empty.")] = "",
+    threads: Annotated[str, typer.Option(help="With commas, as 1,2; one and all if empty.")] = "",
     modes: Annotated[str, typer.Option(help="With semicolons; all exported ones if empty.")] = "",
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
     json: Json = False,
