@@ -57,22 +57,20 @@ def main() -> None:
     sizes: list[dict[str, Any]] = []
     predictions: list[dict[str, Any]] = []
     for name in arguments.networks:
+        size: dict[str, Any] = {}
         for threads in arguments.threads:
             more, switched, size, predicted = measure(
                 name, engines, threads, predict=not arguments.keep_predictions
             )
             rows, switches, predictions = rows + more, switches + switched, predictions + predicted
         sizes.append(size)
-    made = {
-        "command": "python -m benchmarks.deployment --threads "
-        + " ".join(map(str, arguments.threads)),
-        "commit": present_commit(),
-        "machine": describe_device(),
-    }
-    results = made | {"rows": rows, "switches": switches, "sizes": sizes}
+    command = "python -m benchmarks.deployment --threads " + " ".join(map(str, arguments.threads))
+    if arguments.keep_predictions:
+        command += " --keep-predictions"
+    made = {"command": command, "commit": present_commit(), "machine": describe_device()}
+    results: dict[str, Any] = made | {"rows": rows, "switches": switches, "sizes": sizes}
     if arguments.keep_predictions:
         results |= earlier_predictions(folder / "results.json")
-        results["command"] += " --keep-predictions"
     else:
         results["predictions"] = [{key: each[key] for key in _PREDICTED} for each in predictions]
         results["predictions_made"] = made

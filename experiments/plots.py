@@ -17,6 +17,9 @@ from wenable.files import write_whole
 
 # Colours that stay apart for colour-blind readers, and in grey.
 GREEDY, EXACT, US_NET, OTHERS = "#0b62a8", "#56b4e9", "#d9730d", "#444444"
+SEARCHES = {"greedy": (GREEDY, "o"), "greedy-lazy": (GREEDY, "v"), "exact": (EXACT, "^")}
+"""The colour and the marker of what each search found; the lazy one stands for Algorithm 2 where that
+takes too long."""
 SEED_STYLES = ("-", "--", ":", "-.", (0, (1, 3)))
 
 
@@ -31,18 +34,25 @@ def fig5(results: Mapping[str, Any], path: Path) -> Path:
             axis = axes[networks.index(row["network"])][comparisons.index(row["comparison"])]
             style = SEED_STYLES[results["seeds"].index(row["seed"])]
             _against_macs(axis, row["rival"]["points"], US_NET, style, "s")
-            for name, color, marker in (("greedy", GREEDY, "o"), ("exact", EXACT, "^")):
-                if name in row["ours"]["fronts"]:
-                    points = row["ours"]["fronts"][name]["points"]
-                    _against_macs(axis, [p for p in points if p["counted"]], color, style, marker)
+            for name, front in row["ours"]["fronts"].items():
+                color, marker = SEARCHES[name]
+                counted = [point for point in front["points"] if point["counted"]]
+                _against_macs(axis, counted, color, style, marker)
             axis.set_title(f"{row['network']}, {row['comparison']}", fontsize="medium")
         for axis in axes.flat:
             _finish(axis, "multiply-accumulates of one image, millions")
         for row_of_axes in axes:
             row_of_axes[0].set_ylabel("top-1 on the test split, %")
+        taken = {name for row in results["rows"] for name in row["ours"]["fronts"]}
+        lazy = (
+            {"weight-enabling, greedy-lazy": SEARCHES["greedy-lazy"]}
+            if "greedy-lazy" in taken
+            else {}
+        )
         _legend(figure, {
             "US-Net, all widths": (US_NET, "s"),
             "weight-enabling, Algorithm 2's path": (GREEDY, "o"),
+            **lazy,
             "weight-enabling, exact": (EXACT, "^"),
         }, len(results["seeds"]))  # fmt: skip
 
@@ -127,8 +137,9 @@ def _against_time(axis: Axes, panel: Mapping[str, Any], engine: str, seeds: Sequ
         if cost["engine"] == engine
     }
     kinds = {
-        (RIVAL, ""): (US_NET, "s"), (OURS, "greedy"): (GREEDY, "o"), (OURS, "exact"): (EXACT, "^"),
-    }  # fmt: skip
+        (RIVAL, ""): (US_NET, "s"),
+        **{(OURS, strategy): look for strategy, look in SEARCHES.items()},
+    }
     for (who, strategy), (color, marker) in kinds.items():
         for seed, style in zip(seeds, SEED_STYLES, strict=False):
             points = [
