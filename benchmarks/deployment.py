@@ -6,8 +6,9 @@
 Random weights, batch 1, 224x224, float32. Each network is exported with its uniform modes, profiled
 on every installed engine, compared by `wenable.comparison`, and the profile's predictions verified on
 24 random modes. Results go to `docs/deployment/results.json` and `docs/deployment/predictions-*.json`,
-the tables to `docs/deployment.md`. With `--keep-predictions` those of an earlier run stay, under the
-commit and machine that made them: they take half of the time.
+the tables to `docs/deployment.md`. Networks that are not asked for keep their earlier figures, and with
+`--keep-predictions` all networks their predictions, which take half of the time; each network's figures
+stand under the command, commit and machine that made them.
 """
 
 from __future__ import annotations
@@ -64,16 +65,19 @@ def main() -> None:
             )
             rows, switches, predictions = rows + more, switches + switched, predictions + predicted
         sizes.append(size)
-    command = "python -m benchmarks.deployment --threads " + " ".join(map(str, arguments.threads))
+    command = "python -m benchmarks.deployment"
+    if arguments.networks != list(NETWORKS):
+        command += f" --networks {' '.join(arguments.networks)}"
+    command += f" --threads {' '.join(map(str, arguments.threads))}"
     if arguments.keep_predictions:
         command += " --keep-predictions"
     made = {"command": command, "commit": present_commit(), "machine": describe_device()}
-    results: dict[str, Any] = made | {"rows": rows, "switches": switches, "sizes": sizes}
-    if arguments.keep_predictions:
-        results |= earlier_predictions(folder / "results.json")
-    else:
-        results["predictions"] = [{key: each[key] for key in _PREDICTED} for each in predictions]
-        results["predictions_made"] = made
+    results: dict[str, Any] = {"rows": rows, "switches": switches, "sizes": sizes}
+    results["predictions"] = [{key: each[key] for key in _PREDICTED} for each in predictions]
+    for kind in results:
+        for each in results[kind]:
+            each["made"] = made
+    results = joined(earlier(folder / "results.json"), results)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
     for each in predictions:
@@ -82,14 +86,28 @@ def main() -> None:
     write_whole(arguments.out / "deployment.md", page(results))
 
 
-def earlier_predictions(path: Path) -> dict[str, Any]:
-    """Return the predictions of an earlier run, with what made them."""
-    earlier = json.loads(path.read_text(encoding="utf-8"))
-    made = {key: earlier[key] for key in ("command", "commit", "machine")}
-    return {
-        "predictions": earlier["predictions"],
-        "predictions_made": earlier.get("predictions_made", made),
-    }
+def earlier(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the results of earlier runs, each figure with what made it; none where there are none."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if "commit" in found:  # all of it was made by one run
+        made = {key: found.pop(key) for key in ("command", "commit", "machine")}
+        found = {kind: [each | {"made": made} for each in values] for kind, values in found.items()}
+    return found
+
+
+def joined(
+    before: dict[str, list[dict[str, Any]]], now: dict[str, list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the new figures, and the earlier ones of networks that have no new ones of their kind."""
+    found = {}
+    for kind, values in now.items():
+        new = {each["network"] for each in values}
+        kept = [each for each in before.get(kind, []) if each["network"] not in new]
+        order = {name: place for place, name in enumerate(NETWORKS)}
+        found[kind] = sorted([*kept, *values], key=lambda each: order[each["network"]])
+    return found
 
 
 def measure(
@@ -196,8 +214,9 @@ def page(results: dict[str, Any]) -> str:
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
         f"Engines: {', '.join(_engines(results))}. *Policy*: what was"
-        " fastest for the mode as a whole; see [Running on a device](deploy.md)."
-        f" Made by `{results['command']}` at commit {results['commit']} on {results['machine']}.",
+        " fastest for the mode as a whole; see [Running on a device](deploy.md).",
+        "",
+        *_made(results["rows"]),
         "",
         "| network | mode | MACs M | engine, threads | policy | ours, ms | plain, ms | best plain, ms"
         " | full / ours |",
@@ -218,7 +237,7 @@ def page(results: dict[str, Any]) -> str:
         "The first call after a switch to another mode that was used before, over a steady call of it"
         " (median and quartiles of 60 switches): "
         + "; ".join(
-            f"{each['network']} on {each['engine']}, {each['threads']}, {each['first_over_steady']:.2f}"
+            f"{each['network']} on {each['engine']} {each['first_over_steady']:.2f}"
             f" ({each['quartiles'][0]:.2f} to {each['quartiles'][1]:.2f})"
             for each in results["switches"]
         )
@@ -234,8 +253,9 @@ def page(results: dict[str, Any]) -> str:
         "",
         "`wenable profile` fits a table, in which every pattern of every layer has its cost, to 35 modes."
         " Its sums beside 24 other random modes, measured end to end (`wenable verify`); goals 5 % and"
-        f" 0.95. Made at commit {results['predictions_made']['commit']} on"
-        f" {results['predictions_made']['machine']}:",
+        " 0.95:",
+        "",
+        *_made(results["predictions"]),
         "",
         "| network | engine | median error | largest | Kendall's tau | profiling took, s |",
         "|---|---|--:|--:|--:|--:|",
@@ -263,6 +283,19 @@ def page(results: dict[str, Any]) -> str:
         ),
     ]
     return "\n".join([*lines, ""])
+
+
+def _made(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each run that made some of the rows, with the networks that it made."""
+    runs: dict[tuple[str, str, str], dict[str, None]] = {}
+    for row in rows:
+        made = row["made"]
+        run = made["command"], made["commit"], made["machine"]
+        runs.setdefault(run, {})[row["network"]] = None
+    return [
+        f"- {', '.join(networks)}: made by `{command}` at commit {commit} on {machine}."
+        for (command, commit, machine), networks in runs.items()
+    ]
 
 
 def _engines(results: dict[str, Any]) -> list[str]:
