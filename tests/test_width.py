@@ -115,8 +115,11 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("kind", ["slimmable", "us-net"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "slimmable") for name in NETWORKS), ("small-bottleneck", "us-net"),
+     ("efficientnet-b0", "us-net")],
+)  # fmt: skip
 def test_a_width_is_the_network_with_the_other_channels_at_zero(name: str, kind: str):
     make, shape, classifier = NETWORKS[name]
     model = give_norms_a_past(make()).eval()
@@ -585,9 +588,10 @@ def test_a_bundle_refuses_widths(tmp_path: Path):
 
 
 def test_halves_and_channels_last_follow():
-    net = calibrated(converted(small_resnet()), IMAGES)
+    net = converted(small_resnet())
     net.to(memory_format=torch.channels_last).double()
     x = drawn(*IMAGES).double()
+    we.calibrate(net, "0.5", [x])
     with torch.no_grad(), net.using("0.5"):
         plain = we.extract(net)
         assert plain(x).dtype == torch.float64
