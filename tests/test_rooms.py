@@ -155,8 +155,7 @@ def test_the_public_names():
         "DynamicNetwork", "EarlyExits", "Front", "Knob", "Mode", "Reading", "Slimmable", "Space",
         "SwitchablePrecision", "TrainConfig", "UncalibratedWarning", "UniversallySlimmable",
         "WeightEnabling", "WeightEnablingWithPrecision", "calibrate", "convert", "evaluate", "explore",
-        "export",
-        "export_executorch", "extract", "load", "save", "train",
+        "export", "export_executorch", "extract", "load", "save", "train", "train_incrementally",
     ]  # fmt: skip
     assert all(hasattr(we, name) for name in dir(we))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

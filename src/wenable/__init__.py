@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from wenable.tables import Reading as Reading
     from wenable.training import TrainConfig as TrainConfig
     from wenable.training import train as train
+    from wenable.training import train_incrementally as train_incrementally
 
 _HOMES = {
     "DynamicNetwork": "wenable.dynamic_network",
@@ -63,6 +64,7 @@ _HOMES = {
     "load": "wenable.saving",
     "save": "wenable.saving",
     "train": "wenable.training",
+    "train_incrementally": "wenable.training",
 }
 
 

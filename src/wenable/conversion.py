@@ -209,7 +209,14 @@ def _check_converted(
         for name, norm in net.switchable_norms().items()
     ]
     with in_eval_mode(net), net.using("smallest"):
-        _, macs = _run_counted(net, inputs)
+        try:
+            _, macs = _run_counted(net, inputs)
+        except (RuntimeError, ValueError) as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
+                f" {first_line}"
+            ) from error
         expected_macs = net.macs()
     for handle in handles:
         handle.remove()

@@ -97,6 +97,7 @@ def _series(name: str, front: Front) -> dict[str, Any]:
         "evaluations": front.evaluations,
         "knobs": list(front.chosen.mode.space.names),
         "finest": max(front.chosen.mode.space.uniform_options),
+        "labelled": any(knob.labels for knob in front.chosen.mode.space.knobs),
         "points": [_point(point, front) for point in table_points(front)],
         "explored": [_point(point, front) for point in _others(front, kept)],
     }
@@ -116,6 +117,10 @@ def _point(point: Point, front: Front) -> dict[str, Any]:
     return {
         "mode": str(point.mode),
         "options": list(point.mode.options),
+        "texts": [
+            knob.text(option)
+            for knob, option in zip(point.mode.space.knobs, point.mode.options, strict=True)
+        ],
         "front": point.mode in front.modes,
         "chosen": point.mode == front.chosen.mode,
         "accuracy": _reading(point.accuracy),
