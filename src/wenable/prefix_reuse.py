@@ -26,6 +26,7 @@ class Span:
     - `size`: the bytes of its output.
     - `replaceable`: it ran once, gave one tensor of its own, and wrote into none of its inputs.
     - `written`: something wrote into its output later.
+    - `rows`: its output has a row for each image, as far as its size tells.
     """
 
     start: int
@@ -34,6 +35,7 @@ class Span:
     size: int = 0
     replaceable: bool = False
     written: bool = False
+    rows: bool = False
 
     def encloses(self, other: Span) -> bool:
         """Say whether the other ran while this one did."""
@@ -214,6 +216,22 @@ class PrefixReuse:
         output, written = outputs[unit], self._spans[unit].written
         return lambda *_args, **_kwargs: output.clone() if written else output
 
+    def rows(
+        self, knob: str, batches: Sequence[Outputs], where: Sequence[torch.Tensor], images: int
+    ) -> Outputs | None:
+        """Return what `replaying` needs for some of the images that were recorded; None where it cannot.
+
+        - `batches`: what was recorded of each batch; `where`: the rows wanted of each, in order.
+        """
+        found: Outputs = {}
+        for unit in self.cut(knob, images).units:
+            recorded = [outputs[unit] for outputs in batches]
+            if not self._spans[unit].rows or not all(each.ndim for each in recorded):
+                return None
+            parts = zip(recorded, where, strict=True)
+            found[unit] = torch.cat([each[rows.to(each.device)] for each, rows in parts])
+        return found
+
     # --- the trial --------------------------------------------------------------------------------
 
     def _try_all(self, inputs: Any, others: Any) -> None:
@@ -281,6 +299,7 @@ def _spans(net: nn.Module, modules: Mapping[str, nn.Module], inputs: Any) -> dic
         span.replaceable = single and unwritten and not _shares_memory(output, (args, kwargs))
         if span.replaceable:
             span.size = output.numel() * output.element_size()
+            span.rows = output.ndim > 0 and output.shape[0] == EXAMPLES
             outputs[name] = (output, output._version)
 
     handles = []
