@@ -1,4 +1,4 @@
-"""Figures 5, 6 and 7 as pictures, drawn from their results."""
+"""Figures 5, 6 and 7 as pictures, drawn from their results; the ending of a path says the format."""
 
 from __future__ import annotations
 
@@ -9,68 +9,72 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter
 
 from experiments.fig6 import OURS, RIVAL, SHELF
 from wenable.files import write_whole
 
 # Colours that stay apart for colour-blind readers, and in grey.
 GREEDY, EXACT, US_NET, OTHERS = "#0b62a8", "#56b4e9", "#d9730d", "#444444"
-SEED_STYLES = ("-", "--", ":", "-.", (0, (1, 3)))
+_SMALL: dict[str, Any] = {"fontsize": "small"}
 
 
 def fig5(results: Mapping[str, Any], path: Path) -> Path:
-    """Draw accuracy against multiply-accumulates: a row for a network, a column for a comparison."""
-    networks = list(dict.fromkeys(row["network"] for row in results["rows"]))
-    comparisons = list(dict.fromkeys(row["comparison"] for row in results["rows"]))
+    """Draw accuracy against multiply-accumulates: a column for a seed, a row for a comparison."""
+    kinds = list(dict.fromkeys((row["network"], row["comparison"]) for row in results["rows"]))
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(networks), len(comparisons), squeeze=False, sharey="row")
+        axes = figure.subplots(len(kinds), len(results["seeds"]), squeeze=False, sharey="row")
         for row in results["rows"]:
-            axis = axes[networks.index(row["network"])][comparisons.index(row["comparison"])]
-            style = SEED_STYLES[results["seeds"].index(row["seed"])]
-            _against_macs(axis, row["rival"]["points"], US_NET, style, "s")
+            number = kinds.index((row["network"], row["comparison"]))
+            axis = axes[number][results["seeds"].index(row["seed"])]
+            _against_macs(axis, row["rival"]["points"], US_NET, "s")
             for name, color, marker in (("greedy", GREEDY, "o"), ("exact", EXACT, "^")):
                 if name in row["ours"]["fronts"]:
                     points = row["ours"]["fronts"][name]["points"]
-                    _against_macs(axis, [p for p in points if p["counted"]], color, style, marker)
-            axis.set_title(f"{row['network']}, {row['comparison']}", fontsize="medium")
-        for axis in axes.flat:
+                    _against_macs(axis, [p for p in points if p["counted"]], color, marker)
+            axis.set_title(f"{row['network']}, {row['comparison']}, seed {row['seed']}", **_SMALL)
             _finish(axis, "multiply-accumulates of one image, millions")
-        for row_of_axes in axes:
-            row_of_axes[0].set_ylabel("top-1 on the test split, %")
+        for of_kind in axes:
+            of_kind[0].set_ylabel("top-1 on the test split, %")
         _legend(figure, {
             "US-Net, all widths": (US_NET, "s"),
             "weight-enabling, Algorithm 2's path": (GREEDY, "o"),
             "weight-enabling, exact": (EXACT, "^"),
-        }, len(results["seeds"]))  # fmt: skip
+        })  # fmt: skip
 
-    return _drawn(draw, (5.4 * len(comparisons), 3.7 * len(networks) + 0.6), path)
+    return _drawn(draw, (4.2 * len(results["seeds"]), 3.3 * len(kinds) + 0.5), path)
 
 
 def fig6(results: Mapping[str, Any], path: Path) -> Path:
-    """Draw accuracy against time: a row for a network, a column for an engine."""
-    panels = results["panels"]
-    engines = list(dict.fromkeys(cost["engine"] for panel in panels for cost in panel["costs"]))
+    """Draw accuracy against time: a column for a seed, a row for a network on an engine."""
+    kinds = [
+        (panel, engine)
+        for panel in results["panels"]
+        for engine in dict.fromkeys(cost["engine"] for cost in panel["costs"])
+    ]
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(panels), len(engines), squeeze=False, sharey="row")
-        for row, panel in zip(axes, panels, strict=True):
-            for axis, engine in zip(row, engines, strict=True):
-                _against_time(axis, panel, engine, results["seeds"])
-                axis.set_title(f"{panel['network']}, {engine}", fontsize="medium")
+        axes = figure.subplots(len(kinds), len(results["seeds"]), squeeze=False, sharey="row")
+        for of_kind, (panel, engine) in zip(axes, kinds, strict=True):
+            for axis, seed in zip(of_kind, results["seeds"], strict=True):
+                _against_time(axis, panel, engine, seed)
+                axis.margins(x=0.12)  # for the names beside the points
+                axis.set_title(f"{panel['network']}, {engine}, seed {seed}", **_SMALL)
                 _finish(axis, "time of one image, ms (quartiles)")
-            row[0].set_ylabel("top-1 on the test split, %")
+            of_kind[0].set_ylabel("top-1 on the test split, %")
         _legend(figure, {
             "US-Net": (US_NET, "s"),
             "weight-enabling, Algorithm 2's front": (GREEDY, "o"),
             "weight-enabling, exact": (EXACT, "^"),
             "off the shelf, same epochs": (OTHERS, "D"),
             "off the shelf, same passes": (OTHERS, "*"),
-        }, len(results["seeds"]))  # fmt: skip
+        })  # fmt: skip
 
-    return _drawn(draw, (5.4 * len(engines), 3.7 * len(panels) + 0.8), path)
+    return _drawn(draw, (4.2 * len(results["seeds"]), 3.3 * len(kinds) + 0.6), path)
 
 
 def fig7(results: Mapping[str, Any], path: Path) -> Path:
@@ -97,8 +101,11 @@ def fig7(results: Mapping[str, Any], path: Path) -> Path:
                 )  # fmt: skip
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+            axis.tick_params(axis="y", which="both", labelsize="small")
             axis.set_xticks(results["batches"], [str(n) for n in results["batches"]])
-            axis.set_title(device, fontsize="medium")
+            axis.set_title(device, **_SMALL)
             _finish(axis, "images in a batch", from_zero=False)
         axes[0].set_ylabel("time of one image, ms (quartiles)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5,
@@ -107,45 +114,39 @@ def fig7(results: Mapping[str, Any], path: Path) -> Path:
     return _drawn(draw, (4.6 * len(devices), 4.2), path)
 
 
-def _against_macs(
-    axis: Axes, points: Sequence[Mapping[str, Any]], color: str, style: Any, marker: str
-) -> None:
+def _against_macs(axis: Axes, points: Sequence[Mapping[str, Any]], color: str, marker: str) -> None:
     ordered = sorted(points, key=lambda each: each["macs"])
     readings = [each["test"] for each in ordered]
     axis.errorbar(
         [each["macs"] / 1e6 for each in ordered],
         [100 * each["value"] for each in readings],
-        yerr=_bars(readings, 100), fmt=marker, linestyle=style, color=color,
-        linewidth=1, elinewidth=0.5, markersize=3, alpha=0.75,
+        yerr=_bars(readings, 100), fmt=f"{marker}-", color=color,
+        linewidth=1, elinewidth=0.6, markersize=3.5, alpha=0.8,
     )  # fmt: skip
 
 
-def _against_time(axis: Axes, panel: Mapping[str, Any], engine: str, seeds: Sequence[int]) -> None:
+def _against_time(axis: Axes, panel: Mapping[str, Any], engine: str, seed: int) -> None:
     times = {
         (cost["who"], cost["mode"]): cost["latency"]
         for cost in panel["costs"]
         if cost["engine"] == engine
     }
+    of_seed = [each for each in panel["points"] if each["seed"] == seed]
     kinds = {
         (RIVAL, ""): (US_NET, "s"), (OURS, "greedy"): (GREEDY, "o"), (OURS, "exact"): (EXACT, "^"),
     }  # fmt: skip
-    for (who, strategy), (color, marker) in kinds.items():
-        for seed, style in zip(seeds, SEED_STYLES, strict=False):
-            points = [
-                each
-                for each in panel["points"]
-                if (each["who"], each["strategy"], each["seed"]) == (who, strategy, seed)
-            ]
-            _points_in_time(axis, points, times, color, marker, style)
-    shelf = [each for each in panel["points"] if each["who"] == SHELF]
+    for kind, (color, marker) in kinds.items():
+        points = [each for each in of_seed if (each["who"], each["strategy"]) == kind]
+        _points_in_time(axis, points, times, color, marker, "-")
+    shelf = [each for each in of_seed if each["who"] == SHELF]
     for label, marker in (("same epochs", "D"), ("same passes", "*")):
         some = [each for each in shelf if each["passes"] == label]
         _points_in_time(axis, some, times, OTHERS, marker, "none")
     for name in dict.fromkeys(each["mode"] for each in shelf):
-        highest = max((e for e in shelf if e["mode"] == name), key=lambda e: e["test"]["value"])
-        where = times[SHELF, name]["value"], 100 * highest["test"]["value"]
-        axis.annotate(name, where, xytext=(0, 7), textcoords="offset points", fontsize="x-small",
-                      ha="right")  # fmt: skip
+        lowest = min(e["test"]["low"] for e in shelf if e["mode"] == name)
+        where = times[SHELF, name]["value"], 100 * lowest
+        axis.annotate(name, where, xytext=(0, -9), textcoords="offset points", fontsize="x-small",
+                      ha="center")  # fmt: skip
 
 
 def _points_in_time(
@@ -185,16 +186,10 @@ def _finish(axis: Axes, label: str, from_zero: bool = True) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure, entries: Mapping[str, tuple[str, str]], seeds: int) -> None:
-    from matplotlib.lines import Line2D
-
+def _legend(figure: Figure, entries: Mapping[str, tuple[str, str]]) -> None:
     handles = [
         Line2D([], [], color=color, marker=marker, linewidth=1, markersize=4, label=label)
         for label, (color, marker) in entries.items()
-    ]
-    handles += [
-        Line2D([], [], color="0.4", linestyle=SEED_STYLES[i], label=f"seed {i + 1}")
-        for i in range(seeds if seeds > 1 else 0)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False,
                   fontsize="small")  # fmt: skip
@@ -204,8 +199,10 @@ def _drawn(draw: Callable[[Figure], None], size: tuple[float, float], path: Path
     # The same results give the same file: no date in it, and names that are no random ones.
     with rc_context({"svg.hashsalt": "wenable"}):
         figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
+        FigureCanvasAgg(figure)
         draw(figure)
         content = BytesIO()
-        figure.savefig(content, format="svg", metadata={"Date": None})
+        kind = path.suffix.removeprefix(".")
+        about = {"Date": None} if kind == "svg" else None
+        figure.savefig(content, format=kind, metadata=about, dpi=110)
     return write_whole(path, content.getvalue())
