@@ -1,11 +1,14 @@
 """Modes of three networks on real engines, beside their plain exports and the full networks.
 
-    python -m benchmarks.deployment [--networks resnet50 ...] [--threads 2] [--out docs]
+    python -m benchmarks.deployment [--networks resnet50 ...] [--threads 1 2] [--keep-predictions]
+        [--out docs]
 
 Random weights, batch 1, 224x224, float32. Each network is exported with its uniform modes, profiled
 on every installed engine, compared by `wenable.comparison`, and the profile's predictions verified on
 24 random modes. Results go to `docs/deployment/results.json` and `docs/deployment/predictions-*.json`,
-the tables to `docs/deployment.md`.
+the tables to `docs/deployment.md`. Networks that are not asked for keep their earlier figures, and with
+`--keep-predictions` all networks their predictions, which take half of the time; each network's figures
+stand under the command, commit and machine that made them.
 """
 
 from __future__ import annotations
@@ -44,30 +47,37 @@ GOALS = {"resnet50": 6.0, "mobilenet_v2": 1.6, "efficientnet_b0": 1.8}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.deployment")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
+    parser.add_argument("--keep-predictions", action="store_true")
     parser.add_argument("--out", type=Path, default=DOCS)
     arguments = parser.parse_args()
     engines = list(installed_engines())
+    folder = arguments.out / "deployment"
     rows: list[dict[str, Any]] = []
     switches: list[dict[str, Any]] = []
     sizes: list[dict[str, Any]] = []
     predictions: list[dict[str, Any]] = []
     for name in arguments.networks:
-        more, switched, size, predicted = measure(name, engines, arguments.threads)
-        rows, switches, sizes = rows + more, switches + switched, [*sizes, size]
-        predictions += predicted
-    results = {
-        "command": f"python -m benchmarks.deployment --threads {arguments.threads}",
-        "commit": present_commit(),
-        "machine": describe_device(),
-        "rows": rows,
-        "switches": switches,
-        "sizes": sizes,
-        "predictions": [
-            {key: each[key] for key in _PREDICTED if key != "modes"} for each in predictions
-        ],
-    }
-    folder = arguments.out / "deployment"
+        size: dict[str, Any] = {}
+        for threads in arguments.threads:
+            more, switched, size, predicted = measure(
+                name, engines, threads, predict=not arguments.keep_predictions
+            )
+            rows, switches, predictions = rows + more, switches + switched, predictions + predicted
+        sizes.append(size)
+    command = "python -m benchmarks.deployment"
+    if arguments.networks != list(NETWORKS):
+        command += f" --networks {' '.join(arguments.networks)}"
+    command += f" --threads {' '.join(map(str, arguments.threads))}"
+    if arguments.keep_predictions:
+        command += " --keep-predictions"
+    made = {"command": command, "commit": present_commit(), "machine": describe_device()}
+    results: dict[str, Any] = {"rows": rows, "switches": switches, "sizes": sizes}
+    results["predictions"] = [{key: each[key] for key in _PREDICTED} for each in predictions]
+    for kind in results:
+        for each in results[kind]:
+            each["made"] = made
+    results = joined(earlier(folder / "results.json"), results)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
     for each in predictions:
@@ -76,8 +86,32 @@ def main() -> None:
     write_whole(arguments.out / "deployment.md", page(results))
 
 
+def earlier(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the results of earlier runs, each figure with what made it; none where there are none."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if "commit" in found:  # all of it was made by one run
+        made = {key: found.pop(key) for key in ("command", "commit", "machine")}
+        found = {kind: [each | {"made": made} for each in values] for kind, values in found.items()}
+    return found
+
+
+def joined(
+    before: dict[str, list[dict[str, Any]]], now: dict[str, list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the new figures, and the earlier ones of networks that have no new ones of their kind."""
+    found = {}
+    for kind, values in now.items():
+        new = {each["network"] for each in values}
+        kept = [each for each in before.get(kind, []) if each["network"] not in new]
+        order = {name: place for place, name in enumerate(NETWORKS)}
+        found[kind] = sorted([*kept, *values], key=lambda each: order[each["network"]])
+    return found
+
+
 def measure(
-    name: str, engines: list[str], threads: int
+    name: str, engines: list[str], threads: int, *, predict: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
     """Return figures by engine and mode, of switching, the file's size, and how far predictions are."""
     torch.manual_seed(0)
@@ -90,7 +124,9 @@ def measure(
         profiles, took = {}, {}
         for each in engines:
             started = time.perf_counter()
-            profiles[each] = profile(path, engine=each, threads=threads)
+            profiles[each] = profile(
+                path, engine=each, threads=threads, table_modes=30 if predict else 0
+            )
             took[each] = time.perf_counter() - started
             print(name, each, f"profiled in {took[each]:.0f} s", flush=True)
         sessions = {each: Session(path, engine=each, threads=threads) for each in engines}
@@ -105,7 +141,8 @@ def measure(
             rows.append(row)
             print(_line(row), flush=True)
         switches = [
-            {"network": name, "engine": engine} | switching(path, engine, threads)
+            {"network": name, "engine": engine, "threads": threads}
+            | switching(path, engine, threads)
             for engine in engines
         ]
         size = {"network": name, "bytes": path.stat().st_size}
@@ -113,12 +150,13 @@ def measure(
         predictions = [
             predicted(name, path, profiles[each], each) | {"profile_s": took[each]}
             for each in engines
+            if predict
         ]
     return rows, switches, size, predictions
 
 
 _PREDICTED = (
-    "network", "engine", "median_error", "kendall_tau", "modes", "largest_error", "profile_s", "left",
+    "network", "engine", "median_error", "kendall_tau", "largest_error", "profile_s", "left",
 )  # fmt: skip
 
 
@@ -176,8 +214,9 @@ def page(results: dict[str, Any]) -> str:
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
         f"Engines: {', '.join(_engines(results))}. *Policy*: what was"
-        " fastest for the mode as a whole; see [Running on a device](deploy.md)."
-        f" Made by `{results['command']}` at commit {results['commit']} on {results['machine']}.",
+        " fastest for the mode as a whole; see [Running on a device](deploy.md).",
+        "",
+        *_made(results["rows"]),
         "",
         "| network | mode | MACs M | engine, threads | policy | ours, ms | plain, ms | best plain, ms"
         " | full / ours |",
@@ -186,7 +225,11 @@ def page(results: dict[str, Any]) -> str:
         "",
         "Goals for 1/16, full / ours at the best engine: "
         + "; ".join(
-            f"{name} {goal:.1f}, here {max(_ratios(results, name), default=0.0):.2f}"
+            f"{name} {goal:.1f}, here "
+            + ", ".join(
+                f"{ratio:.2f} with {threads} thread{'s' * (threads > 1)}"
+                for threads, ratio in _best_ratios(results, name).items()
+            )
             for name, goal in GOALS.items()
         )
         + ".",
@@ -211,6 +254,8 @@ def page(results: dict[str, Any]) -> str:
         "`wenable profile` fits a table, in which every pattern of every layer has its cost, to 35 modes."
         " Its sums beside 24 other random modes, measured end to end (`wenable verify`); goals 5 % and"
         " 0.95:",
+        "",
+        *_made(results["predictions"]),
         "",
         "| network | engine | median error | largest | Kendall's tau | profiling took, s |",
         "|---|---|--:|--:|--:|--:|",
@@ -240,16 +285,30 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _made(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each run that made some of the rows, with the networks that it made."""
+    runs: dict[tuple[str, str, str], dict[str, None]] = {}
+    for row in rows:
+        made = row["made"]
+        run = made["command"], made["commit"], made["machine"]
+        runs.setdefault(run, {})[row["network"]] = None
+    return [
+        f"- {', '.join(networks)}: made by `{command}` at commit {commit} on {machine}."
+        for (command, commit, machine), networks in runs.items()
+    ]
+
+
 def _engines(results: dict[str, Any]) -> list[str]:
     return sorted({f"{row['engine']} {row['version']}" for row in results["rows"]})
 
 
-def _ratios(results: dict[str, Any], name: str) -> list[float]:
-    return [
-        row["full_over_ours"]
-        for row in results["rows"]
-        if row["network"] == name and row["mode"] == "1/16"
-    ]
+def _best_ratios(results: dict[str, Any], name: str) -> dict[int, float]:
+    """Return threads -> how many times faster 1/16 is than the full network, at the best engine."""
+    best: dict[int, float] = {}
+    for row in results["rows"]:
+        if row["network"] == name and row["mode"] == "1/16":
+            best[row["threads"]] = max(best.get(row["threads"], 0.0), row["full_over_ours"])
+    return best
 
 
 def _line(row: dict[str, Any]) -> str:

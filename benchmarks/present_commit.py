@@ -15,5 +15,7 @@ def present_commit() -> str:
             ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "src", "benchmarks", "experiments")
+    changed = git(
+        "status", "--porcelain", "--untracked-files=no", "src", "benchmarks", "experiments"
+    )
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from wenable.training.config import TrainConfig
 from wenable.training.recipes import Recipe, recipe_named
+
+PathSearch = Literal["greedy", "greedy-lazy"]
+APART = "apart from the main comparison"
+"""What shows how far the best settings that are known go, as `fewer_seeds` names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,9 @@ class Scale:
 
     - `resnet`, `mobilenet`, `efficientnet`: names in `experiments.networks`; an empty one is left out.
     - `image_size`: what the data are prepared for.
+    - `fewer_seeds`: for a network, or for `APART`, the seeds that are run where these are not all.
+    - `path_search`: the search that stands for Algorithm 2, for a network whose path takes too long to
+      find exactly: `"greedy-lazy"`, an approximation, named in the results.
     """
 
     resnet: str
@@ -70,6 +77,18 @@ class Scale:
     budgets: Mapping[str, Budget]
     seeds: tuple[int, ...]
     image_size: int = 32
+    fewer_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    path_search: Mapping[str, PathSearch] = field(default_factory=dict)
+
+    def seeds_of(self, network: str, apart: bool = False) -> tuple[int, ...]:
+        """Return the seeds of a network, in the main comparison or in what stands apart from it."""
+        of_network = self.fewer_seeds.get(network, self.seeds)
+        allowed = self.fewer_seeds.get(APART, self.seeds) if apart else self.seeds
+        return tuple(seed for seed in of_network if seed in allowed)
+
+    def path_search_of(self, network: str) -> PathSearch:
+        """Return the search that stands for Algorithm 2."""
+        return self.path_search.get(network, "greedy")
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -92,6 +111,8 @@ SCALES = {
             "mobilenet-v2-0.35": Budget(1, 4, 64, search_images=1000),
         },
         seeds=(0, 1, 2),
+        fewer_seeds={"mobilenet-v2-0.35": (0,), APART: (0,)},
+        path_search={"mobilenet-v2-0.35": "greedy-lazy"},
     ),
     "gpu": Scale(
         "resnet50", "mobilenet-v2", "efficientnet-b0",

@@ -141,14 +141,17 @@ def _modes_evaluated(
     return Cost(what, name, int(modes), int(modes * of_each), modes * of_each * average)
 
 
-def _searches(name: str, method: str, scale: str, strategies: tuple[str, ...]) -> Iterator[Cost]:
+def _searches(
+    name: str, method: str, scale: str, strategies: tuple[str, ...], seeds: int
+) -> Iterator[Cost]:
     sizes = scale_named(scale)
     space = network(name, method, sizes.image_size).space
     images = min(sizes.budgets[name].search_images or IMAGES[scale][1], IMAGES[scale][1])
     steps = sum(len(knob.options) - 1 for knob in space.knobs)
-    most = {"greedy": 1 + steps * len(space.knobs), "exact": 1 + steps + EXACT_ROUNDS}
+    path = 1 + steps * len(space.knobs)
+    most = {"greedy": path, "greedy-lazy": path, "exact": 1 + steps + EXACT_ROUNDS}
     for strategy in strategies:
-        modes = most[strategy] * len(sizes.seeds)
+        modes = most[strategy] * seeds
         what = f"search {strategy}, {method}: at most"
         yield _modes_evaluated(what, name, method, scale, modes, images)
 
@@ -160,13 +163,15 @@ def _fig5(scale: str) -> Iterator[Cost]:
     for name in sizes.networks:
         for each in COMPARISONS:
             label = ", distilled" if each.distillation else ""
+            seeds = len(sizes.seeds_of(name, each.apart))
+            strategies = (*([sizes.path_search_of(name)] if each.path else []), "exact")
             for method in (each.ours, each.rival):
-                yield _training(name, method, scale, len(sizes.seeds), label)
-            yield from _searches(name, each.ours, scale, each.strategies)
+                yield _training(name, method, scale, seeds, label)
+            yield from _searches(name, each.ours, scale, strategies, seeds)
             space = network(name, each.ours, sizes.image_size).space
             widths = len(network(name, each.rival, sizes.image_size).space.uniform_modes())
             path = 1 + sum(len(knob.options) - 1 for knob in space.knobs)
-            modes = (path * len(each.strategies) + widths) * len(sizes.seeds)
+            modes = (path * len(strategies) + widths) * seeds
             images = IMAGES[scale][1] + IMAGES[scale][2]
             what = f"report {each.name}: at most"
             yield _modes_evaluated(what, name, each.ours, scale, modes, images)
@@ -180,7 +185,8 @@ def _fig6(scale: str) -> Iterator[Cost]:
             macs = _plain_macs(name, sizes.image_size)
             for label, times in (("same epochs", 1), ("same passes", budget.passes)):
                 what = f"{name} ({label} as {beside})"
-                yield _plain_training(what, name, macs, budget, scale, len(sizes.seeds), times)
+                seeds = len(sizes.seeds_of(beside, apart=True))
+                yield _plain_training(what, name, macs, budget, scale, seeds, times)
 
 
 def _table2(scale: str) -> Iterator[Cost]:

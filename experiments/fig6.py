@@ -35,7 +35,7 @@ from wenable.modules import in_eval_mode
 from wenable.runtime.engines import installed_engines, open_engine
 
 TIMING = TimingPlan(blocks=20, calls=20, warmup=5, gap_ms=5.0)
-COMPARISON, STRATEGIES = "equal footing", ("greedy", "exact")
+COMPARISON = "equal footing"
 OURS, RIVAL, SHELF = "weight-enabling", "us-net", "off the shelf"
 RULE = (
     "US-Net's modes that the search split and the time put on its front, joined by lines; ours that lie"
@@ -116,7 +116,7 @@ def _panel(
             | _faster(points, costs, engine, row["seed"], strategy)
             for engine in dict.fromkeys(cost["engine"] for cost in costs)
             for row in rows
-            for strategy in STRATEGIES
+            for strategy in row["ours"]["fronts"]
         ],
     }
 
@@ -127,8 +127,8 @@ def modes_of(row: Mapping[str, Any], most_widths: int | None) -> list[dict[str, 
     Of Algorithm 2's path those count that no other beats on the search split.
     """
     points = []
-    for strategy in STRATEGIES:
-        found = [each for each in row["ours"]["fronts"][strategy]["points"] if each["counted"]]
+    for strategy, searched in row["ours"]["fronts"].items():
+        found = [each for each in searched["points"] if each["counted"]]
         front = undominated(
             [each["macs"] for each in found], [each["search"]["value"] for each in found]
         )
@@ -152,7 +152,7 @@ def _off_the_shelf(
     budget, points = sizes.budgets[beside], []
     as_many = replace(budget, epochs=budget.epochs * budget.passes)
     for name in off_the_shelf(scale):
-        for seed in sizes.seeds:
+        for seed in sizes.seeds_of(beside, apart=True):
             for label, each in (("same epochs", budget), ("same passes", as_many)):
                 place = beside if label == "same epochs" else f"{beside} by passes"
                 plain = trained_off_the_shelf(name, place, seed, each, data, work)

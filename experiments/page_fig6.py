@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
-from experiments.fig6 import OURS, RIVAL, SHELF, STRATEGIES
+from experiments.fig6 import OURS, RIVAL, SHELF
 from experiments.page_parts import Claim, made_by, of_seeds, table
 
 
@@ -51,7 +51,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             for_seeds = [
                 each
                 for each in panel["above"]
-                if each["engine"] == engine and each["strategy"] == STRATEGIES[0]
+                if each["engine"] == engine and each["strategy"] != "exact"
             ]
             # A mode that is faster than every mode of the rival is better at equal time, too.
             shares = [

@@ -19,62 +19,85 @@ from wenable.files import write_whole
 
 # Colours that stay apart for colour-blind readers, and in grey.
 GREEDY, EXACT, US_NET, OTHERS = "#0b62a8", "#56b4e9", "#d9730d", "#444444"
+SEARCHES = {"greedy": (GREEDY, "o"), "greedy-lazy": (GREEDY, "v"), "exact": (EXACT, "^")}
+"""The colour and the marker of what each search found; the lazy one stands for Algorithm 2 where that
+takes too long."""
+COLUMNS = 3
 _SMALL: dict[str, Any] = {"fontsize": "small"}
 
 
 def fig5(results: Mapping[str, Any], path: Path) -> Path:
-    """Draw accuracy against multiply-accumulates: a column for a seed, a row for a comparison."""
-    kinds = list(dict.fromkeys((row["network"], row["comparison"]) for row in results["rows"]))
+    """Draw accuracy against multiply-accumulates, a panel for each pair of networks."""
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(kinds), len(results["seeds"]), squeeze=False, sharey="row")
-        for row in results["rows"]:
-            number = kinds.index((row["network"], row["comparison"]))
-            axis = axes[number][results["seeds"].index(row["seed"])]
-            _against_macs(axis, row["rival"]["points"], US_NET, "s")
-            for name, color, marker in (("greedy", GREEDY, "o"), ("exact", EXACT, "^")):
-                if name in row["ours"]["fronts"]:
-                    points = row["ours"]["fronts"][name]["points"]
-                    _against_macs(axis, [p for p in points if p["counted"]], color, marker)
-            axis.set_title(f"{row['network']}, {row['comparison']}, seed {row['seed']}", **_SMALL)
-            _finish(axis, "multiply-accumulates of one image, millions")
-        for of_kind in axes:
-            of_kind[0].set_ylabel("top-1 on the test split, %")
-        _legend(figure, {
-            "US-Net, all widths": (US_NET, "s"),
-            "weight-enabling, Algorithm 2's path": (GREEDY, "o"),
-            "weight-enabling, exact": (EXACT, "^"),
-        })  # fmt: skip
+    def draw(axis: Axes, row: Mapping[str, Any]) -> None:
+        _against_macs(axis, row["rival"]["points"], US_NET, "s")
+        for name, front in row["ours"]["fronts"].items():
+            counted = [point for point in front["points"] if point["counted"]]
+            _against_macs(axis, counted, *SEARCHES[name])
+        axis.set_title(f"{row['network']}, {row['comparison']}, seed {row['seed']}", **_SMALL)
+        _finish(axis, "multiply-accumulates of one image, millions")
 
-    return _drawn(draw, (4.2 * len(results["seeds"]), 3.3 * len(kinds) + 0.5), path)
+    used = {name for row in results["rows"] for name in row["ours"]["fronts"]}
+    legend = {"US-Net, all widths": (US_NET, "s")} | _entries(used)
+    return _panels(results["rows"], draw, legend, path)
 
 
 def fig6(results: Mapping[str, Any], path: Path) -> Path:
-    """Draw accuracy against time: a column for a seed, a row for a network on an engine."""
-    kinds = [
-        (panel, engine)
+    """Draw accuracy against time, a panel for each pair of networks on each engine."""
+    panels = [
+        (panel, engine, seed)
         for panel in results["panels"]
         for engine in dict.fromkeys(cost["engine"] for cost in panel["costs"])
+        for seed in dict.fromkeys(p["seed"] for p in panel["points"] if p["who"] == RIVAL)
     ]
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(kinds), len(results["seeds"]), squeeze=False, sharey="row")
-        for of_kind, (panel, engine) in zip(axes, kinds, strict=True):
-            for axis, seed in zip(of_kind, results["seeds"], strict=True):
-                _against_time(axis, panel, engine, seed)
-                axis.margins(x=0.12)  # for the names beside the points
-                axis.set_title(f"{panel['network']}, {engine}, seed {seed}", **_SMALL)
-                _finish(axis, "time of one image, ms (quartiles)")
-            of_kind[0].set_ylabel("top-1 on the test split, %")
-        _legend(figure, {
-            "US-Net": (US_NET, "s"),
-            "weight-enabling, Algorithm 2's front": (GREEDY, "o"),
-            "weight-enabling, exact": (EXACT, "^"),
-            "off the shelf, same epochs": (OTHERS, "D"),
-            "off the shelf, same passes": (OTHERS, "*"),
-        })  # fmt: skip
+    def draw(axis: Axes, what: tuple[Mapping[str, Any], str, int]) -> None:
+        panel, engine, seed = what
+        _against_time(axis, panel, engine, seed)
+        axis.margins(x=0.12)  # for the names beside the points
+        axis.set_title(f"{panel['network']}, {engine}, seed {seed}", **_SMALL)
+        _finish(axis, "time of one image, ms (quartiles)")
 
-    return _drawn(draw, (4.2 * len(results["seeds"]), 3.3 * len(kinds) + 0.6), path)
+    used = {p["strategy"] for panel, _, _ in panels for p in panel["points"] if p["strategy"]}
+    legend = {"US-Net": (US_NET, "s")} | _entries(used)
+    legend |= {
+        "off the shelf, same epochs": (OTHERS, "D"),
+        "off the shelf, same passes": (OTHERS, "*"),
+    }
+    return _panels(panels, draw, legend, path)
+
+
+def _entries(used: set[str]) -> dict[str, tuple[str, str]]:
+    """Return the entries of a legend for the searches that were used."""
+    names = {
+        "greedy": "weight-enabling, Algorithm 2",
+        "greedy-lazy": "weight-enabling, Algorithm 2 approximated",
+        "exact": "weight-enabling, exact",
+    }
+    return {text: SEARCHES[name] for name, text in names.items() if name in used}
+
+
+def _panels(
+    what: Sequence[Any],
+    draw: Callable[[Axes, Any], None],
+    legend: Mapping[str, tuple[str, str]],
+    path: Path,
+) -> Path:
+    """Draw one panel for each of some things, three in a row, with one legend below."""
+    columns = min(COLUMNS, len(what))
+    rows = -(-len(what) // columns)
+
+    def draw_all(figure: Figure) -> None:
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axis, each in zip(axes, what, strict=False):
+            draw(axis, each)
+        for axis in axes[len(what) :]:
+            axis.set_visible(False)
+        for axis in axes[::columns]:
+            axis.set_ylabel("top-1 on the test split, %")
+        _legend(figure, legend)
+
+    return _drawn(draw_all, (4.4 * columns, 3.4 * rows + 0.6), path)
 
 
 def fig7(results: Mapping[str, Any], path: Path) -> Path:
@@ -133,8 +156,9 @@ def _against_time(axis: Axes, panel: Mapping[str, Any], engine: str, seed: int) 
     }
     of_seed = [each for each in panel["points"] if each["seed"] == seed]
     kinds = {
-        (RIVAL, ""): (US_NET, "s"), (OURS, "greedy"): (GREEDY, "o"), (OURS, "exact"): (EXACT, "^"),
-    }  # fmt: skip
+        (RIVAL, ""): (US_NET, "s"),
+        **{(OURS, strategy): look for strategy, look in SEARCHES.items()},
+    }
     for kind, (color, marker) in kinds.items():
         points = [each for each in of_seed if (each["who"], each["strategy"]) == kind]
         _points_in_time(axis, points, times, color, marker, "-")

@@ -157,8 +157,7 @@ def _weight_bytes(net: DynamicNetwork, mode: we.Mode) -> int:
     """
     switched = {layer.name: layer for layer in net.switchable_layers}
     bits = sum(
-        layer.weights_at(mode[layer.knob]) * layer.bits_at(mode[layer.knob])
-        for layer in switched.values()
+        layer.weights_at(mode[layer.knob]) * layer.bits_in(mode) for layer in switched.values()
     )
     rest = net.parameter_count(mode) - sum(
         layer.weights_at(mode[layer.knob]) for layer in switched.values()

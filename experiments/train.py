@@ -45,7 +45,7 @@ def main() -> None:
     for network in arguments.networks or scale.networks:
         budget = scale.budgets[network]
         data = load(arguments.data, budget)
-        for seed in arguments.seeds or scale.seeds:
+        for seed in arguments.seeds or scale.seeds_of(network, arguments.distillation):
             for method in arguments.methods:
                 run = Run(network, method, seed, budget, arguments.distillation)
                 if arguments.alone:

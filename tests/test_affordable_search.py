@@ -16,6 +16,7 @@ import wenable as we
 from tests.networks import Dense, Tokens, dense_network, give_norms_a_past, small_resnet
 from wenable.affordable_search import Work, estimate_search, explore_affordably, plain_macs
 from wenable.affordable_search.candidates import Candidates
+from wenable.affordable_search.recorded import Source
 from wenable.cost_table import CostTable, tabulated
 from wenable.exploration.journal import JournalError
 
@@ -154,6 +155,34 @@ def test_certain_errors_are_errors_of_a_whole_evaluation():
     for mode, *found in zip(modes, *halves, strict=True):
         exact = candidates.errors_in(candidates.evaluate(mode))
         assert exact - 2 <= sum(found) <= exact  # two may be too close to tell
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_was_recorded_of_a_mode_serves_its_neighbours(name: str):
+    """Bit for bit, evaluated whole, and in the looks; with what a neighbour recorded as well."""
+    net, other = network(name, groups=(1, 2, 4)), network(name, groups=(1, 2, 4))
+    data, work, plain_work = splits(net, name), Work(), Work()
+    candidates = Candidates(net, *data, 100, work)
+    plain = Candidates(other, *data, 100, plain_work)
+    for each in (candidates, plain):
+        each.evaluate(each.net.space.full)
+    stand = net.space.uniform(2)
+    for _ in range(2):  # the second time from a mode that was itself run in part
+        candidates.evaluate(stand)
+        plain.evaluate(other.space.mode(str(stand)))
+        modes = net.space.cheaper(stand)
+        pairs = [(mode, next(n for n in mode if mode[n] != stand[n])) for mode in modes]
+        candidates.calibrate_neighbours(dict(pairs))
+        order = candidates.hardest_first(candidates.margins_of(stand))
+        looked = candidates.certain_errors(dict(pairs), order[:50], stand)
+        for (mode, knob), wrong in zip(pairs, looked, strict=True):
+            same = other.space.mode(str(mode))
+            assert candidates.evaluate(mode, Source(stand, knob)) == plain.evaluate(same)
+            assert torch.equal(candidates.margins_of(mode), plain.margins_of(same))
+            exact = int((plain.margins_of(same)[order[:50]] < 0).sum())
+            assert exact - 1 <= wrong <= exact  # one may be too close to tell
+        stand = modes[-1]
+    assert work.macs["evaluation"] < plain_work.macs["evaluation"]
 
 
 class BatchMean(nn.Module):

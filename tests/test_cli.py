@@ -17,11 +17,15 @@ from typer.testing import CliRunner
 
 import wenable as we
 from tests.test_data import write_images
+from wenable.cli.doctor import engine_finding, gpu_words
 from wenable.cli.main import app
 from wenable.comparison import compare
+from wenable.cost_table import CostTable
 from wenable.measure.latency import TimingPlan
+from wenable.mode_costs import weights_table
 from wenable.profiling import profile
 from wenable.profiling.verification import verify
+from wenable.runtime.engines import EngineError
 from wenable.tables import Front, Point, Reading
 from wenable.training.recipes import recipe_named
 from wenable.training.state import read_checkpoint
@@ -88,6 +92,39 @@ def test_train_then_explore(tmp_path: Path):
     assert "accuracy % (test split)" in explored.stdout
     assert (tmp_path / "front" / "front.png").stat().st_size > 5000
     assert we.load(tmp_path / "front" / "net.safetensors").is_calibrated(front.chosen.mode)
+
+
+def test_a_search_keeps_all_its_limits(tmp_path: Path):
+    torch.manual_seed(0)
+    model = build("wenable.zoo:digits_resnet", width=16)
+    net = we.convert(model, torch.zeros(1, 1, 8, 8), method=we.WeightEnabling((1, 2, 4)))
+    network = we.save(net, tmp_path / "net.safetensors")
+    # Energy on a made-up device, as a file: each step of a layer saves 1 mJ.
+    energies = CostTable(
+        net.space, "mJ", 1.0, {name: {1: 3.0, 2: 2.0, 4: 1.0} for name in net.space.names}
+    )
+    (tmp_path / "energy.json").write_text(json.dumps(energies.to_json()))
+    kib, mj = 0.6 * weights_table(net).cost("full"), energies.cost("1/2")
+    command = ("explore", network, "--data", "digits", "--threshold", 0.01, "--out", tmp_path / "o")
+    shown = run(*command, "--limit", f"memory_kib={kib}", "--limit", f"{tmp_path}/energy.json={mj}")
+    assert f"at most {mj:g} mJ" in shown.stdout
+    front = Front.from_json(json.loads((tmp_path / "o" / "front.json").read_text()))
+    assert front.points
+    for point in (*front.points, front.chosen):
+        assert 4 * net.parameter_count(str(point.mode)) / 1024 <= kib
+        assert energies.cost(str(point.mode)) <= mj
+    for limit, message in (
+        ("memory_kib=0.5", "at most 0.5 KiB"),
+        ("memory_kib=nan", "`most` (=nan) of a limit must be a finite number"),
+        ("memory_kib", "must be NAME=NUMBER; names: macs_m, memory_kib, latency_ms"),
+        ("latency_ms=5", "needs the latencies of a device: `--profile`"),
+        ("joules=5", "names neither macs_m, memory_kib, latency_ms nor the file of a cost table"),
+        (f"{network}=5", "is no cost table"),
+    ):
+        refused = run(*command, "--limit", limit, fails=True)
+        assert message in " ".join(refused.stderr.split()), limit
+    refused = run(*command, "--strategy", "greedy", "--limit", "macs_m=1", fails=True)
+    assert "`limits` are for the strategies 'exact' and 'evolve'" in refused.stderr
 
 
 KILLED = """
@@ -252,11 +289,15 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     )  # fmt: skip
     assert [Path(each).name for each in json.loads(written.stdout)] == ["report.html", "front.md"]
     assert "<script" in page.read_text()
-    arguments = ("bench", bundle, "--engines", "onnxruntime", "--threads", 1, "--modes", "1/4")
+    arguments = ("bench", bundle, "--engines", "onnxruntime", "--modes", "1/4")
+    monkeypatch.setattr("wenable.cli.bundles.usable_cores", lambda: 2)
     values = json.loads(run(*arguments, "--out", tmp_path / "b.json", "--json").stdout)
     assert json.loads((tmp_path / "b.json").read_text()) == values
-    assert [row["mode"] for row in values["modes"]] == ["1/4"]
-    assert "full / ours" in " ".join(run(*arguments).stdout.split())
+    assert [row["mode"] for row in values["modes"]] == ["1/4", "1/4"]
+    assert values["modes"][0]["threads"] == 1  # and then as many as there are cores
+    assert {row["ours"]["count"] for row in values["modes"]} == {4}
+    shown = " ".join(run(*arguments, "--threads", 1).stdout.split())
+    assert "4 calls of each, of one example" in shown
     array = tmp_path / "x.npy"
     np.save(array, np.zeros((1, 1, 8, 8), np.float32))
     assert "mode 1)" in " ".join(run("run", bundle, array, "--threads", 1).stdout.split())
@@ -287,7 +328,39 @@ def test_doctor_says_what_is_there():
     meters = [each for what, each in findings.items() if what.startswith("energy: ")]
     assert meters
     assert all(each["detail"] for each in meters)  # found or not, it is said why
-    assert "processor" in run("doctor").stdout
+    engines = {what: each for what, each in findings.items() if what.startswith("engine: ")}
+    assert set(engines) == {"engine: onnxruntime", "engine: openvino"}
+    assert "on the processor with up to" in engines["engine: onnxruntime"]["detail"]
+    assert {"governor", "clock", "temperature", "gpu"} <= set(findings)
+    shown = run("doctor").stdout
+    assert "processor" in shown
+
+
+def test_doctor_shows_the_brackets_of_extras(monkeypatch):
+    monkeypatch.setattr("wenable.cli.doctor.open_engine", open_nothing)
+    shown = " ".join(run("doctor").stdout.split())
+    assert "wenable[openvino]" in shown.replace("│ │ │ ", "")
+
+
+def open_nothing(name: str):
+    raise EngineError("not there")
+
+
+def test_an_engine_that_is_installed_and_broken_says_why(monkeypatch):
+    def broken(name: str):
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("wenable.cli.doctor.open_engine", broken)
+    what, found, words = engine_finding("openvino")
+    assert (what, found) == ("engine: openvino", False)
+    assert words == "installed, and cannot be opened: libgomp.so.1: cannot open shared object file"
+
+
+def test_a_gpu_that_torch_cannot_use_is_no_gpu_that_is_absent(tmp_path: Path):
+    assert gpu_words("torch 2, built for no GPU", tmp_path / "absent").startswith("none was found")
+    (tmp_path / "0000:01:00.0").mkdir()
+    said = gpu_words("torch 2, built for no GPU", tmp_path)
+    assert said == "NVIDIA's driver shows 1, which cannot be used (torch 2, built for no GPU)"
 
 
 @pytest.mark.parametrize(

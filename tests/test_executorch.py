@@ -2,6 +2,10 @@
 
 import importlib
 import json
+import re
+import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -217,3 +221,42 @@ def test_exporting_leaves_the_network_as_it_was(written, tmp_path, monkeypatch):
     assert net.training
     assert net.mode == net.space.uniform(2)
     assert all(torch.equal(before[name], each) for name, each in net.state_dict().items())
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "executorch.md"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_the_host_in_cpp_gives_what_the_host_in_python_gives(written, tmp_path):
+    """The very program and command of the page, for the sizes of this network."""
+    _, file, _ = written
+    shutil.copy(file.path, tmp_path / "net.pte")
+    text = PAGE.read_text(encoding="utf-8")
+    code = re.findall(r"```cpp\n(.*?)```", text, re.DOTALL)[0]
+    (tmp_path / "host.cpp").write_text(code.replace("32 * 32", "6 * 6").replace("32, 32", "6, 6"))
+    [command] = [each for each in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "g++" in each]
+    command = command.replace("$(python ", f"$({sys.executable} ")
+    built = subprocess.run(
+        ["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr[-2000:]
+    ran = subprocess.run(
+        [tmp_path / "host"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    (expected,) = program(file.path).load_method("mode_1").execute([torch.zeros(1, 3, 6, 6)])
+    assert ran.stdout.split() == [f"{each:.4f}" for each in expected[0].tolist()]
+
+
+def test_the_page_says_what_was_measured():
+    text = PAGE.read_text(encoding="utf-8")
+    found = json.loads((PAGE.parent / "executorch" / "results.json").read_text(encoding="utf-8"))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    for row in found["rows"]:
+        sizes = (
+            f"{row['bytes']:,} | {row['weight_bytes']:,} | {row['bytes'] / row['weight_bytes']:.2f}"
+        )
+        added = row["resident_mib_added"]
+        held = " + ".join(f"{added[mode]:.0f}" for mode in found["modes"])
+        assert all(each > 0 for each in added.values())
+        assert sum(sizes in line and f"| {held} |" in line for line in lines) == 1
+    assert all(f"{name} {each}" in text for name, each in found["versions"].items())

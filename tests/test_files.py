@@ -37,3 +37,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypa
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path):
     with pytest.raises(OSError, match="absent"):
         write_whole(tmp_path / "absent" / "a", b"x")
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path):
+    target = tmp_path / "net[1].wen"
+    old, young, other = (
+        tmp_path / name
+        for name in (".net[1].wen.partial-abc", ".net[1].wen.partial-def", ".net1.wen.partial-abc")
+    )
+    for each in (old, young, other):
+        each.write_text("half")
+    for each in (old, other):
+        os.utime(each, (1.0, 1.0))
+    write_whole(target, "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([young, other, target])

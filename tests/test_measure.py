@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wenable.measure.device import describe_device, processor
+from wenable.measure.device import Condition, conditions, describe_device, processor
 from wenable.measure.latency import TimingPlan, latency_reading, measure_latencies, quantile
 
 
@@ -77,3 +77,34 @@ def test_the_processor_is_read_or_unknown(tmp_path: Path):
     assert processor(arm) == "A Board Rev 1.0"
     assert processor(tmp_path / "absent")
     assert "cores" in describe_device()
+
+
+def test_what_the_system_tells_of_the_processors_state(tmp_path: Path):
+    nothing = conditions(tmp_path)
+    assert {name: each.value for name, each in nothing.items()} == {
+        "governor": None, "clock": None, "temperature": None,
+    }  # fmt: skip
+    assert "shows no scaling_governor" in nothing["governor"].reason
+    assert "class/thermal shows no temperature" in nothing["temperature"].reason
+    scaling = tmp_path / "devices/system/cpu/cpu0/cpufreq"
+    scaling.mkdir(parents=True)
+    (scaling / "scaling_governor").write_text("performance\n")
+    (scaling / "scaling_cur_freq").write_text("2400000\n")
+    zones = {"thermal_zone0": ("iwlwifi", "38000"), "thermal_zone1": ("x86_pkg_temp", "45200")}
+    for name, (kind, temperature) in zones.items():
+        (tmp_path / "class/thermal" / name).mkdir(parents=True)
+        (tmp_path / "class/thermal" / name / "type").write_text(f"{kind}\n")
+        (tmp_path / "class/thermal" / name / "temp").write_text(f"{temperature}\n")
+    assert {name: each.value for name, each in conditions(tmp_path).items()} == {
+        "governor": "performance",
+        "clock": "2400 MHz",
+        "temperature": "45 degrees Celsius (x86_pkg_temp)",
+    }
+    # A sensor that gives nothing sensible is passed over.
+    (tmp_path / "class/thermal/thermal_zone1/temp").write_text("?\n")
+    assert conditions(tmp_path)["temperature"].value == "38 degrees Celsius (iwlwifi)"
+
+
+def test_a_state_that_is_missing_has_a_reason():
+    with pytest.raises(ValueError, match="needs its `reason`"):
+        Condition(None)

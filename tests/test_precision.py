@@ -105,6 +105,19 @@ def test_gradients_pass_inside_the_range_and_stop_outside():
     torch.testing.assert_close(x.grad, torch.tensor([0.0, 1.0, 1.0, 0.0]))
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_gradients_pass_at_the_ends_of_the_grid(bits: int):
+    """The largest weight of an output is always at an end, and must learn like the others."""
+    weight = drawn(0, 4, 6).requires_grad_()
+    weight_grid(weight, bits).nearest(weight).sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.ones(4, 6))
+    x = torch.tensor([0.0, 0.1, 1.0], requires_grad=True)
+    input_grid(torch.tensor(0.0), torch.tensor(1.0), bits).nearest(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.ones(3))
+
+
 def test_half_precision_is_rounded_in_single():
     x = torch.linspace(0, 1, 200)
     grid = input_grid(torch.tensor(0.0), torch.tensor(1.0), 8)

@@ -175,6 +175,29 @@ def test_a_shuffle_can_be_stored_by_the_layer_before(tmp_path, cache, model, pro
         assert stored > 0
 
 
+@pytest.mark.parametrize(("policy", "free"), [("merged last", True), ("as written", False)])
+def test_a_fixed_policy_stores_a_shuffle_where_that_is_free_and_the_plain_export_never(
+    tmp_path, cache, policy, free
+):
+    net, _ = calibrated(give_norms_a_past(Inverted()), shuffle="all")
+    producer, reader = net.space.names[0:2]
+    mode = net.space.mode({**dict.fromkeys(net.space.names, 4), producer: 1})
+    we.calibrate(net, [mode], [torch.randn(16, 3, 6, 6)])
+    path = we.export(net, [mode], tmp_path / "net.wen")
+    plain = Session(path, engine="onnxruntime", threads=1)
+    known = replace(plain.profile, policies={str(mode): policy})
+    session = Session(path, engine="onnxruntime", threads=1, profile=known)
+    assert (session.lowerings(0)[reader].shuffling == "stored") is free
+    x = images(net)
+    close(session.run(x, mode=mode), expected_of(net, mode, x))
+
+
+def test_without_a_profile_the_gather_follows_the_layout_of_the_engine():
+    layer = SwitchableLayer("conv", "conv", (1, 2, 4, 8, 16), 64, 64, shuffle_groups=8)
+    for engine, shuffling in (("openvino 2026.4", "gather last"), ("onnxruntime 1.32", "gather")):
+        assert DeviceProfile("", "", engine, 1).choose(layer, 16) == Lowering(4, shuffling)
+
+
 def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
     _, _, path = exported
     session = Session(path, engine="onnxruntime", threads=1)
@@ -322,6 +345,7 @@ def test_a_comparison_holds_all_that_is_compared(exported, cache):
     assert [(row.mode, row.threads) for row in rows] == [("1/2", 1)]
     assert rows[0].full_over_ours == rows[0].full["onnxruntime"].known / rows[0].ours.known
     assert rows[0].best_plain == ("onnxruntime", rows[0].plain["onnxruntime"])
+    assert rows[0].best_plain_over_ours == rows[0].best_plain[1].known / rows[0].ours.known
     assert json.loads(json.dumps(rows[0].to_json()))["mode"] == "1/2"
 
 

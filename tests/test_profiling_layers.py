@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import wenable as we
 from tests.test_exporting import calibrated
 from wenable.cost_table import CostTable
-from wenable.measure.device import conditions
 from wenable.measure.latency import TimingPlan
 from wenable.profiling import layer_times, measure_layers, whole_modes
 from wenable.profiling.attribution import REST, times_of_layers
@@ -278,14 +277,3 @@ def test_bundles_of_one_network_share_their_structure_and_others_do_not(bundle, 
     assert Bundle(we.export(net, modes[:1], tmp_path / "a.wen")).structure == bundle.structure
     other, wanted = calibrated(shuffle="none")
     assert Bundle(we.export(other, wanted, tmp_path / "b.wen")).structure != bundle.structure
-
-
-def test_what_the_system_tells_of_the_processor(tmp_path):
-    assert conditions(tmp_path) == {}
-    (tmp_path / "devices/system/cpu/cpu0/cpufreq").mkdir(parents=True)
-    (tmp_path / "devices/system/cpu/cpu0/cpufreq/scaling_governor").write_text("performance\n")
-    (tmp_path / "class/thermal/thermal_zone0").mkdir(parents=True)
-    (tmp_path / "class/thermal/thermal_zone0/temp").write_text("45200\n")
-    assert conditions(tmp_path) == {
-        "governor": "performance", "temperature": "45 degrees Celsius",
-    }  # fmt: skip

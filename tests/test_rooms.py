@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "dynamic_network": {
         "concurrency", "methods", "layers", "modules", "preprocessing", "space",
     },
+    "mode_costs": {"cost_table", "dynamic_network", "space"},
     "conversion": {"dynamic_network", "methods", "graph", "layers", "modules"},
     "calibration": {"dynamic_network", "layers", "modules", "processes", "space"},
     "extraction": {"dynamic_network", "layers", "modules", "space"},
@@ -40,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "exploration": {"cost_table", "files", "journal", "space", "tables"},
     "search": {
         "affordable_search", "calibration", "cost_table", "dynamic_network", "evaluation", "exploration",
-        "extraction", "measure", "modules", "processes", "space", "tables",
+        "extraction", "measure", "mode_costs", "modules", "processes", "space", "tables",
     },
     "prefix_reuse": {"dynamic_network", "modules", "space"},
     "affordable_search": {
@@ -153,8 +154,8 @@ def test_the_public_names():
     assert [name for name in dir(we) if not name.startswith("_")] == [
         "DynamicNetwork", "EarlyExits", "Front", "Knob", "Mode", "Reading", "Slimmable", "Space",
         "SwitchablePrecision", "TrainConfig", "UncalibratedWarning", "UniversallySlimmable",
-        "WeightEnabling", "calibrate", "convert", "evaluate", "explore", "export",
-        "export_executorch", "extract", "load", "save", "train",
+        "WeightEnabling", "WeightEnablingWithPrecision", "calibrate", "convert", "evaluate", "explore",
+        "export", "export_executorch", "extract", "load", "save", "train", "train_incrementally",
     ]  # fmt: skip
     assert all(hasattr(we, name) for name in dir(we))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

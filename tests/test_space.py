@@ -34,6 +34,92 @@ def test_text_and_json_forms_are_read_back(mode: Mode):
     assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
 
 
+LABELS = ("1", "0.75", "0.5", "wide", "8bit", "é", "-3")
+
+
+@st.composite
+def labelled_modes(draw: st.DrawFn) -> Mode:
+    """Knobs with labels among knobs without: some with the same labels, in any order."""
+
+    def knob(name: str) -> Knob:
+        options = draw(st.sampled_from([(1,), (1, 2), (1, 2, 3), (1, 2, 4, 8), (2, 5)]))
+        if draw(st.booleans()):
+            return Knob(name, options)
+        several = st.permutations(LABELS)
+        labels = draw(st.one_of(st.just(LABELS), several))[: len(options)]
+        return Knob(name, options, labels=tuple(labels))
+
+    space = Space(tuple(knob(f"knob.{i}") for i in range(draw(st.integers(1, 5)))))
+    return Mode(space, tuple(draw(st.sampled_from(knob.options)) for knob in space.knobs))
+
+
+@given(labelled_modes())
+def test_labels_are_written_and_read_back(mode: Mode):
+    space = mode.space
+    assert space.mode(str(mode)) == mode
+    for own in (space.full, space.smallest, *space.uniform_modes()):
+        assert space.mode(str(own)) == own
+    assert space.mode("full") == space.full
+    assert space.mode("smallest") == space.smallest
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+    for knob in space.knobs:
+        for option in knob.options:
+            assert knob.read(knob.text(option)) == option
+            if len(space.knobs) > 1:
+                runs = [each.text(each.options[0]) for each in space.knobs]
+                changed = {knob.name: option}
+                runs[space.position(knob.name)] = knob.text(option)
+                assert space.mode(",".join(runs)) == space.full.replace(changed)
+
+
+def test_labels_stand_in_files_only_where_there_are_any():
+    knobs = Knob("a", (1, 2)), Knob("b", (1, 2), labels=("1", "0.5"))
+    written = Space(knobs).to_json()["knobs"]
+    assert list(written[0]) == ["name", "options", "must_divide"]
+    assert written[1]["labels"] == ["1", "0.5"]
+
+
+WIDTHS = Space((Knob("width", (1, 2, 3), labels=("1", "0.75", "0.5")),))
+
+
+def test_modes_of_labels():
+    assert [str(mode) for mode in WIDTHS.uniform_modes()] == ["1", "0.75", "0.5"]
+    assert WIDTHS.mode("0.75") == WIDTHS.uniform(2)
+    assert WIDTHS.mode("1,width=0.5") == WIDTHS.smallest == WIDTHS.uniform(9)
+    assert Space((Knob("width", (1, 2, 3)),)) != WIDTHS
+    both = Space((*WIDTHS.knobs, Knob("conv", (1, 2, 4))))
+    assert str(both.mode("0.5,1/4")) == "0.5,1/4"
+    assert both.mode("1,conv=1/2").options == (1, 2)
+    assert str(both.full) == "1"
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (
+            "0.6",
+            r"`mode` \(='0.6'\) holds '0.6', which is no option of 'width'; allowed: 1, 0.75, 0.5",
+        ),
+        ("1/2", "'1/2', which is no option of 'width'"),
+        ("1,width=2", r"`mode` \(='1,width=2'\) holds '2', which is no option"),
+        ({"width": 4}, r"option 4 of 'width' is none of its 3; allowed: 1 \(1\), 2 \(0.75\)"),
+    ],
+)
+def test_what_is_no_label_is_refused(choice, message: str):
+    with pytest.raises(ValueError, match=message):
+        WIDTHS.mode(choice)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("1",), ("1", "1"), ("1", "full"), ("1", "a b"), ("1", ""), ("1", "1/2"), ("1", "a,b"),
+     ("a=1", "b"), ("a*2", "b"), (" 1", "b")],
+)  # fmt: skip
+def test_labels_that_a_text_could_not_hold_are_refused(labels):
+    with pytest.raises(ValueError, match="`labels` "):
+        Knob("width", (1, 2), labels=labels)
+
+
 @given(modes(), st.integers(0, 2**31))
 def test_modes_hash_and_compare_by_value(mode: Mode, seed: int):
     same = Mode(Space(tuple(mode.space.knobs)), tuple(mode.options))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from wenable.methods.depth import EarlyExits as EarlyExits
     from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+    from wenable.methods.weight_enabling_with_precision import (
+        WeightEnablingWithPrecision as WeightEnablingWithPrecision,
+    )
     from wenable.methods.width import Slimmable as Slimmable
     from wenable.methods.width import UniversallySlimmable as UniversallySlimmable
     from wenable.saving import load as load
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from wenable.tables import Reading as Reading
     from wenable.training import TrainConfig as TrainConfig
     from wenable.training import train as train
+    from wenable.training import train_incrementally as train_incrementally
 
 _HOMES = {
     "DynamicNetwork": "wenable.dynamic_network",
@@ -49,6 +53,7 @@ _HOMES = {
     "UncalibratedWarning": "wenable.dynamic_network",
     "UniversallySlimmable": "wenable.methods.width",
     "WeightEnabling": "wenable.methods.weight_enabling",
+    "WeightEnablingWithPrecision": "wenable.methods.weight_enabling_with_precision",
     "calibrate": "wenable.calibration",
     "convert": "wenable.conversion",
     "evaluate": "wenable.evaluation",
@@ -59,6 +64,7 @@ _HOMES = {
     "load": "wenable.saving",
     "save": "wenable.saving",
     "train": "wenable.training",
+    "train_incrementally": "wenable.training",
 }
 
 

@@ -10,7 +10,7 @@ import torch
 
 from wenable.dynamic_network import DynamicNetwork
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
-from wenable.layers.precision import SwitchablePrecision
+from wenable.layers.precision import PrecisionLayer
 from wenable.layers.quantization import InputRange
 from wenable.modules import call_network, device_of, in_eval_mode
 from wenable.processes import several_processes, sum_over_processes, world_size
@@ -102,7 +102,7 @@ def _collecting_ranges(net: DynamicNetwork) -> Iterator[list[InputRange]]:
     ranges = [
         layer.input_range
         for layer in net.modules()
-        if isinstance(layer, SwitchablePrecision) and layer.input_range is not None
+        if isinstance(layer, PrecisionLayer) and layer.input_range is not None
     ]
     unknown = [each for each in ranges if not each.is_known]
     for each in unknown:

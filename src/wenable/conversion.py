@@ -136,10 +136,8 @@ def _deep_copy(model: nn.Module) -> nn.Module:
 
 
 def _switch(net: nn.Module, follower: Follower) -> Callable[[int], None]:
-    module: Any = net.get_submodule(follower.module)
-    if not follower.part:
-        return module.put_pattern
-    return functools.partial(module.put_pattern, part=follower.part)
+    put = getattr(net.get_submodule(follower.module), follower.setter)
+    return functools.partial(put, part=follower.part) if follower.part else put
 
 
 def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], int]:
@@ -211,7 +209,14 @@ def _check_converted(
         for name, norm in net.switchable_norms().items()
     ]
     with in_eval_mode(net), net.using("smallest"):
-        _, macs = _run_counted(net, inputs)
+        try:
+            _, macs = _run_counted(net, inputs)
+        except (RuntimeError, ValueError) as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
+                f" {first_line}"
+            ) from error
         expected_macs = net.macs()
     for handle in handles:
         handle.remove()

@@ -11,13 +11,15 @@ from wenable.space import Knob, Mode, Space
 from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-cost-table", 1
+BIT_OPERATIONS = "bit operations"
+_COUNTED = ("MACs", BIT_OPERATIONS)
 
 
 @dataclass(frozen=True)
 class CostTable:
     """The cost of a mode as a sum: `rest` plus one entry for each knob.
 
-    - `unit`: `"ms"`, `"mJ"` or `"MACs"`, of all figures.
+    - `unit`: `"ms"`, `"mJ"`, `"MACs"` or `"bit operations"`, of all figures.
     - `rest`: what no knob changes.
     - `costs`: knob -> pattern -> its cost, for every pattern of every knob.
     - `source`: how the figures were got; `device`: on which machine.
@@ -63,7 +65,7 @@ class CostTable:
 
     def reading(self, mode: Any) -> Reading:
         """Return the cost of a mode as a reading; its source says that it is a table's sum."""
-        source = self.source if self.unit == "MACs" else f"predicted by a table: {self.source}"
+        source = self.source if self.unit in _COUNTED else f"predicted by a table: {self.source}"
         return Reading(self.cost(mode), self.unit, source=source, device=self.device)
 
     def without_slower_patterns(self) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,7 @@ from torch import nn
 from wenable.concurrency import ModeGuard
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
 from wenable.layers.exits import ExitReached
-from wenable.layers.precision import SwitchablePrecision
+from wenable.layers.precision import PrecisionLayer
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.methods.plan import LeftAlone, Method, Plan, SwitchableLayer
 from wenable.modules import device_of, weights_fingerprint
@@ -192,7 +192,7 @@ class DynamicNetwork(nn.Module):
         """
         mode = self.mode if mode is None else self.space.mode(mode)
         switched = sum(
-            layer.macs_at(mode[layer.knob]) * layer.bits_at(mode[layer.knob]) ** 2
+            layer.macs_at(mode[layer.knob]) * layer.bits_in(mode) ** 2
             for layer in self.switchable_layers
         )
         return self._wenable.fixed_macs * 32**2 + switched
@@ -224,8 +224,7 @@ class DynamicNetwork(nn.Module):
         input besides, from training or calibration.
         """
         mode = self.space.mode(mode)
-        rounding = (each for each in self.modules() if isinstance(each, SwitchablePrecision))
-        if not all(layer.knows_its_input(mode[layer.knob.name]) for layer in rounding):
+        if not self.knows_input_ranges(mode):
             return False
         calibration = self._wenable.calibrations.get(mode)
         if not self._wenable.norms:
@@ -234,6 +233,12 @@ class DynamicNetwork(nn.Module):
             return False
         own = calibration.statistics is None
         return _belongs(calibration, {own: weights_fingerprint(self, with_norms=own)})
+
+    def knows_input_ranges(self, mode: ModeChoice) -> bool:
+        """Say whether each layer that a mode runs in low precision has seen the range of its input."""
+        mode = self.space.mode(mode)
+        rounding = (each for each in self.modules() if isinstance(each, PrecisionLayer))
+        return all(layer.knows_its_input(mode) for layer in rounding)
 
     def store_calibration(
         self, mode: Mode, statistics: Mapping[str, Statistics], images: int

@@ -26,6 +26,7 @@ class Span:
     - `size`: the bytes of its output.
     - `replaceable`: it ran once, gave one tensor of its own, and wrote into none of its inputs.
     - `written`: something wrote into its output later.
+    - `rows`: its output has a row for each image, as far as its size tells.
     """
 
     start: int
@@ -34,6 +35,7 @@ class Span:
     size: int = 0
     replaceable: bool = False
     written: bool = False
+    rows: bool = False
 
     def encloses(self, other: Span) -> bool:
         """Say whether the other ran while this one did."""
@@ -105,7 +107,7 @@ class PrefixReuse:
         self._modules.pop("")
         layers = self.net.switchable_layers
         self._macs = {each.name: each.macs for each in (*layers, *self.net.left_alone)}
-        self._knob_of = {layer.name: layer.knob for layer in layers}
+        self._layers = {layer.name: layer for layer in layers}
         self._counted = {*self._macs, *self.net.switchable_norms()}
         inputs = _examples(self.net, seed=1)
         with in_eval_mode(self.net), torch.no_grad(), self.net.using("full"):
@@ -123,7 +125,7 @@ class PrefixReuse:
 
     def start(self, knob: str) -> int:
         """Return when the first layer of a knob began; -1 where the knob reuses nothing."""
-        layers = [name for name, of in self._knob_of.items() if of == knob]
+        layers = [name for name, layer in self._layers.items() if knob in layer.knobs]
         if knob in self._failed or not all(name in self._spans for name in layers):
             return -1
         return min(self._spans[name].start for name in layers)
@@ -176,8 +178,8 @@ class PrefixReuse:
         return whole - sum(self._macs_of(name, mode) for name in left_out)
 
     def _macs_of(self, layer: str, mode: Mode) -> int:
-        knob = self._knob_of.get(layer)
-        return self._macs[layer] // (mode[knob] if knob else 1)
+        switchable = self._layers.get(layer)
+        return switchable.macs_at(mode[switchable.knob]) if switchable else self._macs[layer]
 
     # --- recording and replaying ------------------------------------------------------------------
 
@@ -213,6 +215,22 @@ class PrefixReuse:
     def _player(self, unit: str, outputs: Outputs) -> Callable[..., torch.Tensor]:
         output, written = outputs[unit], self._spans[unit].written
         return lambda *_args, **_kwargs: output.clone() if written else output
+
+    def rows(
+        self, knob: str, batches: Sequence[Outputs], where: Sequence[torch.Tensor], images: int
+    ) -> Outputs | None:
+        """Return what `replaying` needs for some of the images that were recorded; None where it cannot.
+
+        - `batches`: what was recorded of each batch; `where`: the rows wanted of each, in order.
+        """
+        found: Outputs = {}
+        for unit in self.cut(knob, images).units:
+            recorded = [outputs[unit] for outputs in batches]
+            if not self._spans[unit].rows or not all(each.ndim for each in recorded):
+                return None
+            parts = zip(recorded, where, strict=True)
+            found[unit] = torch.cat([each[rows.to(each.device)] for each, rows in parts])
+        return found
 
     # --- the trial --------------------------------------------------------------------------------
 
@@ -281,6 +299,7 @@ def _spans(net: nn.Module, modules: Mapping[str, nn.Module], inputs: Any) -> dic
         span.replaceable = single and unwritten and not _shares_memory(output, (args, kwargs))
         if span.replaceable:
             span.size = output.numel() * output.element_size()
+            span.rows = output.ndim > 0 and output.shape[0] == EXAMPLES
             outputs[name] = (output, output._version)
 
     handles = []

@@ -12,7 +12,7 @@ import torch
 
 from wenable.affordable_search import explore_affordably
 from wenable.calibration import calibrate
-from wenable.cost_table import CostTable, tabulated
+from wenable.cost_table import BIT_OPERATIONS, CostTable, tabulated
 from wenable.dynamic_network import DynamicNetwork
 from wenable.evaluation import evaluate
 from wenable.exploration.evolve import evolve
@@ -24,12 +24,13 @@ from wenable.measure.energy import EnergyPlan, measure_energies
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.measure.meter import Meter, NoMeter
 from wenable.measure.meters import find_meter
+from wenable.mode_costs import macs_table
 from wenable.modules import device_name, device_of
 from wenable.processes import several_processes
 from wenable.space import Mode
 from wenable.tables import Front, Reading
 
-Cost = Literal["macs", "latency", "energy"]
+Cost = Literal["macs", "bit_operations", "latency", "energy"]
 Strategy = Literal["exact", "greedy", "greedy-lazy", "plain", "evolve"]
 ALGORITHM_2 = ("greedy", "greedy-lazy", "plain")
 
@@ -59,7 +60,7 @@ def explore(
       Report the accuracy of the modes that are found on a third split.
     - `calibration_batches`: of the training split.
     - `threshold`: only modes with an accuracy above it, between 0 and 1, are wanted.
-    - `cost`: `"macs"`, `"latency"` or `"energy"`.
+    - `cost`: `"macs"`, `"bit_operations"` (`DynamicNetwork.bit_operations`), `"latency"` or `"energy"`.
     - `table`: where latencies come from: that of a profile of the device that will run the network.
       Without one they are the median times of the modes' extracted networks in eager PyTorch on this
       machine, for one example, by `timing`. Energy is measured likewise, which takes a minute for
@@ -68,8 +69,8 @@ def explore(
       mode within each budget; `"greedy"`, WeNet's Algorithm 2, where costs are sums without the work
       that cannot change its answer; `"plain"`, the same as it is written; `"greedy-lazy"`, an
       approximation of it; `"evolve"`, an evolutionary search. `"plain"`, and `"greedy"` where it has
-      to be, take any cost; the others need sums: MACs, or a table. Default: `"exact"` where costs are
-      sums, `"greedy"` where they are measured.
+      to be, take any cost; the others need sums: MACs, bit operations where no layer has both a knob of
+      groups and one of precision, or a table. Default: `"exact"` where costs are sums, else `"greedy"`.
     - `limits`: on further costs, for `"exact"` and `"evolve"`.
     - `journal`: a file that keeps what `"greedy"` and `"greedy-lazy"` found so far, where costs are
       sums. A search that was killed goes on from there when it is called again.
@@ -95,7 +96,7 @@ def explore(
     if additive is not None and chosen in ("greedy", "greedy-lazy") and not several_processes():
         front = explore_affordably(
             net, search_batches, calibration_batches, threshold=threshold,
-            cost="macs" if table is None else table, strategy=chosen, on_step=on_step,
+            cost="macs" if table is None and cost == "macs" else additive, strategy=chosen, on_step=on_step,
             journal=journal,
         )  # fmt: skip
         return replace(front, cost=cost)
@@ -113,6 +114,8 @@ def explore(
             return [additive.reading(mode) for mode in modes]
         if meter is not None:
             return mode_energies(net, modes, meter)
+        if cost == "bit_operations":
+            return [Reading(net.bit_operations(m), BIT_OPERATIONS, source="counted") for m in modes]
         return mode_latencies(net, modes, timing)
 
     path: set[Mode] = {net.space.full}
@@ -157,8 +160,8 @@ def _checked_strategy(
         raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: {allowed}")
     if chosen not in ("greedy", "plain") and not sums:
         raise ValueError(
-            f"`strategy` (={chosen!r}) needs costs that are sums: give the `table` of a profile, or"
-            " cost='macs'"
+            f"`strategy` (={chosen!r}) needs costs that are sums over knobs: give the `table` of a"
+            " profile, or cost='macs'"
         )
     if chosen in ALGORITHM_2 and limits:
         raise ValueError("`limits` are for the strategies 'exact' and 'evolve'")
@@ -178,12 +181,18 @@ def _checked_strategy(
 
 
 def _additive_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) -> CostTable | None:
-    """Return the table that costs are taken from; None where modes have to be timed."""
+    """Return the table that costs are taken from; None where they are no sums over knobs."""
+    if table is None and cost == "bit_operations":
+        # Bits of one knob times groups of another are a product.
+        if any(layer.precision_knob for layer in net.switchable_layers):
+            return None
+        return tabulated(net.space, net.bit_operations, BIT_OPERATIONS, "counted")
     if table is None:
-        return tabulated(net.space, net.macs, "MACs", "counted") if cost == "macs" else None
+        return macs_table(net) if cost == "macs" else None
     if table.space != net.space:
         raise ValueError(f"`table` belongs to another network: its space is {table.space}")
-    unit = {"macs": "MACs", "latency": "ms", "energy": "mJ"}[cost]
+    units = {"macs": "MACs", "bit_operations": BIT_OPERATIONS, "latency": "ms", "energy": "mJ"}
+    unit = units[cost]
     if table.unit != unit:
         raise ValueError(f"`table` is in {table.unit}; `cost` (={cost!r}) needs {unit}")
     return table

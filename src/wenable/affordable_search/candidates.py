@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from wenable.affordable_search.certain_errors import certainly_wrong, margins, rounding
+from wenable.affordable_search.recorded import RecordedModes, Source
 from wenable.affordable_search.work import Work
 from wenable.calibration import calibrate
 from wenable.dynamic_network import DynamicNetwork
@@ -17,7 +18,7 @@ from wenable.evaluation import evaluate
 from wenable.journal import Journal
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
 from wenable.modules import call_network, device_of, in_eval_mode
-from wenable.prefix_reuse import EXAMPLES, PrefixReuse
+from wenable.prefix_reuse import EXAMPLES, Outputs, PrefixReuse
 from wenable.space import Mode
 from wenable.tables import Point, Reading
 
@@ -44,6 +45,7 @@ class Candidates:
         self.before = set(net.calibrated_modes)
         self.calibrated: set[Mode] = set()
         self.reuse = PrefixReuse(net, cache_mb)
+        self.recorded = RecordedModes(self.reuse)
         work.add("trial", net.macs("full"), EXAMPLES * (1 + self.reuse.passes))
         self.labels: torch.Tensor | None = None
         self.margins: dict[Mode, torch.Tensor] = {}
@@ -57,11 +59,14 @@ class Candidates:
 
     # --- evaluation on all images -----------------------------------------------------------------
 
-    def evaluate(self, mode: Mode) -> Reading:
-        """Return the accuracy on the search split as `wenable.evaluate` gives it, or the journal."""
+    def evaluate(self, mode: Mode, source: Source | None = None) -> Reading:
+        """Return the accuracy on the search split as `wenable.evaluate` gives it, or the journal.
+
+        - `source`: a mode that was evaluated, and the one knob in which this one differs from it.
+        """
         if str(mode) in self.known:
             return self.known[str(mode)]
-        reading, self.margins[mode] = self._evaluate(mode)
+        reading, self.margins[mode] = self._evaluate(mode, source)
         if self.journal is not None:
             errors, total = self.errors_in(reading), reading.count
             self.journal.append(
@@ -83,23 +88,41 @@ class Candidates:
         """Return how many images an accuracy leaves wrong."""
         return reading.count - round(reading.known * reading.count)
 
-    def _evaluate(self, mode: Mode) -> tuple[Reading, torch.Tensor]:
+    def _evaluate(self, mode: Mode, source: Source | None = None) -> tuple[Reading, torch.Tensor]:
         self.calibrate([mode])
         labels, outputs = list[torch.Tensor](), list[torch.Tensor]()
+        used = source if self._share(mode, source) else None
+        running = ExitStack()
 
         def watched() -> Iterator[Any]:
-            for batch in self.search:
+            for number, batch in enumerate(self.search):
                 labels.append(batch[1])
+                running.close()
+                running.enter_context(self.recorded.running(mode, number, used))
                 yield batch
+            running.close()
 
         handle = self.net.register_forward_hook(lambda *given: outputs.append(given[-1].cpu()))
         try:
-            reading = evaluate(self.net, mode, watched(), split="the search split")
+            with running:
+                reading = evaluate(self.net, mode, watched(), split="the search split")
         finally:
             handle.remove()
-        self.work.add("evaluation", self.net.macs(mode), reading.count)
+        macs = self.reuse.macs(mode, used.knob if used else None, self.recorded.images)
+        self.work.add("evaluation", macs, reading.count)
         self._check_order(torch.cat(labels).cpu())
+        self.recorded.use_batches([len(each) for each in labels])
         return reading, torch.cat([margins(*pair) for pair in zip(outputs, labels, strict=True)])
+
+    def _share(self, mode: Mode, source: Source | None) -> bool:
+        """Say whether a mode's layers give what a source's gave, up to the knob in which they differ.
+
+        What was calibrated before this search, maybe on other images, shares nothing.
+        """
+        if not self.recorded.has(source):
+            return False
+        assert source is not None
+        return not self.net.switchable_norms() or {mode, source.mode} <= self.calibrated
 
     def _check_order(self, labels: torch.Tensor) -> None:
         if self.labels is None:
@@ -129,7 +152,9 @@ class Candidates:
         Before the first layer of its knob, the norms of each see what those of the others see.
         """
         new = {m: knob for m, knob in knobs.items() if m not in self.before | self.calibrated}
-        if len(new) < 2 or not self.net.switchable_norms():
+        # Ranges that were never seen have to be learned too, which `calibrate` does.
+        known = all(map(self.net.knows_input_ranges, new))
+        if len(new) < 2 or not self.net.switchable_norms() or not known:
             self.calibrate(list(new))
             return
         norms, images = self.net.switchable_norms(), 0
@@ -205,10 +230,13 @@ class Candidates:
             self._hold_the_hardest(margins)
         return self.held[torch.sort(margins[self.held], stable=True).indices]
 
-    def certain_errors(self, knobs: Mapping[Mode, str], indices: torch.Tensor) -> list[int]:
+    def certain_errors(
+        self, knobs: Mapping[Mode, str], indices: torch.Tensor, stand: Mode | None = None
+    ) -> list[int]:
         """Return for each mode how many of these images it is certain to have wrong.
 
         - `knobs`: mode -> the one knob in which it differs from a mode common to all.
+        - `stand`: that mode, where it was evaluated.
         """
         assert self.images is not None
         assert self.labels is not None
@@ -223,11 +251,53 @@ class Candidates:
             for group in (*({mode: knob} for mode, knob in alone.items()), together):
                 if not group:
                     continue
+                known = self._known_rows(group, indices, stand)
+                if known is not None:
+                    found |= self._look(group, inputs, labels, known)
+                    continue
                 for mode, _, running in self._sharing(group, len(indices), "looks"):
                     with running:
                         outputs, _ = call_network(self.net, inputs, self.device)
                     found[mode] = certainly_wrong(outputs, labels)
         return [found[mode] for mode in knobs]
+
+    def _known_rows(
+        self, knobs: Mapping[Mode, str], indices: torch.Tensor, stand: Mode | None
+    ) -> dict[str, tuple[Outputs, torch.Tensor]] | None:
+        """Return for each knob what the common mode gave for these images, if that saves work."""
+        if stand is None:
+            return None
+        sources = {mode: Source(stand, knob) for mode, knob in knobs.items()}
+        if not all(self._share(mode, source) for mode, source in sources.items()):
+            return None
+        leader, images = self._leader(knobs), self.recorded.images
+        alone = sum(self.reuse.macs(mode, knob, images) for mode, knob in knobs.items())
+        together = sum(
+            self.reuse.macs(mode, None if mode == leader else knob, len(indices))
+            for mode, knob in knobs.items()
+        )
+        if alone > together:
+            return None
+        rows = {each.knob: self.recorded.some(each, indices) for each in sources.values()}
+        known = {knob: each for knob, each in rows.items() if each is not None}
+        return known if len(known) == len(rows) else None
+
+    def _look(
+        self,
+        knobs: Mapping[Mode, str],
+        inputs: tuple[torch.Tensor, ...],
+        labels: torch.Tensor,
+        known: Mapping[str, tuple[Outputs, torch.Tensor]],
+    ) -> dict[Mode, int]:
+        found, images = dict[Mode, int](), self.recorded.images
+        for mode, knob in knobs.items():
+            outputs, order = known[knob]
+            ordered = tuple(each[order] for each in inputs)
+            with self.net.using(mode), self.reuse.replaying(knob, outputs, images):
+                answers, _ = call_network(self.net, ordered, self.device)
+            found[mode] = certainly_wrong(answers, labels[order])
+            self.work.add("looks", self.reuse.macs(mode, knob, images), len(order))
+        return found
 
     def _hold_the_hardest(self, margins: torch.Tensor) -> None:
         """Keep as many of the hardest images as fit, so that they can be had in any order."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
 from wenable.affordable_search.candidates import Candidates
+from wenable.affordable_search.recorded import Source
 from wenable.affordable_search.run_identity import run_identity
 from wenable.affordable_search.work import Work
 from wenable.cost_table import CostTable
@@ -45,6 +47,8 @@ def explore_affordably(
     where another class is ahead by far more than rounding, and every figure that is reported comes
     from a whole evaluation on `search_batches`. Of the layers before the one that changed, the
     candidates of a step share one pass (`prefix_reuse`), for calibration as for the look.
+    Evaluations and looks start from what the mode where the search stands gave there, where that was
+    recorded.
 
     That holds where the network is a function of one image and its mode: not where it draws random
     numbers, or the library chooses its algorithms anew in each run.
@@ -107,6 +111,7 @@ class _Search:
         self.candidates, self.net, self.threshold = candidates, candidates.net, threshold
         self.cost, self.on_step = cost, on_step
         self.path: set[Mode] = {self.net.space.full}
+        self.stand = self.net.space.full
         self.excess: dict[str, int] = {}
         """Knob -> how many more errors its next pattern made than the mode it was tried in."""
         journal = candidates.journal
@@ -122,8 +127,8 @@ class _Search:
             return [self.cost.reading(mode) for mode in modes]
         return [Reading(self.net.macs(mode), "MACs", source="counted") for mode in modes]
 
-    def point(self, mode: Mode) -> Point:
-        return Point(mode, self.candidates.evaluate(mode), self.costs([mode])[0])
+    def point(self, mode: Mode, source: Source | None = None) -> Point:
+        return Point(mode, self.candidates.evaluate(mode, source), self.costs([mode])[0])
 
     def racing(self) -> Front:
         def run() -> Front:
@@ -136,9 +141,15 @@ class _Search:
         return self._keeping_what_is_found(run)
 
     def lazily(self) -> Front:
+        def accuracy(mode: Mode) -> Reading:
+            source = None
+            if mode != self.stand:
+                source = Source(self.stand, _changed(self.stand, mode))
+            return self.candidates.evaluate(mode, source)
+
         def run() -> Front:
             return greedy_lazy(
-                self.net.space, self.candidates.evaluate, self.costs, self.threshold,
+                self.net.space, accuracy, self.costs, self.threshold,
                 cost=self.cost_name, on_step=self.end_step,
             )  # fmt: skip
 
@@ -157,6 +168,8 @@ class _Search:
 
     def end_step(self, step: SearchStep) -> None:
         self.path.add(step.taken.mode)
+        self.stand = step.taken.mode
+        self.candidates.recorded.keep({self.stand})
         self.candidates.forget_all_but(self.path)
         if self.on_step is not None:
             self.on_step(step)
@@ -180,7 +193,9 @@ class _Search:
             return loss(costs[i], total - made, total)
 
         def exact(i: int) -> int:
-            points[i] = self.point(modes[i])
+            points[i] = self.point(modes[i], Source(current.mode, knobs[i]))
+            best = min(points, key=lambda j: (_loss(points[j]), j))
+            self.candidates.recorded.keep({current.mode, modes[best]})
             return total - self.candidates.errors_in(points[i].accuracy)
 
         def look(who: Sequence[int], start: int, count: int) -> list[int]:
@@ -190,7 +205,7 @@ class _Search:
                     margins + self.candidates.margins_of(modes[first])
                 )
             asked = {modes[i]: knobs[i] for i in who}
-            return self.candidates.certain_errors(asked, order[start : start + count])
+            return self.candidates.certain_errors(asked, order[start : start + count], current.mode)
 
         first = min(range(len(modes)), key=predicted)
         outcome = race(
@@ -209,6 +224,11 @@ class _Search:
         taken, evaluated = points[outcome.winner], list(points.values())
         self.candidates.note_step(taken, evaluated, self.excess)
         return taken, evaluated
+
+
+def _loss(point: Point) -> float:
+    share = point.accuracy.known
+    return point.cost.known / share if share > 0 else math.inf
 
 
 def _changed(before: Mode, after: Mode) -> str:

@@ -6,14 +6,18 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
-from wenable.cli.terminal import consoles, interval_text, print_json, progress_bar
+from wenable.cli.terminal import consoles, counted, interval_text, print_json, progress_bar
 from wenable.files import write_whole
+from wenable.measure.device import conditions_words, describe_device, usable_cores
 from wenable.tables import Front
+
+if TYPE_CHECKING:
+    from wenable.comparison import ModeComparison
 
 
 def run_export(
@@ -28,13 +32,15 @@ def run_export(
     if engine == "executorch":
         _export_executorch(net, wanted, readings, out, as_json)
         return
-    with progress.status(f"exporting and checking {len(wanted)} modes on {engine}"):
+    with progress.status(f"exporting and checking {counted(len(wanted), 'mode')} on {engine}"):
         path = we.export(net, wanted, out, engine=engine, readings=readings)
     size = path.stat().st_size
     if as_json:
         print_json({"bundle": str(path), "bytes": size, "modes": [str(mode) for mode in wanted]})
         return
-    console.print(f"{len(wanted)} modes, checked on {engine}, in {size / 2**20:.2f} MiB: {path}")
+    console.print(
+        f"{counted(len(wanted), 'mode')}, checked on {engine}, in {size / 2**20:.2f} MiB: {path}"
+    )
 
 
 def _export_executorch(
@@ -63,7 +69,7 @@ def _export_executorch(
         table.add_row(mode, method, ", ".join(written.undelegated[mode]) or "nothing")
     console.print(table)
     console.print(
-        f"{len(wanted)} modes, checked in ExecuTorch, in {written.bytes / 2**20:.2f} MiB,"
+        f"{counted(len(wanted), 'mode')}, checked in ExecuTorch, in {written.bytes / 2**20:.2f} MiB,"
         f" {written.bytes / written.weight_bytes:.2f} times the full float32 weights: {written.path}"
     )
 
@@ -95,19 +101,21 @@ def run_profile(
 
     with progress_bar(progress, "measuring") as update:
         found = profile(
-            bundle, engine=engine, threads=threads, on_progress=update, on_estimate=tell
-        )
+            bundle, engine=engine, threads=threads, on_progress=update, on_estimate=tell,
+            on_event=lambda event: progress.print(f"note: {event}"),
+        )  # fmt: skip
     if out is not None:
         write_whole(out, json.dumps(found.to_json(), indent=1) + "\n")
     if as_json:
         print_json(found.to_json())
         return
-    table = Table(title=f"{found.engine}, {found.threads} threads, {found.device}")
+    table = Table(title=f"{found.engine}, {counted(found.threads, 'thread')}, {found.device}")
     for header in ("mode", "latency ms", "p99"):
         table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
     for mode, reading in found.latencies.items():
         table.add_row(mode, interval_text(reading), f"{reading.p99:.2f}")
     console.print(table)
+    console.print(conditions_words(found.conditions, found.conditions_after))
     kept = "kept for sessions of this network on this device"
     console.print(kept if out is None else f"{kept}; written: {out}")
 
@@ -257,15 +265,15 @@ def run_bench(
 ) -> None:
     """Compare a bundle's modes with plain exports; print and save the figures."""
     from wenable.comparison import compare
-    from wenable.measure.device import describe_device
     from wenable.runtime.engines import installed_engines
 
     console, progress = consoles(as_json)
     names = [each.strip() for each in engines.split(",")] if engines else list(installed_engines())
     wanted = [each.strip() for each in modes.split(";")] if modes else None
-    rows = []
+    counts = _threads(threads)
+    rows: list[ModeComparison] = []
     with progress.status("preparing") as status:
-        for count in [int(each) for each in threads.split(",")] if threads else [None]:
+        for count in counts:
             rows += compare(
                 bundle, engines=names, threads=count, modes=wanted, on_progress=status.update
             )
@@ -275,14 +283,36 @@ def run_bench(
     if as_json:
         print_json(values)
         return
-    table = Table(title=f"latency of one example, ms: median (quartiles); {describe_device()}")
-    for header in ("mode", "engine", "threads", "ours", "plain here", "best plain", "full / ours"):
+    console.print(_comparisons(rows))
+    console.print(
+        f"{rows[0].ours.count} calls of each, of one example, in blocks in random order, on"
+        f" {describe_device()}. plain here: the mode exported as it is written, on the same engine;"
+        " best plain: the fastest of these on any engine; full: the plain full network at its best."
+    )
+    if out is not None:
+        console.print(f"written: {out}")
+
+
+def _threads(given: str) -> list[int | None]:
+    """Return the numbers of threads to compare with: those given, or one and all cores."""
+    if given:
+        return [int(each) for each in given.split(",")]
+    return [1, None] if usable_cores() > 1 else [1]
+
+
+def _comparisons(rows: Sequence[ModeComparison]) -> Table:
+    table = Table(title="latency, ms: median (quartiles)")
+    for header in (
+        "mode", "engine", "threads", "ours", "plain here", "best plain", "full",
+        "best plain / ours", "full / ours",
+    ):  # fmt: skip
         table.add_column(header, overflow="fold")
     for each in rows:
         engine, best = each.best_plain
         table.add_row(
             each.mode, f"{each.engine} {each.version}", str(each.threads),
             interval_text(each.ours), interval_text(each.plain[each.engine]),
-            f"{best.known:.2f} {engine}", f"{each.full_over_ours:.2f}",
+            f"{interval_text(best)} {engine}", f"{each.best_full.known:.2f}",
+            f"{each.best_plain_over_ours:.2f}", f"{each.full_over_ours:.2f}",
         )  # fmt: skip
-    console.print(table)
+    return table

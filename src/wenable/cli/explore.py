@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import wenable as we
 from wenable.affordable_search import estimate_search
+from wenable.cli.limits import parse_limits
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
 from wenable.cli.work import Data, accuracies, explore_with_bar, flush_denormals, load_data_for
 from wenable.cost_table import CostTable
@@ -26,26 +28,32 @@ def run_explore(
     cost: str,
     strategy: str,
     profile: Path | None,
+    limits: Sequence[str],
     as_json: bool,
 ) -> None:
     """Search a saved network and write what was found under `out`.
 
+    - `cost`: "macs" or "latency"; "" for latency where there is a profile, and MACs elsewhere.
     - `profile`: what `wenable profile` measured on the device that will run the network.
+    - `limits`: as `parse_limits` reads them.
     """
     console, progress = consoles(as_json)
     flush_denormals()
     net = we.load(network)
     data = load_data_for(net, data_name)
-    table = None if profile is None else _table(profile)
-    if table is not None:
-        cost = "latency"
+    latencies = None if profile is None else _table(profile)
+    cost = cost or ("macs" if latencies is None else "latency")
+    table = latencies if cost == "latency" else None
+    kept = parse_limits(limits, net, latencies)
     out.mkdir(parents=True, exist_ok=True)
     journal = None
     if strategy in ("greedy", "greedy-lazy") and (cost == "macs" or table is not None):
         journal = out / "search.journal"
         progress.print(_estimate(net, data, journal))
     with stdout_kept_clean():
-        front = explore_with_bar(progress, net, data, cost, threshold, strategy, table, journal)
+        front = explore_with_bar(
+            progress, net, data, cost, threshold, strategy, table, journal, kept
+        )
     found = (*front.points, *(() if front.chosen in front.points else (front.chosen,)))
     tested = accuracies(net, (point.mode for point in found), data, "test")
     out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +73,8 @@ def run_explore(
         label = "chosen" if point.mode == front.chosen.mode else ""
         readings = {"accuracy % (test split)": tested[point.mode]}
         if cost != "macs":
-            readings["latency ms"] = point.cost
+            unit = "" if point.cost.unit == "bit operations" else f" {point.cost.unit}"
+            readings[f"{cost.replace('_', ' ')}{unit}"] = point.cost
         rows.append((label, point.mode, net.macs(point.mode), full, readings))
     console.print(
         mode_table(
@@ -74,6 +83,8 @@ def run_explore(
             rows,
         )
     )
+    for limit in kept:
+        console.print(f"kept by all of them: {limit}")
     alike = indistinguishable(front)
     if alike:
         pairs = ", ".join(f"{one.mode} and {other.mode}" for one, other in alike[:3])

@@ -179,7 +179,12 @@ def explore(
     data: DataSet,
     threshold: Annotated[float, typer.Option(help="Stop at this accuracy, 0 to 1.")],
     out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
-    cost: Annotated[str, typer.Option(help="What to save: macs or latency.")] = "macs",
+    cost: Annotated[
+        str,
+        typer.Option(
+            help="What to save: macs, bit_operations or latency; by default latency with --profile."
+        ),
+    ] = "",
     strategy: Annotated[
         str,
         typer.Option(
@@ -191,12 +196,19 @@ def explore(
         Path | None,
         typer.Option(help="Latencies of a device, as wenable profile --out wrote them there."),
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The most that a mode may cost besides: macs_m=3, memory_kib=200, latency_ms=5 (with"
+            " --profile), or FILE=2 by a cost table. Can be given several times; all of them hold."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search a trained network for the modes worth having."""
     from wenable.cli.explore import run_explore
 
-    run_explore(network, data, threshold, out, cost, strategy, profile, json)
+    run_explore(network, data, threshold, out, cost, strategy, profile, limit or [], json)
 
 
 BundleFile = Annotated[Path, typer.Argument(help="A bundle, as wenable export writes it.")]
@@ -296,7 +308,7 @@ def run(
 def bench(
     bundle: BundleFile,
     engines: Annotated[str, typer.Option(help="With commas; all installed ones if empty.")] = "",
-    threads: Annotated[str, typer.Option(help="With commas, as 1,2; all cores if empty.")] = "",
+    threads: Annotated[str, typer.Option(help="With commas, as 1,2; one and all if empty.")] = "",
     modes: Annotated[str, typer.Option(help="With semicolons; all exported ones if empty.")] = "",
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
     json: Json = False,

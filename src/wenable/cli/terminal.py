@@ -89,6 +89,11 @@ def parse_size(text: str) -> tuple[int, ...]:
     return size
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things: `1 mode`, `2 modes`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def short_mode(mode: Mode) -> str:
     """Return a mode's text form, with a word to the full one."""
     return str(mode) if mode != mode.space.full else "1 (full)"

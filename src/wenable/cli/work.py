@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from wenable.data.image_folder import ImageFiles
 from wenable.data.transforms import ImageSettings, evaluation_transform, training_transform
 from wenable.dynamic_network import DynamicNetwork
 from wenable.exploration.greedy import SearchStep
+from wenable.exploration.limits import Limit
 from wenable.measure.latency import TimingPlan
 from wenable.preprocessing import Preprocessing
 from wenable.processes import rank, world_size
@@ -172,6 +173,7 @@ def explore_with_bar(
     strategy: str = "greedy",
     table: CostTable | None = None,
     journal: Path | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Front:
     """Run a search and show how far it is."""
     with progress_bar(console, f"searching by {cost}") as update:
@@ -189,6 +191,7 @@ def explore_with_bar(
             table=table,
             strategy=cast(Strategy, strategy) or None,
             journal=journal,
+            limits=limits,
             timing=SEARCH_TIMING,
             on_step=show,
         )

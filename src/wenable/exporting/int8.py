@@ -28,7 +28,8 @@ TOLERANCE = 0.05
 def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[str]) -> Path:
     """Write a mode with layers of 8 bits as an ONNX model in the QDQ form, and return where it lies.
 
-    - `net`: converted with `SwitchablePrecision`; the mode should be trained or calibrated.
+    - `net`: converted with `SwitchablePrecision` or `WeightEnablingWithPrecision`; the mode should be
+      trained or calibrated.
     - `path`: of the file, as `net.int8.onnx`.
 
     Weights are 8-bit integers in the file, inputs are quantised before each layer, and batch norms
@@ -87,7 +88,7 @@ class IntegerLayer(nn.Module):
     def __init__(
         self,
         rounding: FakeQuantizedInput,
-        layer: nn.Conv2d | nn.Linear,
+        layer: nn.Conv1d | nn.Conv2d | nn.Linear,
         norm: nn.modules.batchnorm._BatchNorm | None,
     ) -> None:
         super().__init__()
@@ -121,7 +122,7 @@ class IntegerLayer(nn.Module):
         if bias is not None and self.fits:
             bias = _dequantize(bias, self.bias_scale, axis=0)
         layer = self.layer[0]
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d):
             return layer._conv_forward(x, weight, bias)
         return nn.functional.linear(x, weight, bias)
 

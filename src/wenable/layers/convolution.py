@@ -62,15 +62,16 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
         if execution == GROUPED:
             if self.pattern == 1:
                 return super().forward(input)
-            return self._convolve(self._shuffled(input), self.enabled_weight(), self.pattern)
+            blocks = self._as_used(self.enabled_weight())
+            return self._convolve(self._shuffled(input), blocks, self.pattern)
         if execution == DENSE:
-            order = self.input_order
-            return self._convolve(input, masked_weight(self.weight, self.pattern, order), 1)
+            weight = masked_weight(self.weight, self.pattern, self.input_order)
+            return self._convolve(input, self._as_used(weight), 1)
         input, merged = self._shuffled(input), groups_merged_to(execution)
         if merged is not None:
             blocks = merged_blocks(self.weight, self.pattern, merged, self.input_order)
-            return self._convolve(input, blocks, merged)
-        blocks = self._pack(self.weight)
+            return self._convolve(input, self._as_used(blocks), merged)
+        blocks = self._as_used(self._pack(self.weight))
         if execution == MATMUL:
             return pointwise_product(input, blocks, self.bias, self.pattern, self.stride)
         input, padding = self._padded(input)
@@ -112,9 +113,10 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
             dtype=self.weight.dtype,
         )
         self._copy_enabled_weights(plain)
+        product = self._plain_product(plain)
         if not self.shuffles:
-            return plain.train(self.training)
-        return self._in_a_row(nn.ChannelShuffle(self.shuffle_groups), plain)
+            return product.train(self.training)
+        return self._in_a_row(nn.ChannelShuffle(self.shuffle_groups), product)
 
     def extra_repr(self) -> str:
         """Add the patterns to what a convolution tells."""

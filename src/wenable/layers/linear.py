@@ -50,7 +50,7 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         execution = self.present_execution()
         if execution == DENSE:
             weight = masked_weight(self.weight, self.pattern, self.input_order)
-            return nn.functional.linear(input, weight, self.bias)
+            return nn.functional.linear(input, self._as_used(weight), self.bias)
         if self.reads_shuffled:
             input = input.unflatten(-1, (self.shuffle_groups, -1)).transpose(-1, -2).flatten(-2)
         merged = groups_merged_to(execution)
@@ -62,6 +62,7 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
     def _multiply(self, input: torch.Tensor, weight_gio: torch.Tensor) -> torch.Tensor:
         # B: all leading dimensions, g: groups, i, o: inputs and outputs of a group
         groups, inputs, _ = weight_gio.shape
+        weight_gio = self._as_used(weight_gio, outputs=(0, 2))
         input_gBi = input.reshape(-1, groups, inputs).transpose(0, 1)
         output_gBo = torch.bmm(input_gBi, weight_gio)
         output = output_gBo.transpose(0, 1).reshape(*input.shape[:-1], self.out_features)
@@ -82,13 +83,13 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         if self.pattern == 1:
             plain = skip_init(nn.Linear, *sizes, bias=has_bias, **place)
             self._copy_enabled_weights(plain)
-            return plain.train(self.training)
+            return self._plain_product(plain).train(self.training)
         convolution = nn.Conv2d if self.dimensions == 4 else nn.Conv1d
         grouped = skip_init(convolution, *sizes, 1, groups=self.pattern, bias=has_bias, **place)
         self._copy_enabled_weights(grouped)
         shuffle = [nn.ChannelShuffle(self.shuffle_groups)] if self.shuffles else []
         before, after = self._channel_moves()
-        return self._in_a_row(before, *shuffle, grouped, after)
+        return self._in_a_row(before, *shuffle, self._plain_product(grouped), after)
 
     def _channel_moves(self) -> tuple[nn.Module, nn.Module]:
         """Return what moves the last dimension to the second, and what moves it back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import nn
 from torch.nn.utils import skip_init
@@ -17,71 +19,64 @@ from wenable.layers.quantization import (
 from wenable.space import Knob
 
 
-class SwitchablePrecision(nn.Module):
-    """A layer whose weight and input are rounded to as many bits as its pattern leaves them.
+class PrecisionLayer(nn.Module):
+    """A layer whose weight and input can be rounded to fewer bits than 32: what all of them share.
 
-    Pattern n leaves 32/n bits. At 32 it is the layer it was made from, to the bit. Below, the weight
+    A knob sets the precision: pattern n leaves 32/n bits. At 32 nothing is rounded. Below, the weight
     is on a symmetric grid for each output channel and the input on an asymmetric one for the whole
-    tensor, whose range is learned for each precision (`InputRange`). Biases and sums stay floats.
+    tensor, whose range was learned (`InputRange`). Biases and sums stay floats.
+
+    A subclass keeps the pattern in `precision`, and says which of `input_ranges` a mode uses.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
+    knob: Knob
+    precision: int
     input_ranges: nn.ModuleDict
 
-    def _make_switchable(self, knob: Knob) -> None:
-        self.knob = knob
-        self.pattern = 1
-        self.input_ranges = nn.ModuleDict(
-            {str(FULL_BITS // n): InputRange(self.weight) for n in knob.options if n > 1}
-        )
+    def _make_ranges(self, keys: Iterable[str]) -> None:
+        self.input_ranges = nn.ModuleDict({key: InputRange(self.weight) for key in keys})
         self.input_ranges.train(self.training)
+
+    def _range_key(self, mode: Mapping[str, int] | None) -> str | None:
+        """Return the key of the range that a mode uses, the present one for None; None at 32 bits."""
+        raise NotImplementedError
 
     @property
     def bits(self) -> int:
         """The bits of weights and inputs in the present pattern; 32 is floating point."""
-        return FULL_BITS // self.pattern
-
-    def set_pattern(self, n: int) -> None:
-        """Run at 32/n bits from now on; a pattern the layer lacks is refused."""
-        self.knob.check(n)
-        self.put_pattern(n)
-
-    def put_pattern(self, n: int) -> None:
-        """Set a pattern that is known to be one of this layer's."""
-        self.__dict__["pattern"] = n
+        return FULL_BITS // self.precision
 
     @property
     def input_range(self) -> InputRange | None:
         """The range of the input in the present precision; None in floating point."""
-        return None if self.pattern == 1 else self.input_ranges[str(self.bits)]  # pyright: ignore[reportReturnType]
+        key = self._range_key(None)
+        return None if key is None else self.input_ranges[key]  # pyright: ignore[reportReturnType]
 
-    def knows_its_input(self, n: int) -> bool:
-        """Whether pattern `n` can be used as it is: its input's range was seen, or it needs none."""
-        return n == 1 or self.input_ranges[str(FULL_BITS // n)].is_known  # pyright: ignore[reportReturnType]
+    def knows_its_input(self, mode: Mapping[str, int]) -> bool:
+        """Whether a mode can be used as it is: its input's range was seen, or it needs none."""
+        key = self._range_key(mode)
+        return key is None or self.input_ranges[key].is_known  # pyright: ignore[reportReturnType]
 
-    def _on_grids(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the input and the weight, rounded to the present precision."""
+    def _rounded_input(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the input on the grid of the present precision, and let its range look at it."""
         input_range = self.input_range
         assert input_range is not None
         low, high = input_range(input)
-        rounded = input_grid(low, high, self.bits).nearest(input)
-        return rounded, weight_grid(self.weight, self.bits).nearest(self.weight)
+        return input_grid(low, high, self.bits).nearest(input)
 
-    def to_plain(self) -> nn.Module:
-        """Return the layer of the present precision: its weight on the grid, its input rounded.
+    def _rounded_weight(
+        self, weight: torch.Tensor, outputs: tuple[int, ...] = (0,)
+    ) -> torch.Tensor:
+        return weight_grid(weight, self.bits, outputs).nearest(weight)
 
-        The weight is that of a standard torch layer. torch has no standard layer that rounds, so
-        below 32 bits a `FakeQuantizedInput` stands before it.
+    def _behind_rounding(self, plain: nn.Module) -> nn.Module:
+        """Return a standard layer in the present precision: its weight rounded, its input before it.
 
-        Raises `ValueError` where the range of the input was never seen.
+        torch has no standard layer that rounds, so below 32 bits a `FakeQuantizedInput` stands
+        before it. Raises `ValueError` where the range of the input was never seen.
         """
-        plain = self._plain()
-        with torch.no_grad():
-            for name, parameter in plain.named_parameters():
-                own = self.get_parameter(name)
-                parameter.copy_(own)
-                parameter.requires_grad_(own.requires_grad)
         input_range = self.input_range
         if input_range is None:
             return plain
@@ -92,11 +87,65 @@ class SwitchablePrecision(nn.Module):
             )
         with torch.no_grad():
             weight = plain.get_parameter("weight")
-            weight.copy_(weight_grid(weight, self.bits).nearest(weight))
+            weight.copy_(self._rounded_weight(weight))
         low, high = input_range.running_bounds
         row = nn.Sequential(FakeQuantizedInput(low, high, self.bits), plain).train(self.training)
         row.__dict__["weight"] = weight  # networks look at its type; it has its name already
         return row
+
+    def to_plain(self) -> nn.Module:
+        """Return the layer of the present patterns, as `_behind_rounding` says."""
+        raise NotImplementedError
+
+
+class SwitchablePrecision(PrecisionLayer):
+    """A layer whose weight and input are rounded to as many bits as its pattern leaves them.
+
+    Pattern n leaves 32/n bits. At 32 it is the layer it was made from, to the bit.
+    """
+
+    def _make_switchable(self, knob: Knob) -> None:
+        self.knob = knob
+        self.precision = 1
+        self._make_ranges(str(FULL_BITS // n) for n in knob.options if n > 1)
+
+    @property
+    def pattern(self) -> int:
+        """The present pattern: n for 32/n bits."""
+        return self.precision
+
+    def set_pattern(self, n: int) -> None:
+        """Run at 32/n bits from now on; a pattern the layer lacks is refused."""
+        self.knob.check(n)
+        self.put_precision(n)
+
+    def put_precision(self, n: int) -> None:
+        """Set a pattern that is known to be one of this layer's."""
+        self.__dict__["precision"] = n
+
+    put_pattern = put_precision
+
+    def _range_key(self, mode: Mapping[str, int] | None) -> str | None:
+        n = self.precision if mode is None else mode[self.knob.name]
+        return None if n == 1 else str(FULL_BITS // n)
+
+    def _on_grids(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the input and the weight, rounded to the present precision."""
+        return self._rounded_input(input), self._rounded_weight(self.weight)
+
+    def to_plain(self) -> nn.Module:
+        """Return the layer of the present precision: its weight on the grid, its input rounded.
+
+        The weight is that of a standard torch layer. Raises `ValueError` where the range of the
+        input was never seen.
+        """
+        plain = self._plain()
+        with torch.no_grad():
+            for name, parameter in plain.named_parameters():
+                own = self.get_parameter(name)
+                parameter.copy_(own)
+                parameter.requires_grad_(own.requires_grad)
+        return self._behind_rounding(plain)
 
     def _plain(self) -> nn.Module:
         raise TypeError("use SwitchablePrecisionConv2d or SwitchablePrecisionLinear")

@@ -8,6 +8,7 @@ the integers for an engine that does multiply them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,30 @@ class _RoundStraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return grad
+
+
+class _ClipInclusive(torch.autograd.Function):
+    """Clip; the gradient passes inside the bounds and on them.
+
+    That of `torch.clamp` stops on the bounds in some versions of torch. On them lie the largest weight
+    of every output, always, and half of all weights at 2 bits: they would never learn.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
+        ctx.save_for_backward((x >= lowest) & (x <= highest))
+        return x.clamp(lowest, highest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None
+
+
+def _clip(x: torch.Tensor, lowest: int, highest: int) -> torch.Tensor:
+    if not torch.is_grad_enabled():
+        return x.clamp(lowest, highest)
+    return _ClipInclusive.apply(x, lowest, highest)  # pyright: ignore[reportReturnType]
 
 
 def _round(x: torch.Tensor) -> torch.Tensor:
@@ -49,11 +74,11 @@ class Grid:
     def integers(self, x: torch.Tensor) -> torch.Tensor:
         """Return the number `q` nearest to each value, as a float; halves go to the even one.
 
-        The gradient is that of a clip to the grid's range: rounding is passed over (straight-through
-        estimator, Bengio et al., 2013).
+        The gradient is that of a clip to the grid's range, its ends included: rounding is passed over
+        (straight-through estimator, Bengio et al., 2013).
         """
         q = _round(x / self.scale) + self.zero_point
-        return q.clamp(self.lowest, self.highest)
+        return _clip(q, self.lowest, self.highest)
 
     def values(self, integers: torch.Tensor) -> torch.Tensor:
         """Return the numbers that integers stand for."""
@@ -66,10 +91,11 @@ class Grid:
         return self.values(self.integers(wide)).to(x.dtype)
 
 
-def weight_grid(weight: torch.Tensor, bits: int) -> Grid:
+def weight_grid(weight: torch.Tensor, bits: int, outputs: tuple[int, ...] = (0,)) -> Grid:
     """Return the grid of a weight: symmetric, one scale for each output channel.
 
     - `weight`: shape `(out, ...)`; the largest magnitude of each output is on the grid.
+    - `outputs`: the dimensions that tell outputs apart, where it is not the first alone.
     - `bits`: 2 or more; integers from `-(2^(bits-1) - 1)` to `2^(bits-1) - 1`, so that 2 bits are
       the three values -1, 0 and 1.
 
@@ -82,7 +108,8 @@ def weight_grid(weight: torch.Tensor, bits: int) -> Grid:
     [[64.0, -127.0], [0.0, 0.0]]
     """
     highest = 2 ** (bits - 1) - 1
-    largest = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
+    others = tuple(dim for dim in range(weight.ndim) if dim not in outputs)
+    largest = weight.detach().abs().amax(dim=others, keepdim=True)
     scale = largest / highest
     # An output without weights: any scale represents its zeros.
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))

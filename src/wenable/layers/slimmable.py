@@ -33,8 +33,8 @@ class Slimmable(nn.Module):
     weight: torch.Tensor
     bias: torch.Tensor | None
 
-    def _make_switchable(self, knob: Knob, widths: Mapping[int, LayerWidth]) -> None:
-        self.knob = knob
+    def _make_switchable(self, knob: Knob, widths: Mapping[int, LayerWidth], name: str) -> None:
+        self.knob, self.name = knob, name
         self.pattern = knob.options[0]
         self.widths = dict(widths)
 
@@ -58,12 +58,21 @@ class Slimmable(nn.Module):
         weight = self.weight[: width.outputs, : width.inputs // width.groups]
         return weight, None if self.bias is None else self.bias[: width.outputs]
 
+    def enabled_entries(self) -> dict[str, torch.Tensor]:
+        """Return for each parameter which of its entries the present pattern uses."""
+        masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in self.named_parameters()}
+        width = self.width
+        masks["weight"][: width.outputs, : width.inputs // width.groups] = True
+        if self.bias is not None:
+            masks["bias"][: width.outputs] = True
+        return masks
+
     def _check_inputs(self, inputs: int) -> None:
         if inputs != self.width.inputs:
             raise ValueError(
-                f"a layer of {self.weight.shape[0]} channels reads {self.width.inputs} channels at"
-                f" {self.knob.name} {self.knob.text(self.pattern)}, and was given {inputs}: the"
-                " network fixes a number of channels in its own code"
+                f"{self.name!r} reads {self.width.inputs} channels at {self.knob.name}"
+                f" {self.knob.text(self.pattern)}, and was given {inputs}: the network fixes a number"
+                " of channels in its own code"
             )
 
     def _copied_to(self, plain: nn.Module) -> nn.Module:
@@ -84,7 +93,7 @@ class SlimmableConv2d(Slimmable, nn.Conv2d):
     """A convolution in one of several widths; depthwise and grouped ones run fewer groups.
 
     - `convolution`: the layer to take over; its parameters are shared, not copied.
-    - `knob`: its name and patterns; `widths`: the channels in each pattern.
+    - `knob`: its patterns; `widths`: the channels in each; `name`: what a refusal calls the layer.
 
     Input `(N, inputs, H, W)`, output `(N, outputs, H', W')` of the present width.
 
@@ -96,12 +105,16 @@ class SlimmableConv2d(Slimmable, nn.Conv2d):
     """
 
     def __init__(
-        self, convolution: nn.Conv2d, knob: Knob, widths: Mapping[int, LayerWidth]
+        self,
+        convolution: nn.Conv2d,
+        knob: Knob,
+        widths: Mapping[int, LayerWidth],
+        name: str = "a convolution",
     ) -> None:
         super().__init__(**_geometry(convolution), groups=convolution.groups, device="meta")
         self.weight, self.bias = convolution.weight, convolution.bias
         self.training = convolution.training
-        self._make_switchable(knob, widths)
+        self._make_switchable(knob, widths, name)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolve in the present width."""
@@ -133,7 +146,7 @@ class SlimmableLinear(Slimmable, nn.Linear):
     """A dense layer in one of several widths.
 
     - `linear`: the layer to take over; its parameters are shared, not copied.
-    - `knob`: its name and patterns; `widths`: the features in each pattern.
+    - `knob`: its patterns; `widths`: the features in each; `name`: what a refusal calls the layer.
 
     Input `(*, inputs)`, output `(*, outputs)` of the present width.
 
@@ -144,12 +157,18 @@ class SlimmableLinear(Slimmable, nn.Linear):
     torch.Size([2, 5])
     """
 
-    def __init__(self, linear: nn.Linear, knob: Knob, widths: Mapping[int, LayerWidth]) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        knob: Knob,
+        widths: Mapping[int, LayerWidth],
+        name: str = "a dense layer",
+    ) -> None:
         sizes = linear.in_features, linear.out_features
         super().__init__(*sizes, linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
         self.training = linear.training
-        self._make_switchable(knob, widths)
+        self._make_switchable(knob, widths, name)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply in the present width."""

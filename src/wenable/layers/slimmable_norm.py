@@ -24,6 +24,7 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
       batch norm, Yu et al., 2019). Otherwise all share one affine, of which they use the first
       part; the running averages are those of the widest, and any other has its statistics from
       calibration (Yu and Huang, 2019, section 3.2).
+    - `name`: what a refusal calls it.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
         norm: nn.modules.batchnorm._BatchNorm,
         features: Mapping[int, int],
         private: bool,
+        name: str = "a batch norm",
     ) -> None:
         super().__init__(norm)
+        self.name = name
         self.patterns = tuple(features)
         self.features = dict(features)
         if private:
@@ -60,6 +63,17 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
             return tensor
         return tensor[: self.present_features]
 
+    def enabled_entries(self) -> dict[str, torch.Tensor]:
+        """Return for each parameter which of its entries the present pattern uses."""
+        n = self.slice_patterns[0]
+        own = "" if self.of_pattern(n) is self else f"by_pattern.{n}."
+        masks = {}
+        for name, parameter in self.named_parameters():
+            used = name.rpartition(".")[0] == own.removesuffix(".")
+            masks[name] = torch.zeros_like(parameter, dtype=torch.bool)
+            masks[name][: self.present_features] = used
+        return masks
+
     def _affine(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         return self._present("weight"), self._present("bias")
 
@@ -68,9 +82,9 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
         n = self.slice_patterns[0]
         if x.shape[1] != self.present_features:
             raise ValueError(
-                f"a batch norm of {self.num_features} channels has {self.present_features} in its"
-                f" pattern {n}, and was given {x.shape[1]}: the network fixes a number of channels in"
-                " its own code"
+                f"{self.name!r} normalises {self.present_features} of its {self.num_features}"
+                f" channels in the present mode, and was given {x.shape[1]}: the network fixes a"
+                " number of channels in its own code"
             )
         own = n == 1 or self.of_pattern(n) is not self
         if (

@@ -120,6 +120,17 @@ class WeightEnabled(nn.Module):
         """Cut the blocks of the present pattern out of the weight."""
         return diagonal_blocks(weight, self.pattern, self._present_order)
 
+    def _as_used(self, weight: torch.Tensor, outputs: tuple[int, ...] = (0,)) -> torch.Tensor:
+        """Return enabled weights as they are multiplied by; a layer of several precisions rounds them.
+
+        - `outputs`: the dimensions of `weight` that tell outputs apart.
+        """
+        return weight
+
+    def _plain_product(self, plain: nn.Module) -> nn.Module:
+        """Return the standard layer that multiplies, with all that belongs right before it."""
+        return plain
+
     def drop_packed(self) -> None:
         """Give back the memory of the packed blocks; the next forward pass packs anew."""
         self.packed.clear()

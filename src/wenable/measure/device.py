@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -17,19 +20,91 @@ def describe_device() -> str:
     return f"{processor()}, {usable_cores()} cores, {platform.system()} {platform.machine()}"
 
 
-def conditions(system: Path = Path("/sys")) -> dict[str, str]:
-    """Return what is known of the processor's present state: its governor and temperature.
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What is known of the device's present state, as its temperature.
 
-    - `system`: where Linux tells of its devices; replaced in tests. What cannot be read is left out.
+    - `value`: with its unit, for readers; None where it cannot be read, and `reason` says why.
+
+    Raises `ValueError` for a missing value without its reason.
+
+    >>> print(Condition("45 degrees Celsius"), "|", Condition(None, "there is no sensor"))
+    45 degrees Celsius | not readable (there is no sensor)
     """
-    found = {}
-    governor = _first_text(system / "devices/system/cpu", "cpu0/cpufreq/scaling_governor")
-    if governor:
-        found["governor"] = governor
-    temperature = _first_text(system / "class/thermal", "thermal_zone*/temp")
-    if temperature.lstrip("-").isdigit():
-        found["temperature"] = f"{int(temperature) / 1000:.0f} degrees Celsius"
-    return found
+
+    value: str | None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.value is None and not self.reason:
+            raise ValueError("a condition without a value needs its `reason`")
+
+    def __str__(self) -> str:
+        return f"not readable ({self.reason})" if self.value is None else self.value
+
+
+def conditions(system: Path = Path("/sys")) -> dict[str, Condition]:
+    """Return the processor's governor, clock and temperature, each with why where there is none.
+
+    - `system`: where Linux tells of its devices; replaced in tests.
+
+    The temperature is that of the processor where a zone says so, and of the first zone elsewhere.
+
+    >>> list(conditions(Path("no such folder")))
+    ['governor', 'clock', 'temperature']
+    """
+    frequencies = system / "devices/system/cpu"
+    governor = _first_text(frequencies, "cpu0/cpufreq/scaling_governor")
+    clock_khz = _first_text(frequencies, "cpu0/cpufreq/scaling_cur_freq")
+    return {
+        "governor": Condition(governor or None, f"{frequencies} shows no scaling_governor"),
+        "clock": Condition(
+            f"{int(clock_khz) / 1000:.0f} MHz" if clock_khz.isdecimal() else None,
+            f"{frequencies} shows no scaling_cur_freq",
+        ),
+        "temperature": _temperature(system / "class/thermal"),
+    }
+
+
+def conditions_words(before: Mapping[str, Condition], after: Mapping[str, Condition]) -> str:
+    """Return in what state a device was, before and after something was measured.
+
+    >>> said = {"governor": Condition("powersave"), "temperature": Condition("45 degrees Celsius")}
+    >>> conditions_words(said, said | {"temperature": Condition("61 degrees Celsius")})
+    'governor powersave, temperature 45 degrees Celsius before and 61 degrees Celsius after'
+    >>> conditions_words({"clock": Condition(None, "no cpufreq")}, {})
+    'clock not readable'
+    """
+    words = []
+    for name, first in before.items():
+        then = after.get(name, first)
+        if first.value is None:
+            words.append(f"{name} not readable")
+        elif then.value in (None, first.value):
+            words.append(f"{name} {first}")
+        else:
+            words.append(f"{name} {first} before and {then} after")
+    return ", ".join(words)
+
+
+def _temperature(zones: Path) -> Condition:
+    found = [zone for zone in sorted(zones.glob("thermal_zone*")) if _milli(zone) is not None]
+    if not found:
+        return Condition(None, f"{zones} shows no temperature")
+    # x86_pkg_temp, cpu-thermal, CPU-therm; others tell of the wireless card or the board.
+    of_cpu = [zone for zone in found if re.search("cpu|pkg|soc", _kind(zone), re.IGNORECASE)]
+    zone = (of_cpu or found)[0]
+    kind = f" ({_kind(zone)})" if _kind(zone) else ""
+    return Condition(f"{(_milli(zone) or 0) / 1000:.0f} degrees Celsius{kind}")
+
+
+def _milli(zone: Path) -> int | None:
+    text = _first_text(zone, "temp")
+    return int(text) if text.lstrip("-").isdecimal() else None
+
+
+def _kind(zone: Path) -> str:
+    return _first_text(zone, "type")
 
 
 def _first_text(folder: Path, pattern: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
-from wenable.measure.device import describe_device
+from wenable.measure.device import conditions, conditions_words, describe_device
 from wenable.measure.energy_windows import (
     EnergyReading,
     Key,
@@ -128,6 +128,7 @@ def record_windows(
     """
     plan = EnergyPlan() if plan is None else plan
     run = _Run(calls, plan, meter, step_s, clocks or Clocks())
+    before = conditions()
     run.all_windows()
     device = device or describe_device()
     return Recording(
@@ -136,6 +137,7 @@ def record_windows(
         run.idle,
         device,
         run.failure,
+        conditions_words(before, conditions()),
     )
 
 

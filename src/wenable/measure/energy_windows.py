@@ -38,6 +38,7 @@ class Recording(Generic[Key]):
     - `trials`: the windows of each callable; `latencies`: what its calls took in the same windows.
     - `idle`: a window in which nothing was called.
     - `device`: what ran; `failure`: why there is no energy, where a meter gave out.
+    - `conditions`: the device's governor, clock and temperature, before and after.
 
     >>> idle = Window(start_s=0.0, stop_s=10.0, seconds=10.0)
     >>> latency = Reading(2.0, "ms")
@@ -52,6 +53,7 @@ class Recording(Generic[Key]):
     idle: Window
     device: str = ""
     failure: str = ""
+    conditions: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, the keys as text; raises `ValueError` where two keys look alike."""
@@ -66,6 +68,7 @@ class Recording(Generic[Key]):
             "version": 1,
             "device": self.device,
             "failure": self.failure,
+            "conditions": self.conditions,
             "idle": asdict(self.idle),
             "trials": {
                 str(key): [asdict(each) for each in self.trials[key]] for key in self.trials
@@ -90,6 +93,7 @@ class Recording(Generic[Key]):
                 Window(**values["idle"]),
                 str(values["device"]),
                 str(values["failure"]),
+                str(values.get("conditions", "")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"`values` is not the JSON form of a recording: {error}") from error
@@ -149,7 +153,7 @@ def _reading_of(key: Key, recording: Recording[Key], meter: Described) -> Energy
     if idle.joules is None or not windows or any(each.joules is None for each in windows):
         return absent(latency, "windows were recorded without the energy used in them", device)
     source = f"{meter.name} ({meter.scope}, {meter.kind}); {len(windows)} windows in random order"
-    note = _note(windows, meter)
+    note = "; ".join(each for each in (_note(windows, meter), recording.conditions) if each)
     watts = idle.joules / idle.seconds
     gross = [1e3 * (each.joules or 0.0) / each.calls for each in windows]
     net = [

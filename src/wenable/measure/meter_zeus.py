@@ -1,4 +1,4 @@
-"""Meters that the package zeus knows how to read: GPUs, packages, and a Jetson board's total rail."""
+"""Meters that the package zeus can read: GPUs, packages, Apple's chips, a Jetson's total rail."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from wenable.measure.meter import Kind, MeterError, Scope, in_guest
 NOT_INSTALLED = "zeus is not installed: pip install 'wenable[energy]'"
 _GETTERS = {"GPU": "get_gpus", "package": "get_cpus", "board": "get_soc"}
 _WINDOW = "wenable"
+_APPLE_PARTS = ("cpu_total_mj", "gpu_mj", "gpu_sram_mj", "dram_mj", "ane_mj")
 
 
 class ZeusMeter:
     """One of the meters of zeus (https://ml.energy/zeus).
 
     - `scope`: "GPU" is one GPU's own counter; "package" the processor, for those who are not root
-      and run zeusd; "board" the rail of a Jetson that feeds all of it.
+      and run zeusd; "board" the rail of a Jetson that feeds all of it. On Apple silicon "board"
+      gives the chip with its memory, and the meter's scope is "package", since that is what it is.
     - `gpu`: which GPU, by CUDA's number.
     - `drivers`: where Linux shows a Jetson's sensor; `cpuinfo`: by which a virtual machine is
       recognised.
@@ -47,13 +49,19 @@ class ZeusMeter:
             raise ValueError(f"`scope` (={scope!r}) must be one of {', '.join(_GETTERS)}")
         self.scope: Scope = scope
         self.kind: Kind = "measured"
-        self._gpu = gpu
         device = _device(_GETTERS[scope])
         if scope == "GPU":
+            self._joules = lambda found: found.gpu_energy.get(gpu)
             self.name, self.detail = _name_gpu(device, gpu)
+        elif scope == "board" and type(device).__name__.startswith("Apple"):
+            self.scope, self.name = "package", "apple-silicon"
+            self.detail = "processor, GPU, neural engine and memory of the chip, read by zeus"
+            self._joules = _apple_joules
         elif scope == "board":
+            self._joules = _board_joules
             self.name, self.detail = f"ina3221:{total_rail(drivers)}", "power summed up by zeus"
         else:
+            self._joules = _package_joules
             self.name, self.detail = "rapl-package", "read by zeus, without a server's memory"
             self.kind = "apportioned" if in_guest(cpuinfo) else "measured"
         self._monitor = _call(
@@ -69,17 +77,28 @@ class ZeusMeter:
     def end(self) -> float:
         """Return the joules since `begin`; raises `MeterError` where zeus has none."""
         found = _call(self._monitor.end_window, _WINDOW, sync_execution=False)
-        if self.scope == "GPU":
-            joules = found.gpu_energy.get(self._gpu)
-        elif self.scope == "package":
-            # Its `total_energy` is the sum over GPUs, and 0 where there is none: of no use here.
-            joules = sum(found.cpu_energy.values()) if found.cpu_energy else None
-        else:
-            millijoules = getattr(found.soc_energy, "total_energy_mj", None)
-            joules = None if millijoules is None else millijoules / 1e3
+        joules = self._joules(found)
         if joules is None:
             raise MeterError(f"zeus gave no energy for the {self.scope}")
         return float(joules)
+
+
+def _package_joules(found: Any) -> float | None:
+    # Its `total_energy` is the sum over GPUs, and 0 where there is none: of no use here.
+    return sum(found.cpu_energy.values()) if found.cpu_energy else None
+
+
+def _board_joules(found: Any) -> float | None:
+    millijoules = getattr(found.soc_energy, "total_energy_mj", None)
+    return None if millijoules is None else millijoules / 1e3
+
+
+def _apple_joules(found: Any) -> float | None:
+    """Return the sum over the parts that this chip tells of; the processor has to be among them."""
+    parts = {name: getattr(found.soc_energy, name, None) for name in _APPLE_PARTS}
+    if parts["cpu_total_mj"] is None:
+        return None
+    return sum(each for each in parts.values() if each is not None) / 1e3
 
 
 def total_rail(drivers: Path = Path("/sys/bus/i2c/drivers")) -> str:

@@ -76,13 +76,13 @@ def _candidates() -> Iterator[tuple[str, Callable[[], Meter]]]:
     """Yield names and how to open them. Without zeus its three meters are one line."""
     has_zeus = find_spec("zeus") is not None
     if has_zeus:
-        yield "zeus board", partial(ZeusMeter, "board")
+        yield "zeus SoC (Jetson, Apple)", partial(ZeusMeter, "board")
     yield "rapl-package", RaplMeter
     if has_zeus:
         yield "zeus package", partial(ZeusMeter, "package")
         yield "zeus GPU", partial(ZeusMeter, "GPU")
     else:
-        yield "zeus (GPU, package, Jetson board)", _no_zeus
+        yield "zeus (GPU, package, Jetson, Apple)", _no_zeus
 
 
 def _no_zeus() -> Meter:

@@ -7,12 +7,16 @@ from wenable.methods.depth import EarlyExits as EarlyExits
 from wenable.methods.plan import Method as Method
 from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
 from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
+from wenable.methods.weight_enabling_with_precision import (
+    WeightEnablingWithPrecision as WeightEnablingWithPrecision,
+)
 from wenable.methods.width import Slimmable as Slimmable
 from wenable.methods.width import UniversallySlimmable as UniversallySlimmable
 
 _BY_NAME = {
     "weight-enabling": WeightEnabling,
     "precision": SwitchablePrecision,
+    "weight-enabling-with-precision": WeightEnablingWithPrecision,
     "early-exits": EarlyExits,
     "slimmable": Slimmable,
     "universally-slimmable": UniversallySlimmable,

@@ -122,7 +122,7 @@ def _switchable_norm(
 
 
 def slimmable_norm(
-    norm: nn.modules.batchnorm._BatchNorm, features: Mapping[int, int], private: bool
+    norm: nn.modules.batchnorm._BatchNorm, features: Mapping[int, int], private: bool, name: str
 ) -> SlimmableBatchNorm:
     """Return a norm in several widths for one of `known_norms`."""
     classes = {
@@ -130,7 +130,7 @@ def slimmable_norm(
         "BatchNorm2d": SlimmableBatchNorm2d,
         "BatchNormAct2d": SlimmableBatchNormAct2d,
     }
-    return classes[_kind(norm) or ""](norm, features, private)
+    return classes[_kind(norm) or ""](norm, features, private, name)
 
 
 def _unknown_norm(name: str, norm: nn.Module) -> str:

@@ -18,10 +18,12 @@ class Follower:
     """A module that a knob sets by its `set_pattern`, by qualified name.
 
     - `part`: only one slice of its channels.
+    - `setter`: the method that sets it, for a module that two knobs set.
     """
 
     module: str
     part: int | None = None
+    setter: str = "put_pattern"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class SwitchableLayer:
     `macs` are for one example at the traced size; `weights` counts its weight without the bias.
     Pattern 1/n costs 1/n of both, unless `macs_by_pattern` and `weights_by_pattern` say otherwise,
     in the order of `patterns`; `bits_by_pattern` are those of weights and inputs, where not 32.
+    Where its precision has a knob of its own, that is `precision_knob`; pattern n leaves 32/n bits.
     """
 
     name: str
@@ -58,6 +61,12 @@ class SwitchableLayer:
     macs_by_pattern: tuple[int, ...] = ()
     weights_by_pattern: tuple[int, ...] = ()
     bits_by_pattern: tuple[int, ...] = ()
+    precision_knob: str = ""
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """The names of all knobs that set it."""
+        return (self.knob, self.precision_knob) if self.precision_knob else (self.knob,)
 
     def macs_at(self, n: int) -> int:
         """Return the multiply-accumulates in pattern `n`, for one example."""
@@ -71,8 +80,11 @@ class SwitchableLayer:
             return self.weights_by_pattern[self.patterns.index(n)]
         return self.weights // n
 
-    def bits_at(self, n: int) -> int:
-        """Return the bits of a weight, and of an input, in pattern `n`: 32 for floating point."""
+    def bits_in(self, mode: Mapping[str, int]) -> int:
+        """Return the bits of a weight, and of an input, in a mode: 32 for floating point."""
+        if self.precision_knob:
+            return 32 // mode[self.precision_knob]
+        n = mode[self.knob]
         return self.bits_by_pattern[self.patterns.index(n)] if self.bits_by_pattern else 32
 
 

@@ -205,12 +205,12 @@ def _plan(
             reason = rigid.get(name, "reads and writes all its channels at every width")
             left_alone.append(LeftAlone(name, type(layer).__name__, macs[0], reason))
             continue
-        replacements[name] = _slimmable(layer, knob, narrowed)
+        replacements[name] = _slimmable(name, layer, knob, narrowed)
         described.append(_describe(name, layer, knob, narrowed, macs))
     for name, norm in norms.items():
         counts = narrowing.norms.get(name, (norm.num_features,) * len(widths))
         features = dict(zip(knob.options, counts, strict=True))
-        replacements[name] = slimmable_norm(norm, features, private_norms)
+        replacements[name] = slimmable_norm(norm, features, private_norms, name)
         if norm.affine and counts[0] != counts[-1]:
             described.append(_describe_norm(name, norm, knob, counts))
     for name, padding in narrowing.paddings.items():
@@ -282,13 +282,13 @@ def _rigidity(layer: nn.Module, call: LayerCall, graph: Graph, shared: set[str])
     return ""
 
 
-def _slimmable(layer: nn.Module, knob: Knob, narrowed: NarrowedLayer) -> nn.Module:
+def _slimmable(name: str, layer: nn.Module, knob: Knob, narrowed: NarrowedLayer) -> nn.Module:
     sizes = zip(narrowed.inputs, narrowed.outputs, narrowed.groups, strict=True)
     widths = {n: LayerWidth(*each) for n, each in zip(knob.options, sizes, strict=True)}
     if isinstance(layer, nn.Conv2d):
-        return SlimmableConv2d(layer, knob, widths)
+        return SlimmableConv2d(layer, knob, widths, name)
     assert isinstance(layer, nn.Linear)
-    return SlimmableLinear(layer, knob, widths)
+    return SlimmableLinear(layer, knob, widths, name)
 
 
 def _weights(layer: nn.Module, narrowed: NarrowedLayer) -> Counts:

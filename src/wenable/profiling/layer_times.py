@@ -206,12 +206,13 @@ def _designs(
 ) -> Iterator[tuple[str, Design]]:
     finest = sorted({n for layer in layers.values() for n in layer.patterns if n > 1}, reverse=True)
     for groups in finest:
-        for product in (False, True):
-            for transpose in (False, True):
-                wanted = Lowering(groups, "transpose" if transpose else "gather", product)
-                yield str(wanted), {n: _nearest(layer, wanted) for n, layer in layers.items()}
-            stored = Lowering(groups, "gather", product)
-            yield f"{groups} groups, stored", _stored_design(layers, linked, stored)
+        for shuffling in ("gather", "gather last", "transpose"):
+            wanted = Lowering(groups, shuffling)
+            yield str(wanted), {n: _nearest(layer, wanted) for n, layer in layers.items()}
+        product = Lowering(groups, "gather", product=True)
+        yield str(product), {n: _nearest(layer, product) for n, layer in layers.items()}
+        for wanted in (Lowering(groups), product):
+            yield f"{wanted}, stored", _stored_design(layers, linked, wanted)
     rng = random.Random(0)
     for number in range(mixtures):
         yield f"mixture {number + 1}", _mixture(layers, linked, rng)

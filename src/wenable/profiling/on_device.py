@@ -109,7 +109,7 @@ def profile(
                 steps=steps,
             )  # fmt: skip
             found = replace(found, table=table)
-        found = replace(found, events=tuple(steps.events))
+        found = replace(found, events=tuple(steps.events), conditions_after=conditions())
         write_profile(where, found.to_json())
         if journal is not None:
             journal.remove()

@@ -17,7 +17,10 @@ from wenable.tables import Point
 
 # Blue and orange that stay apart for colour-blind readers, and in grey.
 _FRONT, _UNIFORM = "#0b62a8", "#d9730d"
-_SCALES = {"macs": (1e-6, "multiply-accumulates of one image (millions)")}
+_SCALES = {
+    "macs": (1e-6, "multiply-accumulates of one image (millions)"),
+    "bit_operations": (1e-9, "bit operations of one image (thousand millions)"),
+}
 _LATENCY = (1.0, "latency of one image (ms, median and quartiles)")
 
 

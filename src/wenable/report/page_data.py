@@ -11,7 +11,12 @@ from wenable.tables import Front, Point, Reading
 
 # unit -> (factor, unit shown, decimals); other units are shown as they are, with three digits
 _SHOWN = {"MACs": (1e-6, "M MACs", 2), "top-1": (100.0, "%", 1)}
-_NAMES = {"macs": "multiply-accumulates", "latency": "latency", "energy": "energy"}
+_NAMES = {
+    "macs": "multiply-accumulates",
+    "bit_operations": "bit operations",
+    "latency": "latency",
+    "energy": "energy",
+}
 
 
 def shown_unit(unit: str) -> dict[str, Any]:
@@ -92,6 +97,7 @@ def _series(name: str, front: Front) -> dict[str, Any]:
         "evaluations": front.evaluations,
         "knobs": list(front.chosen.mode.space.names),
         "finest": max(front.chosen.mode.space.uniform_options),
+        "labelled": any(knob.labels for knob in front.chosen.mode.space.knobs),
         "points": [_point(point, front) for point in table_points(front)],
         "explored": [_point(point, front) for point in _others(front, kept)],
     }
@@ -111,6 +117,10 @@ def _point(point: Point, front: Front) -> dict[str, Any]:
     return {
         "mode": str(point.mode),
         "options": list(point.mode.options),
+        "texts": [
+            knob.text(option)
+            for knob, option in zip(point.mode.space.knobs, point.mode.options, strict=True)
+        ],
         "front": point.mode in front.modes,
         "chosen": point.mode == front.chosen.mode,
         "accuracy": _reading(point.accuracy),

@@ -262,9 +262,9 @@ class _Builder:
             return x
         name = f"{x}.for.{layer.name}"
         if lowering.shuffling == "gather":
-            indices = self._tensor(f"{name}.order", order.astype(np.int64))
-            self.nodes.append(Node("Gather", (x, indices), (name,), {"axis": channels}))
-            return name
+            return self._gathered(x, name, order, channels)
+        if lowering.shuffling == "gather last":
+            return self._gathered_last(x, name, order, channels, len(sizes) + 1)
         before, after = sizes[: channels - 1], sizes[channels:]
         parts = [layer.shuffle_groups, layer.inputs // layer.shuffle_groups]
         split = self._reshaped(x, f"{name}.split", [0, *before, *parts, *after])
@@ -272,6 +272,20 @@ class _Builder:
         turned[channels], turned[channels + 1] = channels + 1, channels
         self.nodes.append(Node("Transpose", (split,), (f"{name}.turned",), {"perm": turned}))
         return self._reshaped(f"{name}.turned", name, [0, *sizes])
+
+    def _gathered(self, x: str, name: str, order: np.ndarray, axis: int) -> str:
+        indices = self._tensor(f"{name}.order", order.astype(np.int64))
+        self.nodes.append(Node("Gather", (x, indices), (name,), {"axis": axis}))
+        return name
+
+    def _gathered_last(self, x: str, name: str, order: np.ndarray, axis: int, rank: int) -> str:
+        """Gather with the channels last: an engine that keeps them so has nothing to turn."""
+        last = [*(place for place in range(rank) if place != axis), axis]
+        back = [last.index(place) for place in range(rank)]
+        self.nodes.append(Node("Transpose", (x,), (f"{name}.last",), {"perm": last}))
+        gathered = self._gathered(f"{name}.last", f"{name}.gathered", order, rank - 1)
+        self.nodes.append(Node("Transpose", (gathered,), (name,), {"perm": back}))
+        return name
 
     def _reshaped(self, x: str, name: str, shape: list[int]) -> str:
         sizes = self._tensor(f"{name}.sizes", np.array(shape, np.int64))

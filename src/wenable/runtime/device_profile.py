@@ -15,6 +15,7 @@ from platformdirs import user_cache_path
 
 from wenable.cost_table import CostTable
 from wenable.files import write_whole
+from wenable.measure.device import Condition
 from wenable.runtime.building import Choose, choose_each
 from wenable.runtime.lowering import (
     Lowering,
@@ -22,7 +23,9 @@ from wenable.runtime.lowering import (
     as_written,
     default_lowering,
     gathered,
+    gathered_last,
     lowerings_of,
+    merged_last,
     stored_lowerings_of,
     whole,
 )
@@ -36,7 +39,9 @@ POLICIES: dict[str, tuple[Choose | None, bool]] = {
     "measured convolutions": (None, False),
     "as written": (as_written, True),
     "gathered": (gathered, True),
+    "gathered last": (gathered_last, True),
     "merged": (default_lowering, True),
+    "merged last": (merged_last, True),
     "whole": (whole, True),
 }
 """Ways to execute all layers of a mode: a fixed one, or None for what was measured of each, and then
@@ -53,7 +58,8 @@ class DeviceProfile:
     - `policies`: mode, as text -> which of `POLICIES` is fastest for it as a whole: layers that are
       fast by themselves need not be so beside each other. `"measured"` where nothing is said.
     - `latencies`: mode, as text -> its latency for one example.
-    - `conditions`: what else is known of the device while it was measured, as its governor.
+    - `conditions`: the state of the device when the measurement began: its governor, clock and
+      temperature, each with the reason where it cannot be read; `conditions_after`: when it ended.
     - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured.
     - `events`: what happened meanwhile, as that the device grew slower and what was measured again.
     """
@@ -65,9 +71,10 @@ class DeviceProfile:
     times_ms: Mapping[str, Mapping[Lowering, float]] = field(default_factory=dict)
     latencies: Mapping[str, Reading] = field(default_factory=dict)
     policies: Mapping[str, str] = field(default_factory=dict)
-    conditions: Mapping[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
     table: CostTable | None = None
     events: tuple[str, ...] = ()
+    conditions_after: Mapping[str, Condition] = field(default_factory=dict)
 
     def choose(self, layer: SwitchableLayer, pattern: int, products: bool = True) -> Lowering:
         """Return how a layer is executed in a pattern by itself: as measured, or by the table.
@@ -76,7 +83,12 @@ class DeviceProfile:
         """
         times = self._times(layer.name, products)
         known = [each for each in lowerings_of(layer, pattern) if each in times]
-        return min(known, key=times.__getitem__, default=default_lowering(layer, pattern))
+        return min(known, key=times.__getitem__, default=self._default(layer, pattern))
+
+    def _default(self, layer: SwitchableLayer, pattern: int) -> Lowering:
+        # OpenVINO keeps the channels of a position together; see `Shuffling`.
+        last = self.engine.startswith("openvino")
+        return default_lowering(layer, pattern, "gather last" if last else "gather")
 
     def lowerings(
         self,
@@ -87,12 +99,13 @@ class DeviceProfile:
     ) -> dict[str, Lowering]:
         """Return how every layer is executed in a mode, by one of `POLICIES`.
 
-        Where a shuffle can be stored by the layer before (`known`), that is done if this layer runs as
-        a whole anyway, or if both together were measured to be faster so.
+        Where a shuffle can be stored by the layer before (`known`), that is done if that layer runs as
+        a whole anyway, or if both together were measured to be faster so; never `"as written"`.
         """
         fixed, products = POLICIES[policy]
         if fixed is not None:
-            return choose_each(layers, patterns, fixed)
+            chosen = choose_each(layers, patterns, fixed)
+            return chosen if fixed is as_written else _with_free_stores(chosen, layers, known)
         chosen = choose_each(layers, patterns, partial(self.choose, products=products))
         for name, chain in known.items():
             pattern = patterns[layers[name].knob]
@@ -129,7 +142,7 @@ class DeviceProfile:
                 saved -= of_producer[dense] - of_producer[before]
             return (dense, best) if saved > 0 else None
         # Nothing was measured: what a whole producer stores in order is a shuffle less.
-        free = before.groups == 1 and now.groups > 1 and reader.input_order() is not None
+        free = _is_free(reader, before, now)
         return (before, replace(now, shuffling="stored")) if free else None
 
     def _times(self, name: str, products: bool) -> dict[Lowering, float]:
@@ -150,7 +163,8 @@ class DeviceProfile:
                 for layer, times in self.times_ms.items()
             },
             "policies": dict(self.policies),
-            "conditions": dict(self.conditions),
+            "conditions": _conditions_to_json(self.conditions),
+            "conditions_after": _conditions_to_json(self.conditions_after),
             "table": self.table.to_json() if self.table else None,
             "latencies": {mode: asdict(each) for mode, each in self.latencies.items()},
             "events": list(self.events),
@@ -171,9 +185,10 @@ class DeviceProfile:
                 },
                 {str(mode): _latency(each) for mode, each in values["latencies"].items()},
                 {str(mode): _policy(each) for mode, each in values["policies"].items()},
-                {str(name): str(text) for name, text in values["conditions"].items()},
+                _conditions(values["conditions"]),
                 CostTable.from_json(values["table"]) if values["table"] is not None else None,
                 tuple(str(each) for each in values.get("events", ())),
+                _conditions(values.get("conditions_after", {})),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -188,6 +203,37 @@ class DeviceProfile:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path} is no device profile: {error}") from error
+
+
+def _is_free(reader: SwitchableLayer, before: Lowering, now: Lowering) -> bool:
+    """Say whether storing the order costs nothing: the layer before runs as a whole anyway."""
+    return before.groups == 1 and now.groups > 1 and reader.input_order() is not None
+
+
+def _with_free_stores(
+    chosen: dict[str, Lowering],
+    layers: Mapping[str, SwitchableLayer],
+    known: Mapping[str, Chain],
+) -> dict[str, Lowering]:
+    """Return lowerings in which a shuffle is stored wherever the layer before runs as a whole."""
+    return {
+        name: replace(now, shuffling="stored")
+        if name in known and _is_free(layers[name], chosen[known[name].producer], now)
+        else now
+        for name, now in chosen.items()
+    }
+
+
+def _conditions_to_json(conditions: Mapping[str, Condition]) -> dict[str, Any]:
+    return {name: asdict(each) for name, each in conditions.items()}
+
+
+def _conditions(values: Mapping[str, Any]) -> dict[str, Condition]:
+    """Return conditions; profiles of before had those only that could be read, as texts."""
+    return {
+        str(name): Condition(each) if isinstance(each, str) else Condition(**each)
+        for name, each in values.items()
+    }
 
 
 def _policy(name: Any) -> str:

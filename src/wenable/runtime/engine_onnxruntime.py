@@ -67,11 +67,18 @@ class OnnxRuntime:
             # Whoever makes the first session has denormals flushed from then on, and all threads that
             # it starts: a thread of its own leaves the caller's arithmetic as it was.
             with ThreadPoolExecutor(1) as thread:
-                return thread.submit(
+                session = thread.submit(
                     onnxruntime.InferenceSession, model, options, providers=[self.provider]
                 ).result()
         except Exception as error:  # it raises a type of its own for every kind of failure
             raise EngineError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+        # One whose libraries are missing is left out with no more than a warning.
+        if self.provider not in (used := session.get_providers()):
+            raise EngineError(
+                f"ONNX Runtime could not start the provider {self.provider!r} and took"
+                f" {', '.join(used)} instead; are its libraries installed?"
+            )
+        return session
 
 
 class _Runner:

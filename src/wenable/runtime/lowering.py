@@ -7,8 +7,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-Shuffling = Literal["gather", "transpose", "stored"]
-"""`"stored"`: the layer before stores its outputs in that order; see `stored_order.py`."""
+Shuffling = Literal["gather", "gather last", "transpose", "stored"]
+"""How an input is brought into the order in which a layer reads it.
+
+- `"gather"`: channel by channel, as whole maps; cheap where an engine keeps maps apart.
+- `"gather last"`: position by position, with the channels last; cheap where an engine keeps the
+  channels of a position together, as OpenVINO does: nothing changes its layout then. In a dense
+  layer, whose channels are last as they are, it is a gather.
+- `"transpose"`: as the paper says, by splitting, turning and joining the channels.
+- `"stored"`: the layer before stores its outputs in that order; see `stored_order.py`.
+"""
 
 FILLS_VECTORS = 16
 """Channels of a group that fill a vector unit of 512 bits; groups are merged up to it by default."""
@@ -78,14 +86,14 @@ def lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering, ...]:
 
     >>> layer = SwitchableLayer("conv", "conv", (1, 2, 4), 8, 8, shuffle_groups=4)
     >>> [str(each) for each in lowerings_of(layer, 2)]
-    ['2 groups, gather', '2 groups, transpose', 'dense']
+    ['2 groups, gather', '2 groups, gather last', '2 groups, transpose', 'dense']
     """
-    shufflings: tuple[Shuffling, ...] = ("gather", "transpose")
+    shufflings: tuple[Shuffling, ...] = ("gather", "gather last", "transpose")
     if layer.input_order() is None:
         shufflings = ("gather",)
     finer = [n for n in sorted(layer.patterns, reverse=True) if 1 < n <= pattern]
     grouped = [Lowering(n, how) for n in finer for how in shufflings]
-    products = [Lowering(n, how, True) for n in finer for how in shufflings if layer.pointwise]
+    products = [Lowering(n, product=True) for n in finer if layer.pointwise]
     return (*grouped, Lowering(1), *products)
 
 
@@ -98,21 +106,35 @@ def stored_lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering,
     return tuple(replace(each, shuffling="stored") for each in gathered)
 
 
-def default_lowering(layer: SwitchableLayer, pattern: int) -> Lowering:
+def default_lowering(
+    layer: SwitchableLayer, pattern: int, shuffling: Shuffling = "gather"
+) -> Lowering:
     """Return what to do where nothing was measured: groups of at least 16 inputs, by a gather.
+
+    - `shuffling`: the kind of gather.
 
     >>> str(default_lowering(SwitchableLayer("conv", "conv", (1, 2, 4, 8, 16), 64, 64, 8), 16))
     '4 groups, gather'
     """
     for n in sorted(layer.patterns, reverse=True):
         if n <= pattern and (layer.inputs // n >= FILLS_VECTORS or n == min(layer.patterns)):
-            return Lowering(n)
-    return Lowering(pattern)
+            return Lowering(n, shuffling)
+    return Lowering(pattern, shuffling)
+
+
+def merged_last(layer: SwitchableLayer, pattern: int) -> Lowering:
+    """Return groups of at least 16 inputs, by a gather with the channels last."""
+    return default_lowering(layer, pattern, "gather last")
 
 
 def gathered(layer: SwitchableLayer, pattern: int) -> Lowering:
     """Return the pattern's own groups, shuffled by a gather."""
     return Lowering(pattern)
+
+
+def gathered_last(layer: SwitchableLayer, pattern: int) -> Lowering:
+    """Return the pattern's own groups, shuffled by a gather with the channels last."""
+    return Lowering(pattern, "gather last")
 
 
 def whole(layer: SwitchableLayer, pattern: int) -> Lowering:

@@ -106,11 +106,7 @@ def train(
     ('1', False)
     """
     config = TrainConfig() if config is None else config
-    batches = len(loader) if isinstance(loader, Sized) else 0
-    if not batches:
-        raise ValueError("`loader` must have a length above 0: a DataLoader or a list of batches")
-    if not any(parameter.requires_grad for parameter in net.parameters()):
-        raise ValueError("`net` has no parameter that asks for a gradient; nothing can be trained")
+    batches = batches_of(net, loader)
     if config.channels_last:
         net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     state = TrainState(net, config, batches * config.epochs)
@@ -120,7 +116,10 @@ def train(
     try:
         # What is random in a step is seeded by the step; the caller's own numbers go on as before.
         with torch.random.fork_rng(devices):
-            complete = _run(state, loader, batches, on_step, on_epoch, checkpoint, should_stop)
+            complete = run_steps(
+                state, loader, batches, lambda step: sample_modes(net, config, step, state.steps),
+                on_step, on_epoch, checkpoint, should_stop,
+            )  # fmt: skip
     finally:
         net.eval()
         net.set_mode(net.space.full)
@@ -129,15 +128,31 @@ def train(
     return complete
 
 
-def _run(
+def batches_of(net: DynamicNetwork, loader: Any) -> int:
+    """Return the batches of an epoch; raises `ValueError` where there is nothing to train, or on."""
+    batches = len(loader) if isinstance(loader, Sized) else 0
+    if not batches:
+        raise ValueError("`loader` must have a length above 0: a DataLoader or a list of batches")
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError("`net` has no parameter that asks for a gradient; nothing can be trained")
+    return batches
+
+
+def run_steps(
     state: TrainState,
     loader: Any,
     batches: int,
-    on_step: Callable[[StepReport], None] | None,
-    on_epoch: Callable[[int], None] | None,
-    checkpoint: Checkpoint | None,
-    should_stop: Callable[[], bool] | None,
+    modes_of: Callable[[int], tuple[Mode, ...]],
+    on_step: Callable[[StepReport], None] | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> bool:
+    """Make the steps of a run that are left; return whether it is complete.
+
+    - `batches`: of an epoch. `modes_of`: a step -> the modes that it trains, as `train_step` takes
+      them.
+    """
     net, config = state.net, state.config
     parallel = in_parallel(net)
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
@@ -150,7 +165,7 @@ def _run(
                 state.choose(_fastest_executions(state, batch))
             torch.manual_seed(_seed(config.seed, state.step, rank()))
             state.schedule.step_update(state.step)
-            modes = sample_modes(net, config, state.step, state.steps)
+            modes = modes_of(state.step)
             rate = float(state.optimizer.param_groups[0]["lr"])
             losses = train_step(
                 net, mix(batch), modes, loss_function, state.optimizer, config,

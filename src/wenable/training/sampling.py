@@ -27,7 +27,10 @@ def _draw_by_patterns(net: DynamicNetwork, rng: RandomSource) -> Mode:
 
 
 def _draw_by_macs(net: DynamicNetwork, rng: random.Random) -> Mode:
-    """Draw a cost uniformly, then make random layers one step cheaper until it is reached."""
+    """Draw a cost uniformly, then make random layers one step cheaper until it is reached.
+
+    A knob that changes no MACs, as one of precision, is drawn by its patterns.
+    """
     target = rng.uniform(net.macs("smallest"), net.macs("full"))
     knobs = {knob.name: knob for knob in net.space.knobs}
     of_knob = {name: dict.fromkeys(knob.options, 0) for name, knob in knobs.items()}
@@ -35,7 +38,10 @@ def _draw_by_macs(net: DynamicNetwork, rng: random.Random) -> Mode:
         for n in knobs[layer.knob].options:
             of_knob[layer.knob][n] += layer.macs_at(n)
     options, macs = dict(net.space.full), net.macs("full")
-    open_knobs = list(knobs)
+    for name, knob in knobs.items():
+        if len(set(of_knob[name].values())) == 1:
+            options[name] = knob.options[int(rng.random() * len(knob.options))]
+    open_knobs = [name for name in knobs if len(set(of_knob[name].values())) > 1]
     while macs > target and open_knobs:
         name = open_knobs[int(rng.random() * len(open_knobs))]
         cheaper = knobs[name].cheaper(options[name])

@@ -1,0 +1,141 @@
+"""Weight-enabled layers that also run in several precisions, on simulated integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from wenable.layers.convolution import WeightEnabledConv2d
+from wenable.layers.linear import WeightEnabledLinear
+from wenable.layers.precision import PrecisionLayer
+from wenable.layers.quantization import FULL_BITS
+from wenable.layers.weight_enabled import WeightEnabled
+from wenable.space import Knob
+
+
+class WeightEnabledWithPrecision(WeightEnabled, PrecisionLayer):
+    """A weight-enabled layer whose enabled blocks and input are rounded to fewer bits.
+
+    It has two patterns: `pattern`, its number of groups, and `precision`, where n leaves 32/n bits.
+    The scale of an output is that of the weights it has enabled: what a pattern leaves out takes no
+    part. The range of the input is kept for each pair of patterns, since with fewer weights enabled
+    before this layer, its input is often smaller.
+    """
+
+    def _add_precision(self, precision_knob: Knob) -> None:
+        self.precision_knob = precision_knob
+        self.precision = 1
+        bits = [FULL_BITS // n for n in precision_knob.options if n > 1]
+        self._make_ranges(_key(b, n) for b in bits for n in self.knob.options)
+
+    def set_precision(self, n: int) -> None:
+        """Run at 32/n bits from now on; a precision the layer lacks is refused."""
+        self.precision_knob.check(n)
+        self.put_precision(n)
+
+    def put_precision(self, n: int) -> None:
+        """Set a precision that is known to be one of this layer's."""
+        self.__dict__["precision"] = n
+
+    def _range_key(self, mode: Mapping[str, int] | None) -> str | None:
+        n = self.pattern if mode is None else mode[self.knob.name]
+        precision = self.precision if mode is None else mode[self.precision_knob.name]
+        return None if precision == 1 else _key(FULL_BITS // precision, n)
+
+    def _as_used(self, weight: torch.Tensor, outputs: tuple[int, ...] = (0,)) -> torch.Tensor:
+        # Zeros stay zero on the grid: it does not matter whether they were cut off before.
+        return weight if self.precision == 1 else self._rounded_weight(weight, outputs)
+
+    def _plain_product(self, plain: nn.Module) -> nn.Module:
+        return self._behind_rounding(plain)
+
+    def extra_repr(self) -> str:
+        """Add the precisions to what a weight-enabled layer tells."""
+        every = ", ".join(str(FULL_BITS // n) for n in self.precision_knob.options)
+        return f"{super().extra_repr()}, bits={self.bits} of ({every})"
+
+
+def _key(bits: int, groups: int) -> str:
+    return f"{bits}_{groups}"
+
+
+class WeightEnabledConv2dWithPrecision(WeightEnabledWithPrecision, WeightEnabledConv2d):
+    """A convolution that runs as `n` groups of channels, in one of several precisions.
+
+    - `convolution`, `knob`, `shuffle_groups`: as of `WeightEnabledConv2d`.
+    - `precision_knob`: its name and patterns; pattern n leaves 32/n bits.
+
+    Input `(N, in, H, W)`, output `(N, out, H', W')` in every pattern.
+
+    >>> groups, precision = Knob("conv", (1, 2, 4)), Knob("precision", (1, 4))
+    >>> layer = WeightEnabledConv2dWithPrecision(nn.Conv2d(4, 8, 3), groups, 1, precision)
+    >>> layer.set_pattern(2)
+    >>> layer.set_precision(4)
+    >>> layer.bits, layer(torch.ones(1, 4, 5, 5)).shape
+    (8, torch.Size([1, 8, 3, 3]))
+    """
+
+    def __init__(
+        self, convolution: nn.Conv2d, knob: Knob, shuffle_groups: int, precision_knob: Knob
+    ) -> None:
+        super().__init__(convolution, knob, shuffle_groups)
+        self._add_precision(precision_knob)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Convolve with the enabled blocks, in the present precision."""
+        if self.precision == 1:
+            return super().forward(input)
+        input = self._rounded_input(input)
+        if self.pattern == 1:
+            return self._convolve(input, self._as_used(self.weight), 1)
+        return super().forward(input)
+
+
+class WeightEnabledLinearWithPrecision(WeightEnabledWithPrecision, WeightEnabledLinear):
+    """A dense layer that runs as `n` groups of neurons, in one of several precisions.
+
+    - `linear`, `knob`, `shuffle_groups`, `dimensions`: as of `WeightEnabledLinear`.
+    - `precision_knob`: its name and patterns; pattern n leaves 32/n bits.
+
+    Input `(*, in)`, output `(*, out)` in every pattern.
+
+    >>> groups, precision = Knob("fc", (1, 2)), Knob("precision", (1, 4))
+    >>> layer = WeightEnabledLinearWithPrecision(nn.Linear(6, 4), groups, 1, 2, precision)
+    >>> layer.set_precision(4)
+    >>> layer.bits, layer(torch.ones(3, 6)).shape
+    (8, torch.Size([3, 4]))
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        knob: Knob,
+        shuffle_groups: int,
+        dimensions: int,
+        precision_knob: Knob,
+    ) -> None:
+        super().__init__(linear, knob, shuffle_groups, dimensions)
+        self._add_precision(precision_knob)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Multiply by the enabled blocks, in the present precision."""
+        if self.precision == 1:
+            return super().forward(input)
+        input = self._rounded_input(input)
+        if self.pattern == 1:
+            return nn.functional.linear(input, self._as_used(self.weight), self.bias)
+        return super().forward(input)
+
+
+def with_precision(layer: WeightEnabled, precision_knob: Knob) -> WeightEnabledWithPrecision:
+    """Return a weight-enabled layer with a precision besides; its parameters are shared."""
+    if isinstance(layer, WeightEnabledConv2d):
+        return WeightEnabledConv2dWithPrecision(
+            layer, layer.knob, layer.shuffle_groups, precision_knob
+        )
+    assert isinstance(layer, WeightEnabledLinear)
+    return WeightEnabledLinearWithPrecision(
+        layer, layer.knob, layer.shuffle_groups, layer.dimensions, precision_knob
+    )

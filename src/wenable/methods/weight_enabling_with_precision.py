@@ -1,0 +1,173 @@
+"""Weight-enabling and precision in one space: a step beyond the paper, which has them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from wenable.graph import Graph
+from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
+from wenable.layers.weight_enabled import WeightEnabled
+from wenable.layers.weight_enabled_with_precision import with_precision
+from wenable.methods.plan import Follower, Plan, SwitchableLayer
+from wenable.methods.precision import SwitchablePrecision
+from wenable.methods.weight_enabling import ShufflePolicy, WeightEnabling
+from wenable.space import Knob, Space
+
+NAME = "weight-enabling-with-precision"
+FEWEST_BITS = 8
+
+
+@dataclass(frozen=True)
+class WeightEnablingWithPrecision:
+    """Make layers switchable between numbers of groups and, besides, between numbers of bits.
+
+    Every layer that `WeightEnabling` switches has its knob of groups. The layers that
+    `SwitchablePrecision` switches, depthwise ones among them, follow a knob of precision, whose
+    pattern n leaves 32/n bits: in mode `1/4` they run as 4 groups at 8 bits, and in
+    `1/4,precision=1` as 4 groups in floating point. The full mode gives the bits of the original.
+
+    - `groups`, `shuffle`, `classifier`: as of `WeightEnabling`.
+    - `bits`: the precisions offered, from 32 down, out of 32, 16 and 8. Fewer bits move the
+      statistics of what a layer writes so far that they need a norm of their own, which
+      `SwitchablePrecision` gives them; here norms are keyed by groups alone.
+    - `tie`: `"network"`, one knob `precision` for all layers; `"none"`, one for each, named
+      `precision.LAYER`.
+    - `first_and_last`: as of `SwitchablePrecision`: whether the first layer and the one that writes the
+      network's output are rounded too.
+    - `exclude`: layers that stay whole and in floating point: name patterns as `"layer4.*"`.
+
+    Low precision is simulated, as `SwitchablePrecision` says; `wenable.exporting.int8.export_int8`
+    writes a mode of 8 bits, grouped as it is, for an engine that multiplies integers.
+
+    Raises `ValueError` for settings that one of the two methods refuses, or fewer than 8 bits.
+
+    >>> WeightEnablingWithPrecision(groups=(1, 2, 4)).bits
+    (32, 8)
+    """
+
+    groups: tuple[int, ...] = (1, 2, 4, 8, 16)
+    bits: tuple[int, ...] = (32, 8)
+    shuffle: ShufflePolicy = "first"
+    tie: Literal["network", "none"] = "network"
+    classifier: bool = False
+    first_and_last: bool = False
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        enabling, precision = self._enabling, self._precision  # they refuse what makes no sense
+        object.__setattr__(self, "groups", enabling.groups)
+        object.__setattr__(self, "bits", precision.bits)
+        object.__setattr__(self, "exclude", precision.exclude)
+        if self.bits[-1] < FEWEST_BITS:
+            raise ValueError(
+                f"`bits` (={self.bits}) goes below {FEWEST_BITS}, where each precision needs norms of"
+                " its own; allowed: 32, 16, 8; SwitchablePrecision takes 4 and 2"
+            )
+
+    @property
+    def _enabling(self) -> WeightEnabling:
+        return WeightEnabling(
+            self.groups, self.shuffle, classifier=self.classifier, exclude=self.exclude
+        )
+
+    @property
+    def _precision(self) -> SwitchablePrecision:
+        return SwitchablePrecision(self.bits, self.tie, self.first_and_last, self.exclude)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return {
+            "method": NAME,
+            "groups": list(self.groups),
+            "bits": list(self.bits),
+            "shuffle": self.shuffle,
+            "tie": self.tie,
+            "classifier": self.classifier,
+            "first_and_last": self.first_and_last,
+            "exclude": list(self.exclude),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> WeightEnablingWithPrecision:
+        """Return the method written by `to_json`; raises `ValueError` where it is not one."""
+        if values.get("method") != NAME:
+            raise ValueError(f"`method` (={values.get('method')!r}) is not {NAME!r}")
+        try:
+            return cls(
+                groups=tuple(int(n) for n in values["groups"]),
+                bits=tuple(int(bits) for bits in values["bits"]),
+                shuffle=values["shuffle"],
+                tie=values["tie"],
+                classifier=bool(values["classifier"]),
+                first_and_last=bool(values["first_and_last"]),
+                exclude=tuple(map(str, values["exclude"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
+
+    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+        """Return what switches in a traced network: the plans of the two methods, laid over each other.
+
+        Norms and shuffles are those of weight-enabling. Raises `ValueError` where either method
+        would: nothing to switch, a batch norm that is not known, a name pattern that fits no layer.
+        """
+        enabling, precision = (
+            method.plan(model, graph) for method in (self._enabling, self._precision)
+        )
+        rounded = {layer.name: layer for layer in precision.layers}
+        knobs = {name: self._precision_knob(name) for name in rounded}
+        replacements = dict(enabling.replacements)
+        for name, knob in knobs.items():
+            replacements[name] = _rounding(replacements.get(name, model.get_submodule(name)), knob)
+        followers = dict(enabling.followers)
+        for name, knob in knobs.items():
+            each = Follower(name, setter="put_precision")
+            followers[knob.name] = (*followers.get(knob.name, ()), each)
+        layers = _in_order(graph, {layer.name: layer for layer in enabling.layers}, rounded, knobs)
+        every = {knob.name: knob for knob in (*enabling.space.knobs, *knobs.values())}
+        # Of one layer the precision first: that of the network acts from its first layer on.
+        order = dict.fromkeys(name for layer in layers for name in reversed(layer.knobs))
+        return Plan(
+            space=Space(tuple(every[name] for name in order)),
+            replacements=replacements,
+            followers=followers,
+            layers=layers,
+            left_alone=tuple(each for each in enabling.left_alone if each.name not in rounded),
+            method=self,
+        )
+
+    def _precision_knob(self, layer: str) -> Knob:
+        # Named so that a pattern as "layer1.*" in a mode's text means groups, and no precision.
+        name = "precision" if self.tie == "network" else f"precision.{layer}"
+        return Knob(name, self._precision.patterns)
+
+
+def _rounding(layer: nn.Module, knob: Knob) -> nn.Module:
+    """Return a layer with a knob of precision, besides that of its groups where it has one."""
+    if isinstance(layer, WeightEnabled):
+        return with_precision(layer, knob)
+    if isinstance(layer, nn.Conv2d):
+        return SwitchablePrecisionConv2d(layer, knob)
+    assert isinstance(layer, nn.Linear)
+    return SwitchablePrecisionLinear(layer, knob)
+
+
+def _in_order(
+    graph: Graph,
+    grouped: Mapping[str, SwitchableLayer],
+    rounded: Mapping[str, SwitchableLayer],
+    knobs: Mapping[str, Knob],
+) -> tuple[SwitchableLayer, ...]:
+    """Return all layers that switch, in execution order, each with the knobs that set it."""
+    layers = []
+    for name in dict.fromkeys(call.module for call in graph.layers):
+        if name in grouped:
+            precision = knobs[name].name if name in knobs else ""
+            layers.append(replace(grouped[name], precision_knob=precision))
+        elif name in rounded:
+            layers.append(replace(rounded[name], knob=knobs[name].name))
+    return tuple(layers)
