@@ -33,6 +33,9 @@ _pages = Sybil(
     setup=_enter_empty_folder,
     teardown=_leave_folder,
 )
-_docstrings = Sybil(parsers=[DocTestParser()], patterns=["src/wenable/**/*.py", "src/wenable/*.py"])
+_docstrings = Sybil(
+    parsers=[DocTestParser()],
+    patterns=["src/wenable/**/*.py", "src/wenable/*.py", "experiments/*.py"],
+)
 
 pytest_collect_file = (_pages + _docstrings).pytest()

@@ -71,7 +71,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
               of_seeds(gained, "+"), scale, at_least(gained, 0.0, "zero")),
         Claim("Table II", "the shuffle costs little time, on average", f"+{PAPER_TIME_PERCENT} %",
               f"{slower:+.1f} %", scale,
-              "another engine and device; one seed's networks, so without an interval"),
+              "not decided: another engine and device, and one seed's networks, so without an interval"),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Figures 5, 6 and 7 as pictures, drawn from their results."""
+"""Figures 5, 6 and 7 as pictures, drawn from their results; the ending of a path says the format."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter
 
 from experiments.fig6 import OURS, RIVAL, SHELF
 from wenable.files import write_whole
@@ -20,67 +22,82 @@ GREEDY, EXACT, US_NET, OTHERS = "#0b62a8", "#56b4e9", "#d9730d", "#444444"
 SEARCHES = {"greedy": (GREEDY, "o"), "greedy-lazy": (GREEDY, "v"), "exact": (EXACT, "^")}
 """The colour and the marker of what each search found; the lazy one stands for Algorithm 2 where that
 takes too long."""
-SEED_STYLES = ("-", "--", ":", "-.", (0, (1, 3)))
+COLUMNS = 3
+_SMALL: dict[str, Any] = {"fontsize": "small"}
 
 
 def fig5(results: Mapping[str, Any], path: Path) -> Path:
-    """Draw accuracy against multiply-accumulates: a row for a network, a column for a comparison."""
-    networks = list(dict.fromkeys(row["network"] for row in results["rows"]))
-    comparisons = list(dict.fromkeys(row["comparison"] for row in results["rows"]))
+    """Draw accuracy against multiply-accumulates, a panel for each pair of networks."""
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(networks), len(comparisons), squeeze=False, sharey="row")
-        for row in results["rows"]:
-            axis = axes[networks.index(row["network"])][comparisons.index(row["comparison"])]
-            style = SEED_STYLES[results["seeds"].index(row["seed"])]
-            _against_macs(axis, row["rival"]["points"], US_NET, style, "s")
-            for name, front in row["ours"]["fronts"].items():
-                color, marker = SEARCHES[name]
-                counted = [point for point in front["points"] if point["counted"]]
-                _against_macs(axis, counted, color, style, marker)
-            axis.set_title(f"{row['network']}, {row['comparison']}", fontsize="medium")
-        for axis in axes.flat:
-            _finish(axis, "multiply-accumulates of one image, millions")
-        for row_of_axes in axes:
-            row_of_axes[0].set_ylabel("top-1 on the test split, %")
-        taken = {name for row in results["rows"] for name in row["ours"]["fronts"]}
-        lazy = (
-            {"weight-enabling, greedy-lazy": SEARCHES["greedy-lazy"]}
-            if "greedy-lazy" in taken
-            else {}
-        )
-        _legend(figure, {
-            "US-Net, all widths": (US_NET, "s"),
-            "weight-enabling, Algorithm 2's path": (GREEDY, "o"),
-            **lazy,
-            "weight-enabling, exact": (EXACT, "^"),
-        }, len(results["seeds"]))  # fmt: skip
+    def draw(axis: Axes, row: Mapping[str, Any]) -> None:
+        _against_macs(axis, row["rival"]["points"], US_NET, "s")
+        for name, front in row["ours"]["fronts"].items():
+            counted = [point for point in front["points"] if point["counted"]]
+            _against_macs(axis, counted, *SEARCHES[name])
+        axis.set_title(f"{row['network']}, {row['comparison']}, seed {row['seed']}", **_SMALL)
+        _finish(axis, "multiply-accumulates of one image, millions")
 
-    return _drawn(draw, (5.4 * len(comparisons), 3.7 * len(networks) + 0.6), path)
+    used = {name for row in results["rows"] for name in row["ours"]["fronts"]}
+    legend = {"US-Net, all widths": (US_NET, "s")} | _entries(used)
+    return _panels(results["rows"], draw, legend, path)
 
 
 def fig6(results: Mapping[str, Any], path: Path) -> Path:
-    """Draw accuracy against time: a row for a network, a column for an engine."""
-    panels = results["panels"]
-    engines = list(dict.fromkeys(cost["engine"] for panel in panels for cost in panel["costs"]))
+    """Draw accuracy against time, a panel for each pair of networks on each engine."""
+    panels = [
+        (panel, engine, seed)
+        for panel in results["panels"]
+        for engine in dict.fromkeys(cost["engine"] for cost in panel["costs"])
+        for seed in dict.fromkeys(p["seed"] for p in panel["points"] if p["who"] == RIVAL)
+    ]
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(panels), len(engines), squeeze=False, sharey="row")
-        for row, panel in zip(axes, panels, strict=True):
-            for axis, engine in zip(row, engines, strict=True):
-                _against_time(axis, panel, engine, results["seeds"])
-                axis.set_title(f"{panel['network']}, {engine}", fontsize="medium")
-                _finish(axis, "time of one image, ms (quartiles)")
-            row[0].set_ylabel("top-1 on the test split, %")
-        _legend(figure, {
-            "US-Net": (US_NET, "s"),
-            "weight-enabling, Algorithm 2's front": (GREEDY, "o"),
-            "weight-enabling, exact": (EXACT, "^"),
-            "off the shelf, same epochs": (OTHERS, "D"),
-            "off the shelf, same passes": (OTHERS, "*"),
-        }, len(results["seeds"]))  # fmt: skip
+    def draw(axis: Axes, what: tuple[Mapping[str, Any], str, int]) -> None:
+        panel, engine, seed = what
+        _against_time(axis, panel, engine, seed)
+        axis.margins(x=0.12)  # for the names beside the points
+        axis.set_title(f"{panel['network']}, {engine}, seed {seed}", **_SMALL)
+        _finish(axis, "time of one image, ms (quartiles)")
 
-    return _drawn(draw, (5.4 * len(engines), 3.7 * len(panels) + 0.8), path)
+    used = {p["strategy"] for panel, _, _ in panels for p in panel["points"] if p["strategy"]}
+    legend = {"US-Net": (US_NET, "s")} | _entries(used)
+    legend |= {
+        "off the shelf, same epochs": (OTHERS, "D"),
+        "off the shelf, same passes": (OTHERS, "*"),
+    }
+    return _panels(panels, draw, legend, path)
+
+
+def _entries(used: set[str]) -> dict[str, tuple[str, str]]:
+    """Return the entries of a legend for the searches that were used."""
+    names = {
+        "greedy": "weight-enabling, Algorithm 2",
+        "greedy-lazy": "weight-enabling, Algorithm 2 approximated",
+        "exact": "weight-enabling, exact",
+    }
+    return {text: SEARCHES[name] for name, text in names.items() if name in used}
+
+
+def _panels(
+    what: Sequence[Any],
+    draw: Callable[[Axes, Any], None],
+    legend: Mapping[str, tuple[str, str]],
+    path: Path,
+) -> Path:
+    """Draw one panel for each of some things, three in a row, with one legend below."""
+    columns = min(COLUMNS, len(what))
+    rows = -(-len(what) // columns)
+
+    def draw_all(figure: Figure) -> None:
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axis, each in zip(axes, what, strict=False):
+            draw(axis, each)
+        for axis in axes[len(what) :]:
+            axis.set_visible(False)
+        for axis in axes[::columns]:
+            axis.set_ylabel("top-1 on the test split, %")
+        _legend(figure, legend)
+
+    return _drawn(draw_all, (4.4 * columns, 3.4 * rows + 0.6), path)
 
 
 def fig7(results: Mapping[str, Any], path: Path) -> Path:
@@ -107,8 +124,11 @@ def fig7(results: Mapping[str, Any], path: Path) -> Path:
                 )  # fmt: skip
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+            axis.tick_params(axis="y", which="both", labelsize="small")
             axis.set_xticks(results["batches"], [str(n) for n in results["batches"]])
-            axis.set_title(device, fontsize="medium")
+            axis.set_title(device, **_SMALL)
             _finish(axis, "images in a batch", from_zero=False)
         axes[0].set_ylabel("time of one image, ms (quartiles)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5,
@@ -117,46 +137,40 @@ def fig7(results: Mapping[str, Any], path: Path) -> Path:
     return _drawn(draw, (4.6 * len(devices), 4.2), path)
 
 
-def _against_macs(
-    axis: Axes, points: Sequence[Mapping[str, Any]], color: str, style: Any, marker: str
-) -> None:
+def _against_macs(axis: Axes, points: Sequence[Mapping[str, Any]], color: str, marker: str) -> None:
     ordered = sorted(points, key=lambda each: each["macs"])
     readings = [each["test"] for each in ordered]
     axis.errorbar(
         [each["macs"] / 1e6 for each in ordered],
         [100 * each["value"] for each in readings],
-        yerr=_bars(readings, 100), fmt=marker, linestyle=style, color=color,
-        linewidth=1, elinewidth=0.5, markersize=3, alpha=0.75,
+        yerr=_bars(readings, 100), fmt=f"{marker}-", color=color,
+        linewidth=1, elinewidth=0.6, markersize=3.5, alpha=0.8,
     )  # fmt: skip
 
 
-def _against_time(axis: Axes, panel: Mapping[str, Any], engine: str, seeds: Sequence[int]) -> None:
+def _against_time(axis: Axes, panel: Mapping[str, Any], engine: str, seed: int) -> None:
     times = {
         (cost["who"], cost["mode"]): cost["latency"]
         for cost in panel["costs"]
         if cost["engine"] == engine
     }
+    of_seed = [each for each in panel["points"] if each["seed"] == seed]
     kinds = {
         (RIVAL, ""): (US_NET, "s"),
         **{(OURS, strategy): look for strategy, look in SEARCHES.items()},
     }
-    for (who, strategy), (color, marker) in kinds.items():
-        for seed, style in zip(seeds, SEED_STYLES, strict=False):
-            points = [
-                each
-                for each in panel["points"]
-                if (each["who"], each["strategy"], each["seed"]) == (who, strategy, seed)
-            ]
-            _points_in_time(axis, points, times, color, marker, style)
-    shelf = [each for each in panel["points"] if each["who"] == SHELF]
+    for kind, (color, marker) in kinds.items():
+        points = [each for each in of_seed if (each["who"], each["strategy"]) == kind]
+        _points_in_time(axis, points, times, color, marker, "-")
+    shelf = [each for each in of_seed if each["who"] == SHELF]
     for label, marker in (("same epochs", "D"), ("same passes", "*")):
         some = [each for each in shelf if each["passes"] == label]
         _points_in_time(axis, some, times, OTHERS, marker, "none")
     for name in dict.fromkeys(each["mode"] for each in shelf):
-        highest = max((e for e in shelf if e["mode"] == name), key=lambda e: e["test"]["value"])
-        where = times[SHELF, name]["value"], 100 * highest["test"]["value"]
-        axis.annotate(name, where, xytext=(0, 7), textcoords="offset points", fontsize="x-small",
-                      ha="right")  # fmt: skip
+        lowest = min(e["test"]["low"] for e in shelf if e["mode"] == name)
+        where = times[SHELF, name]["value"], 100 * lowest
+        axis.annotate(name, where, xytext=(0, -9), textcoords="offset points", fontsize="x-small",
+                      ha="center")  # fmt: skip
 
 
 def _points_in_time(
@@ -196,16 +210,10 @@ def _finish(axis: Axes, label: str, from_zero: bool = True) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure, entries: Mapping[str, tuple[str, str]], seeds: int) -> None:
-    from matplotlib.lines import Line2D
-
+def _legend(figure: Figure, entries: Mapping[str, tuple[str, str]]) -> None:
     handles = [
         Line2D([], [], color=color, marker=marker, linewidth=1, markersize=4, label=label)
         for label, (color, marker) in entries.items()
-    ]
-    handles += [
-        Line2D([], [], color="0.4", linestyle=SEED_STYLES[i], label=f"seed {i + 1}")
-        for i in range(seeds if seeds > 1 else 0)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False,
                   fontsize="small")  # fmt: skip
@@ -215,8 +223,10 @@ def _drawn(draw: Callable[[Figure], None], size: tuple[float, float], path: Path
     # The same results give the same file: no date in it, and names that are no random ones.
     with rc_context({"svg.hashsalt": "wenable"}):
         figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
+        FigureCanvasAgg(figure)
         draw(figure)
         content = BytesIO()
-        figure.savefig(content, format="svg", metadata={"Date": None})
+        kind = path.suffix.removeprefix(".")
+        about = {"Date": None} if kind == "svg" else None
+        figure.savefig(content, format=kind, metadata=about, dpi=110)
     return write_whole(path, content.getvalue())

@@ -85,16 +85,19 @@ def trained(run: Run, data: ExperimentData, work: Path) -> DynamicNetwork:
     work.mkdir(parents=True, exist_ok=True)
     net = we.convert(model, data.example, method=METHODS[run.method]()).to(device_at_hand())
     config = replace(run.budget.training(run.seed), distillation=run.distillation)
+    checkpoint = Checkpoint(work / f"{run.name}.checkpoint", every_s=120, resume=True)
+    goes_on = Path(checkpoint.path).is_file()
     started = time.perf_counter()
     we.train(
         net,
         data.training(run.budget.batch_size, run.seed),
         config,
         on_step=_Told(run.name),
-        checkpoint=Checkpoint(work / f"{run.name}.checkpoint", every_s=120, resume=True),
+        checkpoint=checkpoint,
     )
     we.save(net, path)
-    _stamp(stamp, run, time.perf_counter() - started)
+    # How long a run took is known only where it was not stopped in between.
+    _stamp(stamp, run, None if goes_on else time.perf_counter() - started)
     return net
 
 
@@ -200,12 +203,12 @@ def _is_finished(path: Path, stamp: Path, run: Run) -> bool:
 
 
 def training_seconds(run: Run, work: Path) -> float | None:
-    """Return how long a run took, or None where it was not finished."""
+    """Return how long a run took; None where it was not finished, or not in one go."""
     stamp = work / f"{run.name}.json"
     return json.loads(stamp.read_text())["training_s"] if stamp.is_file() else None
 
 
-def _stamp(path: Path, run: Run, seconds: float) -> None:
+def _stamp(path: Path, run: Run, seconds: float | None) -> None:
     write_whole(path, json.dumps({"run": run.to_json(), "training_s": seconds}, indent=1) + "\n")
 
 

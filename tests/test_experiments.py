@@ -3,23 +3,15 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-import wenable as we
-from experiments import cifar10, cost, fig5, fig6, fig7, reproduction, table1, table2
+from experiments import cifar10, cost, reproduction, table2
 from experiments.budget import SCALES
-from experiments.data import load
-from experiments.methods import METHODS
 from experiments.networks import NETWORKS
 from experiments.options import start
-from experiments.parts import kept
-from experiments.runs import Run, trained
 from tests.test_data import write_images
 from wenable.measure.latency import TimingPlan
-from wenable.runtime.engines import installed_engines
 
 
 @pytest.fixture(autouse=True)
@@ -71,203 +63,6 @@ def test_table2(tmp_path: Path):
     (out / "table2-smoke.json").write_text('{"command": "none", "scale": "smoke"}')
     with pytest.raises(ValueError, match="half-finished result: it lacks commit, machine"):
         reproduction.page(out, ["smoke"])
-
-
-# --- the comparison with other methods ------------------------------------------------------------
-
-QUICK = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with images that can be told apart, though not always."""
-    root = tmp_path_factory.mktemp("comparison")
-    rng = np.random.default_rng(0)
-    for part, count in {"train": 60, "test": 25}.items():
-        for name, mean in (("cat", 105), ("dog", 150)):
-            folder = root / "images" / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                level = rng.normal(mean, 35)
-                pixels = rng.normal(level, 20, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number:03}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def five(place):
-    """Figure 5 at the smallest scale."""
-    return fig5.run("smoke", place / "images", place / "work", place / "reproduction")
-
-
-def test_fig5(five, place, monkeypatch):
-    assert json.loads((place / "reproduction" / "fig5-smoke.json").read_text()) == five
-    kinds = [(row["comparison"], row["seed"]) for row in five["rows"]]
-    assert kinds == [
-        ("equal footing", 0),
-        ("equal footing", 1),
-        ("best known", 0),
-        ("best known", 1),
-    ]
-    for row in five["rows"]:
-        assert row["ours"]["budget"] == row["rival"]["budget"]
-        assert row["ours"]["distillation"] == row["rival"]["distillation"]
-        assert row["rival"]["points"][0]["macs"] == max(p["macs"] for p in row["rival"]["points"])
-        for strategy, front in row["ours"]["fronts"].items():
-            _check_counts(row, strategy, front)
-    # What was finished is not computed again.
-    monkeypatch.setattr("wenable.training.loop.train_step", None)
-    monkeypatch.setattr("wenable.explore", None)
-    again = fig5.run("smoke", place / "images", place / "work", place / "again")
-    assert again["rows"] == five["rows"]
-
-
-def _check_counts(row, strategy, front):
-    """The counts follow from the points in the file, by the rules in the file."""
-    full = front["points"][0] if strategy == "greedy" else None
-    if full is not None:
-        assert full["mode"] == "1"
-        assert front["threshold"] == pytest.approx(max(full["search"]["value"] - 0.14, 0.0))
-    counted = [p for p in front["points"] if p["search"]["value"] > front["threshold"]]
-    assert [p for p in front["points"] if p["counted"]] == counted
-    macs = [p["macs"] for p in row["rival"]["points"]]
-    inside = [p for p in counted if min(macs) <= p["macs"] <= max(macs)]
-    found = front["above"]["all widths"]
-    assert found["modes"] == len(inside)
-    assert found["cheaper"] + found["dearer"] == len(counted) - len(inside)
-    for point in [*counted, *row["rival"]["points"]]:
-        assert point["test"]["count"] == 50
-        assert point["test"]["low"] <= point["test"]["value"] <= point["test"]["high"]
-
-
-def test_fig6(five, place):
-    results = fig6.run(
-        "smoke", place / "images", place / "work", place / "reproduction", QUICK, most_widths=3
-    )
-    (panel,) = results["panels"]
-    timed = {(each["engine"], each["who"], each["mode"]) for each in panel["costs"]}
-    for point in panel["points"]:
-        for engine in installed_engines():
-            assert (engine, point["who"], point["mode"]) in timed
-    assert len([p for p in panel["points"] if p["who"] == fig6.RIVAL]) == 2 * 3
-    shelf = [p for p in panel["points"] if p["who"] == fig6.SHELF]
-    budget = SCALES["smoke"].budgets["tiny-bottleneck-resnet"]
-    epochs = {"same epochs": budget.epochs, "same passes": budget.epochs * budget.passes}
-    assert all(point["budget"]["epochs"] == epochs[point["passes"]] for point in shelf)
-    assert len(shelf) == 2 * 2 * 2
-    for each in panel["costs"]:
-        assert each["latency"]["value"] > 0
-        assert each["energy"]["value"] is not None or each["energy"]["reason"]
-
-
-def test_fig6_without_the_accuracies_says_what_to_run(place, tmp_path):
-    with pytest.raises(ValueError, match=r"no fig5-smoke\.json.*experiments\.fig5 --scale smoke"):
-        fig6.run("smoke", place / "images", place / "work", tmp_path)
-
-
-def test_accuracies_of_another_budget_are_refused_in_one_figure(five, place, tmp_path):
-    other = json.loads(json.dumps(five))
-    for row in other["rows"]:
-        row["rival"]["budget"]["epochs"] = 3
-    (tmp_path / "fig5-smoke.json").write_text(json.dumps(other))
-    with pytest.raises(
-        ValueError, match=r"'us-net' had other budgets \(epochs differ.* one figure"
-    ):
-        fig6.run("smoke", place / "images", place / "work", tmp_path, QUICK, most_widths=2)
-
-
-def test_a_part_that_is_not_whole_is_refused(tmp_path):
-    assert kept(tmp_path / "part.json", {"seed": 1}, lambda: {"found": 1})["found"] == 1
-    assert kept(tmp_path / "part.json", {"seed": 1}, lambda: {"found": 2})["found"] == 1
-    assert kept(tmp_path / "part.json", {"seed": 2}, lambda: {"found": 3})["found"] == 3
-    (tmp_path / "part.json").write_text('{"identity"')
-    with pytest.raises(ValueError, match="no whole part"):
-        kept(tmp_path / "part.json", {"seed": 2}, lambda: {"found": 4})
-
-
-@pytest.mark.parametrize("experiment", [table1, table2, fig5, fig7])
-def test_data_that_are_missing_are_named(experiment, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"`--data` .*nowhere.* train/CLASS"):
-        experiment.run("smoke", tmp_path / "nowhere", tmp_path, tmp_path)
-
-
-def test_a_network_of_another_method_setting_is_refused(five, place, monkeypatch):
-    monkeypatch.setitem(METHODS, "weight-enabling", lambda: we.WeightEnabling(groups=(1, 2)))
-    budget = SCALES["smoke"].budgets["tiny-bottleneck-resnet"]
-    run = Run("tiny-bottleneck-resnet", "weight-enabling", 0, budget)
-    with pytest.raises(ValueError, match="another `groups`"):
-        trained(run, load(place / "images", budget), place / "work" / "smoke")
-
-
-def test_fig7(five, place):
-    results = fig7.run(
-        "smoke", place / "images", place / "work", place / "reproduction", QUICK, (1, 4)
-    )
-    modes = list(results["along"])
-    assert modes[:5] == ["1", "1/2", "1/4", "1/8", "1/16"]
-    front = [p["mode"] for p in five["rows"][0]["ours"]["fronts"]["exact"]["points"]]
-    assert set(modes[5:]) <= set(front)
-    devices = {row["device"] for row in results["rows"]}
-    assert len(results["rows"]) == len(devices) * len(modes) * 2
-    assert len(devices) >= 1 + len(installed_engines())
-
-
-def test_table1(place):
-    results = table1.run(
-        "smoke", place / "images", place / "work", place / "reproduction", QUICK, switches=4
-    )
-    rows = {row["class"]: row for row in results["rows"]}
-    # By hand, for one image of 32x32: the stem, two bottlenecks with their shortcuts, ten classes.
-    first = 16 * 16 * (16 + 16 + 16 + 64 + 64)
-    second = 16 * 16 * 32 + 8 * 8 * (32 + 128 + 128)
-    assert rows["weight-enabling"]["neurons_full"] == first + second + 10
-    assert rows["weight-enabling"]["neurons_share"] == rows["precision"]["neurons_share"] == 1
-    assert rows["depth, early exits"]["neurons"] == first + 10
-    assert rows["width, SNN"]["neurons_share"] == pytest.approx(0.25, abs=0.01)
-    # A plain network's own bytes, one by one.
-    model = NETWORKS["tiny-bottleneck-resnet"]()
-    plain = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    assert results["plain_bytes"] == plain
-    for row in rows.values():
-        assert row["held_bytes"] == pytest.approx(row["held_over_plain"] * plain)
-        assert row["cheapest_bytes"] < row["full_bytes"]
-    pair = rows["big/little"]
-    assert pair["held_bytes"] == plain + pair["cheapest_bytes"] == pair["bytes_loaded"]
-    assert pair["switch"]["value"] is None
-    assert pair["switch_if_one"]["value"] > 0
-    integers = [r for r in results["latency"] if (r["class"], r["mode"]) == ("precision", "8 bits")]
-    assert {r["engine"] for r in integers} == {"eager PyTorch", "onnxruntime"}
-
-
-def test_the_page_and_its_pictures(place, tmp_path):
-    """After the others: all results of the smallest scale lie in one folder."""
-    folder = place / "reproduction"
-    names = ("table1", "fig5", "fig6", "fig7")
-    if not all((folder / f"{name}-smoke.json").is_file() for name in names):
-        pytest.skip("the experiments were not run before")
-    pictures = reproduction.draw(folder, ["smoke"])
-    assert [path.name for path in pictures] == [
-        "fig5-smoke.svg",
-        "fig6-smoke.svg",
-        "fig7-smoke.svg",
-    ]
-    before = [path.read_text() for path in pictures]
-    assert all("<svg" in text for text in before)
-    assert [path.read_text() for path in reproduction.draw(folder, ["smoke"])] == before
-    page = reproduction.page(folder, ["smoke"])
-    five = json.loads((folder / "fig5-smoke.json").read_text())
-    shares = [
-        100 * row["ours"]["fronts"]["greedy"]["above"]["all widths"]["share"]
-        for row in five["rows"][:2]
-    ]
-    assert f"| 73.2 % | {sum(shares) / 2:.1f} \u00b1 " in page
-    for source in ("Table I", "Figure 5", "Figure 6", "Figure 7"):
-        assert f"| {source} |" in page
-    assert "`table2` at scale `smoke`" in page.split("## Not run")[1]
-    (folder / "why.json").write_text('{"no claim": "because"}')
-    with pytest.raises(ValueError, match="'no claim', which is no claim"):
-        reproduction.page(folder, ["smoke"])
-    (folder / "why.json").unlink()
 
 
 # --- what it would cost ---------------------------------------------------------------------------
