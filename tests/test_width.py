@@ -288,6 +288,22 @@ def test_dense_layers_over_the_last_dimension():
     assert we.extract(net, "0.5").fc1.weight.shape == (16, 8)
 
 
+def test_padded_features_shrink_in_proportion():
+    class Pad(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.pad(x, (4, 8))
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 12), Pad(), nn.Linear(24, 5))
+    net, x = converted(model, method=we.Slimmable((1.0, 0.5), divisor=2)), drawn(*IMAGES)
+    first, last = net[1], net[3]
+    with torch.no_grad(), net.using("0.5"):
+        hidden = F.pad(F.linear(x.flatten(1), first.weight[:6], first.bias[:6]), (2, 4))
+        expected = F.linear(hidden, last.weight[:, :12], last.bias)
+        torch.testing.assert_close(net(x), expected)
+        plain = we.extract(net)
+        assert torch.equal(plain(x), net(x))
+
+
 def test_what_writes_the_output_keeps_its_channels():
     class Summed(nn.Module):
         def __init__(self) -> None:
@@ -328,6 +344,15 @@ def _net(forward, **modules: nn.Module) -> nn.Module:
 class Shuffle(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(1, (2, 8)).transpose(1, 2).flatten(1, 2)
+
+
+class Padded(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pad(self.inner(x), (0, 0, 0, 0, 4, 4))
 
 
 def _hooked(model: nn.Module) -> nn.Module:
@@ -385,6 +410,14 @@ REFUSED = {
     "padding that goes on": (
         _net(lambda m, x: F.pad(x, (0, 0, 0, 0, 4, 4)).mean(1, keepdim=True) + x),
         "network's own forward .*it pads channels by number, and more follows",
+    ),
+    "padding beside weights": (
+        _net(lambda m, x: m.b(m.a(x)), a=nn.Conv2d(16, 8, 1), b=Padded(nn.Conv2d(8, 8, 1))),
+        "'b' cannot run narrower: it pads channels by number, beside weights of its own",
+    ),
+    "computed weights": (
+        _net(lambda m, x: x * F.conv2d(torch.ones(1, 16, 1, 1), x[:, :, :1, :1].mean(0)[:, None]
+             .expand(16, 16, 1, 1)).mean()), "weights are computed from channels that become fewer"
     ),
     "twice": (
         _net(lambda m, x: m.b(m.a(m.a(x)).mean((2, 3), keepdim=True) + 0 * x[:, :1]),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch.fx import Node
 
 from wenable.graph.calls import Graph
@@ -195,10 +194,18 @@ def _layer(walk: _Walk, node: Node) -> _State:
         stays = bool(rigid) or name in walk.kept
         written = walk.counts_of(outputs) if stays else walk.active(outputs)
         writers = frozenset({name})
+    _check_weights(walk, node)
     layer = NarrowedLayer(read, written, runs)
-    if walk.layers.setdefault(name, layer) != layer:
+    if name and walk.layers.setdefault(name, layer) != layer:
         raise _RefusedError("it is called more than once, with different numbers of channels")
     return walk.result(axis, written, writers)
+
+
+def _check_weights(walk: _Walk, node: Node) -> None:
+    """Weights that were computed from channels that shrink would shrink with them."""
+    weights = [each for each in node.args[1:] if isinstance(each, Node)]
+    if any(walk.states.get(each) is not None for each in weights):
+        raise _RefusedError("its weights are computed from channels that become fewer")
 
 
 def _grouped(read: Counts, inputs: int, outputs: int, groups: int) -> tuple[Counts, Counts]:
@@ -219,6 +226,7 @@ def _batch_norm(walk: _Walk, node: Node) -> _State:
     name = walk.graph.operations.owners.get(node, "")
     channels = shape_of(node.args[0])[1]
     counts = walk.counts_of(channels)
+    _check_weights(walk, node)
     if isinstance(source, _Channels):
         if source.axis != 1 - len(shape_of(node.args[0])):
             raise _RefusedError("it normalises along another dimension than that of the channels")
@@ -265,7 +273,7 @@ def _over_maps(walk: _Walk, node: Node) -> _State:
     """Pooling and interpolation: along the last dimensions, as many as the name says."""
     source = walk.source(node)
     name = operation(node).removesuffix("_")
-    if -source.axis <= int(name[name.index("d") - 1] if name[-1] != "d" else name[-2]):
+    if -source.axis <= int(name[-2]):  # "max_pool2d"
         raise _RefusedError(f"the operation {name!r} runs along the channels")
     return source
 
@@ -411,6 +419,8 @@ def _padding(walk: _Walk, node: Node) -> _State:
     ends = walk.graph.ends.get(module)
     if before < 0 or behind < 0:
         raise _RefusedError("it cuts off channels by number")
+    if source.axis < -3:
+        raise _RefusedError("it pads channels that have more than two dimensions behind them")
     if not module or ends is None or ends.node != node.name:
         raise _RefusedError("it pads channels by number, and more follows in the same module")
     counts = walk.active(shape_of(node)[source.axis])
@@ -424,12 +434,6 @@ def _padding(walk: _Walk, node: Node) -> _State:
         raise _RefusedError("it pads channels by number, and at some width by too many or too few")
     walk.paddings[module] = NarrowedPadding(source.axis, *cuts)
     return walk.result(source.axis, counts, source.writers)
-
-
-def _item(walk: _Walk, node: Node) -> _State:
-    source = walk.source(node)
-    # A split says how many dimensions its tensors have; they are those of what was split.
-    return source if isinstance(node.meta.get("val"), torch.Tensor) else None
 
 
 _ELEMENTWISE = """
@@ -453,13 +457,12 @@ _RULES: dict[str, Callable[[_Walk, Node], _State]] = {
     **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
     "instance_norm": _instance_norm,
     "group_norm": _group_norm,
-    "expand": _keep,
+    **dict.fromkeys(("expand", "getitem"), _keep),
     **dict.fromkeys(("reshape", "view", "flatten", "squeeze", "unsqueeze", "unflatten"), _reshape),
     **dict.fromkeys(("permute", "transpose"), _permute),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduction),
     **dict.fromkeys(("select", "slice", "narrow"), _selection),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
-    "getitem": _item,
     "cat": _concatenation,
     **dict.fromkeys(("roll", "flip"), _rearrangement),
     **dict.fromkeys(("pad", "constant_pad_nd"), _padding),

@@ -189,7 +189,7 @@ class SlimmablePadding(nn.Module):
     """A module that ends by padding channels, of which a narrower network has fewer.
 
     - `module`: it has no weights. `cuts`: for each pattern, how many channels are too many before
-      and behind. `axis`: the padded dimension, counted from the end.
+      and behind. `axis`: the padded dimension, -1 to -3.
     """
 
     def __init__(self, module: nn.Module, cuts: Mapping[int, tuple[int, int]], axis: int) -> None:
@@ -214,6 +214,7 @@ class SlimmablePadding(nn.Module):
         before, behind = self.cuts[self.pattern]
         if not before and not behind:
             return self.module
-        # On a batch of maps torch's layer for volumes pads the channels, rows and columns.
-        cut = nn.ZeroPad3d((0, 0, 0, 0, -before, -behind))
+        # torch's layer for volumes pads the last three dimensions: of maps the channels as well.
+        layers: dict[int, Any] = {-1: nn.ZeroPad1d, -2: nn.ZeroPad2d, -3: nn.ZeroPad3d}
+        cut = layers[self.axis]((0, 0) * (-self.axis - 1) + (-before, -behind))
         return nn.Sequential(self.module, cut).train(self.training)

@@ -216,7 +216,13 @@ def _plan(
     for name, padding in narrowing.paddings.items():
         pairs = zip(padding.before, padding.behind, strict=True)
         cuts = dict(zip(knob.options, pairs, strict=True))
-        replacements[name] = SlimmablePadding(model.get_submodule(name), cuts, padding.axis)
+        module = model.get_submodule(name)
+        if module.state_dict():
+            raise ValueError(
+                f"{name!r} cannot run narrower: it pads channels by number, beside weights of its own;"
+                " put the padding into a module without weights"
+            )
+        replacements[name] = SlimmablePadding(module, cuts, padding.axis)
     return Plan(
         space=Space((knob,)),
         replacements=replacements,
