@@ -415,9 +415,9 @@ REFUSED = {
         _net(lambda m, x: m.b(m.a(x)), a=nn.Conv2d(16, 8, 1), b=Padded(nn.Conv2d(8, 8, 1))),
         "'b' cannot run narrower: it pads channels by number, beside weights of its own",
     ),
-    "computed weights": (
-        _net(lambda m, x: x * F.conv2d(torch.ones(1, 16, 1, 1), x[:, :, :1, :1].mean(0)[:, None]
-             .expand(16, 16, 1, 1)).mean()), "weights are computed from channels that become fewer"
+    "computed bias": (
+        _net(lambda m, x: x * F.conv2d(torch.ones(1, 3, 1, 1), m.a.weight, x.mean((0, 2, 3))),
+             a=nn.Conv2d(3, 16, 1)), "weights are computed from channels that become fewer"
     ),
     "twice": (
         _net(lambda m, x: m.b(m.a(m.a(x)).mean((2, 3), keepdim=True) + 0 * x[:, :1]),
