@@ -2,10 +2,8 @@
 
     python -m benchmarks.int8_latency [--blocks 7] [--calls 10] [--out docs]
 
-Random weights, calibrated on a few random images: only times are measured, no accuracy. The last norm
-of each residual block has a small factor, as after training: with blocks that outweigh their
-shortcuts, what rounding decides grows from layer to layer, and `export_int8` refuses the answers. Every
-file of a network is timed against the others, in blocks in random order. Results go to
+Random weights, calibrated on a few random images: only times are measured, no accuracy. Every file of
+a network is timed against the others, in blocks in random order. Results go to
 `docs/int8-latency/results.json` and the table to `docs/int8-latency.md`.
 """
 
@@ -39,7 +37,6 @@ DOCS = Path(__file__).parents[1] / "docs"
 NETWORKS = ("resnet50", "mobilenet_v2")
 GROUPS = (1, 4, 16)
 THREADS = 2
-LAST_NORMS, FACTOR = ("bn3", ".conv.3"), 0.2
 EXACT = "session.x64quantprecision"
 """The session option that keeps sums of products from overflowing where there is no VNNI."""
 WAYS = ("float32", "int8", "int8, exact sums")
@@ -85,9 +82,6 @@ def measure(name: str, plan: TimingPlan) -> dict[str, Any]:
     torch.manual_seed(0)
     image = torch.randn(1, 3, 224, 224)
     model = torchvision.models.get_model(name, weights=None).eval()
-    for module, norm in model.named_modules():
-        if module.endswith(LAST_NORMS) and isinstance(norm, torch.nn.BatchNorm2d):
-            torch.nn.init.constant_(norm.weight, FACTOR)
     net = we.convert(model, image, method=we.WeightEnablingWithPrecision())
     batch = torch.randn(4, 3, 224, 224)
     sessions, operators, rows = {}, {}, []
