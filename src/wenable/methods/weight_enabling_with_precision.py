@@ -31,9 +31,9 @@ class WeightEnablingWithPrecision:
     `1/4,precision=1` as 4 groups in floating point. The full mode gives the bits of the original.
 
     - `groups`, `shuffle`, `classifier`: as of `WeightEnabling`.
-    - `bits`: the precisions offered, from 32 down, out of 32, 16 and 8. Fewer bits move the
-      statistics of what a layer writes so far that they need a norm of their own, which
-      `SwitchablePrecision` gives them; here norms are keyed by groups alone.
+    - `bits`: the precisions offered, from 32 down, out of 32, 16 and 8. Here norms
+      are keyed by groups alone; fewer bits are for `SwitchablePrecision`, where each precision has
+      norms of its own.
     - `tie`: `"network"`, one knob `precision` for all layers; `"none"`, one for each, named
       `precision.LAYER`.
     - `first_and_last`: as of `SwitchablePrecision`: whether the first layer and the one that writes the
