@@ -209,9 +209,9 @@ def page(results: dict[str, Any]) -> str:
         " change it (*greedy*), and the approximation *greedy-lazy*.",
         "",
         f"Made by `{results['command']}` at commit {results['commit']} with torch"
-        f" {results['versions']['torch']}, 1 thread: what later versions save beyond it is not in these figures."
-        " Work: multiply-accumulates of the layers that ran, over all passes and images, calibration"
-        " and every attempt included, in forward passes of one image through the full network.",
+        f" {results['versions']['torch']}, 1 thread: what later versions save beyond it is not in these"
+        " figures. Work: multiply-accumulates of the layers that ran, over all passes and images,"
+        " calibration and every attempt included, in forward passes of one image through the full network.",
     ]
     for row in results["networks"]:
         most = row["estimate"]["plain"]

@@ -1,6 +1,7 @@
 """Figure 5: accuracy against multiply-accumulates, weight-enabling beside US-Net.
 
     python -m experiments.fig5 --scale cpu --data data/cifar10 [--work out/experiments]
+        [--networks NAME ...] [--comparisons NAME ...] [--seeds 0 ...]
 
 Modes are chosen on the search split; every figure is of the test split. What is counted was fixed before
 any run and stands in `RULES`, which goes into the results.
@@ -8,6 +9,8 @@ any run and stands in `RULES`, which goes into the results.
 
 from __future__ import annotations
 
+import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,30 +77,55 @@ know take each side. In-place distillation is US-Net's own setting (Yu and Huang
 
 
 def main() -> None:
-    start("fig5", run)
+    start("fig5", run, _add_options)
 
 
-def run(scale: str, data: Path, work: Path, out: Path) -> dict[str, Any]:
-    """Train what is missing, search, evaluate, and write `fig5-SCALE.json`."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--networks", nargs="+", help="only these of the scale's networks")
+    parser.add_argument("--comparisons", nargs="+", choices=[each.name for each in COMPARISONS])
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these of the scale's seeds")
+
+
+def run(
+    scale: str,
+    data: Path,
+    work: Path,
+    out: Path,
+    networks: Sequence[str] | None = None,
+    comparisons: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Train what is missing, search, evaluate, and write `fig5-SCALE.json`.
+
+    - `networks`, `comparisons`, `seeds`: a part of the scale; all of it where nothing is said. The
+      results say which command made them.
+    """
     flush_denormals()
     sizes = scale_named(scale)
+    wanted = [each for each in COMPARISONS if comparisons is None or each.name in comparisons]
     rows = []
-    for network in sizes.networks:
+    for network in networks or sizes.networks:
         budget = sizes.budgets[network]
         splits = load(data, budget)
         rows += [
             _compare(comparison, network, seed, budget, splits, work / scale, sizes)
-            for comparison in COMPARISONS
+            for comparison in wanted
             for seed in sizes.seeds_of(network, comparison.apart)
+            if seeds is None or seed in seeds
         ]
     check_same_budget(
         {"network": row["network"], "method": row[side]["method"], "budget": row[side]["budget"]}
         for row in rows
         for side in ("ours", "rival")
     )
-    results = with_provenance(
-        command_of("fig5", scale), scale, {"rules": RULES, "seeds": list(sizes.seeds), "rows": rows}
-    )
+    command = command_of("fig5", scale)
+    for option, chosen in (
+        ("networks", networks), ("comparisons", comparisons), ("seeds", seeds),
+    ):  # fmt: skip
+        if chosen is not None:
+            command += f" --{option} {shlex.join(map(str, chosen))}"
+    run_seeds = sorted({row["seed"] for row in rows})
+    results = with_provenance(command, scale, {"rules": RULES, "seeds": run_seeds, "rows": rows})
     write_results(out, "fig5", results)
     return results
 

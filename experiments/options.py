@@ -31,9 +31,17 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def start(name: str, run: Callable[..., Any]) -> None:
-    """Parse the command line of an experiment and run it, or print what it would cost."""
+def start(
+    name: str,
+    run: Callable[..., Any],
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> None:
+    """Parse the command line of an experiment and run it, or print what it would cost.
+
+    - `add_options`: adds the options that only this experiment has.
+    """
     parser = parser_of(name)
+    add_options(parser)
     arguments = vars(parser.parse_args())
     dry, rate = arguments.pop("dry_run"), arguments.pop("macs_per_second")
     if dry:
