@@ -1,7 +1,8 @@
 """Damages bundles in every way, and says what a session makes of them. Imports no torch.
 
-`python -m tests.mutations BUNDLE FOLDER SEED COUNT` prints what became of COUNT damaged files as
-JSON. It is a process of its own: one that an engine ends is told from a test that fails.
+`python -m tests.mutations BUNDLE FOLDER SEED COUNT ENGINE` prints what became of COUNT damaged files
+as JSON. It is a process of its own: one that an engine ends is told from a test that fails. FOLDER
+then holds the file that was tried last, and its number.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def damaged(content: bytes, rng: random.Random, *, rehashed: bool) -> bytes | No
         return None
 
 
-def outcome(path: Path) -> str:
+def outcome(path: Path, engine: str) -> str:
     """What became of a file: "refused", "engine", "input", "ran"; raises what should not be."""
     try:
         bundle = Bundle(path)
@@ -194,7 +195,7 @@ def outcome(path: Path) -> str:
     if any(math.prod(size or 1 for size in each.shape) > 2**20 for each in bundle.graph.inputs):
         return "large input"
     try:
-        session = Session(path, engine="onnxruntime", threads=1)
+        session = Session(path, engine=engine, threads=1)
         inputs = tuple(
             np.zeros([size or 1 for size in each.shape], each.dtype) for each in bundle.graph.inputs
         )
@@ -211,7 +212,7 @@ def _check_message(error: Exception) -> None:
         raise AssertionError(f"not one line: {error!r}")
 
 
-def main(bundle: str, folder: str, seed: str, count: str) -> None:
+def main(bundle: str, folder: str, seed: str, count: str, engine: str) -> None:
     """Try COUNT damaged files, half of them with their hashes made right, and print a summary."""
     # What would take the machine's memory fails here instead.
     resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, resource.RLIM_INFINITY))
@@ -225,7 +226,7 @@ def main(bundle: str, folder: str, seed: str, count: str) -> None:
         (Path(folder) / "number").write_text(str(number))
         path.write_bytes(made)
         try:
-            found[outcome(path)] += 1
+            found[outcome(path, engine)] += 1
         except Exception as error:
             wrong.append(f"{number}: {type(error).__name__}: {error}"[:300])
     print(json.dumps({"found": found, "wrong": wrong}))  # noqa: T201

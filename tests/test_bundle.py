@@ -404,17 +404,21 @@ print(found, [each for each in seen if "'w" in each[1]], len(seen))
     assert done.stdout.strip() == "[] [] 1"
 
 
-def test_a_thousand_damaged_files_give_one_clear_error_or_run(written: Path, tmp_path: Path):
+@pytest.mark.parametrize(("engine", "count"), [("onnxruntime", 1000), ("openvino", 400)])
+def test_many_damaged_files_give_one_clear_error_or_run(
+    written: Path, tmp_path: Path, engine: str, count: int
+):
+    pytest.importorskip(engine)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-X", "faulthandler", "-m", "tests.mutations",
-         str(written), str(tmp_path), "bundle", "1000"],
+         str(written), str(tmp_path), "bundle", str(count), engine],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     number = (tmp_path / "number").read_text()
     assert done.returncode == 0, f"file {number} ended the process: {done.stderr[-2000:]}"
     summary = json.loads(done.stdout)
     assert not summary["wrong"]
-    assert sum(summary["found"].values()) == 1000
-    assert summary["found"]["refused"] >= 500  # all whose hashes were not made right
-    assert summary["found"]["ran"] >= 20  # what does no harm is not refused
+    assert sum(summary["found"].values()) == count
+    assert summary["found"]["refused"] >= count // 2  # all whose hashes were not made right
+    assert summary["found"]["ran"] >= count // 50  # what does no harm is not refused
     assert sorted(tmp_path.iterdir()) == [tmp_path / "damaged.wen", tmp_path / "number"]

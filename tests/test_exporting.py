@@ -1,6 +1,8 @@
 """What is exported gives the answers of the extracted network, on every engine, in every lowering."""
 
 import random
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from wenable.runtime.session import Session
 from wenable.tables import Reading
 
 ENGINES = installed_engines()
+ROOT = Path(__file__).parent.parent
 
 
 def calibrated(model: nn.Module | None = None, **method) -> tuple[we.DynamicNetwork, list[we.Mode]]:
@@ -131,17 +134,22 @@ def test_a_norm_behind_a_convolution_is_folded_and_another_is_not(tmp_path):
     assert "Mul" in [n.op_type for n in onnx.load_from_string(session.model(0)).graph.node]
 
 
-def test_the_file_holds_the_weights_once_however_many_modes(tmp_path):
-    net = converted()
-    rng = random.Random(0)
-    modes = list(dict.fromkeys(net.space.sample(rng) for _ in range(40)))
+@pytest.mark.parametrize("count", [1, 40, 200])
+def test_the_file_holds_the_weights_once_however_many_modes(tmp_path, monkeypatch, count):
+    net = converted().eval()
+    rng, chosen = random.Random(0), {net.space.full: None}
+    while len(chosen) < count:
+        chosen[net.space.sample(rng)] = None
+    modes = list(chosen)
     we.calibrate(net, modes, [images_of(net, 16)])
+    # That every mode answers right is tested above; for 200 of them it takes a minute.
+    monkeypatch.setattr(writing, "_check", lambda *_: None)
     path = we.export(net, modes, tmp_path / "net.wen")
     weights = 4 * sum(p.numel() for p in we.extract(net, "full").parameters())
     channels = sum(norm.num_features for norm in net.switchable_norms().values())
-    # 64 KiB a mode are allowed; the graph and the manifest count against them once.
-    assert path.stat().st_size <= 1.05 * weights + len(modes) * (8 * channels + 1024) + 65536
-    assert len(Bundle(path).modes) == len(modes)
+    # 64 KiB a mode are allowed; the graph and the manifest need them once.
+    assert path.stat().st_size <= 1.05 * weights + count * (8 * channels + 1024) + 65536
+    assert len(Bundle(path).modes) == count
 
 
 def images_of(net: we.DynamicNetwork, count: int) -> torch.Tensor:
@@ -212,6 +220,63 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         we.export(net, modes, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+IN_A_PROCESS = """
+import resource, signal, sys, os, warnings
+import torch
+import wenable as we
+from tests.networks import converted, small_resnet
+warnings.simplefilter("ignore")
+how, path = sys.argv[1:]
+torch.manual_seed(1)
+net = converted(small_resnet()).eval()
+if how == "full":  # a real disk that takes no more: the kernel refuses the write in the middle
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    import tempfile  # the check before, of the same content, lies elsewhere
+    from wenable.exporting import writing
+    writing._check = lambda *_: None
+else:
+    fsync = os.fsync
+    def killed(descriptor):
+        if path.rpartition("/")[2] in os.readlink(f"/proc/self/fd/{descriptor}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+    os.fsync = killed
+we.export(net, ["full"], path)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+@pytest.mark.parametrize(("how", "code"), [("killed", -9), ("full", 1)])
+def test_an_export_that_ends_midway_leaves_the_old_file(tmp_path, how, code):
+    net, modes = calibrated()
+    path = we.export(net, modes[:2], tmp_path / "net.wen")
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_PROCESS, how, str(path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr[-2000:]
+    assert path.read_bytes() == before
+    assert Session(path, engine="onnxruntime", threads=1).modes == tuple(map(str, modes[:2]))
+    if how == "full":
+        assert "File too large" in done.stderr
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path, monkeypatch):
+    net, modes = calibrated()
+    monkeypatch.setattr(writing, "_bundle", None)  # it would be called
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere to write net\.wen"):
+        we.export(net, modes, tmp_path / "nowhere" / "net.wen")
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
+        we.export(net, modes, tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)  # the superuser may write anywhere
+    with pytest.raises(PermissionError, match="cannot be written into"):
+        we.export(net, modes, tmp_path / "net.wen")
+    assert not list(tmp_path.iterdir())
 
 
 def _no_space(_: int) -> None:

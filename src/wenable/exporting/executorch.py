@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.exporting.writing import checked_modes, compare_outputs, readings_of
 from wenable.extraction import extract
-from wenable.files import write_whole
+from wenable.files import check_writable, write_whole
 from wenable.modules import in_eval_mode
 from wenable.space import Mode, ModeChoice
 from wenable.tables import Reading
@@ -71,7 +71,8 @@ def export_executorch(
     example and on random numbers: its answers must be those of the extracted network to 1e-4 of the
     largest. The file is whole or not there: an export that fails leaves the old one.
 
-    Raises `ModuleNotFoundError` where executorch is not installed; `ValueError` for no modes, a mode
+    Raises `ModuleNotFoundError` where executorch is not installed; `OSError` where the file cannot be
+    written; `ValueError` for no modes, a mode
     twice, or readings of a mode that is not exported; `RuntimeError` where ExecuTorch cannot hold the
     network, or a mode does not give the answers of the extracted network. Warns
     `UncalibratedWarning`.
@@ -81,6 +82,7 @@ def export_executorch(
         written = export_executorch(net, ["1", "1/4"], "net.pte")
         written.methods  # {"1": "mode_0", "1/4": "mode_1"}
     """
+    check_writable(path)
     wanted, given = checked_modes(net, modes, readings)
     _need_executorch()
     for mode in wanted:

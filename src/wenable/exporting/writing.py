@@ -20,7 +20,7 @@ from torch import nn
 from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning, warn_if_uncalibrated
 from wenable.exporting.tracing import trace
 from wenable.extraction import extract
-from wenable.files import write_whole
+from wenable.files import check_writable, write_whole
 from wenable.layers.executions import is_pointwise
 from wenable.modules import in_eval_mode
 from wenable.runtime.bundle import FORMAT, VERSION, checksum
@@ -52,10 +52,11 @@ def export(
 
     Returns the path. Raises `ValueError` for no modes, a mode twice, readings of a mode that is not
     exported, another method than `WeightEnabling`, or a graph that a bundle cannot hold;
-    `RuntimeError` where a mode does not give the answers of the extracted network. Warns
-    `UncalibratedWarning`.
+    `OSError` where the file cannot be written; `RuntimeError` where a mode does not give the answers
+    of the extracted network. Warns `UncalibratedWarning`.
     """
     _check_method(net)
+    check_writable(path)
     wanted, given = checked_modes(net, modes, readings)
     for mode in wanted:
         warn_if_uncalibrated(net, mode, "exported")
@@ -98,8 +99,8 @@ def _bundle(
 ) -> bytes:
     graph, constants = trace(net)
     weights = {name for name, _ in net.named_parameters()}
-    tensors = {
-        f"{'weights' if name in weights else 'constants'}.{name}": np.ascontiguousarray(array)
+    tensors = {  # not `ascontiguousarray`, which makes a list of one of a single number
+        f"{'weights' if name in weights else 'constants'}.{name}": np.array(array, order="C")
         for name, array in constants.items()
     }
     norms = net.switchable_norms()

@@ -26,6 +26,7 @@ from wenable.preprocessing import Preprocessing
 from wenable.runtime.building import ModeWeights, norms_to_fold
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node
 from wenable.runtime.lowering import SwitchableLayer
+from wenable.runtime.sizes import check_sizes
 from wenable.space import Mode, Space
 from wenable.tables import Reading
 
@@ -169,6 +170,17 @@ class Bundle:
                     f"the input {each.name!r} has shape {each.shape}; it must begin with a batch and"
                     f" hold at most {_MOST_VALUES} values for each example"
                 )
+        check_sizes(graph, self._tensors)
+        self._checked_batches = {1}
+
+    def check_batch(self, batch: int) -> None:
+        """Raise `BundleError` where the graph grows faster than the batch, beyond any memory."""
+        if batch not in self._checked_batches:
+            try:
+                check_sizes(self.graph, self._tensors, batch)
+            except ValueError as error:
+                raise BundleError(_one_line(f"{self.path} {error}")) from error
+            self._checked_batches.add(batch)
 
     def _check_folded(self, convolution: Node, norm: Node) -> None:
         weight, *bias = (self._tensors[each] for each in convolution.inputs[1:])

@@ -116,7 +116,8 @@ class Session:
         has their latencies; `controller(batch)` does it ahead of time.
 
         Raises `ValueError` for an input of another shape or type, one with NaN or infinity, an
-        unknown mode, or a limit that makes no sense; `EngineError` where the engine fails.
+        unknown mode, or a limit that makes no sense; `BundleError` where the graph would hold more
+        for a batch of this size than is allowed; `EngineError` where the engine fails.
         """
         inputs = self._inputs(x)
         if deadline_ms is None and max_energy_mj is None:
@@ -220,6 +221,7 @@ class Session:
                 )
             if array.dtype.kind == "f" and not _is_finite(array):
                 raise ValueError("`x` holds NaN or infinity")
+        self.bundle.check_batch(len(given[0]))
         return {expected.name: array for array, expected in zip(given, wanted, strict=True)}
 
     def _runner(self, number: int) -> Runner:
