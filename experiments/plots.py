@@ -215,7 +215,8 @@ def _legend(figure: Figure, entries: Mapping[str, tuple[str, str]]) -> None:
         Line2D([], [], color=color, marker=marker, linewidth=1, markersize=4, label=label)
         for label, (color, marker) in entries.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False,
+    columns = 3 if figure.get_figwidth() > 7 else 1  # three do not fit under one panel
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False,
                   fontsize="small")  # fmt: skip
 
 
