@@ -14,10 +14,9 @@ from torch import nn
 
 import wenable as we
 from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning
-from wenable.runtime import Session
-from wenable.runtime.building import Choose
+from wenable.measure.device import describe_device
+from wenable.runtime import Bundle, DeviceProfile, Session
 from wenable.runtime.engines import Engine
-from wenable.runtime.lowering import default_lowering
 
 
 def onnx_of(plain: nn.Module, x: torch.Tensor) -> bytes:
@@ -46,18 +45,17 @@ def mode_calls(
     modes: Sequence[str],
     x: torch.Tensor,
     engine: Engine,
-    choose: Choose = default_lowering,
 ) -> dict[str, Callable[[], object]]:
-    """Return a call of each mode as a bundle's session lowers it, by the mode's text.
+    """Return a call of each mode as a bundle's session lowers it without a profile, by its text.
 
     The models are run as those of plain exports are: a session's checks of its input are left out.
-
-    - `choose`: how layers are lowered; by the default rule where nothing is said. No profile is used.
     """
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = we.export(net, modes, Path(folder) / "net.wen")
-        session = Session(path, engine=engine.name, threads=engine.threads, choose=choose)
+        words = f"{engine.name} {engine.version}"
+        empty = DeviceProfile(Bundle(path).structure, describe_device(), words, engine.threads)
+        session = Session(path, engine=engine.name, threads=engine.threads, profile=empty)
         name = session.bundle.graph.inputs[0].name
         for number, mode in enumerate(session.modes):
             calls[mode] = partial(engine.prepare(session.model(number)), {name: x.numpy()})

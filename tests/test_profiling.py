@@ -376,6 +376,26 @@ def test_auto_takes_the_engine_that_is_fastest_and_remembers_it(exported, cache,
             file.write_text("{")  # damaged: measured anew
 
 
+def test_auto_times_the_models_that_a_session_will_run(exported, cache, monkeypatch):
+    _, _, path = exported
+    built, build = [], engine_choice.build_model
+
+    def recorded(graph, layers, weights, lowerings):
+        built.append(lowerings)
+        return build(graph, layers, weights, lowerings)
+
+    monkeypatch.setattr(engine_choice, "build_model", recorded)
+    monkeypatch.setattr(
+        engine_choice,
+        "measure_latencies",
+        lambda calls, _: dict.fromkeys(calls, Reading(1.0, "ms")),
+    )
+    Session(path, threads=1)
+    for engine in installed_engines():
+        session = Session(path, engine=engine, threads=1)
+        assert session.lowerings(len(session.modes) - 1) in built
+
+
 def test_requests_with_deadlines_from_many_threads(exported, cache):
     net, modes, path = exported
     session = Session(path, engine="onnxruntime", threads=1)

@@ -15,8 +15,9 @@ from platformdirs import user_cache_path
 
 from wenable.cost_table import CostTable
 from wenable.files import write_whole
-from wenable.measure.device import Condition
+from wenable.measure.device import Condition, describe_device
 from wenable.runtime.building import Choose, choose_each
+from wenable.runtime.engines import Engine
 from wenable.runtime.lowering import (
     Lowering,
     SwitchableLayer,
@@ -266,3 +267,15 @@ def default_profile_path(bundle: str, device: str, engine: str, threads: int) ->
     words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{engine}-{threads}-{device}")
     # What an older version kept is not looked at: it is measured again.
     return user_cache_path("wenable") / "profiles" / f"{bundle[:16]}-{words}-v{VERSION}.json"
+
+
+def kept_profile(bundle: str, engine: Engine) -> DeviceProfile:
+    """Return what was measured of a bundle here and kept for this user; an empty one if nothing was.
+
+    - `bundle`: its structure. Raises `ValueError` where the file is no profile.
+    """
+    words, device = f"{engine.name} {engine.version}", describe_device()
+    path = default_profile_path(bundle, device, words, engine.threads)
+    if path.is_file():
+        return DeviceProfile.read(path)
+    return DeviceProfile(bundle, device, words, engine.threads)

@@ -8,11 +8,15 @@ from collections.abc import Callable
 
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.runtime.building import build_model, choose_each
+from wenable.runtime.building import build_model
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.device_profile import default_profile_path, write_profile
+from wenable.runtime.device_profile import (
+    default_profile_path,
+    kept_profile,
+    write_profile,
+)
 from wenable.runtime.engines import EngineError, installed_engines, open_engine
-from wenable.runtime.lowering import default_lowering
+from wenable.runtime.stored_order import chains
 
 _TIMING = TimingPlan(blocks=4, calls=6, warmup=2, gap_ms=20.0)
 
@@ -42,14 +46,16 @@ def fastest_engine(bundle: Bundle, threads: int | None) -> str:
 
 
 def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[str, float]:
-    inputs = bundle.example()
+    inputs, linked = bundle.example(), chains(bundle.graph, bundle.weights_of(0).tensors)
     calls: dict[tuple[str, int], Callable[[], object]] = {}
     problems = []
     for name in names:
         engine = open_engine(name, threads)
+        known = kept_profile(bundle.structure, engine)  # what is timed is what a session will run
         for number in {0, len(bundle.modes) - 1}:
             weights = bundle.weights_of(number)
-            lowerings = choose_each(bundle.layers, weights.patterns, default_lowering)
+            policy = known.policies.get(str(bundle.modes[number].mode), "measured")
+            lowerings = known.lowerings(bundle.layers, linked, weights.patterns, policy)
             model = build_model(bundle.graph, bundle.layers, weights, lowerings)
             try:
                 runner = engine.prepare(model)

@@ -118,7 +118,7 @@ def default_lowering(
     """
     for n in sorted(layer.patterns, reverse=True):
         if n <= pattern and (layer.inputs // n >= FILLS_VECTORS or n == min(layer.patterns)):
-            return Lowering(n, shuffling)
+            return Lowering(n, shuffling) if n > 1 else Lowering(1)
     return Lowering(pattern, shuffling)
 
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller, ModeFigures
-from wenable.runtime.device_profile import DeviceProfile, default_profile_path
+from wenable.runtime.device_profile import DeviceProfile, kept_profile
 from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import Engine, Runner, open_engine
 from wenable.runtime.lowering import Lowering
@@ -179,11 +178,10 @@ class Session:
 
     def _profile(self, given: DeviceProfile | str | os.PathLike[str] | None) -> DeviceProfile:
         """Return the profile that was given, or the one kept for this user, or an empty one."""
-        engine, device = f"{self.engine.name} {self.engine.version}", describe_device()
+        engine = f"{self.engine.name} {self.engine.version}"
         structure, threads = self.bundle.structure, self.engine.threads
         if given is None:
-            kept = default_profile_path(structure, device, engine, threads)
-            given = kept if kept.is_file() else DeviceProfile(structure, device, engine, threads)
+            given = kept_profile(structure, self.engine)
         profile = given if isinstance(given, DeviceProfile) else DeviceProfile.read(Path(given))
         for what, expected, found in (
             ("bundle", structure, profile.bundle),
