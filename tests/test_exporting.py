@@ -295,3 +295,47 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path):
     assert net.mode == net.space.uniform(2)
     assert net.calibrated_modes == calibrated_before
     assert all(torch.equal(before[name], each) for name, each in net.state_dict().items())
+
+
+class Split(nn.Module):
+    """Splits what it reads in all the ways that torch writes as a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 1)
+        self.second = nn.Conv2d(48, 16, 1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        left, right = x.chunk(2, dim=1)
+        one, _, three = x.split([8, 20, 4], dim=-3)
+        *_, rest = x.split(12, dim=1)
+        both = torch.cat([left, right.relu(), one, three, rest[:, :4]], 1)
+        return self.head(self.second(both).mean((2, 3)))
+
+
+def test_a_network_that_splits_its_channels(tmp_path):
+    net, modes = calibrated(Split())
+    session = Session(we.export(net, modes, tmp_path / "net.wen"))
+    x = images(net)
+    for mode in modes:
+        close(session.run(x, mode=mode), expected_of(net, mode, x))
+
+
+class Sorted(nn.Module):
+    """Makes something whose size is known only when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.unique(self.layer(x).mean((2, 3)).round(), dim=0)
+
+
+def test_sizes_that_depend_on_the_input_are_refused_at_export(tmp_path):
+    net, modes = calibrated(Sorted())
+    with pytest.raises(ValueError, match="the network cannot be exported"):
+        we.export(net, modes, tmp_path / "net.wen")
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from wenable.dynamic_network import DynamicNetwork
+from wenable.exporting.sequences import without_sequences
 from wenable.extraction import extract
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Attribute, Graph, Node, TensorType
 
@@ -31,7 +32,8 @@ def trace(net: DynamicNetwork) -> tuple[Graph, dict[str, np.ndarray]]:
     tensors = {each.name: _array(each) for each in model.graph.initializer}
     weights = {f"{layer.name}.weight" for layer in net.switchable_layers}
     nodes = _fold_constants(model, tensors, keep=weights)
-    marked = _Marking(net, model, tensors).mark(nodes)
+    marking = _Marking(net, model, tensors)
+    marked = marking.mark(without_sequences(nodes, tensors, marking.shapes))
     graph = Graph(
         tuple(_type(each, batch=True) for each in model.graph.input),
         tuple(_type(each, batch=True) for each in model.graph.output),

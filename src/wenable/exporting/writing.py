@@ -23,7 +23,7 @@ from wenable.extraction import extract
 from wenable.files import check_writable, write_whole
 from wenable.layers.executions import is_pointwise
 from wenable.modules import in_eval_mode
-from wenable.runtime.bundle import FORMAT, VERSION, checksum
+from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.session import Session
 from wenable.space import Mode, ModeChoice
 from wenable.tables import Reading
@@ -171,7 +171,11 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
     inputs = [each.repeat(2, *[1] * (each.ndim - 1)).numpy() for each in example]
     with tempfile.TemporaryDirectory() as folder:
         path = write_whole(Path(folder) / "check.wen", content)
-        session = Session(path, engine=engine)
+        try:
+            session = Session(path, engine=engine)
+        except BundleError as error:
+            reason = str(error).removeprefix(f"{path} is damaged: ")
+            raise ValueError(f"the network cannot be exported: {reason}") from error
         for mode in modes:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UncalibratedWarning)  # told of already
