@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from wenable.cli.doctor import engine_finding, gpu_words
 from wenable.cli.main import app
 from wenable.comparison import compare
 from wenable.cost_table import CostTable
+from wenable.exploration.fronts import indistinguishable
 from wenable.measure.latency import TimingPlan
-from wenable.mode_costs import weights_table
+from wenable.mode_costs import macs_table, weights_table
 from wenable.profiling import profile
 from wenable.profiling.verification import verify
+from wenable.runtime import DeviceProfile
 from wenable.runtime.engines import EngineError
 from wenable.tables import Front, Point, Reading
 from wenable.training.recipes import recipe_named
@@ -110,15 +113,21 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
     assert f"at most {mj:g} mJ" in shown.stdout
     front = Front.from_json(json.loads((tmp_path / "o" / "front.json").read_text()))
     assert front.points
+    alike = "cannot be told apart by their accuracy" in " ".join(shown.stdout.split())
+    assert alike == bool(indistinguishable(front))
     for point in (*front.points, front.chosen):
         assert 4 * net.parameter_count(str(point.mode)) / 1024 <= kib
         assert energies.cost(str(point.mode)) <= mj
     for limit, message in (
         ("memory_kib=0.5", "at most 0.5 KiB"),
         ("memory_kib=nan", "`most` (=nan) of a limit must be a finite number"),
-        ("memory_kib", "must be NAME=NUMBER; names: macs_m, memory_kib, latency_ms"),
-        ("latency_ms=5", "needs the latencies of a device: `--profile`"),
-        ("joules=5", "names neither macs_m, memory_kib, latency_ms nor the file of a cost table"),
+        ("memory_kib", "must be NAME=NUMBER; names: macs_m, memory_kib, latency_ms, energy_mj"),
+        ("latency_ms=5", "needs a table of a device: `--profile` was not given"),
+        ("energy_mj=5", "needs a table of a device: `--profile` was not given"),
+        (
+            "joules=5",
+            "names neither macs_m, memory_kib, latency_ms, energy_mj nor the file of a cost",
+        ),
         (f"{network}=5", "is no cost table"),
     ):
         refused = run(*command, "--limit", limit, fails=True)
@@ -245,6 +254,56 @@ def _runs_on_a_device(tmp_path: Path, image: Path) -> None:
     assert "mode 1)" in " ".join(coarser.split())
     unknown = run("run", bundle, image, "--mode", "1,1/4*17", fails=True)
     assert "was not exported" in " ".join(unknown.stderr.split())
+
+
+def test_profiling_tells_what_happened_and_why_there_is_no_energy(tmp_path: Path, monkeypatch):
+    def made_up(bundle, *, engine, threads, meter, on_progress, on_estimate, on_event):
+        on_estimate(120.0)
+        on_event("whole modes, group 1: measured again, the speed had changed")
+        used = {"1": Reading(6.0, "mJ", low=5.0, high=7.0)} if meter is None else {}
+        reason = "" if meter is None else meter.reason
+        latency = Reading(2.0, "ms", low=1.9, high=2.2, p99=2.5)
+        return DeviceProfile(
+            "b", "a board", "made-up 1", 1, latencies={"1": latency}, energies=used,
+            energy_reason=reason,
+        )  # fmt: skip
+
+    monkeypatch.setattr("wenable.profiling.profile", made_up)
+    with_energy = run("profile", tmp_path / "net.wen")
+    told = " ".join(with_energy.stderr.split())
+    assert "about 2.0 minutes" in told
+    assert "note: whole modes, group 1: measured again, the speed had changed" in told
+    shown = " ".join(with_energy.stdout.split())
+    assert "made-up 1, 1 thread, a board" in shown
+    assert "energy mJ" in shown
+    assert "not measured" not in shown
+    without = " ".join(run("profile", tmp_path / "net.wen", "--no-energy").stdout.split())
+    assert "energy: not measured (it was not asked for)" in without
+    assert "energy mJ" not in without
+
+
+def test_a_search_by_energy_takes_the_table_of_a_profile(tmp_path: Path):
+    net = we.convert(build("wenable.zoo:digits_resnet", width=32), torch.zeros(1, 1, 8, 8))
+    network = we.save(net, tmp_path / "net.safetensors")
+    macs = macs_table(net)
+    costs = {knob: {n: each / 1e6 for n, each in row.items()} for knob, row in macs.costs.items()}
+    table = CostTable(net.space, "mJ", macs.rest / 1e6, costs, "a meter")
+    known = DeviceProfile("b", "a board", "made-up 1", 1, energy_table=table)
+    (tmp_path / "board.json").write_text(json.dumps(known.to_json()))
+    (tmp_path / "none.json").write_text(
+        json.dumps(replace(known, energy_table=None, energy_reason="it is virtual").to_json())
+    )
+    most = table.cost("1/2")
+    command = ("explore", network, "--data", "digits", "--threshold", 0.01, "--out", tmp_path / "o")
+    searched = ("--cost", "energy", "--profile")
+    run(*command, *searched, tmp_path / "board.json", "--limit", f"energy_mj={most}")
+    front = Front.from_json(json.loads((tmp_path / "o" / "front.json").read_text()))
+    for point in (*front.points, front.chosen):
+        assert point.cost.unit == "mJ"
+        assert point.cost.known == pytest.approx(table.cost(point.mode))
+        assert point.cost.known <= most
+    refused = run(*command, *searched, tmp_path / "none.json", fails=True)
+    assert "has no table of energy: it is virtual" in " ".join(refused.stderr.split())
 
 
 def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):

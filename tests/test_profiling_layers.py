@@ -247,6 +247,16 @@ def test_a_table_predicts_modes_it_has_not_seen_and_says_how_well(bundle, tmp_pa
     assert "1" in found.measured
     values = json.loads(json.dumps(found.to_json()))
     assert values["median_error"] == found.median_error
+    assert set(found.repeated) == set(found.measured)
+    noise = [
+        abs(values["modes"][i]["repeated"]["value"] / each["measured"]["value"] - 1)
+        for i, each in enumerate(values["modes"])
+    ]
+    assert values["repeat_error"] == found.repeat_error == pytest.approx(np.median(noise))
+    once = replace(found, repeated={})
+    assert (once.repeat_error, once.repeat_tau) == (None, None)
+    same = replace(found, repeated=found.measured)
+    assert (same.repeat_error, same.repeat_tau) == (0.0, 1.0)
     assert values["modes"][0]["measured"]["unit"] == "ms"
     again = refitted(table, found.measured)
     assert "fitted again" in again.source

@@ -89,9 +89,15 @@ def _wanted(net: Any, modes: str, front: Path | None) -> tuple[list[Any], dict[A
 
 
 def run_profile(
-    bundle: Path, engine: str, threads: int | None, out: Path | None, as_json: bool
+    bundle: Path,
+    engine: str,
+    threads: int | None,
+    out: Path | None,
+    energy: bool,
+    as_json: bool,
 ) -> None:
     """Measure a bundle on this device, keep what was found, and write it to a file if asked."""
+    from wenable.measure import NoMeter
     from wenable.profiling import profile
 
     console, progress = consoles(as_json)
@@ -101,7 +107,9 @@ def run_profile(
 
     with progress_bar(progress, "measuring") as update:
         found = profile(
-            bundle, engine=engine, threads=threads, on_progress=update, on_estimate=tell,
+            bundle, engine=engine, threads=threads,
+            meter=None if energy else NoMeter("it was not asked for"),
+            on_progress=update, on_estimate=tell,
             on_event=lambda event: progress.print(f"note: {event}"),
         )  # fmt: skip
     if out is not None:
@@ -110,11 +118,15 @@ def run_profile(
         print_json(found.to_json())
         return
     table = Table(title=f"{found.engine}, {counted(found.threads, 'thread')}, {found.device}")
-    for header in ("mode", "latency ms", "p99"):
+    headers = ("mode", "latency ms", "p99", *(("energy mJ",) if found.energies else ()))
+    for header in headers:
         table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
     for mode, reading in found.latencies.items():
-        table.add_row(mode, interval_text(reading), f"{reading.p99:.2f}")
+        used = [interval_text(found.energies[mode])] if found.energies else []
+        table.add_row(mode, interval_text(reading), f"{reading.p99:.2f}", *used)
     console.print(table)
+    if not found.energies:
+        console.print(f"energy: not measured ({found.energy_reason})")
     console.print(conditions_words(found.conditions, found.conditions_after))
     kept = "kept for sessions of this network on this device"
     console.print(kept if out is None else f"{kept}; written: {out}")
@@ -164,6 +176,11 @@ def run_verify(
         f"median error {result.median_error:.1%} (goal {GOAL_ERROR:.0%}), Kendall's tau"
         f" {result.kendall_tau:.3f} (goal {GOAL_TAU}): {'good' if result.is_good else 'short of it'}"
     )
+    if result.repeat_error is not None:
+        console.print(
+            f"the same modes measured twice: median difference {result.repeat_error:.1%}, Kendall's"
+            f" tau {result.repeat_tau:.3f}; no prediction can be expected to do better"
+        )
     if again is not None:
         console.print(_predictions(again.before, again.after))
         console.print(_refit_words(again, refit))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def run_explore(
 ) -> None:
     """Search a saved network and write what was found under `out`.
 
-    - `cost`: "macs" or "latency"; "" for latency where there is a profile, and MACs elsewhere.
+    - `cost`: as `explore` takes it; "" for latency where there is a profile, and MACs elsewhere.
     - `profile`: what `wenable profile` measured on the device that will run the network.
     - `limits`: as `parse_limits` reads them.
     """
@@ -41,10 +41,10 @@ def run_explore(
     flush_denormals()
     net = we.load(network)
     data = load_data_for(net, data_name)
-    latencies = None if profile is None else _table(profile)
-    cost = cost or ("macs" if latencies is None else "latency")
-    table = latencies if cost == "latency" else None
-    kept = parse_limits(limits, net, latencies)
+    cost = cost or ("macs" if profile is None else "latency")
+    tables = {} if profile is None else _tables(profile)
+    table = _table_for(cost, tables, profile)
+    kept = parse_limits(limits, net, tables)
     out.mkdir(parents=True, exist_ok=True)
     journal = None
     if strategy in ("greedy", "greedy-lazy") and (cost == "macs" or table is not None):
@@ -106,8 +106,21 @@ def _estimate(net: we.DynamicNetwork, data: Data, journal: Path) -> str:
     )
 
 
-def _table(path: Path) -> CostTable:
-    table = DeviceProfile.read(path).table
-    if table is None:
-        raise ValueError(f"{path} has no cost table; measure it again with `wenable profile`")
+def _tables(path: Path) -> dict[str, CostTable | str]:
+    """Return a profile's tables, by the cost they are of; instead of one it lacks, the reason."""
+    profile = DeviceProfile.read(path)
+    no_energy = profile.energy_reason or "it was not measured"
+    return {
+        "latency": profile.table or "it was not measured; do so again with `wenable profile`",
+        "energy": profile.energy_table or no_energy,
+    }
+
+
+def _table_for(
+    cost: str, tables: Mapping[str, CostTable | str], profile: Path | None
+) -> CostTable | None:
+    """Return the profile's table of a cost; None where the cost is no matter of a profile."""
+    table = tables.get(cost)
+    if isinstance(table, str):
+        raise ValueError(f"{profile} has no table of {cost}: {table}")
     return table

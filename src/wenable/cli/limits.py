@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wenable.cost_table import CostTable
@@ -11,22 +11,24 @@ from wenable.dynamic_network import DynamicNetwork
 from wenable.exploration.limits import Limit
 from wenable.mode_costs import macs_table, weights_table
 
-NAMES = ("macs_m", "memory_kib", "latency_ms")
+_OF_A_DEVICE = {"latency_ms": "latency", "energy_mj": "energy"}
+NAMES = ("macs_m", "memory_kib", *_OF_A_DEVICE)
 
 
 def parse_limits(
-    texts: Sequence[str], net: DynamicNetwork, latencies: CostTable | None
+    texts: Sequence[str], net: DynamicNetwork, tables: Mapping[str, CostTable | str]
 ) -> list[Limit]:
     """Return limits from texts as `memory_kib=200`, or `table.json=2` by a cost table in a file.
 
-    - `latencies`: the table of a profile, for `latency_ms`.
+    - `tables`: those of a profile, "latency" and "energy", or why it has none; for `latency_ms` and
+      `energy_mj`.
 
     Raises `ValueError` for what is no limit, with what is allowed; `OSError` without the file.
     """
-    return [_parse(text, net, latencies) for text in texts]
+    return [_parse(text, net, tables) for text in texts]
 
 
-def _parse(text: str, net: DynamicNetwork, latencies: CostTable | None) -> Limit:
+def _parse(text: str, net: DynamicNetwork, tables: Mapping[str, CostTable | str]) -> Limit:
     name, _, figure = text.rpartition("=")
     try:
         most = float(figure)
@@ -41,10 +43,11 @@ def _parse(text: str, net: DynamicNetwork, latencies: CostTable | None) -> Limit
         return Limit(macs_table(net), 1e6 * most)
     if name == "memory_kib":
         return Limit(weights_table(net), most)
-    if name == "latency_ms":
-        if latencies is None:
-            raise ValueError(f"`--limit` (={text!r}) needs the latencies of a device: `--profile`")
-        return Limit(latencies, most)
+    if name in _OF_A_DEVICE:
+        table = tables.get(_OF_A_DEVICE[name], "`--profile` was not given")
+        if isinstance(table, str):
+            raise ValueError(f"`--limit` (={text!r}) needs a table of a device: {table}")
+        return Limit(table, most)
     if not Path(name).is_file():
         raise ValueError(
             f"`--limit` (={text!r}) names neither {', '.join(NAMES)} nor the file of a cost table"

@@ -182,7 +182,7 @@ def explore(
     cost: Annotated[
         str,
         typer.Option(
-            help="What to save: macs, bit_operations or latency; by default latency with --profile."
+            help="What to save: macs, bit_operations, latency or energy; latency with --profile."
         ),
     ] = "",
     strategy: Annotated[
@@ -194,7 +194,9 @@ def explore(
     ] = "",
     profile: Annotated[
         Path | None,
-        typer.Option(help="Latencies of a device, as wenable profile --out wrote them there."),
+        typer.Option(
+            help="Latencies and energies of a device, as wenable profile --out wrote them."
+        ),
     ] = None,
     limit: Annotated[
         list[str] | None,
@@ -253,12 +255,15 @@ def profile(
     out: Annotated[
         Path | None, typer.Option(help="A file for the profile, to search with elsewhere.")
     ] = None,
+    energy: Annotated[
+        bool, typer.Option(help="Measure energy too, where this device has a meter.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Measure on this device how a bundle's layers run fastest, and what any mode takes."""
     from wenable.cli.bundles import run_profile
 
-    run_profile(bundle, engine, threads, out, json)
+    run_profile(bundle, engine, threads, out, energy, json)
 
 
 @app.command()

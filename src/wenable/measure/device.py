@@ -14,10 +14,12 @@ from pathlib import Path
 def describe_device() -> str:
     """Return the processor, the cores this process may use, and the system.
 
-    >>> "cores" in describe_device()
+    >>> "core" in describe_device()
     True
     """
-    return f"{processor()}, {usable_cores()} cores, {platform.system()} {platform.machine()}"
+    cores = usable_cores()
+    counted = f"{cores} core{'' if cores == 1 else 's'}"
+    return f"{processor()}, {counted}, {platform.system()} {platform.machine()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from wenable.profiling.attribution import REST, times_of_layers
 from wenable.profiling.layer_times import Progress
 from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
-from wenable.runtime.engines import Engine
+from wenable.runtime.engines import Engine, describe_engine
 from wenable.space import Mode, Space
 from wenable.tables import Reading
 
@@ -68,12 +68,7 @@ def measure_cost_table(
         )
         rest = parts.pop(REST)
         counted.append(_Counted(mode, parts, rest, latencies[mode]))
-    return fitted_table(space, _first_table(space, counted), latencies, engine_words(engine))
-
-
-def engine_words(engine: Engine) -> str:
-    """Return what a table of latencies on an engine says of its source."""
-    return f"{engine.name} {engine.version}, {engine.threads} threads"
+    return fitted_table(space, _first_table(space, counted), latencies, describe_engine(engine))
 
 
 def modes_to_fit(space: Space, count: int) -> list[Mode]:
@@ -117,8 +112,9 @@ def _first_table(space: Space, counted: Sequence[_Counted]) -> dict[str, dict[in
 def fitted_table(
     space: Space,
     prior: Mapping[str, Mapping[int, float]],
-    latencies: Mapping[Mode, Reading],
+    readings: Mapping[Mode, Reading],
     source: str,
+    unit: str = "ms",
 ) -> CostTable:
     """Return the table that agrees best with measured modes, without going far from a prior one.
 
@@ -126,15 +122,15 @@ def fitted_table(
     relative departures from the prior, weighed by how far its entries may be off; entries below 0
     become 0.
 
-    - `prior`: knob -> pattern -> ms, and the rest under `REST`.
-    - `latencies`: at least one mode with its reading in ms.
+    - `prior`: knob -> pattern -> its cost, and the rest under `REST`.
+    - `readings`: at least one mode with its cost; `unit`: of all figures.
     """
     places = [(name, n) for name, row in prior.items() for n in row]
     column = {place: number for number, place in enumerate(places)}
     before = np.array([prior[name][n] for name, n in places])
     spread = _PRIOR_SPREAD * np.maximum(before, before.mean() / 10)
     rows, residuals = [], []
-    for mode, reading in latencies.items():
+    for mode, reading in readings.items():
         row = np.zeros(len(places))
         row[[column[REST, 1], *(column[name, n] for name, n in mode.items())]] = 1
         noise = _NOISE * reading.known
@@ -148,5 +144,5 @@ def fitted_table(
         knob.name: {n: float(after[column[knob.name, n]]) for n in knob.options}
         for knob in space.knobs
     }
-    note = f"{source}; fitted to {len(latencies)} measured modes"
-    return CostTable(space, "ms", float(after[column[REST, 1]]), costs, note, describe_device())
+    note = f"{source}; fitted to {len(readings)} measured modes"
+    return CostTable(space, unit, float(after[column[REST, 1]]), costs, note, describe_device())

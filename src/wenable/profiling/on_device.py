@@ -15,9 +15,12 @@ from typing import Any
 
 from wenable.journal import SUPPORTED, Journal
 from wenable.measure.device import conditions, describe_device
+from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.measure.meter import Meter, NoMeter
 from wenable.profiling.cost_tables import measure_cost_table
 from wenable.profiling.drift import drift_words, measure_steadily
+from wenable.profiling.energies import ENERGY_PLAN, EnergyMeasurement, meter_of
 from wenable.profiling.estimate import Work, estimated_seconds
 from wenable.profiling.layer_times import Progress, measure_layers
 from wenable.profiling.steps import Report, Steps
@@ -30,7 +33,7 @@ from wenable.runtime.device_profile import (
     default_profile_path,
     write_profile,
 )
-from wenable.runtime.engines import Engine, open_engine
+from wenable.runtime.engines import Engine, describe_engine, open_engine
 from wenable.runtime.session import Session
 from wenable.runtime.stored_order import chains
 from wenable.tables import Reading
@@ -46,6 +49,9 @@ def profile(
     threads: int | None = None,
     mixtures: int = 12,
     table_modes: int = 30,
+    meter: Meter | NoMeter | None = None,
+    energy_plan: EnergyPlan = ENERGY_PLAN,
+    energy_modes: int = 12,
     policy_timing: TimingPlan = POLICY_TIMING,
     mode_timing: TimingPlan = MODE_TIMING,
     on_progress: Progress = lambda done, of, what: None,
@@ -62,6 +68,10 @@ def profile(
       takes, besides those that treat all layers alike; see `measure_layers`.
     - `table_modes`: to how many random modes the cost table is fitted, besides the uniform ones; 0
       for no table.
+    - `meter`: of the energy; where nothing is said, the one that `wenable.measure.find_meter` finds. With
+      `NoMeter` the profile has no energies and says why.
+    - `energy_plan`: how the energy of each mode is measured; `energy_modes`: to how many random modes
+      its table is fitted, besides the uniform ones; 0 for no table.
     - `policy_timing`, `mode_timing`: how often whole modes are timed.
     - `on_progress`: told how many of how many measurements are done, and of what.
     - `on_estimate`: told before it starts about how many seconds it will take.
@@ -86,6 +96,11 @@ def profile(
         "policy_timing": asdict(policy_timing),
         "mode_timing": asdict(mode_timing),
     }
+    meter = meter_of(engine) if meter is None else meter
+    energy = None
+    if not isinstance(meter, NoMeter):
+        energy = EnergyMeasurement(meter, energy_plan, energy_modes if table_modes else 0)
+        settings["energy"] = energy.settings()
     with _journal(where, _run(found, bundle, settings)) as journal:
         steps = Steps(journal, on_event)
         work = Work.of(bundle, mixtures, table_modes).left(steps)
@@ -93,6 +108,7 @@ def profile(
             estimated_seconds(
                 bundle, opened, work, policy_timing=policy_timing, mode_timing=mode_timing
             )
+            + (energy.seconds(bundle) if energy else 0.0)
         )
         anchor_ms = _anchor(bundle, opened, policy_timing)
         steps.begin(anchor_ms())
@@ -109,6 +125,11 @@ def profile(
                 steps=steps,
             )  # fmt: skip
             found = replace(found, table=table)
+        if energy is not None:
+            builder = ModeBuilder(bundle, times)
+            found = energy.added_to(found, session, builder, on_progress, steps)
+        elif isinstance(meter, NoMeter):
+            found = replace(found, energy_reason=meter.reason)
         found = replace(found, events=tuple(steps.events), conditions_after=conditions())
         write_profile(where, found.to_json())
         if journal is not None:
@@ -217,5 +238,5 @@ def measure_modes(session: Session, timing: TimingPlan = MODE_TIMING) -> dict[st
     """Return the latency of every mode of a session for one example, as readings."""
     inputs = session.example()
     calls = {mode: lambda mode=mode: session.run(inputs, mode=mode) for mode in session.modes}
-    source = f"{session.engine.name} {session.engine.version}, {session.engine.threads} threads"
+    source = describe_engine(session.engine)
     return dict(measure_latencies(calls, timing, source=source))

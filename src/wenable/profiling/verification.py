@@ -6,17 +6,17 @@ import os
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from wenable.cost_table import CostTable
 from wenable.measure.latency import TimingPlan
-from wenable.profiling.cost_tables import SEED, engine_words
+from wenable.profiling.cost_tables import SEED
 from wenable.profiling.layer_times import Progress
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
-from wenable.runtime.engines import Engine, open_engine
+from wenable.runtime.engines import Engine, describe_engine, open_engine
 from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-verification", 1
@@ -31,12 +31,14 @@ class Verification:
 
     - `predicted`, `measured`: mode, as text -> ms, and its reading.
     - `engine`, `device`: what they were measured on.
+    - `repeated`: the same modes measured once more, after all of them; empty where that was not done.
     """
 
     predicted: Mapping[str, float]
     measured: Mapping[str, Reading]
     engine: str
     device: str
+    repeated: Mapping[str, Reading] = field(default_factory=dict)
 
     @property
     def median_error(self) -> float:
@@ -50,6 +52,28 @@ class Verification:
         """How far predictions order the modes as measurements do: 1 alike, 0 not at all."""
         pairs = [(self.predicted[mode], reading.known) for mode, reading in self.measured.items()]
         return kendall_tau(pairs)
+
+    @property
+    def repeat_error(self) -> float | None:
+        """The median error of one measurement as the prediction of the other: what noise alone gives.
+
+        None where the modes were measured once.
+        """
+        if not self.repeated:
+            return None
+        return statistics.median(
+            abs(again.known / self.measured[mode].known - 1)
+            for mode, again in self.repeated.items()
+        )
+
+    @property
+    def repeat_tau(self) -> float | None:
+        """Kendall's tau of the two measurements: no table can be expected to order modes better."""
+        if not self.repeated:
+            return None
+        return kendall_tau(
+            [(again.known, self.measured[mode].known) for mode, again in self.repeated.items()]
+        )
 
     @property
     def is_good(self) -> bool:
@@ -66,8 +90,11 @@ class Verification:
             "device": self.device,
             "median_error": self.median_error,
             "kendall_tau": self.kendall_tau,
+            "repeat_error": self.repeat_error,
+            "repeat_tau": self.repeat_tau,
             "modes": [
                 {"mode": mode, "predicted": self.predicted[mode], "measured": asdict(reading)}
+                | ({"repeated": asdict(self.repeated[mode])} if self.repeated else {})
                 for mode, reading in self.measured.items()
             ],
         }
@@ -83,7 +110,9 @@ def verify(
     timing: TimingPlan = TIMING,
     on_progress: Progress = lambda done, of, what: None,
 ) -> Verification:
-    """Measure random modes of a bundle end to end and return predicted beside measured.
+    """Measure random modes of a bundle end to end, twice, and return predicted beside measured.
+
+    What the second measurement makes of the first is what noise makes of any prediction.
 
     - `profile`: with the table, measured on this device, engine and number of threads.
     - `modes`: how many random ones, at least 24; `also`: further ones, as those of a front.
@@ -98,12 +127,18 @@ def verify(
     wanted = [bundle.space.sample(rng) for _ in range(modes)]
     wanted += [bundle.space.mode(mode) for mode in also]
     builder = ModeBuilder(bundle, profile.times_ms)
-    found = time_modes(builder, opened, list(dict.fromkeys(wanted)), timing, on_progress)
+    each_once = list(dict.fromkeys(wanted))
+    found = time_modes(builder, opened, each_once, timing, on_progress)
+    rng.shuffle(each_once)  # in other groups than before
+    again = time_modes(
+        builder, opened, each_once, replace(timing, seed=timing.seed + 1), on_progress
+    )
     return Verification(
         {str(mode): table.cost(mode) for mode in found},
         {str(mode): reading for mode, reading in found.items()},
-        engine_words(opened),
+        describe_engine(opened),
         profile.device,
+        {str(mode): again[mode] for mode in found},
     )
 
 

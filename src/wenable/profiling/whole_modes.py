@@ -12,7 +12,7 @@ from wenable.profiling.layer_times import Progress, best_lowerings
 from wenable.profiling.steps import Steps
 from wenable.runtime.building import BuiltModel, ModeWeights, build
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.engines import Engine
+from wenable.runtime.engines import Engine, describe_engine
 from wenable.runtime.lowering import Lowering
 from wenable.runtime.stored_order import chains
 from wenable.space import Mode
@@ -58,7 +58,7 @@ def time_modes(
     steps: Steps | None = None,
 ) -> dict[Mode, Reading]:
     """Return the latency of each mode for one example, in ms; see `measure_in_groups`."""
-    source = f"{engine.name} {engine.version}, {engine.threads} threads"
+    source = describe_engine(engine)
 
     def latencies(calls: Calls) -> Mapping[Mode, Reading]:
         return measure_latencies(calls, timing, source=source)

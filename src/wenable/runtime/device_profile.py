@@ -62,6 +62,8 @@ class DeviceProfile:
     - `conditions`: the state of the device when the measurement began: its governor, clock and
       temperature, each with the reason where it cannot be read; `conditions_after`: when it ended.
     - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured.
+    - `energies`: mode, as text -> its energy for one example; `energy_table`: that of any mode as a sum.
+      Without a meter both are absent, and `energy_reason` says why.
     - `events`: what happened meanwhile, as that the device grew slower and what was measured again.
     """
 
@@ -76,6 +78,9 @@ class DeviceProfile:
     table: CostTable | None = None
     events: tuple[str, ...] = ()
     conditions_after: Mapping[str, Condition] = field(default_factory=dict)
+    energies: Mapping[str, Reading] = field(default_factory=dict)
+    energy_table: CostTable | None = None
+    energy_reason: str = ""
 
     def choose(self, layer: SwitchableLayer, pattern: int, products: bool = True) -> Lowering:
         """Return how a layer is executed in a pattern by itself: as measured, or by the table.
@@ -168,6 +173,9 @@ class DeviceProfile:
             "conditions_after": _conditions_to_json(self.conditions_after),
             "table": self.table.to_json() if self.table else None,
             "latencies": {mode: asdict(each) for mode, each in self.latencies.items()},
+            "energies": {mode: asdict(each) for mode, each in self.energies.items()},
+            "energy_table": self.energy_table.to_json() if self.energy_table else None,
+            "energy_reason": self.energy_reason,
             "events": list(self.events),
         }
 
@@ -187,9 +195,12 @@ class DeviceProfile:
                 {str(mode): _latency(each) for mode, each in values["latencies"].items()},
                 {str(mode): _policy(each) for mode, each in values["policies"].items()},
                 _conditions(values["conditions"]),
-                CostTable.from_json(values["table"]) if values["table"] is not None else None,
+                _table(values["table"], "ms"),
                 tuple(str(each) for each in values.get("events", ())),
                 _conditions(values.get("conditions_after", {})),
+                {str(mode): _energy(each) for mode, each in values.get("energies", {}).items()},
+                _table(values.get("energy_table"), "mJ"),
+                str(values.get("energy_reason", cls.energy_reason)),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -249,10 +260,24 @@ def _time(value: Any) -> float:
     return float(value)
 
 
+def _table(values: Any, unit: str) -> CostTable | None:
+    table = CostTable.from_json(values) if values is not None else None
+    if table is not None and table.unit != unit:
+        raise ValueError(f"a cost table is in {table.unit} instead of {unit}")
+    return table
+
+
 def _latency(values: Mapping[str, Any]) -> Reading:
-    reading = Reading(**values)
-    if reading.unit != "ms" or reading.value is None or not 0 < reading.value < math.inf:
-        raise ValueError(f"a latency (={reading.value} {reading.unit}) must be above 0 ms")
+    return _positive(Reading(**values), "a latency", "ms")
+
+
+def _energy(values: Mapping[str, Any]) -> Reading:
+    return _positive(Reading(**values), "an energy", "mJ")
+
+
+def _positive(reading: Reading, what: str, unit: str) -> Reading:
+    if reading.unit != unit or reading.value is None or not 0 < reading.value < math.inf:
+        raise ValueError(f"{what} (={reading.value} {reading.unit}) must be above 0 {unit}")
     return reading
 
 

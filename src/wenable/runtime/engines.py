@@ -105,6 +105,12 @@ def open_engine(name: str, threads: int | None = None) -> Engine:
     return ENGINES[kind](threads or _usable_cores(), provider)
 
 
+def describe_engine(engine: Engine) -> str:
+    """Return an engine's name, version and threads in words, as the source of what it measured."""
+    threads = f"{engine.threads} thread{'' if engine.threads == 1 else 's'}"
+    return f"{engine.name} {engine.version}, {threads}"
+
+
 def installed_engines() -> tuple[str, ...]:
     """Return the names of the engines that are installed, the default one first."""
     return tuple(name for name in ENGINES if importlib.util.find_spec(name) is not None)

@@ -16,7 +16,7 @@ import numpy as np
 
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import Choose, build_model, choose_each
-from wenable.runtime.bundle import Bundle
+from wenable.runtime.bundle import Bundle, ExportedMode
 from wenable.runtime.controller import Controller, ModeFigures
 from wenable.runtime.device_profile import DeviceProfile, kept_profile
 from wenable.runtime.engine_choice import fastest_engine
@@ -27,6 +27,7 @@ from wenable.space import Mode, ModeChoice
 from wenable.tables import Reading
 
 _QUICK = TimingPlan(blocks=4, calls=8, warmup=2, gap_ms=5.0)
+_NO_ENERGY = "the bundle has no energy reading"
 
 
 class Session:
@@ -109,7 +110,8 @@ class Session:
         - `mode`: one of the exported ones; the first of them where nothing is said.
         - `deadline_ms`, `max_energy_mj`: instead of a mode: the most accurate one that is predicted
           to stay within them, as the machine is now. Where none does, the one nearest to it runs;
-          with `strict` it is refused (`BudgetError`).
+          with `strict` it is refused (`BudgetError`). Energies are of one example: a larger batch is
+          refused under such a limit.
 
         The first request with a limit measures the modes, for its size of batch, unless the profile
         has their latencies; `controller(batch)` does it ahead of time.
@@ -159,17 +161,29 @@ class Session:
             calls = {mode: partial(runner, inputs) for mode, runner in runners.items()}
             kept = measure_latencies(calls, _QUICK, source="measured when it was needed")
         ranks = _ranks(self.bundle)
+        energies = [self._energy(each, batch) for each in self.bundle.modes]
         return [
             ModeFigures(
                 str(each.mode),
                 ranks[number],
                 kept[str(each.mode)].known,
                 kept[str(each.mode)].p99,
-                _measured_energy(each.readings.get("energy")),
-                _energy_reason(each.readings.get("energy")),
+                _measured_energy(energies[number]),
+                _energy_reason(energies[number]),
             )
             for number, each in enumerate(self.bundle.modes)
         ]
+
+    def _energy(self, exported: ExportedMode, batch: int) -> Reading | None:
+        """Return the energy of a mode: that of this device before what its bundle tells."""
+        mode = str(exported.mode)
+        reading = self.profile.energies.get(mode) or exported.readings.get("energy")
+        if reading is None and not self.profile.energies and self.profile.energy_reason:
+            why = f"{_NO_ENERGY}, and none was measured here: {self.profile.energy_reason}"
+            return Reading(None, "mJ", reason=why)
+        if reading is not None and batch != 1:
+            return Reading(None, "mJ", reason=f"measured for one example, not for {batch}")
+        return reading
 
     def example(self, batch: int = 1) -> Any:
         """Return inputs to try a session with: random numbers, or zeros for whole ones."""
@@ -286,5 +300,5 @@ def _measured_energy(reading: Reading | None) -> float | None:
 
 def _energy_reason(reading: Reading | None) -> str:
     if reading is None:
-        return "the bundle has no energy reading"
+        return _NO_ENERGY
     return reading.reason or "its reading was modelled, not measured in mJ"

@@ -1,0 +1,140 @@
+"""The energy of a bundle's modes on this device, and a table of it for modes that it does not hold."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from wenable.cost_table import CostTable
+from wenable.measure.energy import Clocks, EnergyPlan, measure_energies
+from wenable.measure.energy_windows import Key
+from wenable.measure.meter import Meter, MeterError, NoMeter
+from wenable.measure.meters import find_meter
+from wenable.profiling.attribution import REST
+from wenable.profiling.cost_tables import fitted_table, modes_to_fit
+from wenable.profiling.layer_times import Progress
+from wenable.profiling.steps import Steps
+from wenable.profiling.whole_modes import Calls, ModeBuilder, measure_in_groups
+from wenable.runtime.bundle import Bundle
+from wenable.runtime.device_profile import DeviceProfile
+from wenable.runtime.engines import describe_engine
+from wenable.runtime.session import Session
+from wenable.space import Mode
+from wenable.tables import Reading
+
+ENERGY_PLAN = EnergyPlan(window_s=1.0, warmup_s=0.3, cooldown_s=0.5, idle_s=5.0)
+"""Windows shorter than where energy alone is measured: a table needs many modes."""
+_ON_GPU = ("CUDA", "Tensorrt", "ROCM", "MIGraphX")
+
+
+def meter_of(engine: str) -> Meter | NoMeter:
+    """Return the meter of what an engine runs on: of a GPU for ONNX Runtime's providers of GPUs."""
+    on_gpu = engine.partition(":")[2].startswith(_ON_GPU)
+    return find_meter("GPU") if on_gpu else find_meter()
+
+
+@dataclass(frozen=True)
+class EnergyMeasurement:
+    """Measures the energy of the modes of a session, and of others for a table.
+
+    - `meter`: of what the engine runs on; `plan`: how each mode is measured.
+    - `table_modes`: to how many random modes the table is fitted, besides the uniform ones; 0 for none.
+    - `clocks`: replaced in tests.
+    """
+
+    meter: Meter
+    plan: EnergyPlan = ENERGY_PLAN
+    table_modes: int = 12
+    clocks: Clocks | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what makes this measurement another than others."""
+        return {
+            "meter": _meter_words(self.meter),
+            "plan": asdict(self.plan),
+            "table_modes": self.table_modes,
+        }
+
+    def seconds(self, bundle: Bundle) -> float:
+        """Return about how many seconds it takes."""
+        table = len(modes_to_fit(bundle.space, self.table_modes)) if self.table_modes else 0
+        one_s = self.plan.cooldown_s + self.plan.warmup_s + self.plan.window_s
+        return 2 * self.plan.idle_s + (len(bundle.modes) + table) * self.plan.trials * one_s
+
+    def added_to(
+        self,
+        profile: DeviceProfile,
+        session: Session,
+        builder: ModeBuilder,
+        on_progress: Progress = lambda done, of, what: None,
+        steps: Steps | None = None,
+    ) -> DeviceProfile:
+        """Return a profile with the energies of the session's modes for one example, and their table.
+
+        Where the meter gives out it has neither, and says why.
+        """
+        steps = steps or Steps()
+        on_progress(0, 1, "energies of the modes")
+        try:
+            energies = steps.time("energies of the modes", lambda: self._of_session(session))
+            table = None
+            if self.table_modes and profile.table is not None:
+                table = self._table(builder, session, profile.table, on_progress, steps)
+        except MeterError as error:
+            steps.report(f"energies: {error}")
+            return replace(profile, energy_reason=str(error))
+        return replace(profile, energies=energies, energy_table=table, energy_reason="")
+
+    def _of_session(self, session: Session) -> dict[str, Reading]:
+        inputs = session.example()
+        calls: dict[str, Callable[[], object]] = {
+            mode: lambda mode=mode: session.run(inputs, mode=mode) for mode in session.modes
+        }
+        return self._measured(calls)
+
+    def _table(
+        self,
+        builder: ModeBuilder,
+        session: Session,
+        latencies: CostTable,
+        on_progress: Progress,
+        steps: Steps,
+    ) -> CostTable:
+        def energies(calls: Calls) -> Mapping[Mode, Reading]:
+            return self._measured(calls)
+
+        wanted = modes_to_fit(builder.bundle.space, self.table_modes)
+        found = measure_in_groups(
+            builder, session.engine, wanted, energies, "energies", on_progress, steps
+        )
+        source = f"{_meter_words(self.meter)}; {describe_engine(session.engine)}"
+        return energy_table(latencies, found, source)
+
+    def _measured(self, calls: Mapping[Key, Callable[[], object]]) -> dict[Key, Reading]:
+        found = measure_energies(calls, self.meter, self.plan, clocks=self.clocks)
+        for each in found.values():
+            if each.energy.value is None:
+                raise MeterError(each.energy.reason)
+        return {key: each.energy for key, each in found.items()}
+
+
+def energy_table(latencies: CostTable, found: Mapping[Mode, Reading], source: str) -> CostTable:
+    """Return what each pattern of each knob costs in mJ, fitted to the energies of whole modes.
+
+    No meter tells layers apart. So the fit begins with the latencies of the layers at one power, and
+    departs from them as far as the measured modes ask for.
+
+    - `latencies`: a table in ms of the same engine; `found`: at least one mode with its energy.
+    """
+    watts = statistics.median(each.known / latencies.cost(mode) for mode, each in found.items())
+    prior = {
+        knob: {n: watts * ms for n, ms in row.items()} for knob, row in latencies.costs.items()
+    }
+    prior[REST] = {1: watts * latencies.rest}
+    return fitted_table(latencies.space, prior, found, source, unit="mJ")
+
+
+def _meter_words(meter: Meter) -> str:
+    return f"{meter.name} ({meter.scope}, {meter.kind})"
