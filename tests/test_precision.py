@@ -1,6 +1,7 @@
 """Switchable precision: the grids, the layers, the method, its cost and its int8 file."""
 
 import copy
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import wenable as we
 from tests.networks import IMAGES, SmallResNet, Tokens, dense_network, small_resnet
 from wenable.escalation import by_margin, margin
-from wenable.exporting import int8
+from wenable.exporting import int8, int8_check
 from wenable.exporting.int8 import export_int8
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.quantization import InputRange, input_grid, weight_grid
@@ -480,9 +481,39 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         int8, "_folded", lambda integers, scale, bias, norm: (integers, scale, bias)
     )
+    with pytest.raises(RuntimeError, match=r"the layer '.*' differs in the file"):
+        export_int8(net, "1/4", tmp_path / "net.int8.onnx")
+    monkeypatch.setattr(int8_check, "LAYER_TOLERANCE", math.inf)
     with pytest.raises(RuntimeError, match="answers differ from the simulated ones by"):
         export_int8(net, "1/4", tmp_path / "net.int8.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_one_wrong_layer_of_a_deep_network_is_found(tmp_path: Path, monkeypatch):
+    """The answers of a deep network with random weights move too far to tell; its layers do not."""
+    torch.manual_seed(0)
+    blocks = [
+        nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        for _ in range(24)
+    ]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(8, 5)).eval()  # fmt: skip
+    net = converted(model, first_and_last=True)
+    we.calibrate(net, "1/4", BATCHES)
+    export_int8(net, "1/4", tmp_path / "good.onnx")
+    right = int8.IntegerLayer.__init__
+    made = []
+
+    def wrong(self, *arguments):
+        right(self, *arguments)
+        made.append(self)
+        if len(made) == 10:
+            self.scale *= 1.05
+
+    monkeypatch.setattr(int8.IntegerLayer, "__init__", wrong)
+    with pytest.raises(RuntimeError, match=r"the layer '.*' differs in the file"):
+        export_int8(net, "1/4", tmp_path / "bad.onnx")
+    assert [each.name for each in tmp_path.iterdir()] == ["good.onnx"]
 
 
 def test_int8_files_need_a_layer_of_8_bits_and_one_input(tmp_path: Path):
