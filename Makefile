@@ -29,8 +29,9 @@ setup: $(VENV)/installed
 demo: setup
 	$(BIN)/wenable demo --out out/demo
 
+# A process for each core; the examples of a page share names, so a file stays in one process.
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
 # The oldest torch that is supported, in an environment of its own.
 test-oldest:

@@ -13,7 +13,8 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
-torch.set_num_threads(2)
+# Tests that run side by side have a core each.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def _enter_empty_folder(namespace: dict[str, Any]) -> None:

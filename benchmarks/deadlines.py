@@ -185,6 +185,7 @@ def _summary(
         "met": sum(each.latency_ms <= deadline_ms for each in counted) / len(counted),
         "met_at_all": sum(each <= deadline_ms for each in latencies) / len(latencies),
         "met_loaded": _share([e.latency_ms <= deadline_ms for e in counted if e.is_loaded]),
+        "met_unloaded": _share([e.latency_ms <= deadline_ms for e in counted if not e.is_loaded]),
         "mean_accuracy": sum(tested[mode].known * count for mode, count in ran.items()) / len(seen),
         "median_unloaded_ms": _median([e.latency_ms for e in counted if not e.is_loaded]),
         "median_loaded_ms": _median([e.latency_ms for e in counted if e.is_loaded]),
@@ -261,11 +262,11 @@ def page(results: Mapping[str, Any]) -> str:
         f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']}.",
         "",
         "*in time*: of the requests no part of which ran in the first 200 ms after the load came or went;"
-        " of those under the load; and of all. *accuracy*: the mean over all requests of the mode that ran."
+        " of those under the load, and without it; and of all. *accuracy*: the mean over all requests of the mode that ran."
         " *big/little*: the same controller with the full and the smallest mode only; see below.",
         "",
-        "| policy | in time | under load | of all | mean accuracy | p99 ms | modes that ran |",
-        "|---|--:|--:|--:|--:|--:|---|",
+        "| policy | in time | under load | without load | of all | mean accuracy | p99 ms | modes that ran |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
         *map(_line, rows),
         "",
         _verdict(rows),
@@ -277,9 +278,12 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _line(row: Mapping[str, Any]) -> str:
     ran = ", ".join(f"{mode}: {count}" for mode, count in row["modes"].items())
-    loaded = "-" if row["met_loaded"] is None else f"{100 * row['met_loaded']:.1f} %"
+    loaded, unloaded = (
+        "-" if row[key] is None else f"{100 * row[key]:.1f} %"
+        for key in ("met_loaded", "met_unloaded")
+    )
     return (
-        f"| {row['policy']} | {100 * row['met']:.2f} % | {loaded} | {100 * row['met_at_all']:.1f} % |"
+        f"| {row['policy']} | {100 * row['met']:.2f} % | {loaded} | {unloaded} | {100 * row['met_at_all']:.1f} % |"
         f" {100 * row['mean_accuracy']:.2f} % | {row['p99_ms']:.1f} | {ran} |"
     )
 
@@ -300,16 +304,16 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _of_the_pair(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say how seldom the pair ran its large network, where that is the controller's doing."""
-    pair = next(each for each in rows if each["policy"] == "big/little")
+    """Say how often the pair ran its large network, and how often that would have been in time."""
+    named = {row["policy"]: row for row in rows}
+    pair, full = named["big/little"], named["fixed 1"]
     large = pair["modes"].get("1", 0) / sum(pair["modes"].values())
     words = f"The pair ran its large network for {100 * large:.1f} % of its requests."
-    if large < 0.2:  # the core was free for half of the time
+    if full["met_unloaded"] < 0.99:
         words += (
-            " That is a limit of this controller, not of pairs: it takes the irregularity that it sees as a"
-            " share of the latency, whatever the mode. What takes the core away for some milliseconds is a"
-            " large share of the small network's time, and keeps the large one back when the core is free"
-            " again. With modes in between, it climbs back by way of them."
+            f" By itself that one keeps {100 * full['met_unloaded']:.1f} % of its deadlines while the load"
+            " is absent, less than the 99 % that are asked for: other things run on this machine too. Modes"
+            " in between leave room for them."
         )
     return words
 

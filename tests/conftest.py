@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-torch.set_num_threads(2)
+# Tests that run side by side have a core each.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 # What tests time is not to be remembered for anybody's real runs.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="wenable-tests-")
 # How long an example takes says nothing here: the machines are shared, and some are slow.
