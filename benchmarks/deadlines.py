@@ -262,10 +262,12 @@ def page(results: Mapping[str, Any]) -> str:
         f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']}.",
         "",
         "*in time*: of the requests no part of which ran in the first 200 ms after the load came or went;"
-        " of those under the load, and without it; and of all. *accuracy*: the mean over all requests of the mode that ran."
+        " of those under the load, and without it; and of all. *accuracy*: the mean over all requests of"
+        " the mode that ran."
         " *big/little*: the same controller with the full and the smallest mode only; see below.",
         "",
-        "| policy | in time | under load | without load | of all | mean accuracy | p99 ms | modes that ran |",
+        "| policy | in time | under load | without load | of all | mean accuracy | p99 ms"
+        " | modes that ran |",
         "|---|--:|--:|--:|--:|--:|--:|---|",
         *map(_line, rows),
         "",
@@ -283,8 +285,8 @@ def _line(row: Mapping[str, Any]) -> str:
         for key in ("met_loaded", "met_unloaded")
     )
     return (
-        f"| {row['policy']} | {100 * row['met']:.2f} % | {loaded} | {unloaded} | {100 * row['met_at_all']:.1f} % |"
-        f" {100 * row['mean_accuracy']:.2f} % | {row['p99_ms']:.1f} | {ran} |"
+        f"| {row['policy']} | {100 * row['met']:.2f} % | {loaded} | {unloaded} |"
+        f" {100 * row['met_at_all']:.1f} % | {100 * row['mean_accuracy']:.2f} % | {row['p99_ms']:.1f} | {ran} |"
     )
 
 
