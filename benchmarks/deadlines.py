@@ -286,7 +286,8 @@ def _line(row: Mapping[str, Any]) -> str:
     )
     return (
         f"| {row['policy']} | {100 * row['met']:.2f} % | {loaded} | {unloaded} |"
-        f" {100 * row['met_at_all']:.1f} % | {100 * row['mean_accuracy']:.2f} % | {row['p99_ms']:.1f} | {ran} |"
+        f" {100 * row['met_at_all']:.1f} % | {100 * row['mean_accuracy']:.2f} % | {row['p99_ms']:.1f} |"
+        f" {ran} |"
     )
 
 

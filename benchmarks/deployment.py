@@ -244,10 +244,14 @@ def page(results: dict[str, Any]) -> str:
         )
         + ".",
         "",
+        "Each mode, ours at the best engine, beside the best plain export of that mode on any engine:",
+        "",
+        *_beside_plain(results["rows"]),
+        "",
         "The first call after a switch to another mode that was used before, over a steady call of it"
         " (median and quartiles of 60 switches): "
         + "; ".join(
-            f"{each['network']} on {each['engine']} {each['first_over_steady']:.2f}"
+            f"{each['network']} on {each['engine']}, {each['threads']}, {each['first_over_steady']:.2f}"
             f" ({each['quartiles'][0]:.2f} to {each['quartiles'][1]:.2f})"
             for each in results["switches"]
         )
@@ -327,6 +331,29 @@ def _best_ratios(results: dict[str, Any], name: str) -> dict[int, float]:
         if row["network"] == name and row["mode"] == "1/16":
             best[row["threads"]] = max(best.get(row["threads"], 0.0), row["full_over_ours"])
     return best
+
+
+def _beside_plain(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each network and number of threads: which modes are slower than plain."""
+    said = []
+    for network, threads in dict.fromkeys((row["network"], row["threads"]) for row in rows):
+        own = [row for row in rows if (row["network"], row["threads"]) == (network, threads)]
+        slower = []
+        for mode in dict.fromkeys(row["mode"] for row in own):
+            best = min(
+                (row for row in own if row["mode"] == mode), key=lambda row: row["ours"]["value"]
+            )
+            share = best["ours"]["value"] / best["best_plain"] - 1
+            if share > 0:
+                within = best["ours"]["low"] <= best["best_plain"]
+                slower.append(f"{mode} by {share:.1%}{', within the quartiles' if within else ''}")
+        count = len({row["mode"] for row in own})
+        told = f"; slower: {'; '.join(slower)}" if slower else ""
+        said.append(
+            f"- {network}, {threads} thread{'s' * (threads > 1)}: {count - len(slower)} of {count} modes"
+            f" are no slower by their medians{told}."
+        )
+    return said
 
 
 def _line(row: dict[str, Any]) -> str:
