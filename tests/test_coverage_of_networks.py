@@ -1,5 +1,7 @@
 """Some of the networks of `make coverage-of-networks`, small enough for every run of the tests."""
 
+import json
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from benchmarks.coverage.check import Outcome, check
 from benchmarks.coverage.groupable import groupable_macs
 from benchmarks.coverage.networks import Candidate, timm_networks, torchvision_networks
 from benchmarks.coverage.table import table
+from benchmarks.export_coverage import DOCS, representatives
 
 # What each of them has inside that others lack.
 NETWORKS = {
@@ -95,3 +98,15 @@ def test_the_page_counts_and_explains():
     assert "- `none` (refused): cannot be traced." in page
     assert "60% of its MACs are in layers of which each is called 3 times in one pass." in page
     assert "converted with `attention=True` |" in page
+
+
+def test_each_family_that_converts_is_exported_by_its_smallest_network():
+    rows = json.loads((DOCS / "coverage" / "results.json").read_text())["networks"]
+    chosen = {(one.library, one.family): one.name for one in representatives()}
+    assert len(chosen) == len(representatives())
+    for row in rows:
+        if Outcome(**row).verdict != "converted":
+            continue
+        key = row["library"], chosen[row["library"], row["family"]]
+        smallest = next(each for each in rows if (each["library"], each["name"]) == key)
+        assert smallest["parameters"] <= row["parameters"]
