@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from wenable.cli.terminal import consoles, print_json
+from wenable.cli.terminal import consoles, counted, print_json
 from wenable.measure.device import conditions, processor, usable_cores
 from wenable.measure.meters import available_meters
 from wenable.runtime.engines import ENGINES, EngineError, open_engine
@@ -33,7 +33,7 @@ def run_doctor(as_json: bool) -> None:
     findings: list[Finding] = [
         ("wenable", True, __version__),
         ("python", True, platform.python_version()),
-        ("processor", True, f"{processor()}, {usable_cores()} cores usable"),
+        ("processor", True, f"{processor()}, {counted(usable_cores(), 'core')} usable"),
         *((name, each.value is not None, each.value or each.reason) for name, each in conditions().items()),
         *(engine_finding(name) for name in ENGINES),
         *(_package(name, f"needed to convert and train: {_TRAIN}") for name in _PACKAGES),
@@ -65,7 +65,11 @@ def engine_finding(name: str) -> Finding:
         return what, False, f"not installed; runs bundles: pip install 'wenable[{name}]'"
     except Exception as error:  # a library that is missing on this system, or a wrong version of it
         return what, False, f"installed, and cannot be opened: {str(error) or type(error).__name__}"
-    return what, True, f"{engine.version}, on the processor with up to {engine.threads} threads"
+    return (
+        what,
+        True,
+        f"{engine.version}, on the processor with up to {counted(engine.threads, 'thread')}",
+    )
 
 
 def _package(name: str, otherwise: str) -> Finding:
