@@ -1,7 +1,7 @@
 """Modes of three networks on real engines, beside their plain exports and the full networks.
 
     python -m benchmarks.deployment [--networks resnet50 ...] [--threads 1 2] [--keep-predictions]
-        [--out docs]
+        [--note TEXT] [--out docs]
 
 Random weights, batch 1, 224x224, float32. Each network is exported with its uniform modes, profiled
 on every installed engine, compared by `wenable.comparison`, and the profile's predictions verified on
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--keep-predictions", action="store_true")
+    parser.add_argument("--note", default="", help="what else has to be said of this run")
     parser.add_argument("--out", type=Path, default=DOCS)
     arguments = parser.parse_args()
     engines = list(installed_engines())
@@ -72,6 +73,7 @@ def main() -> None:
     if arguments.keep_predictions:
         command += " --keep-predictions"
     made = {"command": command, "commit": present_commit(), "machine": describe_device()}
+    made["note"] = arguments.note
     results: dict[str, Any] = {"rows": rows, "switches": switches, "sizes": sizes}
     results["predictions"] = [{key: each[key] for key in _PREDICTED} for each in predictions]
     for kind in results:
@@ -242,7 +244,7 @@ def page(results: dict[str, Any]) -> str:
             )
             for name, goal in GOALS.items()
         )
-        + ".",
+        + ". What limits them: [what modes spend their time on](operation-profile.md).",
         "",
         "Each mode, ours at the best engine, beside the best plain export of that mode on any engine:",
         "",
@@ -309,14 +311,15 @@ def _prediction_line(row: dict[str, Any]) -> str:
 
 def _made(rows: list[dict[str, Any]]) -> list[str]:
     """Return a line for each run that made some of the rows, with the networks that it made."""
-    runs: dict[tuple[str, str, str], dict[str, None]] = {}
+    runs: dict[tuple[str, str, str, str], dict[str, None]] = {}
     for row in rows:
         made = row["made"]
-        run = made["command"], made["commit"], made["machine"]
+        run = made["command"], made["commit"], made["machine"], made.get("note", "")
         runs.setdefault(run, {})[row["network"]] = None
     return [
-        f"- {', '.join(networks)}: made by `{command}` at commit {commit} on {machine}."
-        for (command, commit, machine), networks in runs.items()
+        f"- {', '.join(networks)}: made by `{command}` at commit {commit} on {machine}"
+        f"{f', {note}' if note else ''}."
+        for (command, commit, machine, note), networks in runs.items()
     ]
 
 
