@@ -60,6 +60,9 @@ class Budget:
         return asdict(self)
 
 
+SAME_EPOCHS, SAME_PASSES = "same epochs", "same passes"
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """How large a comparison is: the networks, each with its budget, and the seeds.
@@ -67,6 +70,8 @@ class Scale:
     - `resnet`, `mobilenet`, `efficientnet`: names in `experiments.networks`; an empty one is left out.
     - `image_size`: what the data are prepared for.
     - `fewer_seeds`: for a network, or for `APART`, the seeds that are run where these are not all.
+    - `shelf_passes`: how long small networks off the shelf are trained: over as many epochs as the dynamic
+      network, whose steps have several passes, or for as many passes, which is several times the epochs.
     - `path_search`: the search that stands for Algorithm 2, for a network whose path takes too long to
       find exactly: `"greedy-lazy"`, an approximation, named in the results.
     """
@@ -79,6 +84,7 @@ class Scale:
     image_size: int = 32
     fewer_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     path_search: Mapping[str, PathSearch] = field(default_factory=dict)
+    shelf_passes: tuple[str, ...] = (SAME_EPOCHS, SAME_PASSES)
 
     def seeds_of(self, network: str, apart: bool = False) -> tuple[int, ...]:
         """Return the seeds of a network, in the main comparison or in what stands apart from it."""
@@ -113,6 +119,7 @@ SCALES = {
         seeds=(0, 1, 2),
         fewer_seeds={"mobilenet-v2-0.35": (0,), APART: (0,)},
         path_search={"mobilenet-v2-0.35": "greedy-lazy"},
+        shelf_passes=(SAME_EPOCHS,),
     ),
     "gpu": Scale(
         "resnet50", "mobilenet-v2", "efficientnet-b0",

@@ -11,7 +11,7 @@ from statistics import mean
 import torch
 
 import wenable as we
-from experiments.budget import Budget, Scale, scale_named
+from experiments.budget import SAME_EPOCHS, Budget, Scale, scale_named
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS, off_the_shelf
 from wenable.dynamic_network import DynamicNetwork
@@ -183,7 +183,8 @@ def _fig6(scale: str) -> Iterator[Cost]:
         budget = sizes.budgets[beside]
         for name in off_the_shelf(scale):
             macs = _plain_macs(name, sizes.image_size)
-            for label, times in (("same epochs", 1), ("same passes", budget.passes)):
+            for label in sizes.shelf_passes:
+                times = 1 if label == SAME_EPOCHS else budget.passes
                 what = f"{name} ({label} as {beside})"
                 seeds = len(sizes.seeds_of(beside, apart=True))
                 yield _plain_training(what, name, macs, budget, scale, seeds, times)

@@ -33,6 +33,7 @@ from wenable.dynamic_network import DynamicNetwork
 from wenable.modules import weights_fingerprint
 from wenable.space import Mode
 
+Part = tuple[str, str, int]
 Strategy = Literal["greedy", "greedy-lazy", "exact"]
 POINTS_BELOW_FULL = 14.0
 
@@ -128,6 +129,17 @@ def run(
     results = with_provenance(command, scale, {"rules": RULES, "seeds": run_seeds, "rows": rows})
     write_results(out, "fig5", results)
     return results
+
+
+def parts_of(scale: str) -> set[Part]:
+    """Return all pairs of networks that a scale has: network, comparison, seed."""
+    sizes = scale_named(scale)
+    return {
+        (network, comparison.name, seed)
+        for network in sizes.networks
+        for comparison in COMPARISONS
+        for seed in sizes.seeds_of(network, comparison.apart)
+    }
 
 
 def _compare(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import wenable as we
-from experiments.budget import Budget, scale_named
+from experiments.budget import SAME_EPOCHS, SAME_PASSES, Budget, scale_named
 from experiments.data import ExperimentData, load
 from experiments.engine_calls import mode_calls, plain_call
 from experiments.equal_cost import count_above, undominated
@@ -85,7 +85,13 @@ def run(
     results = with_provenance(
         command_of("fig6", scale),
         scale,
-        {"fig5_commit": fig5["commit"], "rule": RULE, "seeds": list(sizes.seeds), "panels": panels},
+        {
+            "fig5_commit": fig5["commit"],
+            "rule": RULE,
+            "shelf_passes": list(sizes.shelf_passes),
+            "seeds": list(sizes.seeds),
+            "panels": panels,
+        },
     )
     write_results(out, "fig6", results)
     return results
@@ -145,16 +151,19 @@ def _off_the_shelf(
 ) -> list[dict[str, Any]]:
     """Return the accuracies of small networks with the budget of the one they stand beside.
 
-    `passes` says over how many epochs: as many as the dynamic network, whose steps have several
-    passes; and as many as make the same number of passes, which is several times the epochs.
+    `passes` says which of the scale's `shelf_passes` each is of.
     """
     sizes = scale_named(scale)
     budget, points = sizes.budgets[beside], []
-    as_many = replace(budget, epochs=budget.epochs * budget.passes)
+    budgets = {
+        SAME_EPOCHS: budget,
+        SAME_PASSES: replace(budget, epochs=budget.epochs * budget.passes),
+    }
     for name in off_the_shelf(scale):
         for seed in sizes.seeds_of(beside, apart=True):
-            for label, each in (("same epochs", budget), ("same passes", as_many)):
-                place = beside if label == "same epochs" else f"{beside} by passes"
+            for label in sizes.shelf_passes:
+                each = budgets[label]
+                place = beside if label == SAME_EPOCHS else f"{beside} by passes"
                 plain = trained_off_the_shelf(name, place, seed, each, data, work)
                 points.append(
                     {

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter
 
+from experiments.budget import SAME_EPOCHS, SAME_PASSES
 from experiments.fig6 import OURS, RIVAL, SHELF
 from wenable.files import write_whole
 
@@ -22,6 +23,7 @@ GREEDY, EXACT, US_NET, OTHERS = "#0b62a8", "#56b4e9", "#d9730d", "#444444"
 SEARCHES = {"greedy": (GREEDY, "o"), "greedy-lazy": (GREEDY, "v"), "exact": (EXACT, "^")}
 """The colour and the marker of what each search found; the lazy one stands for Algorithm 2 where that
 takes too long."""
+_SHELF_MARKERS = {SAME_EPOCHS: "D", SAME_PASSES: "*"}
 COLUMNS = 3
 _SMALL: dict[str, Any] = {"fontsize": "small"}
 
@@ -60,9 +62,11 @@ def fig6(results: Mapping[str, Any], path: Path) -> Path:
 
     used = {p["strategy"] for panel, _, _ in panels for p in panel["points"] if p["strategy"]}
     legend = {"US-Net": (US_NET, "s")} | _entries(used)
+    trained = {p["passes"] for panel, _, _ in panels for p in panel["points"] if p["who"] == SHELF}
     legend |= {
-        "off the shelf, same epochs": (OTHERS, "D"),
-        "off the shelf, same passes": (OTHERS, "*"),
+        f"off the shelf, {label}": (OTHERS, marker)
+        for label, marker in _SHELF_MARKERS.items()
+        if label in trained
     }
     return _panels(panels, draw, legend, path)
 
@@ -163,7 +167,7 @@ def _against_time(axis: Axes, panel: Mapping[str, Any], engine: str, seed: int) 
         points = [each for each in of_seed if (each["who"], each["strategy"]) == kind]
         _points_in_time(axis, points, times, color, marker, "-")
     shelf = [each for each in of_seed if each["who"] == SHELF]
-    for label, marker in (("same epochs", "D"), ("same passes", "*")):
+    for label, marker in _SHELF_MARKERS.items():
         some = [each for each in shelf if each["passes"] == label]
         _points_in_time(axis, some, times, OTHERS, marker, "none")
     for name in dict.fromkeys(each["mode"] for each in shelf):

@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments import page_fig5, page_fig6, page_fig7, page_table1, page_table2, plots
 from experiments.budget import SCALES
+from experiments.fig5 import parts_of
 from experiments.page_parts import Claim, table
 from experiments.results import DOCS, read_results
 from wenable.files import write_whole
@@ -133,8 +134,26 @@ def _not_run(found: Mapping[tuple[str, str], Any], scales: list[str]) -> str:
         for name in EXPERIMENTS
         if (lacking := [scale for scale in scales if (name, scale) not in found])
     ]
+    missing += [
+        f"of `fig5` at scale `{scale}` {part}"
+        for (name, scale), results in found.items()
+        if name == "fig5"
+        for part in _parts_missing(scale, results)
+    ]
     text = "; ".join(missing)
     return "## Not run\n\n" + (f"{text}." if missing else "Everything was run.")
+
+
+def _parts_missing(scale: str, results: Mapping[str, Any]) -> list[str]:
+    """Return which networks and comparisons of Figure 5 are not among its results, with their seeds."""
+    there = {(row["network"], row["comparison"], row["seed"]) for row in results["rows"]}
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for network, comparison, seed in sorted(parts_of(scale) - there):
+        seeds.setdefault((network, comparison), []).append(str(seed))
+    return [
+        f"{network}, {comparison}, seed{'s' * (len(own) > 1)} {', '.join(own)}"
+        for (network, comparison), own in seeds.items()
+    ]
 
 
 def _commands() -> str:

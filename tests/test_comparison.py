@@ -10,7 +10,7 @@ from PIL import Image
 
 import wenable as we
 from experiments import fig5, fig6, fig7, reproduction, table1, table2
-from experiments.budget import SCALES
+from experiments.budget import SAME_EPOCHS, SAME_PASSES, SCALES
 from experiments.data import load
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS
@@ -99,7 +99,7 @@ def test_fig6(five, place):
     assert len([p for p in panel["points"] if p["who"] == fig6.RIVAL]) == 3
     shelf = [p for p in panel["points"] if p["who"] == fig6.SHELF]
     budget = SCALES["smoke"].budgets["tiny-bottleneck-resnet"]
-    epochs = {"same epochs": budget.epochs, "same passes": budget.epochs * budget.passes}
+    epochs = {SAME_EPOCHS: budget.epochs, SAME_PASSES: budget.epochs * budget.passes}
     assert all(point["budget"]["epochs"] == epochs[point["passes"]] for point in shelf)
     assert len(shelf) == 2 * 2
     for each in panel["costs"]:
@@ -207,7 +207,16 @@ def test_the_page_and_its_pictures(place, tmp_path):
     assert f"| 73.2 % | {share:.1f} (one seed) %" in page
     for source in ("Table I", "Figure 5", "Figure 6", "Figure 7"):
         assert f"| {source} |" in page
-    assert "`table2` at scale `smoke`" in page.split("## Not run")[1]
+    left_out = page.split("## Not run")[1]
+    assert "`table2` at scale `smoke`" in left_out
+    assert "of `fig5`" not in left_out
+    part = json.loads(json.dumps(five))
+    gone = part["rows"].pop()
+    (folder / "fig5-smoke.json").write_text(json.dumps(part))
+    left_out = reproduction.page(folder, ["smoke"]).split("## Not run")[1]
+    what = f"{gone['network']}, {gone['comparison']}, seed {gone['seed']}"
+    assert f"of `fig5` at scale `smoke` {what}" in left_out
+    (folder / "fig5-smoke.json").write_text(json.dumps(five))
     (folder / "why.json").write_text('{"no claim": "because"}')
     with pytest.raises(ValueError, match="'no claim', which is no claim"):
         reproduction.page(folder, ["smoke"])
