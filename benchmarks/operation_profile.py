@@ -137,8 +137,9 @@ def _by_kind(
     graph = _Work(built.content)
     found = {kind: {"ms": 0.0, "macs": 0, "bytes": 0, "operations": 0} for kind in KINDS}
     for each in operations:
-        row = found[_kind(built, each)]
-        macs, moved = graph.of(each.names)
+        names = graph.fused(each)
+        row = found[_kind(built, names, each.computes)]
+        macs, moved = graph.of(names)
         row["ms"] += each.ms
         row["macs"] += macs
         row["bytes"] += moved
@@ -150,18 +151,24 @@ def _by_kind(
     return [{"kind": kind} | row for kind, row in found.items()]
 
 
-def _kind(built: BuiltModel, operation: OperationTime) -> str:
+def _kind(built: BuiltModel, names: Sequence[str], computes: bool) -> str:
     """Return what an operation is for: a fused one is what its computing part is."""
-    if not operation.names:
+    if not names:
         return LAYOUT
-    switched = any(name in built.layer_of for name in operation.names)
-    if operation.computes:
+    switched = any(name in built.layer_of for name in names)
+    if computes:
         return SWITCHED if switched else FIXED
     return SHUFFLED if switched else OTHER
 
 
+_COMPUTES = ("Conv", "MatMul", "Gemm")
+
+
 class _Work:
-    """The multiply-accumulates and bytes of the operations of an ONNX model, for one example."""
+    """The multiply-accumulates and bytes of the operations of an ONNX model, for one example.
+
+    It is asked for the operations in the order in which they ran.
+    """
 
     def __init__(self, content: bytes) -> None:
         model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
@@ -172,6 +179,34 @@ class _Work:
             for each in (*graph.input, *graph.output, *graph.value_info)
         }
         self.shapes |= {each.name: list(each.dims) for each in graph.initializer}
+        self.claimed: set[str] = set()
+
+    def fused(self, operation: OperationTime) -> list[str]:
+        """Return the values that an operation makes, those of what was fused into it among them.
+
+        ONNX Runtime gives a layer that was fused with what follows it the name of the last; the layer is
+        then the nearest one before it that has not run yet.
+        """
+        names = [name for name in operation.names if name in self.nodes]
+        if operation.computes and not any(self._computes(name) for name in names):
+            names += self._back_to_a_layer(names)
+        self.claimed.update(name for name in names if self._computes(name))
+        return names or list(operation.names)
+
+    def _computes(self, name: str) -> bool:
+        return name in self.nodes and self.nodes[name].op_type in _COMPUTES
+
+    def _back_to_a_layer(self, names: Sequence[str]) -> list[str]:
+        """Return the values on the way from some back to the nearest layer that has not run."""
+        ways = [[name] for name in names]
+        for way in ways:  # it grows while it is gone through: the nearest come first
+            for value in self.nodes[way[-1]].input:
+                if value not in self.nodes or value in self.claimed:
+                    continue
+                if self._computes(value):
+                    return [*way[1:], value]
+                ways.append([*way, value])
+        return []
 
     def of(self, names: Iterable[str]) -> tuple[int, int]:
         """Return MACs, and the bytes that go in and out of operations that run as one."""
@@ -187,9 +222,7 @@ class _Work:
         out = math.prod(self.shapes.get(node.output[0], [0]))
         if node.op_type == "Conv":
             return out * math.prod(self.shapes[node.input[1]][1:])
-        if node.op_type in ("MatMul", "Gemm"):
-            return out * self._depth(node)
-        return 0
+        return out * self._depth(node) if node.op_type in _COMPUTES else 0
 
     def _depth(self, node: Any) -> int:
         shape = self.shapes.get(node.input[0], [0])
