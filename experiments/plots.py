@@ -56,7 +56,7 @@ def fig6(results: Mapping[str, Any], path: Path) -> Path:
     def draw(axis: Axes, what: tuple[Mapping[str, Any], str, int]) -> None:
         panel, engine, seed = what
         _against_time(axis, panel, engine, seed)
-        axis.margins(x=0.12)  # for the names beside the points
+        axis.margins(x=0.12, y=0.12)  # for the names beside the points
         axis.set_title(f"{panel['network']}, {engine}, seed {seed}", **_SMALL)
         _finish(axis, "time of one image, ms (quartiles)")
 
