@@ -76,6 +76,7 @@ def _results(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "commit": present_commit(),
         "machine": describe_device(),
         "versions": {name: version(name) for name in LIBRARIES},
+        "families": len(representatives()),
         "networks": rows,
     }
 
@@ -156,7 +157,8 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         "The smallest network of every family of torchvision and timm that [converts](coverage.md), with"
         " random weights, exported to a bundle in its full and its smallest mode."
-        f" Of {len(rows)}, **{counts['exported']} export**{others}.",
+        f" Of {len(rows)} that were tried, of {results['families']} families,"
+        f" **{counts['exported']} export**{others}.",
         "",
         "*Exported*: both modes agree with their extracted networks on ONNX Runtime to 1e-4 of the largest"
         " output, which every export checks, and OpenVINO agrees with ONNX Runtime as well; *difference* is"
