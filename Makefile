@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-oldest check format docs clean coverage-of-networks idle-cost training-speed
+.PHONY: help setup demo test test-device test-oldest check format docs clean coverage-of-networks idle-cost training-speed
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train, explore and save a small network on handwritten digits (minutes)"
 	@echo "make test    the whole test suite, documentation examples included"
+	@echo "make test-device  a bundle in an environment without torch"
 	@echo "make test-oldest  the same with the oldest torch that is supported"
 	@echo "make check   lint, format and types"
 	@echo "make format  mend lint and format where that can be done automatically"
@@ -32,6 +33,13 @@ demo: setup
 # A process for each core; the examples of a page share names, so a file stays in one process.
 test: setup
 	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+
+# An environment without torch, as a device has it, with the bundle of the demo.
+test-device: setup
+	test -f out/demo/net.wen || $(BIN)/wenable demo --out out/demo
+	$(PYTHON) -m venv .venv-device
+	.venv-device/bin/python -m pip install --quiet --disable-pip-version-check '.[onnxruntime,openvino]'
+	.venv-device/bin/python tests/on_a_device.py out/demo/net.wen
 
 # The oldest torch that is supported, in an environment of its own.
 test-oldest:
@@ -61,4 +69,4 @@ training-speed: setup
 	$(BIN)/python -m benchmarks.training_speed
 
 clean:
-	rm -rf $(VENV) .venv-oldest out docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-device .venv-oldest out docs/_build .pytest_cache .ruff_cache .hypothesis

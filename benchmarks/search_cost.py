@@ -1,10 +1,11 @@
 """What a search costs: Algorithm 2 as it is written, the same made affordable, and lazy greedy.
 
-    python -m benchmarks.search_cost [--network FILE --data FOLDER] [--search-images 500]
-        [--calibration-images 250] [--threshold 0.5] [--out docs]
+    python -m benchmarks.search_cost [--network FILE --data FOLDER [--model NAME]]
+        [--search-images 500] [--calibration-images 250] [--threshold 0.5] [--out docs]
 
-Without `--network` the network of `wenable demo` is trained on the digits first. With it, a saved
-network is searched as well, on images drawn from the splits under `--data`. Work is
+The network of `wenable demo` is trained on the digits first and searched. With `--network`, a saved
+network is searched as well, on images drawn from the splits under `--data`; `--model` names a network of
+`experiments.networks` at its scale `cpu`, whose file says nothing of its class. Work is
 counted in multiply-accumulates of the layers that ran, calibration included, and given in forward
 passes of one image through the full network. Results go to `docs/search-cost/results.json` and the
 table to `docs/search-cost.md`.
@@ -18,7 +19,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ import torch
 
 import wenable as we
 from benchmarks.present_commit import present_commit
+from experiments.budget import scale_named
+from experiments.data import load
+from experiments.networks import NETWORKS
 from wenable.affordable_search import (
     Strategy,
     Work,
@@ -49,6 +53,7 @@ Batches = list[tuple[torch.Tensor, torch.Tensor]]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search_cost")
     parser.add_argument("--network", type=Path)
+    parser.add_argument("--model", default="")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--search-images", type=int, default=500)
     parser.add_argument("--calibration-images", type=int, default=250)
@@ -62,7 +67,8 @@ def main() -> None:
     if arguments.network:
         rows.append(saved_row(arguments))
     given = "" if not arguments.network else (
-        f" --network {arguments.network.name} --data {Path(arguments.data).name}"
+        f" --network {arguments.network.name}"
+        f"{f' --model {arguments.model}' if arguments.model else ''} --data {Path(arguments.data).name}"
         f" --search-images {arguments.search_images}"
         f" --calibration-images {arguments.calibration_images} --threshold {arguments.threshold}"
     )  # fmt: skip
@@ -96,7 +102,11 @@ def digits_network(epochs: int, **sizes: int) -> tuple[DynamicNetwork, Data]:
 
 
 def saved_row(arguments: argparse.Namespace) -> dict[str, Any]:
-    net, data, label = saved_network(arguments.network, arguments.data)
+    if arguments.model:
+        net, data = network_of_an_experiment(arguments)
+        label = arguments.model
+    else:
+        net, data, label = saved_network(arguments.network, arguments.data)
     search = part(data.search, arguments.search_images)
     calibration = part(data.calibration, arguments.calibration_images)
     return compared(label, net, search, calibration, arguments.threshold)
@@ -109,6 +119,13 @@ def saved_network(path: Path, folder: str) -> tuple[DynamicNetwork, Data, str]:
     data = load_data_for(net, folder) if said else load_data(folder)
     name = getattr(net, "wenable_source", None)
     return net, data, name.name.partition(":")[2] if name else type(net).__name__
+
+
+def network_of_an_experiment(arguments: argparse.Namespace) -> tuple[DynamicNetwork, Any]:
+    """Return a network that an experiment trained, and the data that it was trained on."""
+    budget = scale_named("cpu").budgets[arguments.model]
+    data = load(Path(arguments.data), replace(budget, search_images=None))
+    return we.load(arguments.network, NETWORKS[arguments.model]()), data
 
 
 def part(batches: Any, images: int) -> Batches:
