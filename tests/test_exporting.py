@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 import wenable as we
-from tests.networks import Dense, Tokens, converted, small_resnet
+from tests.networks import Dense, Tokens, converted, give_norms_a_past, small_resnet
 from tests.references import masked_weight, shuffled_order
 from wenable.exporting import writing
 from wenable.exporting.tracing import trace
@@ -339,3 +341,32 @@ def test_sizes_that_depend_on_the_input_are_refused_at_export(tmp_path):
     with pytest.raises(ValueError, match="the network cannot be exported"):
         we.export(net, modes, tmp_path / "net.wen")
     assert not list(tmp_path.iterdir())
+
+
+class ConvNormAct(nn.Module):
+    """A norm of timm, whose activation is part of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 3), BatchNormAct2d(16), nn.Conv2d(16, 32, 1),
+            BatchNormAct2d(32, act_layer=nn.SiLU), nn.Conv2d(32, 16, 1), BatchNormAct2d(16),
+        )  # fmt: skip
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(x).mean((2, 3)))
+
+
+def timm_mobilenet() -> nn.Module:
+    return timm.create_model("mobilenetv3_small_050", num_classes=10)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("model", [ConvNormAct, timm_mobilenet])
+def test_norms_with_an_activation_of_their_own(tmp_path, model, engine):
+    net, modes = calibrated(give_norms_a_past(model()).eval())
+    session = Session(we.export(net, modes, tmp_path / "net.wen"), engine=engine)
+    x = images(net)
+    for mode in modes:
+        close(session.run(x, mode=mode), expected_of(net, mode, x))

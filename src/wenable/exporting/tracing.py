@@ -142,8 +142,8 @@ class _Marking:
         self.tensors = tensors
         self.weights = {f"{each.name}.weight": each for each in net.switchable_layers}
         self.norms = {
-            f"{name}.{part}": name
-            for name in net.switchable_norms()
+            ".".join(filter(None, (name, norm.name_in_plain, part))): name
+            for name, norm in net.switchable_norms().items()
             for part in ("weight", "running_mean")
         }
         values = (*model.graph.input, *model.graph.value_info)

@@ -155,7 +155,7 @@ def _norms_of(net: DynamicNetwork, mode: Mode) -> np.ndarray:
     parts = []
     with net.using(mode):
         for norm in net.switchable_norms().values():
-            plain: Any = norm.to_plain()
+            plain: Any = norm.plain_norm()
             scale = plain.running_var.double().add(plain.eps).rsqrt()
             shift = -plain.running_mean.double() * scale
             if plain.affine:

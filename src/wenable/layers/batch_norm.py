@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -77,6 +77,8 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     training; those of one mode come from calibration and are put in with `use_statistics`.
     """
 
+    name_in_plain: ClassVar[str] = ""
+    """Where the norm lies in what `to_plain` returns."""
     by_pattern: nn.ModuleDict
     calibrated: Statistics | None
     """The statistics that eval mode normalises with, or None for the pattern's own."""
@@ -278,6 +280,10 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         return self.normalise(input)
 
     def to_plain(self) -> nn.Module:
+        """Return the module that computes the present pattern without wenable."""
+        return self.plain_norm()
+
+    def plain_norm(self) -> nn.modules.batchnorm._BatchNorm:
         """Return the standard batch norm of the present pattern, with its present statistics."""
         plain = self._copy(self.slice_patterns[0])
         if plain.affine:
@@ -327,6 +333,7 @@ class SwitchableBatchNorm2d(SwitchableBatchNorm, nn.BatchNorm2d):
 class SwitchableBatchNormAct2d(SwitchableBatchNorm2d):
     """The same for timm's `BatchNormAct2d`: a batch norm, then `drop`, then the activation `act`."""
 
+    name_in_plain = "0"
     drop: nn.Module
     act: nn.Module
 
@@ -345,4 +352,4 @@ class SwitchableBatchNormAct2d(SwitchableBatchNorm2d):
 
     def to_plain(self) -> nn.Module:
         """Return the batch norm, the drop and the activation in a row."""
-        return nn.Sequential(super().to_plain(), self.drop, self.act).train(self.training)
+        return nn.Sequential(self.plain_norm(), self.drop, self.act).train(self.training)
