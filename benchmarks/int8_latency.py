@@ -159,8 +159,8 @@ def page(results: dict[str, Any]) -> str:
         " so there are times here and no accuracies. The first layer and the classifier stay in floating"
         " point.",
         "",
-        f"Made by `{results['command']}` on {results['machine']} with {versions},"
-        f" {results['threads']} threads, batch {results['batch']}, 224x224; all of a network timed against"
+        f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']} with"
+        f" {versions}, {results['threads']} threads, batch {results['batch']}, 224x224; all of a network timed against"
         " each other, in blocks in random order. Instructions of this processor for products of 8-bit"
         f" integers: {has}. Medians with quartiles in ms; *faster* is float32 over int8 of the same mode,"
         " below 1 where int8 is slower. *As integers* says how many convolutions of the int8 model ONNX"

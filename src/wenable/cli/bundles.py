@@ -179,7 +179,7 @@ def run_verify(
     if result.repeat_error is not None:
         console.print(
             f"the same modes measured twice: median difference {result.repeat_error:.1%}, Kendall's"
-            f" tau {result.repeat_tau:.3f}; no prediction can be expected to do better"
+            f" tau {result.repeat_tau:.3f}; so much is this machine's own unrest"
         )
     if again is not None:
         console.print(_predictions(again.before, again.after))

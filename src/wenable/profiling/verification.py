@@ -57,6 +57,7 @@ class Verification:
     def repeat_error(self) -> float | None:
         """The median error of one measurement as the prediction of the other: what noise alone gives.
 
+        Both are noisy there; a table without any error would miss by about 0.7 of that.
         None where the modes were measured once.
         """
         if not self.repeated:
@@ -68,7 +69,7 @@ class Verification:
 
     @property
     def repeat_tau(self) -> float | None:
-        """Kendall's tau of the two measurements: no table can be expected to order modes better."""
+        """Kendall's tau of the two measurements: how far noise alone leaves modes in their order."""
         if not self.repeated:
             return None
         return kendall_tau(
