@@ -162,7 +162,8 @@ def page(results: dict[str, Any]) -> str:
         f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']} with"
         f" {versions}, {results['threads']} threads, batch {results['batch']}, 224x224; all of a network"
         " timed against each other, in blocks in random order. Instructions of this processor for"
-        f" products of 8-bit integers: {has}. Medians with quartiles in ms; *faster* is float32 over int8 of the same mode,"
+        f" products of 8-bit integers: {has}. Medians with quartiles in ms; *faster* is float32 over int8"
+        " of the same mode,"
         " below 1 where int8 is slower. *As integers* says how many convolutions of the int8 model ONNX"
         " Runtime computes in integers; the others it computes in floating point on the same numbers.",
         "",
