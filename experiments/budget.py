@@ -72,6 +72,8 @@ class Scale:
     - `fewer_seeds`: for a network, or for `APART`, the seeds that are run where these are not all.
     - `shelf_passes`: how long small networks off the shelf are trained: over as many epochs as the dynamic
       network, whose steps have several passes, or for as many passes, which is several times the epochs.
+    - `networks_apart`: the networks that comparisons apart from the main one are made with; None for all.
+    - `longer`: how many times as long comparisons apart are trained; 1 for no longer.
     - `path_search`: the search that stands for Algorithm 2, for a network whose path takes too long to
       find exactly: `"greedy-lazy"`, an approximation, named in the results.
     """
@@ -85,6 +87,8 @@ class Scale:
     fewer_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     path_search: Mapping[str, PathSearch] = field(default_factory=dict)
     shelf_passes: tuple[str, ...] = (SAME_EPOCHS, SAME_PASSES)
+    networks_apart: tuple[str, ...] | None = None
+    longer: int = 1
 
     def seeds_of(self, network: str, apart: bool = False) -> tuple[int, ...]:
         """Return the seeds of a network, in the main comparison or in what stands apart from it."""
@@ -108,7 +112,9 @@ _PAPER = {"calibration_images": 4096, "search_images": 10_000}
 
 SCALES = {
     "smoke": Scale(
-        "tiny-bottleneck-resnet", "", "", {"tiny-bottleneck-resnet": _SMOKE}, seeds=(0, 1)
+        "tiny-bottleneck-resnet", "", "", {"tiny-bottleneck-resnet": _SMOKE},
+        seeds=(0, 1),
+        longer=2,
     ),
     "cpu": Scale(
         "small-bottleneck-resnet", "mobilenet-v2-0.35", "",
@@ -120,11 +126,14 @@ SCALES = {
         fewer_seeds={"mobilenet-v2-0.35": (0,), APART: (0,)},
         path_search={"mobilenet-v2-0.35": "greedy-lazy"},
         shelf_passes=(SAME_EPOCHS,),
+        networks_apart=("small-bottleneck-resnet",),
+        longer=3,
     ),
     "gpu": Scale(
         "resnet50", "mobilenet-v2", "efficientnet-b0",
         {"resnet50": _GPU, "mobilenet-v2": _GPU, "efficientnet-b0": _GPU},
         seeds=(0, 1, 2),
+        longer=2,
     ),
     "imagenet": Scale(
         "imagenet-resnet50", "imagenet-mobilenet-v2", "imagenet-efficientnet-b0",

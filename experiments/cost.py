@@ -12,6 +12,7 @@ import torch
 
 import wenable as we
 from experiments.budget import SAME_EPOCHS, Budget, Scale, scale_named
+from experiments.comparisons import COMPARISONS, parts_of
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS, off_the_shelf
 from wenable.dynamic_network import DynamicNetwork
@@ -109,10 +110,11 @@ def network(name: str, method: str, size: int) -> DynamicNetwork:
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def _training(name: str, method: str, scale: str, runs: int, label: str = "") -> Cost:
+def _training(
+    name: str, method: str, scale: str, budget: Budget, runs: int, label: str = ""
+) -> Cost:
     """Return what it costs to train a dynamic network so many times."""
-    sizes, budget = scale_named(scale), scale_named(scale).budgets[name]
-    net = network(name, method, sizes.image_size)
+    net = network(name, method, scale_named(scale).image_size)
     config = budget.training(0)
     drawn = [mode for step in range(50) for mode in sample_modes(net, config, step, 50)]
     steps = budget.epochs * (IMAGES[scale][0] // budget.batch_size) * runs
@@ -157,16 +159,19 @@ def _searches(
 
 
 def _fig5(scale: str) -> Iterator[Cost]:
-    from experiments.fig5 import COMPARISONS
-
     sizes = scale_named(scale)
     for name in sizes.networks:
         for each in COMPARISONS:
-            label = ", distilled" if each.distillation else ""
-            seeds = len(sizes.seeds_of(name, each.apart))
+            label = (", distilled" if each.distillation else "") + (
+                ", longer" if each.longer else ""
+            )
+            seeds = len(parts_of(scale, [name], [each.name]))
+            if seeds == 0:
+                continue
             strategies = (*([sizes.path_search_of(name)] if each.path else []), "exact")
             for method in (each.ours, each.rival):
-                yield _training(name, method, scale, seeds, label)
+                budget = each.budget(sizes, name)
+                yield _training(name, method, scale, budget, seeds, label)
             yield from _searches(name, each.ours, scale, strategies, seeds)
             space = network(name, each.ours, sizes.image_size).space
             widths = len(network(name, each.rival, sizes.image_size).space.uniform_modes())
@@ -194,7 +199,7 @@ def _table2(scale: str) -> Iterator[Cost]:
     sizes = scale_named(scale)
     name, seeds = sizes.resnet, len(sizes.seeds)
     for method in ("weight-enabling", "weight-enabling, no shuffle"):
-        yield _training(name, method, scale, seeds)
+        yield _training(name, method, scale, sizes.budgets[name], seeds)
         yield _modes_evaluated(
             f"report {method}", name, method, scale, 10 * seeds, IMAGES[scale][2]
         )

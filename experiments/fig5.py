@@ -10,9 +10,8 @@ any run and stands in `RULES`, which goes into the results.
 from __future__ import annotations
 
 import argparse
-import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,18 +21,30 @@ from numpy.typing import NDArray
 import wenable as we
 from experiments.answers import accuracy, right_answers
 from experiments.budget import Budget, Scale, scale_named
+from experiments.comparisons import (
+    COMPARISONS,
+    Comparison,
+    Part,
+    comparison_named,
+    parts_of,
+)
 from experiments.data import ExperimentData, load
 from experiments.equal_cost import count_above, share_interval, undominated
 from experiments.options import command_of, start
 from experiments.parts import kept
-from experiments.results import check_same_budget, with_provenance, write_results
+from experiments.results import (
+    check_same_budget,
+    made_by_command,
+    read_results,
+    with_provenance,
+    write_results,
+)
 from experiments.runs import Run, trained
 from wenable.cli.work import flush_denormals
 from wenable.dynamic_network import DynamicNetwork
 from wenable.modules import weights_fingerprint
 from wenable.space import Mode
 
-Part = tuple[str, str, int]
 Strategy = Literal["greedy", "greedy-lazy", "exact"]
 POINTS_BELOW_FULL = 14.0
 
@@ -49,32 +60,6 @@ RULES = {
     "above": "strictly more accurate on the test split than the line at equal MACs",
     "interval": "95 %, of the share for one pair of networks: the test images drawn anew 1,000 times",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two methods that were given the same: which, with distillation or not.
-
-    - `path`: whether Algorithm 2's path is searched, beside the front of `exact`.
-    - `apart`: whether it stands apart from the paper's claim.
-    """
-
-    name: str
-    ours: str
-    rival: str
-    distillation: bool
-    path: bool
-    apart: bool
-
-
-COMPARISONS = (
-    Comparison("equal footing", "weight-enabling", "us-net", False, path=True, apart=False),
-    Comparison(
-        "best known", "weight-enabling, shuffle everywhere", "us-net", True, path=False, apart=True
-    ),
-)
-"""`equal footing` is the paper's claim. `best known` is apart from it: how far the best settings that we
-know take each side. In-place distillation is US-Net's own setting (Yu and Huang, 2019)."""
 
 
 def main() -> None:
@@ -98,48 +83,67 @@ def run(
 ) -> dict[str, Any]:
     """Train what is missing, search, evaluate, and write `fig5-SCALE.json`.
 
-    - `networks`, `comparisons`, `seeds`: a part of the scale; all of it where nothing is said. The
-      results say which command made them.
+    - `networks`, `comparisons`, `seeds`: a part of the scale; all of it where nothing is said. What
+      the file holds of other parts stays there; each part says what made it.
+
+    Raises `ValueError` where the scale has no such part, or the file was made by other rules.
     """
     flush_denormals()
-    sizes = scale_named(scale)
-    wanted = [each for each in COMPARISONS if comparisons is None or each.name in comparisons]
-    rows = []
-    for network in networks or sizes.networks:
-        budget = sizes.budgets[network]
-        splits = load(data, budget)
-        rows += [
-            _compare(comparison, network, seed, budget, splits, work / scale, sizes)
-            for comparison in wanted
-            for seed in sizes.seeds_of(network, comparison.apart)
-            if seeds is None or seed in seeds
-        ]
-    check_same_budget(
-        {"network": row["network"], "method": row[side]["method"], "budget": row[side]["budget"]}
-        for row in rows
-        for side in ("ours", "rival")
-    )
-    command = command_of("fig5", scale)
-    for option, chosen in (
-        ("networks", networks), ("comparisons", comparisons), ("seeds", seeds),
-    ):  # fmt: skip
-        if chosen is not None:
-            command += f" --{option} {shlex.join(map(str, chosen))}"
-    run_seeds = sorted({row["seed"] for row in rows})
-    results = with_provenance(command, scale, {"rules": RULES, "seeds": run_seeds, "rows": rows})
+    wanted = parts_of(scale, networks, comparisons, seeds)
+    if not wanted:
+        raise ValueError(
+            f"the scale {scale!r} has none of these parts; it has {'; '.join(map(str, parts_of(scale)))}"
+        )
+    rows = {part: _row(part, scale, data, work / scale) for part in wanted}
+    before = read_results(out, "fig5", scale)
+    if before is not None:
+        rows = _others(before, scale, out) | rows
+    ordered = [rows[part] for part in parts_of(scale) if part in rows]
+    _check_budgets(ordered)
+    values = {"rules": RULES, "seeds": sorted({row["seed"] for row in ordered}), "rows": ordered}
+    results = with_provenance(command_of("fig5", scale), scale, values)
     write_results(out, "fig5", results)
     return results
 
 
-def parts_of(scale: str) -> set[Part]:
-    """Return all pairs of networks that a scale has: network, comparison, seed."""
-    sizes = scale_named(scale)
-    return {
-        (network, comparison.name, seed)
-        for network in sizes.networks
-        for comparison in COMPARISONS
-        for seed in sizes.seeds_of(network, comparison.apart)
-    }
+def _others(before: Mapping[str, Any], scale: str, out: Path) -> dict[Part, dict[str, Any]]:
+    """Return the parts of a result that was written before."""
+    if before["rules"] != RULES:
+        raise ValueError(
+            f"{out}/fig5-{scale}.json was made by other rules than those of now, and cannot take in"
+            " parts; move it away first"
+        )
+    rows = {(row["network"], row["comparison"], row["seed"]): row for row in before["rows"]}
+    gone = sorted(set(rows) - set(parts_of(scale)))
+    if gone:
+        raise ValueError(
+            f"{out}/fig5-{scale}.json holds {gone[0]}, which the scale {scale!r} does not have now;"
+            " move it away first"
+        )
+    return rows
+
+
+def _check_budgets(rows: Sequence[Mapping[str, Any]]) -> None:
+    check_same_budget(
+        {
+            "network": f"{row['network']}, {row['comparison']}",
+            "method": row[side]["method"],
+            "budget": row[side]["budget"],
+        }
+        for row in rows
+        for side in ("ours", "rival")
+    )
+
+
+def _row(part: Part, scale: str, data: Path, work: Path) -> dict[str, Any]:
+    """Return one part of the figure, with what made it."""
+    network, name, seed = part
+    command = (
+        command_of("fig5", scale) + f" --networks {network} --comparisons {name!r} --seeds {seed}"
+    )
+    sizes, comparison = scale_named(scale), comparison_named(name)
+    budget = comparison.budget(sizes, network)
+    return _compare(comparison, network, seed, budget, load(data, budget), work, sizes, command)
 
 
 def _compare(
@@ -150,6 +154,7 @@ def _compare(
     data: ExperimentData,
     work: Path,
     sizes: Scale,
+    command: str,
 ) -> dict[str, Any]:
     """Return one pair of networks: their modes, and how many of ours lie above the rival's line."""
     path: tuple[Strategy, ...] = (sizes.path_search_of(network),) if comparison.path else ()
@@ -170,6 +175,7 @@ def _compare(
         work / f"fig5-{ours.name}.json",
         identity,
         lambda: {
+            "made": made_by_command(command),
             "comparison": comparison.name,
             "network": network,
             "seed": seed,

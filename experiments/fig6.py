@@ -1,6 +1,7 @@
 """Figure 6: accuracy against inference time and energy, with US-Net and small networks beside us.
 
     python -m experiments.fig6 --scale cpu --data data/cifar10 [--work out/experiments]
+        [--networks NAME ...]
 
 Accuracies of modes are those of `fig5-SCALE.json`, which has to be there; small networks off the shelf are
 trained here with the same budget. Time is that of one image on each engine of the runtime, all networks of
@@ -10,6 +11,7 @@ exports. Energy is measured where there is a meter.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,14 +20,21 @@ from typing import Any
 import torch
 
 import wenable as we
-from experiments.budget import SAME_EPOCHS, SAME_PASSES, Budget, scale_named
+from experiments.budget import SAME_EPOCHS, SAME_PASSES, Budget, Scale, scale_named
+from experiments.comparisons import EQUAL_FOOTING
 from experiments.data import ExperimentData, load
 from experiments.engine_calls import mode_calls, plain_call
 from experiments.equal_cost import count_above, undominated
 from experiments.methods import METHODS
 from experiments.networks import off_the_shelf
 from experiments.options import command_of, start
-from experiments.results import check_same_budget, read_results, with_provenance, write_results
+from experiments.results import (
+    check_same_budget,
+    made_by_command,
+    read_results,
+    with_provenance,
+    write_results,
+)
 from experiments.runs import plain_accuracy, start_of, trained_off_the_shelf
 from wenable.cli.work import flush_denormals
 from wenable.measure import find_meter, measure_energies
@@ -35,7 +44,6 @@ from wenable.modules import in_eval_mode
 from wenable.runtime.engines import installed_engines, open_engine
 
 TIMING = TimingPlan(blocks=20, calls=20, warmup=5, gap_ms=5.0)
-COMPARISON = "equal footing"
 OURS, RIVAL, SHELF = "weight-enabling", "us-net", "off the shelf"
 RULE = (
     "US-Net's modes that the search split and the time put on its front, joined by lines; ours that lie"
@@ -47,7 +55,11 @@ Key = tuple[str, str]
 
 
 def main() -> None:
-    start("fig6", run)
+    start("fig6", run, _add_options)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--networks", nargs="+", help="only these of the scale's networks")
 
 
 def run(
@@ -58,9 +70,12 @@ def run(
     timing: TimingPlan = TIMING,
     energy: EnergyPlan | None = None,
     most_widths: int | None = None,
+    networks: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Train the small networks, time all of them, and write `fig6-SCALE.json`.
 
+    - `networks`: some of the scale's; all where nothing is said. What the file holds of others stays
+      there, as long as it is of the same rule; each network says what made it.
     - `most_widths`: of US-Net's, how many are timed, evenly spread; all where nothing is said.
 
     Raises `ValueError` where Figure 5 was not run at this scale, or with another budget.
@@ -73,28 +88,69 @@ def run(
             f"{out} holds no fig5-{scale}.json, whose accuracies this figure shows; run"
             f" `{command_of('fig5', scale)}` first"
         )
-    panels = []
-    for network in sizes.networks:
-        rows = [
-            row for row in fig5["rows"]
-            if row["network"] == network and row["comparison"] == COMPARISON
-        ]  # fmt: skip
+    wanted = _of_scale(networks, sizes)
+    panels = _others(read_results(out, "fig6", scale), sizes, out)
+    for network in wanted:
+        rows = rows_of(fig5, network)
         if rows:
             splits = load(data, sizes.budgets[network])
-            panels.append(_panel(scale, network, rows, splits, work, timing, energy, most_widths))
+            panel = _panel(scale, network, rows, splits, work, timing, energy, most_widths)
+            made = made_by_command(command_of("fig6", scale) + f" --networks {network}")
+            panels[network] = {
+                "made": made,
+                "accuracies_made": [row["made"] for row in rows],
+                **panel,
+            }
     results = with_provenance(
         command_of("fig6", scale),
         scale,
         {
-            "fig5_commit": fig5["commit"],
             "rule": RULE,
             "shelf_passes": list(sizes.shelf_passes),
-            "seeds": list(sizes.seeds),
-            "panels": panels,
+            "panels": [panels[network] for network in sizes.networks if network in panels],
         },
     )
     write_results(out, "fig6", results)
     return results
+
+
+def rows_of(fig5: Mapping[str, Any], network: str) -> list[dict[str, Any]]:
+    """Return the pairs of networks of Figure 5 whose accuracies this figure shows."""
+    return [
+        row
+        for row in fig5["rows"]
+        if row["network"] == network and row["comparison"] == EQUAL_FOOTING
+    ]
+
+
+def _of_scale(networks: Sequence[str] | None, sizes: Scale) -> Sequence[str]:
+    """Return the networks that are wanted; raises `ValueError` for one that the scale does not have."""
+    for network in networks or ():
+        if network not in sizes.networks:
+            raise ValueError(
+                f"`networks` holds {network!r}, which the scale does not have; allowed:"
+                f" {', '.join(sizes.networks)}"
+            )
+    return sizes.networks if networks is None else networks
+
+
+def _others(before: Mapping[str, Any] | None, sizes: Scale, out: Path) -> dict[str, dict[str, Any]]:
+    """Return the panels of a result that was written before, by network."""
+    if before is None:
+        return {}
+    if before["rule"] != RULE or before["shelf_passes"] != list(sizes.shelf_passes):
+        raise ValueError(
+            f"{out}/fig6-{before['scale']}.json was made by another rule than that of now, and cannot"
+            " take in networks; move it away first"
+        )
+    panels = {panel["network"]: panel for panel in before["panels"]}
+    gone = sorted(set(panels) - set(sizes.networks))
+    if gone:
+        raise ValueError(
+            f"{out}/fig6-{before['scale']}.json holds the network {gone[0]!r}, which the scale does not"
+            " have now; move it away first"
+        )
+    return panels
 
 
 def _panel(
@@ -163,8 +219,7 @@ def _off_the_shelf(
         for seed in sizes.seeds_of(beside, apart=True):
             for label in sizes.shelf_passes:
                 each = budgets[label]
-                place = beside if label == SAME_EPOCHS else f"{beside} by passes"
-                plain = trained_off_the_shelf(name, place, seed, each, data, work)
+                plain = trained_off_the_shelf(name, beside, seed, each, data, work)
                 points.append(
                     {
                         "who": SHELF,

@@ -19,9 +19,9 @@ import torch
 
 import wenable as we
 from experiments.budget import scale_named
+from experiments.comparisons import EQUAL_FOOTING
 from experiments.data import load
 from experiments.engine_calls import mode_calls
-from experiments.fig6 import COMPARISON
 from experiments.methods import METHODS
 from experiments.options import command_of, start
 from experiments.results import read_results, with_provenance, write_results
@@ -90,7 +90,7 @@ def _modes(net: DynamicNetwork, out: Path, scale: str) -> dict[str, str]:
     modes = {str(mode): "uniform" for mode in net.space.uniform_modes()}
     fig5 = read_results(out, "fig5", scale)
     for row in fig5["rows"] if fig5 else ():
-        if row["network"] == scale_named(scale).resnet and row["comparison"] == COMPARISON:
+        if row["network"] == scale_named(scale).resnet and row["comparison"] == EQUAL_FOOTING:
             front = [each["mode"] for each in row["ours"]["fronts"]["exact"]["points"]]
             count = min(MOST_OF_FRONT, len(front))
             for i in range(count):

@@ -41,6 +41,21 @@ def made_by(results: Mapping[str, Any]) -> str:
     )
 
 
+def made_in_parts(
+    results: Mapping[str, Any], parts: Iterable[tuple[str, Mapping[str, Any]]]
+) -> str:
+    """Return the line that says what made a result whose parts were made one by one.
+
+    - `parts`: what each is, and what made it.
+    """
+    places: dict[str, list[str]] = {}
+    for name, made in parts:
+        place = f"on {made['machine']}, torch {made['versions']['torch']}"
+        places.setdefault(place, []).append(f"{name} at commit {made['commit']}")
+    text = "; ".join(f"{', '.join(names)}, {place}" for place, names in places.items())
+    return f"Made by `{results['command']}`: {text}."
+
+
 def margin(values: Sequence[float]) -> float | None:
     """Return half a 95 % interval of Student's t over seeds; None for one seed.
 

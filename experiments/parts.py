@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.present_commit import present_commit
 from wenable.files import write_whole
 
 
@@ -17,8 +16,6 @@ def kept(
     """Return a part: from its file, where that is of the same identity, and otherwise computed.
 
     - `identity`: all that the part is a function of, as plain values.
-
-    The part says at which commit it was computed, which may be before that of the whole.
 
     Raises `ValueError` where the file is no whole JSON.
     """
@@ -30,7 +27,7 @@ def kept(
                 return found["values"]
         except (json.JSONDecodeError, KeyError) as error:
             raise ValueError(f"{path} is no whole part of an experiment: {error!r}") from error
-    values = json.loads(json.dumps({"commit": present_commit(), **compute()}))
+    values = json.loads(json.dumps(compute()))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps({"identity": wanted, "values": values}, indent=1) + "\n")
     return values

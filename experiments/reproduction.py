@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments import page_fig5, page_fig6, page_fig7, page_table1, page_table2, plots
+from experiments import fig6, page_fig5, page_fig6, page_fig7, page_table1, page_table2, plots
 from experiments.budget import SCALES
-from experiments.fig5 import parts_of
+from experiments.comparisons import parts_of
 from experiments.page_parts import Claim, table
 from experiments.results import DOCS, read_results
 from wenable.files import write_whole
@@ -70,8 +70,8 @@ def page(folder: Path, scales: list[str] = SHOWN) -> str:
         "Every figure comes from a file under `docs/reproduction/`, which holds the command, the commit"
         " and the machine. Modes are chosen on the search split and reported on the test split; nothing"
         " was tuned on it. Scales differ in networks, data and passes (`experiments/budget.py`): `cpu` is"
-        " a small network and two epochs, far from the paper's setting, and says how the methods stand"
-        " to each other there.",
+        " small networks and one or two epochs (six in comparisons apart), far from the paper's setting,"
+        " and says how the methods stand to each other there.",
         "## Claims",
         *([_claims(claims, _explanations(folder, claims))] if claims else ["Nothing was run yet."]),
     ]
@@ -89,7 +89,24 @@ def _results(folder: Path, scales: list[str]) -> dict[tuple[str, str], dict[str,
             results = read_results(folder, name, scale)
             if results is not None:
                 found[name, scale] = results
+    for scale in scales:
+        if ("fig6", scale) in found:
+            _check_accuracies(found["fig6", scale], found.get(("fig5", scale), {"rows": []}), scale)
     return found
+
+
+def _check_accuracies(
+    fig6_results: Mapping[str, Any], fig5_results: Mapping[str, Any], scale: str
+) -> None:
+    """Raise `ValueError` where Figure 6 shows accuracies that are not those of Figure 5 beside it."""
+    for panel in fig6_results["panels"]:
+        now = [row["made"] for row in fig6.rows_of(fig5_results, panel["network"])]
+        if panel["accuracies_made"] != now:
+            raise ValueError(
+                f"Figure 6 of {panel['network']!r} at scale {scale!r} shows accuracies of other runs than"
+                f" Figure 5 holds; run `python -m experiments.fig6 --scale {scale} --networks"
+                f" {panel['network']}` again, with its `--data`"
+            )
 
 
 def _claims(claims: list[Claim], explanations: Mapping[str, str]) -> str:
@@ -148,7 +165,7 @@ def _parts_missing(scale: str, results: Mapping[str, Any]) -> list[str]:
     """Return which networks and comparisons of Figure 5 are not among its results, with their seeds."""
     there = {(row["network"], row["comparison"], row["seed"]) for row in results["rows"]}
     seeds: dict[tuple[str, str], list[str]] = {}
-    for network, comparison, seed in sorted(parts_of(scale) - there):
+    for network, comparison, seed in sorted(set(parts_of(scale)) - there):
         seeds.setdefault((network, comparison), []).append(str(seed))
     return [
         f"{network}, {comparison}, seed{'s' * (len(own) > 1)} {', '.join(own)}"
@@ -168,7 +185,8 @@ def _commands() -> str:
         "```console",
         *(f"python -m experiments.{name} --scale cpu --data data/cifar10" for name in EXPERIMENTS),
         "python -m experiments.fig5 --scale imagenet --dry-run --macs-per-second 2e13",
-        "python -m experiments.train --scale cpu --data data/cifar10 --methods us-net  # ahead, in pieces",
+        "python -m experiments.train --scale cpu --data data/cifar10 --comparison 'best known'  # ahead",
+        "python -m experiments.fig5 --scale cpu --data data/cifar10 --comparisons 'best known'  # a part",
         "python -m experiments.reproduction  # this page and its pictures",
         "```",
     ]

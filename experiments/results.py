@@ -18,13 +18,16 @@ DOCS = Path(__file__).parents[1] / "docs" / "reproduction"
 
 def with_provenance(command: str, scale: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return results with the command, the commit, the machine and the version that made them."""
+    return {"scale": scale, **made_by_command(command), **values}
+
+
+def made_by_command(command: str) -> dict[str, Any]:
+    """Return what makes a result now: the command, the commit, the machine and the versions."""
     return {
         "command": command,
-        "scale": scale,
         "commit": present_commit(),
         "machine": describe_device(),
         "versions": {"torch": torch.__version__},
-        **values,
     }
 
 

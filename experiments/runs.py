@@ -47,8 +47,9 @@ class Run:
     def name(self) -> str:
         """A name for its files."""
         taught = ["distilled"] if self.distillation else []
-        parts = [self.network, self.method.replace(", ", "-").replace(" ", "-"), *taught]
-        return "-".join([*parts, str(self.seed)])
+        method = self.method.replace(", ", "-").replace(" ", "-")
+        length = f"{self.budget.epochs}-epochs"
+        return "-".join([self.network, method, *taught, length, str(self.seed)])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -1,20 +1,23 @@
 """Trains the networks that the experiments compare, one after the other.
 
     python -m experiments.train --scale cpu --data data/cifar10 [--work out/experiments]
-        [--networks NAME ...] [--methods NAME ...] [--seeds 0 1 2] [--distillation] [--alone]
+        [--networks NAME ...] [--methods NAME ...] [--seeds 0 1 2] [--alone | --comparison NAME]
 
 Experiments train what they lack themselves; this trains it ahead, in any order and in as many processes
-as there are cores. A run that was stopped goes on where it was.
+as there are cores. A run that was stopped goes on where it was. With `--comparison` it trains what that
+comparison of Figure 5 needs; `--methods` then says which side.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from experiments.budget import SCALES, scale_named
+from experiments.budget import SCALES, Scale, scale_named
+from experiments.comparisons import COMPARISONS, Comparison, comparison_named
 from experiments.data import load
 from experiments.methods import METHODS
 from experiments.runs import Run, trained, trained_alone
@@ -24,35 +27,56 @@ UNIFORM = (1, 2, 4, 8, 16)
 
 
 def main() -> None:
+    arguments = _parser().parse_args()
+    flush_denormals()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    scale = scale_named(arguments.scale)
+    comparison = comparison_named(arguments.comparison) if arguments.comparison else None
+    work = arguments.work / arguments.scale
+    for network in arguments.networks or scale.networks:
+        data = load(arguments.data, scale.budgets[network])
+        for run in _runs(scale, network, comparison, arguments.methods, arguments.seeds):
+            if arguments.alone:
+                for n in UNIFORM:
+                    trained_alone(run, n, data, work)
+            else:
+                trained(run, data, work)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.train")
     parser.add_argument("--scale", choices=list(SCALES), required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("out/experiments"))
     parser.add_argument("--networks", nargs="*")
-    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=["weight-enabling"])
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS))
     parser.add_argument("--seeds", nargs="*", type=int)
-    parser.add_argument("--distillation", action="store_true")
-    parser.add_argument(
-        "--alone", action="store_true", help="each uniform mode's network by itself"
-    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--alone", action="store_true", help="each uniform mode's network by itself")
+    what.add_argument("--comparison", choices=[each.name for each in COMPARISONS])
     parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
-    flush_denormals()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    scale = scale_named(arguments.scale)
-    work = arguments.work / arguments.scale
-    for network in arguments.networks or scale.networks:
-        budget = scale.budgets[network]
-        data = load(arguments.data, budget)
-        for seed in arguments.seeds or scale.seeds_of(network, arguments.distillation):
-            for method in arguments.methods:
-                run = Run(network, method, seed, budget, arguments.distillation)
-                if arguments.alone:
-                    for n in UNIFORM:
-                        trained_alone(run, n, data, work)
-                else:
-                    trained(run, data, work)
+    return parser
+
+
+def _runs(
+    scale: Scale,
+    network: str,
+    comparison: Comparison | None,
+    methods: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+) -> Iterator[Run]:
+    """Yield what is to be trained of one network: by some methods, or both sides of a comparison."""
+    budget, distillation = scale.budgets[network], False
+    apart = comparison is not None and comparison.apart
+    if comparison is not None:
+        budget, distillation = comparison.budget(scale, network), comparison.distillation
+        methods = [
+            each for each in (comparison.ours, comparison.rival) if each in (methods or METHODS)
+        ]
+    for seed in seeds or scale.seeds_of(network, apart):
+        for method in methods or ["weight-enabling"]:
+            yield Run(network, method, seed, budget, distillation)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The comparison with other methods at its smallest scale, with one seed: Table I, Figures 5 to 7."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from PIL import Image
 
 import wenable as we
-from experiments import fig5, fig6, fig7, reproduction, table1, table2
+from experiments import fig5, fig6, fig7, reproduction, table1, table2, train
 from experiments.budget import SAME_EPOCHS, SAME_PASSES, SCALES
+from experiments.comparisons import parts_of
 from experiments.data import load
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS
@@ -55,7 +57,9 @@ def five(place):
 def test_fig5(five, place, monkeypatch):
     assert json.loads((place / "reproduction" / "fig5-smoke.json").read_text()) == five
     kinds = [(row["comparison"], row["seed"]) for row in five["rows"]]
-    assert kinds == [("equal footing", 0), ("best known", 0)]
+    assert kinds == [("equal footing", 0), ("more passes", 0), ("best known", 0)]
+    epochs = [row["ours"]["budget"]["epochs"] for row in five["rows"]]
+    assert epochs == [1, SCALES["smoke"].longer, SCALES["smoke"].longer]
     for row in five["rows"]:
         assert row["ours"]["budget"] == row["rival"]["budget"]
         assert row["ours"]["distillation"] == row["rival"]["distillation"]
@@ -67,6 +71,53 @@ def test_fig5(five, place, monkeypatch):
     monkeypatch.setattr("wenable.explore", None)
     again = fig5.run("smoke", place / "images", place / "work", place / "again")
     assert again["rows"] == five["rows"]
+
+
+def test_parts_of_fig5_join_those_that_are_there(five, place, tmp_path):
+    def part(comparison):
+        where = place / "images", place / "work", tmp_path
+        return fig5.run("smoke", *where, comparisons=[comparison])["rows"]
+
+    last, first = five["rows"][2], five["rows"][0]
+    assert part("best known") == [last]
+    assert part("equal footing") == [first, last]
+    assert part("best known") == [first, last]
+    path = tmp_path / "fig5-smoke.json"
+    there = json.loads(path.read_text())
+    path.write_text(json.dumps(there | {"rules": {"threshold": "another"}}))
+    with pytest.raises(ValueError, match="made by other rules"):
+        part("more passes")
+    moved = json.loads(json.dumps(there))
+    moved["rows"][0]["seed"] = 7
+    path.write_text(json.dumps(moved))
+    with pytest.raises(ValueError, match=r"'equal footing', 7\), which the scale 'smoke' does not"):
+        part("more passes")
+    longer = json.loads(json.dumps(there))
+    longer["rows"][0]["rival"]["budget"]["epochs"] = 9
+    path.write_text(json.dumps(longer))
+    with pytest.raises(ValueError, match="had other budgets"):
+        part("best known")
+
+
+def test_a_part_that_a_scale_does_not_have_is_refused(place, tmp_path):
+    with pytest.raises(ValueError, match=r"'smoke' has none of these parts; it has \('tiny"):
+        fig5.run("smoke", place / "images", tmp_path, tmp_path, seeds=[3])
+
+
+def test_a_scale_that_trains_no_longer_has_no_comparison_for_it():
+    kinds = {(network, comparison) for network, comparison, _ in parts_of("imagenet")}
+    assert {comparison for _, comparison in kinds} == {"equal footing", "best known"}
+    few = {comparison for network, comparison, _ in parts_of("cpu", ["mobilenet-v2-0.35"])}
+    assert few == {"equal footing"}
+
+
+def test_both_sides_of_a_comparison_are_trained_ahead(five, place, monkeypatch):
+    """The files that `experiments.train` makes are those that the figure looks for."""
+    monkeypatch.setattr("wenable.training.loop.train_step", None)
+    argv = ["train", "--scale", "smoke", "--data", str(place / "images")]
+    argv += ["--work", str(place / "work"), "--comparison", "best known"]
+    monkeypatch.setattr("sys.argv", argv)
+    train.main()
 
 
 def _check_counts(row, strategy, front):
@@ -105,6 +156,35 @@ def test_fig6(five, place):
     for each in panel["costs"]:
         assert each["latency"]["value"] > 0
         assert each["energy"]["value"] is not None or each["energy"]["reason"]
+
+
+def test_networks_of_fig6_stay_where_others_are_added(five, place, tmp_path, monkeypatch):
+    folder = tmp_path / "reproduction"
+    shutil.copytree(place / "reproduction", folder)
+    before = json.loads((folder / "fig6-smoke.json").read_text())
+    (panel,) = before["panels"]
+    other = panel | {"network": "another"}
+    monkeypatch.setattr(fig6, "_panel", lambda *_: {"network": panel["network"], "points": []})
+    where = place / "images", place / "work", folder
+    with pytest.raises(ValueError, match=r"'another'.*allowed: tiny-bottleneck-resnet"):
+        fig6.run("smoke", *where, networks=["another"])
+    smoke = SCALES["smoke"]
+    two = replace(smoke, mobilenet="another", budgets={**smoke.budgets, "another": other["budget"]})
+    with monkeypatch.context() as patch:
+        patch.setitem(SCALES, "smoke", two)
+        (folder / "fig6-smoke.json").write_text(json.dumps(before | {"panels": [other]}))
+        found = fig6.run("smoke", *where, networks=[panel["network"]])["panels"]
+    assert [each["network"] for each in found] == [panel["network"], "another"]
+    assert found[1] == other
+    with pytest.raises(ValueError, match="holds the network 'another'"):
+        fig6.run("smoke", *where)
+    (folder / "fig6-smoke.json").write_text(json.dumps(before))
+    (new,) = fig6.run("smoke", *where, networks=[panel["network"]])["panels"]
+    assert new["points"] == []
+    assert new["accuracies_made"] == [five["rows"][0]["made"]]
+    (folder / "fig6-smoke.json").write_text(json.dumps(before | {"rule": "another"}))
+    with pytest.raises(ValueError, match="made by another rule"):
+        fig6.run("smoke", *where, networks=[panel["network"]])
 
 
 def test_fig6_without_the_accuracies_says_what_to_run(place, tmp_path):
@@ -216,6 +296,12 @@ def test_the_page_and_its_pictures(place, tmp_path):
     left_out = reproduction.page(folder, ["smoke"]).split("## Not run")[1]
     what = f"{gone['network']}, {gone['comparison']}, seed {gone['seed']}"
     assert f"of `fig5` at scale `smoke` {what}" in left_out
+    (folder / "fig5-smoke.json").write_text(json.dumps(five))
+    older = json.loads(json.dumps(five))
+    older["rows"][0]["made"]["commit"] = "1234567"
+    (folder / "fig5-smoke.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match="shows accuracies of other runs than Figure 5 holds"):
+        reproduction.page(folder, ["smoke"])
     (folder / "fig5-smoke.json").write_text(json.dumps(five))
     (folder / "why.json").write_text('{"no claim": "because"}')
     with pytest.raises(ValueError, match="'no claim', which is no claim"):
