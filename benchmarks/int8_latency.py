@@ -4,7 +4,8 @@
 
 Random weights, calibrated on a few random images: only times are measured, no accuracy. Every file of a
 network is timed against the others, in blocks in random order. Results go to
-`docs/int8-latency/results.json` and the table to `docs/int8-latency.md`.
+`docs/int8-latency/results.json`, where those of other machines stay, and the tables to
+`docs/int8-latency.md`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS)
     arguments = parser.parse_args()
     plan = TimingPlan(blocks=arguments.blocks, calls=arguments.calls)
-    results = {
+    run = {
         "command": f"python -m benchmarks.int8_latency --blocks {plan.blocks} --calls {plan.calls}",
         "commit": present_commit(),
         "machine": describe_device(),
@@ -62,9 +63,18 @@ def main() -> None:
     }
     folder = arguments.out / "int8-latency"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_whole(arguments.out / "int8-latency.md", page(results))
-    print(page(results))
+    runs = [*of_other_machines(folder / "results.json", run["machine"]), run]
+    write_whole(folder / "results.json", json.dumps({"runs": runs}, indent=1) + "\n")
+    write_whole(arguments.out / "int8-latency.md", page(runs))
+    print(page(runs))
+
+
+def of_other_machines(path: Path, machine: str) -> list[dict[str, Any]]:
+    """Return the runs that a file holds of other machines; none where there is no file."""
+    if not path.is_file():
+        return []
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    return [run for run in runs if run["machine"] != machine]
 
 
 def integer_instructions() -> list[str] | None:
@@ -88,7 +98,7 @@ def measure(name: str, plan: TimingPlan) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for n in GROUPS:
             pattern = pattern_text(n)
-            floating, integers = f"{pattern},precision=1", f"{pattern},precision=1/4"
+            floating, integers = pattern, f"{pattern},precision=8-bit"
             we.calibrate(net, [floating, integers], [batch])
             paths = {
                 "float32": _float_file(net, floating, image, Path(folder) / f"{n}.onnx"),
@@ -144,11 +154,8 @@ def _call(session: Any, x: np.ndarray) -> Callable[[], object]:
     return lambda: session.run(None, {"input": x})
 
 
-def page(results: dict[str, Any]) -> str:
-    """Return the page of the documentation for these results."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    found = results["integer_instructions"]
-    has = "unknown" if found is None else ", ".join(found) or "none"
+def page(runs: list[dict[str, Any]]) -> str:
+    """Return the page of the documentation for the runs of some machines."""
     lines = [
         "# Are 8-bit integers faster?",
         "",
@@ -157,15 +164,27 @@ def page(results: dict[str, Any]) -> str:
         " session option `session.x64quantprecision` set, which keeps sums of products from overflowing"
         " where the processor lacks VNNI; without it, answers may be wrong there. Weights are random,"
         " so there are times here and no accuracies. The first layer and the classifier stay in floating"
-        " point.",
+        " point. Medians with quartiles in ms; *faster* is float32 over int8 of the same mode, below 1"
+        " where int8 is slower. *As integers* says how many convolutions of the int8 model ONNX Runtime"
+        " computes in integers; the others it computes in floating point on the same numbers.",
         "",
-        f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']} with"
-        f" {versions}, {results['threads']} threads, batch {results['batch']}, 224x224; all of a network"
-        " timed against each other, in blocks in random order. Instructions of this processor for"
-        f" products of 8-bit integers: {has}. Medians with quartiles in ms; *faster* is float32 over int8"
-        " of the same mode,"
-        " below 1 where int8 is slower. *As integers* says how many convolutions of the int8 model ONNX"
-        " Runtime computes in integers; the others it computes in floating point on the same numbers.",
+    ]
+    for run in runs:
+        lines += _of_machine(run)
+    return "\n".join(lines)
+
+
+def _of_machine(results: dict[str, Any]) -> list[str]:
+    """Return the section of one machine."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    found = results["integer_instructions"]
+    has = "unknown" if found is None else ", ".join(found) or "none"
+    lines = [
+        f"## {results['machine']}",
+        "",
+        f"Instructions for products of 8-bit integers: {has}. Made by `{results['command']}` at commit"
+        f" {results['commit']} with {versions}, {results['threads']} threads, batch {results['batch']},"
+        " 224x224; all of a network timed against each other, in blocks in random order.",
         "",
         "| network | mode | float32 | int8 | faster | int8, exact sums | faster | as integers |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
@@ -180,7 +199,7 @@ def page(results: dict[str, Any]) -> str:
                 f" {_shown(integers)} | {floating.known / integers.known:.2f} | {_shown(exact)} |"
                 f" {floating.known / exact.known:.2f} | {counts['integer convolutions']} of {whole} |"
             )
-    return "\n".join([*lines, ""])
+    return [*lines, ""]
 
 
 def _shown(reading: Reading) -> str:

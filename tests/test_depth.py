@@ -20,7 +20,7 @@ from wenable.layers.exits import ExitPoint, ExitReached
 from wenable.methods import EarlyExits
 
 EXITS = ("block1", "stem")  # in the other order than they are reached
-MODES = ("1", "1/2", "1/3")  # the end, block1, stem
+MODES = ("end", "block1", "stem")
 
 
 def converted(model: nn.Module | None = None, exits=EXITS) -> we.DynamicNetwork:
@@ -53,15 +53,15 @@ def test_the_full_mode_is_the_network_and_its_weights_keep_their_names():
     names = [name for name, _ in net.named_parameters() if "exit_" not in name]
     assert names == [name for name, _ in model.named_parameters()]
     assert isinstance(net, SmallResNet)
-    assert net.space.knobs == (we.Knob("exit", (1, 2, 3)),)
+    assert net.space.knobs == (we.Knob("exit", (1, 2, 3), labels=MODES),)
 
 
 def test_an_exits_output_is_that_of_the_network_truncated_by_hand(net):
     x = torch.randn(IMAGES)
-    for mode, name in (("1/2", "block1"), ("1/3", "stem")):
+    for name in ("block1", "stem"):
         with torch.no_grad():
             expected = slow_exit(net, x, name)
-            with net.using(mode):
+            with net.using(name):
                 found = net(x)
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -73,7 +73,7 @@ def test_what_lies_behind_an_exit_is_not_run(net):
         for name, module in net.named_modules()
         if name in ("stem", "block1", "block2", "fc")
     ]
-    with net.using("1/2"), torch.no_grad():
+    with net.using("block1"), torch.no_grad():
         net(torch.randn(IMAGES))
     for handle in handles:
         handle.remove()
@@ -110,7 +110,7 @@ def test_a_sequential_network_can_exit_from_inside():
     net, x = converted(model, ("0", "1.0")), torch.randn(IMAGES)
     assert torch.equal(net(x), model(x))
     assert len(net.get_submodule("0")) == 2  # type: ignore[arg-type]
-    for mode in MODES:
+    for mode in ("end", "1.0", "0"):
         with net.using(mode), torch.no_grad():
             torch.testing.assert_close(we.extract(net, mode)(x), net(x))
 
@@ -125,7 +125,7 @@ def test_copies_and_files_keep_the_exits(net, tmp_path):
 
 
 def test_a_part_of_the_network_that_stops_says_so(net):
-    with net.using("1/3"), pytest.raises(ExitReached, match="run the network, not a part of it"):
+    with net.using("stem"), pytest.raises(ExitReached, match="run the network, not a part of it"):
         net.stem(torch.randn(IMAGES))
 
 
@@ -153,7 +153,7 @@ def test_networks_without_classes_are_refused():
 
 def test_bundles_refuse_the_method_and_searches_take_it(net, tmp_path):
     with pytest.raises(ValueError, match="'early-exits', whose modes a bundle cannot hold"):
-        we.export(net, ["1"], tmp_path / "net.wen")
+        we.export(net, ["end"], tmp_path / "net.wen")
     batch = torch.randn(8, 3, 6, 6), torch.arange(8) % 5
     front = we.explore(net, [batch], [batch[0]], threshold=0.0)
     assert front.points
@@ -203,7 +203,7 @@ def test_all_exits_learn(distillation: bool):
     assert we.train(net, [(x, labels)], config)
     after = [_loss(net, mode, x, labels) for mode in MODES]
     assert all(b < a for a, b in zip(before, after, strict=True))
-    assert net.is_calibrated("1/3")  # the trunk is the same in all modes, and so are its norms
+    assert net.is_calibrated("stem")  # the trunk is the same in all modes, and so are its norms
 
 
 def _loss(net, mode: str, x: torch.Tensor, labels: torch.Tensor) -> float:
@@ -254,7 +254,7 @@ def test_what_left_is_not_computed_any_further(net):
     run_with_exits(net, x, math.inf)  # all leave at once
     handle.remove()
     assert seen == ([left] if left else [])
-    assert str(net.mode) == "1"
+    assert str(net.mode) == "end"
     assert all(p.listener is None for p in net.modules() if isinstance(p, ExitPoint))
 
 
@@ -270,7 +270,7 @@ def test_a_shortcut_around_an_exit_is_refused():
             return self.fc((x + self.inner(x)).mean((2, 3)))
 
     net, x = converted(Around(), ("inner",)), torch.randn(8, 3, 6, 6)
-    with torch.no_grad(), net.using("1/2"):
+    with torch.no_grad(), net.using("inner"):
         scores = sorted(slow_entropy(y.tolist()) for y in net(x))
     for limit in (scores[3], (scores[-1] + scores[-2]) / 2):  # several are left, and one
         with pytest.raises(ValueError, match="something leads around an exit"):

@@ -238,13 +238,13 @@ def test_the_full_mode_gives_the_bits_of_the_network():
     model = small_resnet()
     net, x = converted(model), torch.randn(IMAGES)
     assert torch.equal(net(x), model(x))
-    assert type(we.extract(net, "1").block1.conv1) is nn.Conv2d  # pyright: ignore
+    assert type(we.extract(net, "32-bit").block1.conv1) is nn.Conv2d  # pyright: ignore
     assert isinstance(net, SmallResNet)
 
 
 def test_one_knob_for_the_network_or_one_for_each_layer():
     net = converted(bits=(32, 8))
-    assert net.space.knobs == (Knob("precision", (1, 4)),)
+    assert net.space.knobs == (Knob("precision", (1, 4), labels=("32-bit", "8-bit")),)
     assert [layer.name for layer in net.switchable_layers][:2] == ["block1.conv1", "block1.conv2"]
     assert {each.name: each.reason.split(";")[0] for each in net.left_alone} == {
         "stem.0": "is the first layer",
@@ -260,10 +260,10 @@ def test_one_knob_for_the_network_or_one_for_each_layer():
 def test_each_precision_has_norms_of_its_own():
     net = converted(bits=(32, 8, 4))
     assert {norm.patterns for norm in net.switchable_norms().values()} == {(1, 4, 8)}
-    net.set_mode("1/4")
+    net.set_mode("8-bit")
     assert {norm.slice_patterns[0] for norm in net.switchable_norms().values()} == {4}
     tied = converted(bits=(32, 8, 4), tie="none")
-    tied.set_mode("1,block1.conv2=1/4")
+    tied.set_mode("32-bit,block1.conv2=8-bit")
     set_to = {name: norm.slice_patterns[0] for name, norm in tied.switchable_norms().items()}
     assert {name for name, n in set_to.items() if n != 1} == {"block1.bn2"}
 
@@ -296,23 +296,23 @@ def test_other_methods_compute_in_32_bits():
 
 def test_ranges_are_calibrated_once_and_kept_with_the_network(tmp_path: Path):
     net = converted(dense_network_for_images(), first_and_last=True)
-    assert net.is_calibrated("1")
-    assert not net.is_calibrated("1/4")
+    assert net.is_calibrated("32-bit")
+    assert not net.is_calibrated("8-bit")
     with pytest.warns(we.UncalibratedWarning), pytest.raises(ValueError, match="was never seen"):
-        we.extract(net, "1/4")
-    we.calibrate(net, ["1/4", "1/8"], BATCHES)
-    assert net.is_calibrated("1/4")
-    assert not net.is_calibrated("1/16")
+        we.extract(net, "8-bit")
+    we.calibrate(net, ["8-bit", "4-bit"], BATCHES)
+    assert net.is_calibrated("8-bit")
+    assert not net.is_calibrated("2-bit")
     first = net.get_submodule("1")
     assert isinstance(first, SwitchablePrecisionLinear)
     seen = torch.cat(BATCHES)
     bounds = first.input_ranges["8"].running_bounds.clone()
     assert bounds.tolist() == [float(seen.min()), float(seen.max())]
-    we.calibrate(net, "1/4", [10 * seen])
+    we.calibrate(net, "8-bit", [10 * seen])
     assert torch.equal(first.input_ranges["8"].running_bounds, bounds)
     loaded = we.load(we.save(net, tmp_path / "net.safetensors"), dense_network_for_images())
     for other in (loaded, copy.deepcopy(net)):
-        with net.using("1/4"), other.using("1/4"), torch.no_grad():
+        with net.using("8-bit"), other.using("8-bit"), torch.no_grad():
             assert torch.equal(other(seen), net(seen))
 
 
@@ -321,7 +321,9 @@ def dense_network_for_images() -> nn.Module:
     return nn.Sequential(layers[0], nn.Linear(108, 32), *layers[2:]).eval()
 
 
-@pytest.mark.parametrize("mode", ["1", "1/4", "1/8", "1/16", "1/4,block1.conv2=1/16,stem.0=1"])
+@pytest.mark.parametrize(
+    "mode", ["32-bit", "8-bit", "4-bit", "2-bit", "8-bit,block1.conv2=2-bit,stem.0=32-bit"]
+)
 def test_an_extracted_mode_computes_what_the_network_does(mode: str):
     net = converted(tie="none", first_and_last=True)
     we.calibrate(net, [mode], BATCHES)
@@ -336,9 +338,9 @@ def test_an_extracted_mode_computes_what_the_network_does(mode: str):
 
 def test_token_networks_switch_too():
     net = converted(Tokens().eval())
-    we.calibrate(net, "1/4", BATCHES)
+    we.calibrate(net, "8-bit", BATCHES)
     assert {layer.name for layer in net.switchable_layers} == {"fc1", "fc2", "on_maps"}
-    assert type(we.extract(net, "1/4")).__name__ == "Tokens"
+    assert type(we.extract(net, "8-bit")).__name__ == "Tokens"
 
 
 def test_all_precisions_learn_and_their_ranges_with_them():
@@ -357,7 +359,7 @@ def test_all_precisions_learn_and_their_ranges_with_them():
 
 def test_inputs_escalate_from_a_low_precision_to_the_full_one():
     net = converted(bits=(32, 4))
-    we.calibrate(net, "1/8", BATCHES)
+    we.calibrate(net, "4-bit", BATCHES)
     x = BATCHES[0]
 
     def stage(mode: str):
@@ -367,13 +369,13 @@ def test_inputs_escalate_from_a_low_precision_to_the_full_one():
 
         return run
 
-    costs = [net.bit_operations(mode) for mode in ("1/8", "1")]
-    limit = float(np.median(margin(stage("1/8")(x))))
-    found = by_margin([stage("1/8"), stage("1")], x, limit, costs)
+    costs = [net.bit_operations(mode) for mode in ("4-bit", "32-bit")]
+    limit = float(np.median(margin(stage("4-bit")(x))))
+    found = by_margin([stage("4-bit"), stage("32-bit")], x, limit, costs)
     share = found.escalated.mean()
     assert 0 < share < 1
     assert found.cost == pytest.approx(costs[0] + share * costs[1])
-    full = stage("1")(x).numpy()
+    full = stage("32-bit")(x).numpy()
     np.testing.assert_allclose(
         found.outputs[found.escalated], full[found.escalated], rtol=1e-4, atol=1e-5
     )
@@ -427,12 +429,12 @@ def sessions(path: Path, folder: Path):
 @pytest.mark.parametrize("settings", [{}, {"first_and_last": True}, {"tie": "none"}])
 def test_int8_modes_run_on_onnxruntime_as_simulated(tmp_path: Path, settings):
     net = converted(**settings)
-    we.calibrate(net, "1/4", BATCHES)
-    path = export_int8(net, "1/4", tmp_path / "net.int8.onnx")
+    we.calibrate(net, "8-bit", BATCHES)
+    path = export_int8(net, "8-bit", tmp_path / "net.int8.onnx")
     session, operators = sessions(path, tmp_path)
     assert operators["QLinearConv"] >= 4  # the layers whose output is quantised again
     x = torch.randn(5, *IMAGES[1:])
-    with net.using("1/4"), torch.no_grad():
+    with net.using("8-bit"), torch.no_grad():
         expected = net(x).numpy()
     found = session.run(None, {"input": x.numpy()})[0]
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
@@ -446,8 +448,8 @@ def test_the_files_integers_are_those_of_numpy(tmp_path: Path):
         model[1].weight.copy_(torch.linspace(-2, 1.5, 8))  # scales of both signs, folded in
         model[1].bias.copy_(torch.linspace(1, -1, 8))
     net = converted(model, first_and_last=True)
-    we.calibrate(net, "1/4", BATCHES)
-    path = export_int8(net, "1/4", tmp_path / "net.int8.onnx")
+    we.calibrate(net, "8-bit", BATCHES)
+    path = export_int8(net, "8-bit", tmp_path / "net.int8.onnx")
     stored = {
         each.name: onnx.numpy_helper.to_array(each)
         for each in onnx.load(path).graph.initializer
@@ -460,7 +462,7 @@ def test_the_files_integers_are_those_of_numpy(tmp_path: Path):
     session, operators = sessions(path, tmp_path)
     assert operators["QLinearConv"] == 1
     x = torch.randn(5, *IMAGES[1:])
-    with net.using("1/4"), torch.no_grad():
+    with net.using("8-bit"), torch.no_grad():
         expected = net(x).numpy()
     found = session.run(None, {"input": x.numpy()})[0]
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
@@ -469,23 +471,23 @@ def test_the_files_integers_are_those_of_numpy(tmp_path: Path):
 def test_a_relu6_between_layers_keeps_them_integers(tmp_path: Path):
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Conv2d(8, 5, 2)]
     net = converted(nn.Sequential(*layers, nn.Flatten()).eval(), first_and_last=True)
-    we.calibrate(net, "1/4", BATCHES)
-    _, operators = sessions(export_int8(net, "1/4", tmp_path / "net.int8.onnx"), tmp_path)
+    we.calibrate(net, "8-bit", BATCHES)
+    _, operators = sessions(export_int8(net, "8-bit", tmp_path / "net.int8.onnx"), tmp_path)
     assert operators["QLinearConv"] == 2
     assert operators["Clip"] == 0
 
 
 def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatch):
     net = converted()
-    we.calibrate(net, "1/4", BATCHES)
+    we.calibrate(net, "8-bit", BATCHES)
     monkeypatch.setattr(
         int8, "_folded", lambda integers, scale, bias, norm: (integers, scale, bias)
     )
     with pytest.raises(RuntimeError, match=r"the layer '.*' differs in the file"):
-        export_int8(net, "1/4", tmp_path / "net.int8.onnx")
+        export_int8(net, "8-bit", tmp_path / "net.int8.onnx")
     monkeypatch.setattr(int8_check, "LAYER_TOLERANCE", math.inf)
     with pytest.raises(RuntimeError, match="answers differ from the simulated ones by"):
-        export_int8(net, "1/4", tmp_path / "net.int8.onnx")
+        export_int8(net, "8-bit", tmp_path / "net.int8.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -499,8 +501,8 @@ def test_one_wrong_layer_of_a_deep_network_is_found(tmp_path: Path, monkeypatch)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                           nn.Linear(8, 5)).eval()  # fmt: skip
     net = converted(model, first_and_last=True)
-    we.calibrate(net, "1/4", BATCHES)
-    export_int8(net, "1/4", tmp_path / "good.onnx")
+    we.calibrate(net, "8-bit", BATCHES)
+    export_int8(net, "8-bit", tmp_path / "good.onnx")
     right = int8.IntegerLayer.__init__
     made = []
 
@@ -512,14 +514,14 @@ def test_one_wrong_layer_of_a_deep_network_is_found(tmp_path: Path, monkeypatch)
 
     monkeypatch.setattr(int8.IntegerLayer, "__init__", wrong)
     with pytest.raises(RuntimeError, match=r"the layer '.*' differs in the file"):
-        export_int8(net, "1/4", tmp_path / "bad.onnx")
+        export_int8(net, "8-bit", tmp_path / "bad.onnx")
     assert [each.name for each in tmp_path.iterdir()] == ["good.onnx"]
 
 
 def test_int8_files_need_a_layer_of_8_bits_and_one_input(tmp_path: Path):
     net = converted()
-    we.calibrate(net, "1/8", BATCHES)
-    for mode in ("1", "1/8"):
+    we.calibrate(net, "4-bit", BATCHES)
+    for mode in ("32-bit", "4-bit"):
         with pytest.raises(ValueError, match="has no layer of 8 bits"):
             export_int8(net, mode, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

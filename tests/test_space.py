@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,9 +89,28 @@ def test_modes_of_labels():
     assert WIDTHS.mode("1,width=0.5") == WIDTHS.smallest == WIDTHS.uniform(9)
     assert Space((Knob("width", (1, 2, 3)),)) != WIDTHS
     both = Space((*WIDTHS.knobs, Knob("conv", (1, 2, 4))))
-    assert str(both.mode("0.5,1/4")) == "0.5,1/4"
+    assert str(both.mode("0.5,1/4")) == "1/4,width=0.5"
     assert both.mode("1,conv=1/2").options == (1, 2)
     assert str(both.full) == "1"
+
+
+def test_a_text_for_all_sets_the_knobs_of_its_kind():
+    bits = Knob("precision", (1, 4), labels=("32-bit", "8-bit"))
+    convs = Knob("a", (1, 2, 4)), Knob("b", (1, 2))
+    space = Space((bits, *convs))
+    for text, options in {
+        "1/4": (1, 4, 2), "8-bit": (4, 1, 1), "1/4,precision=8-bit": (4, 4, 2),
+        "8-bit,a=1/4": (4, 4, 1), "1": (1, 1, 1), "32-bit": (1, 1, 1), "8-bit,1/2,1": (4, 2, 1),
+    }.items():  # fmt: skip
+        assert space.mode(text).options == options
+    written = [str(mode) for mode in (space.full, space.uniform(2), space.smallest)]
+    assert written == ["1", "1/2", "1/4,precision=8-bit"]
+    assert str(space.mode("8-bit,1/2,1")) == "8-bit,1/2,1"
+    # Two knobs with labels: no exception by name would stand for both.
+    assert str(Space((bits, *convs, replace(bits, name="c"))).smallest) == "8-bit,1/4,1/2,8-bit"
+    for wrong in ("9-bit", "9-bit,a=1/2", "1/4,precision=1/4"):
+        with pytest.raises(ValueError, match="no option of 'precision'; allowed: 32-bit, 8-bit"):
+            space.mode(wrong)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,13 @@ def test_what_a_layer_lacks_is_refused():
 # --- the method -----------------------------------------------------------------------------------
 
 BATCHES = [drawn(seed, 32, *IMAGES[1:]) for seed in (1, 2)]
-MODES = ("1", "1/4", "1/4,precision=1", "1,precision=1/4", "1/8,block1.*=1/2")
+MODES = (
+    "1",
+    "1/4,precision=8-bit",
+    "1/4,precision=8-bit",
+    "8-bit",
+    "1/8,precision=8-bit,block1.*=1/2",
+)
 
 
 def converted(model: nn.Module | None = None, **settings) -> we.DynamicNetwork:
@@ -173,7 +179,7 @@ def test_knobs_stand_in_execution_order_and_their_names_say_what_they_set():
     net = converted()
     assert net.space.names[:3] == ("precision", "block1.conv1", "block1.conv2")
     assert net.space.knobs[0].options == (1, 4)
-    mode = net.space.mode("1/2,precision=1/4")
+    mode = net.space.mode("1/2,precision=8-bit")
     assert set(mode.values()) == {2, 4}
     assert net.space.size == 2 * converted_size()
     own = converted(tie="none")
@@ -205,9 +211,9 @@ def test_a_floating_point_mode_is_that_of_weight_enabling_alone():
     net = converted(model)
     alone = we.convert(model, torch.zeros(IMAGES), method=we.WeightEnabling(groups=(1, 2, 4, 8)))
     for text in ("1/8", "1,block2.*=1/4"):
-        we.calibrate(net, f"{text},precision=1", BATCHES)
+        we.calibrate(net, text, BATCHES)
         we.calibrate(alone, text, BATCHES)
-        with net.using(f"{text},precision=1"), alone.using(text), torch.no_grad():
+        with net.using(text), alone.using(text), torch.no_grad():
             assert torch.equal(net(x), alone(x))
 
 
@@ -216,7 +222,7 @@ def test_norms_follow_the_groups_and_statistics_the_whole_mode():
     assert {norm.patterns for norm in net.switchable_norms().values()} == {
         (1,), (1, 2, 4, 8),
     }  # fmt: skip
-    modes = [net.space.mode(text) for text in ("1/4", "1/4,precision=1")]
+    modes = [net.space.mode(text) for text in ("1/4,precision=8-bit", "1/4")]
     we.calibrate(net, modes, BATCHES)
     norm, means, weights = net.switchable_norms()["block1.bn2"], [], []
     for mode in modes:
@@ -270,10 +276,10 @@ def test_other_networks_are_extracted_saved_and_copied(make, tmp_path: Path):
         return nn.Sequential(layers[0], nn.Linear(108, 32), *layers[2:]).eval()
 
     net, x = converted(model(), first_and_last=True), torch.randn(IMAGES)
-    we.calibrate(net, ["1/4", "1/2,precision=1/4"], BATCHES)
+    we.calibrate(net, ["1/4,precision=8-bit", "1/2,precision=8-bit"], BATCHES)
     loaded = we.load(we.save(net, tmp_path / "net.safetensors"), model())
     assert loaded.conversion_method == net.conversion_method
-    for mode in ("1/4", "1/2,precision=1/4"):
+    for mode in ("1/4,precision=8-bit", "1/2,precision=8-bit"):
         assert loaded.is_calibrated(mode)
         with net.using(mode), torch.no_grad():
             expected = net(x)
@@ -285,11 +291,11 @@ def test_other_networks_are_extracted_saved_and_copied(make, tmp_path: Path):
 
 def test_ranges_belong_to_a_pattern_and_a_precision():
     net = converted()
-    we.calibrate(net, "1/4", BATCHES)
-    assert net.knows_input_ranges("1/4")
-    assert net.knows_input_ranges("1,precision=1")
-    assert not net.knows_input_ranges("1/2,precision=1/4")
-    assert not net.is_calibrated("1,precision=1/4")
+    we.calibrate(net, "1/4,precision=8-bit", BATCHES)
+    assert net.knows_input_ranges("1/4,precision=8-bit")
+    assert net.knows_input_ranges("1")
+    assert not net.knows_input_ranges("1/2,precision=8-bit")
+    assert not net.is_calibrated("8-bit")
 
 
 def test_all_modes_learn():
@@ -298,7 +304,7 @@ def test_all_modes_learn():
     x = torch.randn(40, 3, 6, 6) * 0.1 + torch.eye(5)[labels][:, :3, None, None]
     config = we.TrainConfig(passes=3, epochs=15, sampling="macs")
     assert we.train(net, [(x, labels)], config)
-    modes = ["1", "1/2,precision=1", "1/4", "1,precision=1/4"]
+    modes = ["1", "1/2", "1/4,precision=8-bit", "8-bit"]
     we.calibrate(net, modes, [x])
     for mode in modes:
         assert we.evaluate(net, mode, [(x, labels)]).known > 0.6
@@ -354,7 +360,7 @@ def test_macs_before_a_knob_of_precision_are_whole():
     method = we.SwitchablePrecision((32, 8), "none")
     net, x = we.convert(small_resnet(), drawn(0, *IMAGES), method=method), torch.randn(IMAGES)
     reuse, last = PrefixReuse(net), net.space.names[-1]
-    mode = net.space.mode("1/4")
+    mode = net.space.mode("8-bit")
     with torch.no_grad(), net.using(mode):
         with reuse.recording(len(x), [last]) as outputs:
             net(x)
@@ -417,8 +423,8 @@ def operators(path: Path, folder: Path):
 @pytest.mark.parametrize("shuffle", ["first", "all", "none"])
 def test_a_grouped_mode_of_8_bits_runs_as_integers(tmp_path: Path, make, shuffle: str):
     net = converted(make().eval(), shuffle=shuffle)
-    we.calibrate(net, "1/4", BATCHES)
-    path = export_int8(net, "1/4", tmp_path / "net.int8.onnx")
+    we.calibrate(net, "1/4,precision=8-bit", BATCHES)
+    path = export_int8(net, "1/4,precision=8-bit", tmp_path / "net.int8.onnx")
     session, nodes = operators(path, tmp_path)
     groups = Counter(
         attribute.i
@@ -429,7 +435,7 @@ def test_a_grouped_mode_of_8_bits_runs_as_integers(tmp_path: Path, make, shuffle
     )
     assert groups[4] >= (2 if make is small_resnet else 1)
     x = torch.randn(5, *IMAGES[1:])
-    with net.using("1/4"), torch.no_grad():
+    with net.using("1/4,precision=8-bit"), torch.no_grad():
         expected = net(x).numpy()
     found = session.run(None, {"input": x.numpy()})[0]
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
@@ -437,10 +443,12 @@ def test_a_grouped_mode_of_8_bits_runs_as_integers(tmp_path: Path, make, shuffle
 
 def test_grouped_dense_layers_of_8_bits_are_written_too(tmp_path: Path):
     net = converted(Tokens().eval())
-    we.calibrate(net, "1/4", BATCHES)
-    session, _ = operators(export_int8(net, "1/4", tmp_path / "net.int8.onnx"), tmp_path)
+    we.calibrate(net, "1/4,precision=8-bit", BATCHES)
+    session, _ = operators(
+        export_int8(net, "1/4,precision=8-bit", tmp_path / "net.int8.onnx"), tmp_path
+    )
     x = torch.randn(5, *IMAGES[1:])
-    with net.using("1/4"), torch.no_grad():
+    with net.using("1/4,precision=8-bit"), torch.no_grad():
         expected = net(x).numpy()
     found = session.run(None, {"input": x.numpy()})[0]
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
@@ -452,9 +460,9 @@ def test_bundles_refuse_the_method_and_floating_point_modes_are_no_int8(tmp_path
         ValueError, match="'weight-enabling-with-precision', whose modes a bundle cannot hold"
     ):
         we.export(net, ["1"], tmp_path / "net.wen")
-    we.calibrate(net, "1/4,precision=1", BATCHES)
+    we.calibrate(net, "1/4", BATCHES)
     with pytest.raises(ValueError, match="has no layer of 8 bits"):
-        export_int8(net, "1/4,precision=1", tmp_path / "net.onnx")
+        export_int8(net, "1/4", tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
 

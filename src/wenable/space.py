@@ -9,7 +9,7 @@ such shares has a label for each, and is written by them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -311,7 +311,9 @@ class Space:
 
         Texts: `"full"`, `"smallest"`, a uniform pattern `"1/4"`; one pattern for each knob in
         execution order with repeats, `"1*3,1/4*2,1/16"`; or a uniform pattern followed by
-        exceptions by name or name pattern, `"1/4,layer1.*=1/2"`. Knobs with labels take those.
+        exceptions by name or name pattern, `"1/4,layer1.*=1/2"`. Knobs with labels take those. Where
+        some knobs have labels and others do not, the text for all sets those of its kind and leaves
+        the others at their most costly option: `"1/4"`, `"8-bit"`, `"1/4,precision=8-bit"`.
 
         Raises `ValueError` for anything outside this space, naming the rule.
         """
@@ -374,22 +376,48 @@ class Space:
                 changes[name] = _read(self.knobs[self.position(name)], option, text)
         return mode.replace(changes)
 
-    def _everywhere(self, option: str, whole: str) -> tuple[int, ...]:
-        """Return the options of a text that stands for all knobs: labels as they are, n as it fits."""
-        read = ((knob, _read(knob, option, whole)) for knob in self.knobs)
-        return tuple(n if knob.labels else knob.nearest(n) for knob, n in read)
+    @cached_property
+    def _labelled(self) -> tuple[Knob, ...]:
+        return tuple(knob for knob in self.knobs if knob.labels)
+
+    def _everywhere(self, text: str, whole: str) -> tuple[int, ...]:
+        """Return the options of a text that stands for all knobs: labels as they are, n as it fits.
+
+        Where only some knobs have labels, those that are not of the text's kind stay at their first.
+        """
+        mixed = 0 < len(self._labelled) < len(self.knobs)
+        is_pattern = text == "1" or text.startswith("1/")
+        return tuple(
+            knob.options[0]
+            if mixed and is_pattern == bool(knob.labels)
+            else _read(knob, text, whole)
+            if knob.labels
+            else knob.nearest(_read(knob, text, whole))
+            for knob in self.knobs
+        )
 
     def text(self, mode: Mode) -> str:
-        """Return the compact text form: a uniform pattern, or runs of patterns in order."""
+        """Return the compact text form: one that stands for all knobs, or runs of options in order."""
         texts = [knob.text(n) for knob, n in zip(self.knobs, mode.options, strict=True)]
-        finest = texts[mode.options.index(max(mode.options))]
-        try:
-            if self._everywhere(finest, finest) == mode.options:
-                return finest
-        except ValueError:
-            pass  # not every knob has this option, so no one text stands for all
+        for short in self._short_texts(mode, texts):
+            try:
+                if self._parse(short).options == mode.options:
+                    return short
+            except ValueError:
+                pass  # not every knob has this option, so no one text stands for all
         runs = ((text, len(list(run))) for text, run in groupby(texts))
         return ",".join(f"{text}*{count}" if count > 1 else text for text, count in runs)
+
+    def _short_texts(self, mode: Mode, texts: Sequence[str]) -> list[str]:
+        """Return texts for all knobs that may name a mode: the finest option, and beside it a label."""
+        if not 0 < len(self._labelled) < len(self.knobs):
+            return [texts[mode.options.index(max(mode.options))]]
+        of_kinds: dict[bool, list[tuple[int, str]]] = {False: [], True: []}
+        for knob, option, text in zip(self.knobs, mode.options, texts, strict=True):
+            of_kinds[bool(knob.labels)].append((option, text))
+        pattern, label = max(of_kinds[False])[1], max(of_kinds[True])[1]
+        exception = [f"{pattern},{knob.name}={label}" for knob in self._labelled]
+        return [pattern, label, *(exception if len(self._labelled) == 1 else [])]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back."""

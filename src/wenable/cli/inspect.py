@@ -15,7 +15,6 @@ from wenable.cli.terminal import consoles, parse_groups, parse_size, print_json,
 from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.plan import SwitchableLayer
 from wenable.methods.weight_enabling import ShufflePolicy
-from wenable.space import pattern_text
 from wenable.zoo import build
 
 
@@ -99,7 +98,8 @@ def _print_layers(console: Console, net: DynamicNetwork) -> None:
         # A name that is cut off could not be typed back.
         table.add_column(header, justify="right" if right else "left", overflow="fold")
     for layer in net.switchable_layers:
-        finest = pattern_text(layer.patterns[-1])
+        knob = net.space.knobs[net.space.position(layer.knob)]
+        finest = knob.text(layer.patterns[-1])
         sizes = (str(layer.inputs), str(layer.outputs), f"{layer.macs / 1e6:,.2f}")
         table.add_row(layer.name, layer.kind, *sizes, finest, _reading_order(layer))
     console.print(table)

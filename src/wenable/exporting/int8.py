@@ -52,7 +52,7 @@ def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[s
 
     Example::
 
-        export_int8(net, "1/4", "net.int8.onnx")  # 1/4 of 32 bits
+        export_int8(net, "8-bit", "net.int8.onnx")
     """
     example = net.example_batch
     if len(example) != 1:

@@ -16,6 +16,7 @@ from wenable.methods.plan import Follower, Plan, SwitchableLayer
 from wenable.space import Knob, Space
 
 KNOB = "exit"
+END = "end"
 HEAD = "exit_head"
 
 
@@ -23,10 +24,10 @@ HEAD = "exit_head"
 class EarlyExits:
     """Let a forward pass end behind chosen modules, each with a side branch for an answer.
 
-    There is one knob, `exit`. Pattern 1 is the end of the network; n is the n-th exit from there,
-    so that the largest is the first one on the way and the cheapest. A branch averages over positions
-    and multiplies by one weight. Branches are new weights, which have to be trained; the network's
-    own keep their names, and the full mode gives the bits of the original.
+    There is one knob, `exit`, and a mode is written as the module behind which it ends, `layer1`, or
+    `end`. As a number an exit is counted from the end of the network, which is 1. A branch averages
+    over positions and multiplies by one weight. Branches are new weights, which have to be trained;
+    the network's own keep their names, and the full mode gives the bits of the original.
 
     - `exits`: modules by qualified name, in any order, as `("layer1", "layer2")`. Each must write
       maps `(N, channels, H, W)` and be run once in a pass.
@@ -84,7 +85,8 @@ class EarlyExits:
             _check_exit(name, model, graph)
         # From the end of the network: the position in this row is the pattern.
         row = ["", *sorted(self.exits, key=lambda name: -graph.ends[name].position)]
-        knob = Knob(KNOB, tuple(range(1, len(row) + 1)))
+        labels = (END, *row[1:])
+        knob = Knob(KNOB, tuple(range(1, len(row) + 1)), labels=labels)
         own = {name: _own_weights(module) for name, module in model.named_modules()}
         points = {
             name: with_exit(model.get_submodule(name), graph.ends[name].shape[1], shape[1], n)

@@ -24,8 +24,9 @@ ALLOWED_BITS = (32, 16, 8, 4, 2)
 class SwitchablePrecision:
     """Make layers switchable between numbers of bits, with a batch norm for each.
 
-    Pattern n leaves 32/n bits to a layer's weight and input: mode `1/4` runs at 8 bits, `1/8` at 4
-    and `1/16` at 2. The full mode is floating point, and gives the bits of the original network.
+    Modes are written by the bits that a layer's weight and input have: `8-bit`, `4-bit`, `2-bit`; the
+    option of b bits is 32/b. The full mode, `32-bit`, is floating point and gives the bits of the
+    original network.
 
     - `bits`: the precisions offered, from 32 down, out of 32, 16, 8, 4 and 2.
     - `tie`: `"network"`, one knob for all layers (SP-Nets); `"none"`, one for each.
@@ -72,6 +73,10 @@ class SwitchablePrecision:
         """The options of a knob: n for 32/n bits."""
         return tuple(FULL_BITS // bits for bits in self.bits)
 
+    def knob(self, name: str) -> Knob:
+        """Return a knob of the bits offered, which are written as `8-bit`."""
+        return Knob(name, self.patterns, labels=tuple(f"{bits}-bit" for bits in self.bits))
+
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return {
@@ -115,7 +120,7 @@ class SwitchablePrecision:
                     LeftAlone(name, type(layer).__name__, _macs(layer, call, graph), reason)
                 )
             else:
-                knobs[name] = Knob("precision" if self.tie == "network" else name, self.patterns)
+                knobs[name] = self.knob("precision" if self.tie == "network" else name)
         if not knobs:
             few = "; ".join(f"{each.name!r} {each.reason}" for each in left_alone[:3])
             raise ValueError(

@@ -26,9 +26,9 @@ class WeightEnablingWithPrecision:
     """Make layers switchable between numbers of groups and, besides, between numbers of bits.
 
     Every layer that `WeightEnabling` switches has its knob of groups. The layers that
-    `SwitchablePrecision` switches, depthwise ones among them, follow a knob of precision, whose
-    pattern n leaves 32/n bits: in mode `1/4` they run as 4 groups at 8 bits, and in
-    `1/4,precision=1` as 4 groups in floating point. The full mode gives the bits of the original.
+    `SwitchablePrecision` switches, depthwise ones among them, follow a knob of precision: in mode
+    `1/4,precision=8-bit` they run as 4 groups at 8 bits, in `1/4` as 4 groups in floating point, and in
+    `8-bit` whole at 8 bits. The full mode gives the bits of the original.
 
     - `groups`, `shuffle`, `classifier`: as of `WeightEnabling`.
     - `bits`: the precisions offered, from 32 down, out of 32, 16 and 8. Here norms
@@ -143,7 +143,7 @@ class WeightEnablingWithPrecision:
     def _precision_knob(self, layer: str) -> Knob:
         # Named so that a pattern as "layer1.*" in a mode's text means groups, and no precision.
         name = "precision" if self.tie == "network" else f"precision.{layer}"
-        return Knob(name, self._precision.patterns)
+        return self._precision.knob(name)
 
 
 def _rounding(layer: nn.Module, knob: Knob) -> nn.Module:
