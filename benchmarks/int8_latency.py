@@ -1,4 +1,4 @@
-"""Whether 8-bit integers are faster here: modes as float32 and as int8 on ONNX Runtime.
+"""Whether 8-bit integers are faster here: modes as float32 and as int8 on both engines.
 
     python -m benchmarks.int8_latency [--blocks 7] [--calls 10] [--out docs]
 
@@ -16,12 +16,14 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import torch
 import torchvision
 
@@ -40,7 +42,15 @@ GROUPS = (1, 4, 16)
 THREADS = 2
 EXACT = "session.x64quantprecision"
 """The session option that keeps sums of products from overflowing where there is no VNNI."""
-WAYS = ("float32", "int8", "int8, exact sums")
+WAYS = {
+    "onnxruntime": ("float32", "int8", "int8, exact sums"),
+    "openvino": ("float32", "bfloat16", "int8"),
+}
+"""Engine -> how it is asked to compute a mode; bfloat16 only where the processor multiplies it."""
+BFLOAT16 = ("amx_bf16", "avx512_bf16")
+Run = Callable[[np.ndarray], np.ndarray]
+Key = tuple[int, str, str]
+"""Groups, engine and way."""
 
 
 def main() -> None:
@@ -56,7 +66,11 @@ def main() -> None:
         "commit": present_commit(),
         "machine": describe_device(),
         "integer_instructions": integer_instructions(),
-        "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
+        "versions": {
+            "onnxruntime": onnxruntime.__version__,
+            "openvino": openvino.__version__,
+            "torch": torch.__version__,
+        },
         "threads": THREADS,
         "batch": 1,
         "networks": [measure(name, plan) for name in arguments.networks],
@@ -79,46 +93,76 @@ def of_other_machines(path: Path, machine: str) -> list[dict[str, Any]]:
 
 def integer_instructions() -> list[str] | None:
     """Return what the processor has for products of 8-bit integers; None where nothing tells."""
+    known = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+    flags = _processor_flags()
+    return None if flags is None else sorted(flags & set(known))
+
+
+def _processor_flags() -> set[str] | None:
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
         return None
-    known = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-    return sorted(set(text.split()) & set(known))
+
+
+def ways_here() -> list[tuple[str, str]]:
+    """Return the engines and ways that this processor has."""
+    has_bfloat16 = bool((_processor_flags() or set()) & set(BFLOAT16))
+    return [
+        (engine, way)
+        for engine, ways in WAYS.items()
+        for way in ways
+        if way != "bfloat16" or has_bfloat16
+    ]
 
 
 def measure(name: str, plan: TimingPlan) -> dict[str, Any]:
-    """Return the latencies of one network, by mode and way, with what ONNX Runtime made of each."""
+    """Return the latencies of one network, by mode, engine and way."""
     torch.manual_seed(0)
     image = torch.randn(1, 3, 224, 224)
     model = torchvision.models.get_model(name, weights=None).eval()
     net = we.convert(model, image, method=we.WeightEnablingWithPrecision())
     batch = torch.randn(4, 3, 224, 224)
-    sessions, operators, rows = {}, {}, []
+    calls: dict[Key, Run] = {}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for n in GROUPS:
-            pattern = pattern_text(n)
-            floating, integers = pattern, f"{pattern},precision=8-bit"
+            floating, integers = (pattern_text(n), f"{pattern_text(n)},precision=8-bit")
             we.calibrate(net, [floating, integers], [batch])
             paths = {
-                "float32": _float_file(net, floating, image, Path(folder) / f"{n}.onnx"),
+                "float": _float_file(net, floating, image, Path(folder) / f"{n}.onnx"),
                 "int8": export_int8(net, integers, Path(folder) / f"{n}.int8.onnx"),
             }
-            paths["int8, exact sums"] = paths["int8"]
-            for way, path in paths.items():
-                sessions[n, way], operators[n, way] = _session(path, way, Path(folder))
-            bit_operations = [net.bit_operations(mode) for mode in (floating, integers)]
-            rows.append({"groups": n, "macs": net.macs(integers), "bit_operations": bit_operations})
-        readings = measure_latencies(
-            {key: _call(session, image.numpy()) for key, session in sessions.items()},
-            plan,
-            source=f"ONNX Runtime {onnxruntime.__version__}, batch 1, {THREADS} threads",
-        )
+            row = {"groups": n, "macs": net.macs(integers)}
+            row["bit_operations"] = [net.bit_operations(mode) for mode in (floating, integers)]
+            for engine, way in ways_here():
+                path = paths["int8" if way.startswith("int8") else "float"]
+                if engine == "onnxruntime":
+                    calls[n, engine, way], counts = _onnxruntime(path, way, Path(folder))
+                    row.setdefault("operators", {})[way] = counts
+                else:
+                    calls[n, engine, way] = _openvino(path, way)
+            rows.append(row)
+    x = image.numpy()
+    readings = measure_latencies(
+        {key: partial(run, x) for key, run in calls.items()},
+        plan,
+        source=f"batch 1, {THREADS} threads",
+    )
     for row in rows:
-        n = row["groups"]
-        row["latency"] = {way: asdict(readings[n, way]) for way in WAYS}
-        row["operators"] = {way: operators[n, way] for way in WAYS}
+        own = {key[1:]: key for key in calls if key[0] == row["groups"]}
+        row["latency"] = {
+            engine: {way: asdict(readings[own[engine, way]]) for e, way in own if e == engine}
+            for engine in WAYS
+        }
+        integers = [calls[own[which]](x) for which in INTEGERS]
+        row["openvino_int8_differs"] = float(
+            np.abs(integers[1] - integers[0]).max() / np.abs(integers[0]).max()
+        )
     return {"name": name, "modes": rows}
+
+
+INTEGERS = (("onnxruntime", "int8, exact sums"), ("openvino", "int8"))
 
 
 def _float_file(net: Any, mode: str, image: torch.Tensor, path: Path) -> Path:
@@ -132,8 +176,8 @@ def _float_file(net: Any, mode: str, image: torch.Tensor, path: Path) -> Path:
     return path
 
 
-def _session(path: Path, way: str, folder: Path) -> tuple[Any, dict[str, int]]:
-    """Return a session, and how many convolutions it runs in floating point and as integers."""
+def _onnxruntime(path: Path, way: str, folder: Path) -> tuple[Run, dict[str, int]]:
+    """Return a call, and how many convolutions it runs in floating point and as integers."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.log_severity_level = 3
@@ -147,11 +191,18 @@ def _session(path: Path, way: str, folder: Path) -> tuple[Any, dict[str, int]]:
     names = [node.op_type for node in nodes]
     integer = sum(name in ("QLinearConv", "ConvInteger") for name in names)
     floating = sum(name in ("Conv", "FusedConv") for name in names)
-    return session, {"integer convolutions": integer, "floating convolutions": floating}
+    counts = {"integer convolutions": integer, "floating convolutions": floating}
+    return lambda x: np.asarray(session.run(None, {"input": x})[0]), counts
 
 
-def _call(session: Any, x: np.ndarray) -> Callable[[], object]:
-    return lambda: session.run(None, {"input": x})
+def _openvino(path: Path, way: str) -> Run:
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": THREADS,
+        "INFERENCE_PRECISION_HINT": "bf16" if way == "bfloat16" else "f32",
+    }
+    request = openvino.compile_model(path, "CPU", settings).create_infer_request()
+    return lambda x: np.array(request.infer({0: x})[0])
 
 
 def page(runs: list[dict[str, Any]]) -> str:
@@ -160,13 +211,15 @@ def page(runs: list[dict[str, Any]]) -> str:
         "# Are 8-bit integers faster?",
         "",
         "Modes of a network converted by `WeightEnablingWithPrecision`, as float32 (the extracted network"
-        " as torch exports it) and as int8 (`export_int8`), on ONNX Runtime. *Exact sums* is int8 with the"
+        " as torch exports it) and as int8 (`export_int8`). *Exact sums* is int8 with ONNX Runtime's"
         " session option `session.x64quantprecision` set, which keeps sums of products from overflowing"
-        " where the processor lacks VNNI; without it, answers may be wrong there. Weights are random,"
-        " so there are times here and no accuracies. The first layer and the classifier stay in floating"
-        " point. Medians with quartiles in ms; *faster* is float32 over int8 of the same mode, below 1"
-        " where int8 is slower. *As integers* says how many convolutions of the int8 model ONNX Runtime"
-        " computes in integers; the others it computes in floating point on the same numbers.",
+        " where the processor lacks VNNI; without it, answers may be wrong there. *bfloat16* is OpenVINO"
+        " on the file of float32, on processors that multiply bfloat16; sessions of the runtime do not use"
+        " it, since modes are checked in float32. Weights are random, so there are times here and no"
+        " accuracies. The first layer and the classifier stay in floating point. Medians with quartiles in"
+        " ms; *faster* is float32 over int8 of the same mode and engine, below 1 where int8 is slower. *As"
+        " integers* says how many convolutions of the int8 model ONNX Runtime computes in integers; the"
+        " others it computes in floating point on the same numbers.",
         "",
     ]
     for run in runs:
@@ -174,32 +227,43 @@ def page(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _of_machine(results: dict[str, Any]) -> list[str]:
+def _of_machine(run: dict[str, Any]) -> list[str]:
     """Return the section of one machine."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    found = results["integer_instructions"]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    found = run["integer_instructions"]
     has = "unknown" if found is None else ", ".join(found) or "none"
     lines = [
-        f"## {results['machine']}",
+        f"## {run['machine']}",
         "",
-        f"Instructions for products of 8-bit integers: {has}. Made by `{results['command']}` at commit"
-        f" {results['commit']} with {versions}, {results['threads']} threads, batch {results['batch']},"
-        " 224x224; all of a network timed against each other, in blocks in random order.",
+        f"Instructions for products of 8-bit integers: {has}. Made by `{run['command']}` at commit"
+        f" {run['commit']} with {versions}, {run['threads']} threads, batch {run['batch']}, 224x224; all"
+        " of a network timed against each other, in blocks in random order.",
         "",
-        "| network | mode | float32 | int8 | faster | int8, exact sums | faster | as integers |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| network | mode | engine | float32 | bfloat16 | int8 | faster | int8, exact sums | as integers |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for net in results["networks"]:
-        for row in net["modes"]:
-            floating, integers, exact = (Reading(**row["latency"][way]) for way in WAYS)
-            counts = row["operators"]["int8"]
-            whole = counts["integer convolutions"] + counts["floating convolutions"]
-            lines.append(
-                f"| {net['name']} | {pattern_text(row['groups'])} | {_shown(floating)} |"
-                f" {_shown(integers)} | {floating.known / integers.known:.2f} | {_shown(exact)} |"
-                f" {floating.known / exact.known:.2f} | {counts['integer convolutions']} of {whole} |"
-            )
+    modes = [(net["name"], row) for net in run["networks"] for row in net["modes"]]
+    lines += [_line(name, row, engine) for name, row in modes for engine in row["latency"]]
+    differ = [row["openvino_int8_differs"] for _, row in modes if "openvino_int8_differs" in row]
+    if differ:
+        span = f"{100 * min(differ):.0f} to {100 * max(differ):.0f} %"
+        lines += ["", "OpenVINO's answers in int8 differ from ONNX Runtime's with exact sums by at most"
+                  f" {span} of the largest, by the mode: random networks enlarge what rounding decides, and"
+                  " this says nothing of trained ones."]  # fmt: skip
     return [*lines, ""]
+
+
+def _line(name: str, row: dict[str, Any], engine: str) -> str:
+    readings = {way: Reading(**reading) for way, reading in row["latency"][engine].items()}
+    faster = readings["float32"].known / readings["int8"].known
+    shown = {way: _shown(reading) for way, reading in readings.items()}
+    counted = ""
+    if engine == "onnxruntime":
+        counts = row["operators"]["int8"]
+        counted = f"{counts['integer convolutions']} of {sum(counts.values())}"
+    cells = [name, pattern_text(row["groups"]), engine, shown["float32"], shown.get("bfloat16", ""),
+             shown["int8"], f"{faster:.2f}", shown.get("int8, exact sums", ""), counted]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
 def _shown(reading: Reading) -> str:
