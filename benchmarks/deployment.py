@@ -5,10 +5,10 @@
 
 Random weights, batch 1, 224x224, float32. Each network is exported with its uniform modes, profiled
 on every installed engine, compared by `wenable.comparison`, and the profile's predictions verified on
-24 random modes. Results go to `docs/deployment/results.json` and `docs/deployment/predictions-*.json`,
+24 random modes. Results go to `docs/deployment/results.json` and `docs/deployment/MACHINE/predictions-*.json`,
 the tables to `docs/deployment.md`. Networks that are not asked for keep their earlier figures, and with
 `--keep-predictions` all networks their predictions, which take half of the time. Figures are replaced by
-network and number of threads, and stand under the command, commit and machine that made them.
+machine, network and number of threads, and stand under the command and commit that made them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -84,7 +85,8 @@ def main() -> None:
     write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
     for each in predictions:
         names = each["network"], each["short_engine"], str(each["threads"])
-        file = folder / f"predictions-{'-'.join(names)}.json"
+        file = folder / machine_folder(made["machine"]) / f"predictions-{'-'.join(names)}.json"
+        file.parent.mkdir(exist_ok=True)
         write_whole(file, json.dumps(each, indent=1) + "\n")
     write_whole(arguments.out / "deployment.md", page(results))
 
@@ -100,10 +102,19 @@ def earlier(path: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def machine_folder(machine: str) -> str:
+    """Return a name for the files of a machine.
+
+    >>> machine_folder("AMD EPYC, 2 cores, Linux x86_64")
+    'amd-epyc'
+    """
+    return re.sub("[^a-z0-9]+", "-", machine.partition(",")[0].lower()).strip("-")
+
+
 def joined(
     before: dict[str, list[dict[str, Any]]], now: dict[str, list[dict[str, Any]]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the new figures, and the earlier ones of networks and threads that have no new ones."""
+    """Return the new figures, and the earlier ones of what has no new ones."""
     found = {}
     for kind, values in now.items():
         new = {_place(each) for each in values}
@@ -112,9 +123,9 @@ def joined(
     return found
 
 
-def _place(row: dict[str, Any]) -> tuple[int, int]:
-    """Return where a figure stands: by network, and by threads, of which early figures had two."""
-    return NETWORKS.index(row["network"]), row.get("threads", 2)
+def _place(row: dict[str, Any]) -> tuple[str, int, int]:
+    """Return where a figure stands: by machine, network and threads, of which early figures had two."""
+    return row["made"]["machine"], NETWORKS.index(row["network"]), row.get("threads", 2)
 
 
 def measure(
@@ -214,8 +225,8 @@ def _seconds(session: Session, x: Any, mode: str) -> float:
     return time.perf_counter() - started
 
 
-def page(results: dict[str, Any]) -> str:
-    """Return the page of the documentation for these results."""
+def page(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the page of the documentation for these results: a section for each machine."""
     lines = [
         "# Modes on real engines",
         "",
@@ -228,6 +239,19 @@ def page(results: dict[str, Any]) -> str:
         f"Engines: {', '.join(_engines(results))}. *Policy*: what was"
         " fastest for the mode as a whole; see [Running on a device](deploy.md).",
         "",
+    ]
+    for machine in dict.fromkeys(row["made"]["machine"] for row in results["rows"]):
+        own = {
+            kind: [each for each in values if each["made"]["machine"] == machine]
+            for kind, values in results.items()
+        }
+        lines += [f"## {machine}", "", *_latencies(own), *_predictions(own["predictions"])]
+    return "\n".join(lines)
+
+
+def _latencies(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return what was timed on one machine."""
+    return [
         *_made(results["rows"]),
         "",
         "| network | mode | MACs M | engine, threads | policy | ours, ms | plain, ms | best plain, ms"
@@ -240,9 +264,10 @@ def page(results: dict[str, Any]) -> str:
             f"{name} {goal:.1f}, here "
             + ", ".join(
                 f"{ratio:.2f} with {threads} thread{'s' * (threads > 1)}"
-                for threads, ratio in _best_ratios(results, name).items()
+                for threads, ratio in best.items()
             )
             for name, goal in GOALS.items()
+            if (best := _best_ratios(results, name))
         )
         + ". What limits them: [what modes spend their time on](operation-profile.md).",
         "",
@@ -265,24 +290,32 @@ def page(results: dict[str, Any]) -> str:
         )
         + ".",
         "",
-        "## Predictions of whole modes",
+    ]
+
+
+def _predictions(predictions: list[dict[str, Any]]) -> list[str]:
+    """Return how far predictions were on one machine, and what 1/16 spends its time on there."""
+    if not predictions:
+        return []
+    return [
+        "### Predictions of whole modes",
         "",
         "`wenable profile` fits a table, in which every pattern of every layer has its cost, to 35 modes."
         " Its sums beside 24 other random modes, measured end to end (`wenable verify`); goals 5 % and"
         " 0.95. *Twice*: the same modes measured once more some minutes later, as a prediction of the"
         " first measurement: what the machine's own unrest makes of any prediction.",
         "",
-        *_made(results["predictions"]),
+        *_made(predictions),
         "",
         "| network | engine | median error | largest | Kendall's tau | median error, twice | tau, twice |"
         " profiling took, s |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
-        *map(_prediction_line, results["predictions"]),
+        *map(_prediction_line, predictions),
         "",
         "Random modes are near each other, which makes their order hard to tell: tau is lower the less"
         " they differ.",
         "",
-        "## What 1/16 spends its time on",
+        "### What 1/16 spends its time on",
         "",
         "By the same tables, the layers that cost most at 1/16 (with their shuffle, changes of layout,"
         " and what follows them up to the next), and what runs before any layer that switches:",
@@ -292,10 +325,10 @@ def page(results: dict[str, Any]) -> str:
             f" layer {each['left']['before_any_layer_ms']:.2f}; "
             + ", ".join(f"`{knob}` {ms:.2f}" for knob, ms in each["left"]["layers_ms"].items())
             + "."
-            for each in results["predictions"]
+            for each in predictions
         ),
+        "",
     ]
-    return "\n".join([*lines, ""])
 
 
 def _prediction_line(row: dict[str, Any]) -> str:
