@@ -5,10 +5,11 @@
 
 Random weights, batch 1, 224x224, float32. Each network is exported with its uniform modes, profiled
 on every installed engine, compared by `wenable.comparison`, and the profile's predictions verified on
-24 random modes. Results go to `docs/deployment/results.json` and `docs/deployment/MACHINE/predictions-*.json`,
-the tables to `docs/deployment.md`. Networks that are not asked for keep their earlier figures, and with
-`--keep-predictions` all networks their predictions, which take half of the time. Figures are replaced by
-machine, network and number of threads, and stand under the command and commit that made them.
+24 random modes. Results go to `docs/deployment/results.json` and, in a folder for each machine,
+`predictions-*.json`, the tables to `docs/deployment.md`. Networks that are not asked for keep their
+earlier figures, and with `--keep-predictions` all networks their predictions, which take half of the time.
+Figures are replaced by machine, network and number of threads, and stand under the command and commit that
+made them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ network is timed against the others, in blocks in random order. Results go to
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -29,6 +28,7 @@ import torchvision
 
 import wenable as we
 from benchmarks.present_commit import present_commit
+from benchmarks.runs_by_machine import add_run
 from wenable.exporting.int8 import export_int8
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
@@ -75,20 +75,9 @@ def main() -> None:
         "batch": 1,
         "networks": [measure(name, plan) for name in arguments.networks],
     }
-    folder = arguments.out / "int8-latency"
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = [*of_other_machines(folder / "results.json", run["machine"]), run]
-    write_whole(folder / "results.json", json.dumps({"runs": runs}, indent=1) + "\n")
+    runs = add_run(arguments.out / "int8-latency" / "results.json", run)
     write_whole(arguments.out / "int8-latency.md", page(runs))
     print(page(runs))
-
-
-def of_other_machines(path: Path, machine: str) -> list[dict[str, Any]]:
-    """Return the runs that a file holds of other machines; none where there is no file."""
-    if not path.is_file():
-        return []
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    return [run for run in runs if run["machine"] != machine]
 
 
 def integer_instructions() -> list[str] | None:

@@ -6,13 +6,13 @@ Random weights, batch 1, 224x224, float32. Times are the engine's own counters, 
 calls, with layers lowered by the default rule. Beside each kind of operation stand its
 multiply-accumulates and the bytes that it has to read and write, and the least time that these take at
 the rates that the same machine reaches in a matrix product and a copy. Results go to
-`docs/operation-profile/results.json`, the page to `docs/operation-profile.md`.
+`docs/operation-profile/results.json`, where those of other machines stay, and the page to
+`docs/operation-profile.md`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import tempfile
 import time
@@ -26,6 +26,7 @@ import torch
 
 import wenable as we
 from benchmarks.present_commit import present_commit
+from benchmarks.runs_by_machine import add_run
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.runtime import DeviceProfile, Session
@@ -58,7 +59,7 @@ def main() -> None:
     rows = []
     for name in arguments.networks:
         rows += profiled(name, arguments.threads, rates)
-    results = {
+    run = {
         "command": f"python -m benchmarks.operation_profile --threads {arguments.threads}",
         "commit": present_commit(),
         "machine": describe_device(),
@@ -66,10 +67,8 @@ def main() -> None:
         "rates": rates,
         "rows": rows,
     }
-    folder = arguments.out / "operation-profile"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_whole(arguments.out / "operation-profile.md", page(results))
+    runs = add_run(arguments.out / "operation-profile" / "results.json", run)
+    write_whole(arguments.out / "operation-profile.md", page(runs))
 
 
 # --- the rates of the machine -----------------------------------------------------------------------
@@ -233,32 +232,42 @@ class _Work:
 # --- the page ---------------------------------------------------------------------------------------
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """Return the page of the documentation, in Markdown."""
-    rates, rows = results["rates"], results["rows"]
+def page(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page of the documentation, in Markdown, for the runs of some machines."""
     lines = [
         "# What modes spend their time on",
         "",
         "The full and the smallest uniform mode, batch 1, 224x224, float32, random weights, layers lowered"
         " by the default rule. *ms*: the engine's own counters, of each operation the least of"
         f" {CALLS} calls; their sum is less than the latency of a call. *at least*: the longer of the time"
-        " that the multiply-accumulates take at the rate of a large matrix product"
-        f" ({rates['gmacs_per_s']:.0f} GMAC/s in torch), and the bytes, each input and output of an"
-        f" operation once, at the rate of a copy that no cache holds ({rates['gb_per_s']:.1f} GB/s). What"
-        " lies in a cache can be faster than that copy.",
+        " that the multiply-accumulates take at the rate of a large matrix product in torch, and the bytes,"
+        " each input and output of an operation once, at the rate of a copy that no cache holds. What lies"
+        " in a cache can be faster than that copy.",
         "",
-        f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']},"
-        f" {results['threads']} threads.",
+    ]
+    for run in runs:
+        lines += _of_machine(run)
+    return "\n".join(lines)
+
+
+def _of_machine(run: Mapping[str, Any]) -> list[str]:
+    """Return the section of one machine."""
+    rates, rows = run["rates"], run["rows"]
+    return [
+        f"## {run['machine']}",
+        "",
+        f"Made by `{run['command']}` at commit {run['commit']}, {run['threads']} threads. The matrix"
+        f" product reached {rates['gmacs_per_s']:.0f} GMAC/s, the copy {rates['gb_per_s']:.1f} GB/s.",
         "",
         "| network | engine | mode | kind | operations | ms | MMAC | MB | at least, ms |",
         "|---|---|---|---|--:|--:|--:|--:|--:|",
         *(_line(row) for row in rows if row["operations"]),
         "",
-        "## What follows",
+        "What follows:",
         "",
         *_verdicts(rows),
-    ]  # fmt: skip
-    return "\n".join([*lines, ""])
+        "",
+    ]
 
 
 def _line(row: Mapping[str, Any]) -> str:
