@@ -22,7 +22,9 @@ def section(results: Mapping[str, Any]) -> str:
         + ". *Equal footing* is the paper's claim: both sides had the same passes, epochs, batches and"
         " augmentation, and no distillation. Apart from it: *More passes*: the same, trained over more"
         " epochs. *Best known*: these, and shuffle everywhere and distillation for weight-enabling,"
-        " distillation for US-Net. Within a comparison both sides have the same budget.",
+        " distillation for US-Net. Within a comparison both sides have the same budget. US-Net has widths"
+        " from 0.25 to 1 in steps of 0.025, with channels in multiples of 4, where its paper has 8: the"
+        " narrowest layers of the small networks here have 8 or 16.",
         "",
         made_in_parts(results, ((_part(row), row["made"]) for row in results["rows"])),
         "",
