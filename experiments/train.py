@@ -67,16 +67,22 @@ def _runs(
     seeds: Sequence[int] | None,
 ) -> Iterator[Run]:
     """Yield what is to be trained of one network: by some methods, or both sides of a comparison."""
-    budget, distillation = scale.budgets[network], False
-    apart = comparison is not None and comparison.apart
-    if comparison is not None:
-        budget, distillation = comparison.budget(scale, network), comparison.distillation
-        methods = [
-            each for each in (comparison.ours, comparison.rival) if each in (methods or METHODS)
-        ]
-    for seed in seeds or scale.seeds_of(network, apart):
-        for method in methods or ["weight-enabling"]:
-            yield Run(network, method, seed, budget, distillation)
+    if comparison is None:
+        for seed in seeds or scale.seeds_of(network):
+            for method in methods or ["weight-enabling"]:
+                yield Run(network, method, seed, scale.budgets[network])
+        return
+    sides = (comparison.ours, comparison.rival)
+    for method in methods or ():
+        if method not in sides:
+            raise ValueError(
+                f"`--methods` holds {method!r}, which is no side of {comparison.name!r}; allowed:"
+                f" {', '.join(map(repr, sides))}"
+            )
+    budget = comparison.budget(scale, network)
+    for seed in seeds or scale.seeds_of(network, comparison.apart):
+        for method in methods or sides:
+            yield Run(network, method, seed, budget, comparison.distillation)
 
 
 if __name__ == "__main__":

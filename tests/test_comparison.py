@@ -118,6 +118,11 @@ def test_both_sides_of_a_comparison_are_trained_ahead(five, place, monkeypatch):
     argv += ["--work", str(place / "work"), "--comparison", "best known"]
     monkeypatch.setattr("sys.argv", argv)
     train.main()
+    monkeypatch.setattr("sys.argv", [*argv, "--methods", "slimmable"])
+    with pytest.raises(
+        ValueError, match="'slimmable', which is no side of 'best known'; allowed: "
+    ):
+        train.main()
 
 
 def _check_counts(row, strategy, front):
