@@ -10,8 +10,8 @@ from wenable.training.config import TrainConfig
 from wenable.training.recipes import Recipe, recipe_named
 
 PathSearch = Literal["greedy", "greedy-lazy"]
-APART = "apart from the main comparison"
-"""What shows how far the best settings that are known go, as `fewer_seeds` names it."""
+MORE_PASSES, SHELF = "more passes", "off the shelf"
+"""What `Scale.fewer_seeds` may name besides networks: a comparison, and small networks off the shelf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ class Scale:
 
     - `resnet`, `mobilenet`, `efficientnet`: names in `experiments.networks`; an empty one is left out.
     - `image_size`: what the data are prepared for.
-    - `fewer_seeds`: for a network, or for `APART`, the seeds that are run where these are not all.
+    - `fewer_seeds`: for a network, a comparison or networks off the shelf, the seeds that are run where
+      these are not all.
     - `shelf_passes`: how long small networks off the shelf are trained: over as many epochs as the dynamic
       network, whose steps have several passes, or for as many passes, which is several times the epochs.
     - `networks_apart`: the networks that comparisons apart from the main one are made with; None for all.
@@ -90,11 +91,10 @@ class Scale:
     networks_apart: tuple[str, ...] | None = None
     longer: int = 1
 
-    def seeds_of(self, network: str, apart: bool = False) -> tuple[int, ...]:
-        """Return the seeds of a network, in the main comparison or in what stands apart from it."""
-        of_network = self.fewer_seeds.get(network, self.seeds)
-        allowed = self.fewer_seeds.get(APART, self.seeds) if apart else self.seeds
-        return tuple(seed for seed in of_network if seed in allowed)
+    def seeds_of(self, network: str, what: str = "") -> tuple[int, ...]:
+        """Return the seeds of a network, for a comparison or for networks off the shelf beside it."""
+        allowed = self.fewer_seeds.get(what, self.seeds)
+        return tuple(seed for seed in self.fewer_seeds.get(network, self.seeds) if seed in allowed)
 
     def path_search_of(self, network: str) -> PathSearch:
         """Return the search that stands for Algorithm 2."""
@@ -123,7 +123,7 @@ SCALES = {
             "mobilenet-v2-0.35": Budget(1, 4, 64, search_images=1000),
         },
         seeds=(0, 1, 2),
-        fewer_seeds={"mobilenet-v2-0.35": (0,), APART: (0,)},
+        fewer_seeds={"mobilenet-v2-0.35": (0,), MORE_PASSES: (0,), SHELF: (0,)},
         path_search={"mobilenet-v2-0.35": "greedy-lazy"},
         shelf_passes=(SAME_EPOCHS,),
         networks_apart=("small-bottleneck-resnet",),

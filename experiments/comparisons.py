@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from experiments.budget import Budget, Scale, scale_named
+from experiments.budget import MORE_PASSES, Budget, Scale, scale_named
 
 Part = tuple[str, str, int]
 """A pair of networks: the network's name, the comparison's, and the seed."""
@@ -35,7 +35,7 @@ class Comparison:
         return replace(budget, epochs=budget.epochs * (sizes.longer if self.longer else 1))
 
 
-EQUAL_FOOTING, MORE_PASSES, BEST_KNOWN = "equal footing", "more passes", "best known"
+EQUAL_FOOTING, BEST_KNOWN = "equal footing", "best known"
 
 COMPARISONS = (
     Comparison(EQUAL_FOOTING, "weight-enabling", "us-net", path=True),
@@ -73,7 +73,7 @@ def parts_of(
         if networks is None or network in networks
         for each in COMPARISONS
         if (comparisons is None or each.name in comparisons) and _has(sizes, network, each)
-        for seed in sizes.seeds_of(network, each.apart)
+        for seed in sizes.seeds_of(network, each.name)
         if seeds is None or seed in seeds
     ]
 

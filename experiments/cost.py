@@ -11,7 +11,7 @@ from statistics import mean
 import torch
 
 import wenable as we
-from experiments.budget import SAME_EPOCHS, Budget, Scale, scale_named
+from experiments.budget import SAME_EPOCHS, SHELF, Budget, Scale, scale_named
 from experiments.comparisons import COMPARISONS, parts_of
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS, off_the_shelf
@@ -191,7 +191,7 @@ def _fig6(scale: str) -> Iterator[Cost]:
             for label in sizes.shelf_passes:
                 times = 1 if label == SAME_EPOCHS else budget.passes
                 what = f"{name} ({label} as {beside})"
-                seeds = len(sizes.seeds_of(beside, apart=True))
+                seeds = len(sizes.seeds_of(beside, SHELF))
                 yield _plain_training(what, name, macs, budget, scale, seeds, times)
 
 

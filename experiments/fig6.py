@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import wenable as we
-from experiments.budget import SAME_EPOCHS, SAME_PASSES, Budget, Scale, scale_named
+from experiments.budget import SAME_EPOCHS, SAME_PASSES, SHELF, Budget, Scale, scale_named
 from experiments.comparisons import EQUAL_FOOTING
 from experiments.data import ExperimentData, load
 from experiments.engine_calls import mode_calls, plain_call
@@ -44,7 +44,7 @@ from wenable.modules import in_eval_mode
 from wenable.runtime.engines import installed_engines, open_engine
 
 TIMING = TimingPlan(blocks=20, calls=20, warmup=5, gap_ms=5.0)
-OURS, RIVAL, SHELF = "weight-enabling", "us-net", "off the shelf"
+OURS, RIVAL = "weight-enabling", "us-net"
 RULE = (
     "US-Net's modes that the search split and the time put on its front, joined by lines; ours that lie"
     " within their range of time, and are strictly more accurate on the test split, are above; those"
@@ -216,7 +216,7 @@ def _off_the_shelf(
         SAME_PASSES: replace(budget, epochs=budget.epochs * budget.passes),
     }
     for name in off_the_shelf(scale):
-        for seed in sizes.seeds_of(beside, apart=True):
+        for seed in sizes.seeds_of(beside, SHELF):
             for label in sizes.shelf_passes:
                 each = budgets[label]
                 plain = trained_off_the_shelf(name, beside, seed, each, data, work)

@@ -80,7 +80,7 @@ def _runs(
                 f" {', '.join(map(repr, sides))}"
             )
     budget = comparison.budget(scale, network)
-    for seed in seeds or scale.seeds_of(network, comparison.apart):
+    for seed in seeds or scale.seeds_of(network, comparison.name):
         for method in methods or sides:
             yield Run(network, method, seed, budget, comparison.distillation)
 
