@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save as tensors_as_bytes
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import wenable as we
 from experiments.answers import accuracy, right_answers
@@ -26,7 +25,9 @@ from wenable.files import write_whole
 from wenable.modules import device_of, in_eval_mode
 from wenable.tables import Reading
 from wenable.training import Checkpoint, StepReport
-from wenable.training.optimizers import make_optimizer, make_schedule
+from wenable.training.state import TrainState
+
+CHECKPOINT_EVERY_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,9 @@ def trained(run: Run, data: ExperimentData, work: Path) -> DynamicNetwork:
     work.mkdir(parents=True, exist_ok=True)
     net = we.convert(model, data.example, method=METHODS[run.method]()).to(device_at_hand())
     config = replace(run.budget.training(run.seed), distillation=run.distillation)
-    checkpoint = Checkpoint(work / f"{run.name}.checkpoint", every_s=120, resume=True)
+    checkpoint = Checkpoint(
+        work / f"{run.name}.checkpoint", every_s=CHECKPOINT_EVERY_S, resume=True
+    )
     goes_on = Path(checkpoint.path).is_file()
     started = time.perf_counter()
     we.train(
@@ -146,14 +149,17 @@ def _plain_once(plain: nn.Module, run: Run, data: ExperimentData, path: Path) ->
         return plain.eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    _train_plain(plain, run, data, path.stem)
+    checkpoint = path.with_suffix(".checkpoint")
+    goes_on = checkpoint.is_file()
+    _train_plain(plain, run, data, checkpoint)
     state = {name: tensor.cpu().contiguous() for name, tensor in plain.state_dict().items()}
     write_whole(path, tensors_as_bytes(state))
-    _stamp(stamp, run, time.perf_counter() - started)
+    _stamp(stamp, run, None if goes_on else time.perf_counter() - started)
     return plain.eval()
 
 
-def _train_plain(plain: nn.Module, run: Run, data: ExperimentData, name: str) -> None:
+def _train_plain(plain: nn.Module, run: Run, data: ExperimentData, path: Path) -> None:
+    """Train a plain network in place; a run that was stopped goes on where it was."""
     config, device = run.budget.training(run.seed), device_of(plain)
     if config.mixup or config.cutmix:
         raise ValueError(
@@ -161,29 +167,40 @@ def _train_plain(plain: nn.Module, run: Run, data: ExperimentData, name: str) ->
         )
     plain.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     loader = data.training(run.budget.batch_size, run.seed)
-    steps = len(loader) * config.epochs
-    optimizer = make_optimizer(plain, config)
-    schedule = make_schedule(optimizer, config, steps)
-    blend = get_ema_multi_avg_fn(config.averaging)
-    average = AveragedModel(plain, multi_avg_fn=blend) if config.averaging else None
-    batches = (batch for epoch in range(config.epochs) for batch in loader.batches(epoch))
-    for step, (images, labels) in enumerate(batches):
-        schedule.step_update(step)
-        optimizer.zero_grad(set_to_none=True)
-        outputs = plain(images.to(device, memory_format=torch.channels_last))
-        loss = nn.functional.cross_entropy(
-            outputs, labels.to(device), label_smoothing=config.label_smoothing
-        )
-        loss.backward()
-        if config.clip is not None:
-            nn.utils.clip_grad_norm_(plain.parameters(), config.clip)
-        optimizer.step()
-        if average is not None:
-            average.update_parameters(plain)
-        if step % 200 == 0:
-            print(name, step, steps, round(float(loss.detach()), 3), flush=True)
-    if average is not None:
-        plain.load_state_dict(average.module.state_dict())
+    # Of the network a state needs no more than its weights, which a plain one has as well.
+    state = TrainState(cast(Any, plain), config, len(loader) * config.epochs)
+    if path.is_file():
+        state.load(path)
+    written = time.monotonic()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for epoch in range(state.step // len(loader), config.epochs):
+            for images, labels in loader.batches(epoch, state.step % len(loader)):
+                torch.manual_seed(run.seed * state.steps + state.step)  # for dropout
+                loss = _plain_step(state, images.to(device), labels.to(device))
+                if state.step % 200 == 0:
+                    print(path.stem, state.step, state.steps, round(float(loss), 3), flush=True)
+                if time.monotonic() - written > CHECKPOINT_EVERY_S:
+                    state.save(path)
+                    written = time.monotonic()
+    if state.average is not None:
+        plain.load_state_dict(state.average.module.state_dict())
+
+
+def _plain_step(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Make one step of a plain network, and return its loss."""
+    config, plain = state.config, cast(nn.Module, state.net)
+    state.schedule.step_update(state.step)
+    state.optimizer.zero_grad(set_to_none=True)
+    outputs = plain(images.to(memory_format=torch.channels_last))
+    loss = nn.functional.cross_entropy(outputs, labels, label_smoothing=config.label_smoothing)
+    loss.backward()
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(plain.parameters(), config.clip)
+    state.optimizer.step()
+    if state.average is not None:
+        state.average.update_parameters(plain)
+    state.step += 1
+    return loss.detach()
 
 
 def plain_accuracy(plain: nn.Module, batches: Iterable[Any], split: str = "test") -> Reading:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import wenable as we
-from experiments import fig5, fig6, fig7, reproduction, table1, table2, train
+from experiments import fig5, fig6, fig7, reproduction, runs, table1, table2, train
 from experiments.budget import SAME_EPOCHS, SAME_PASSES, SCALES
 from experiments.comparisons import parts_of
 from experiments.data import load
@@ -229,6 +229,34 @@ def test_a_network_of_another_method_setting_is_refused(five, place, monkeypatch
     run = Run("tiny-bottleneck-resnet", "weight-enabling", 0, budget)
     with pytest.raises(ValueError, match="another `groups`"):
         trained(run, load(place / "images", budget), place / "work" / "smoke")
+
+
+def test_a_plain_network_that_was_stopped_goes_on_to_the_same_weights(place, tmp_path, monkeypatch):
+    budget = replace(SCALES["smoke"].budgets["tiny-bottleneck-resnet"], epochs=2)
+    data = load(place / "images", budget)
+
+    def weights(folder):
+        net = runs.trained_off_the_shelf("mobilenetv3-small-050", "it", 1, budget, data, folder)
+        return net.state_dict()
+
+    expected = weights(tmp_path / "at once")
+    made, step = [], runs._plain_step
+
+    def step_until_the_fifth(*arguments):
+        made.append(1)
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(runs, "CHECKPOINT_EVERY_S", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_plain_step", step_until_the_fifth)
+        with pytest.raises(KeyboardInterrupt):
+            weights(tmp_path / "stopped")
+    found = weights(tmp_path / "stopped")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    (stamp,) = (tmp_path / "stopped").glob("*.json")
+    assert json.loads(stamp.read_text())["training_s"] is None
 
 
 def test_fig7(five, place):
