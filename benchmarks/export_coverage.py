@@ -58,7 +58,7 @@ def main() -> None:
             print(*found[key].values(), flush=True)
             content = _results(list(found.values()))
             write_whole(results, json.dumps(content, indent=1) + "\n")
-    write_whole(arguments.out / "export-coverage.md", page(json.loads(results.read_text())))
+            write_whole(arguments.out / "export-coverage.md", page(content))
 
 
 def _arguments() -> Any:
