@@ -10,8 +10,9 @@ from wenable.training.config import TrainConfig
 from wenable.training.recipes import Recipe, recipe_named
 
 PathSearch = Literal["greedy", "greedy-lazy"]
-MORE_PASSES, SHELF = "more passes", "off the shelf"
-"""What `Scale.fewer_seeds` may name besides networks: a comparison, and small networks off the shelf."""
+APART, SHELF = "comparisons apart", "off the shelf"
+"""What `Scale.fewer_seeds` may name besides networks: comparisons apart from the paper's claim, and small
+networks off the shelf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,7 @@ class Scale:
 
     - `resnet`, `mobilenet`, `efficientnet`: names in `experiments.networks`; an empty one is left out.
     - `image_size`: what the data are prepared for.
-    - `fewer_seeds`: for a network, a comparison or networks off the shelf, the seeds that are run where
-      these are not all.
+    - `fewer_seeds`: for a network, for `APART` or `SHELF`, the seeds that are run where these are not all.
     - `shelf_passes`: how long small networks off the shelf are trained: over as many epochs as the dynamic
       network, whose steps have several passes, or for as many passes, which is several times the epochs.
     - `networks_apart`: the networks that comparisons apart from the main one are made with; None for all.
@@ -92,7 +92,7 @@ class Scale:
     longer: int = 1
 
     def seeds_of(self, network: str, what: str = "") -> tuple[int, ...]:
-        """Return the seeds of a network, for a comparison or for networks off the shelf beside it."""
+        """Return the seeds of a network: all, or those of `APART` or `SHELF`."""
         allowed = self.fewer_seeds.get(what, self.seeds)
         return tuple(seed for seed in self.fewer_seeds.get(network, self.seeds) if seed in allowed)
 
@@ -123,7 +123,7 @@ SCALES = {
             "mobilenet-v2-0.35": Budget(1, 4, 64, search_images=1000),
         },
         seeds=(0, 1, 2),
-        fewer_seeds={"mobilenet-v2-0.35": (0,), MORE_PASSES: (0,), SHELF: (0,)},
+        fewer_seeds={"mobilenet-v2-0.35": (0,), APART: (0,), SHELF: (0,)},
         path_search={"mobilenet-v2-0.35": "greedy-lazy"},
         shelf_passes=(SAME_EPOCHS,),
         networks_apart=("small-bottleneck-resnet",),

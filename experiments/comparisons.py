@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from experiments.budget import MORE_PASSES, Budget, Scale, scale_named
+from experiments.budget import APART, Budget, Scale, scale_named
 
 Part = tuple[str, str, int]
 """A pair of networks: the network's name, the comparison's, and the seed."""
@@ -35,19 +35,24 @@ class Comparison:
         return replace(budget, epochs=budget.epochs * (sizes.longer if self.longer else 1))
 
 
-EQUAL_FOOTING, BEST_KNOWN = "equal footing", "best known"
+EQUAL_FOOTING, MORE_PASSES = "equal footing", "more passes"
 
 COMPARISONS = (
     Comparison(EQUAL_FOOTING, "weight-enabling", "us-net", path=True),
     Comparison(MORE_PASSES, "weight-enabling", "us-net", path=True, apart=True, longer=True),
     Comparison(
-        BEST_KNOWN, "weight-enabling, shuffle everywhere", "us-net",
+        f"{MORE_PASSES}, shuffle everywhere", "weight-enabling, shuffle everywhere", "us-net",
+        apart=True, longer=True,
+    ),
+    Comparison(
+        f"{MORE_PASSES}, shuffle everywhere, distillation",
+        "weight-enabling, shuffle everywhere", "us-net",
         distillation=True, apart=True, longer=True,
     ),
 )  # fmt: skip
-"""`equal footing` is the paper's claim. The others are apart from it: the same two trained longer, and how
-far the best settings that we know take each side. In-place distillation is US-Net's own setting (Yu and
-Huang, 2019)."""
+"""`equal footing` is the paper's claim. The others are apart from it: the same two trained longer, and what
+else is known to help one side or the other. In-place distillation is US-Net's own setting (Yu and Huang,
+2019)."""
 
 
 def comparison_named(name: str) -> Comparison:
@@ -73,7 +78,7 @@ def parts_of(
         if networks is None or network in networks
         for each in COMPARISONS
         if (comparisons is None or each.name in comparisons) and _has(sizes, network, each)
-        for seed in sizes.seeds_of(network, each.name)
+        for seed in sizes.seeds_of(network, APART if each.apart else "")
         if seeds is None or seed in seeds
     ]
 

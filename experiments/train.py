@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.budget import SCALES, Scale, scale_named
+from experiments.budget import APART, SCALES, Scale, scale_named
 from experiments.comparisons import COMPARISONS, Comparison, comparison_named
 from experiments.data import load
 from experiments.methods import METHODS
@@ -80,7 +80,7 @@ def _runs(
                 f" {', '.join(map(repr, sides))}"
             )
     budget = comparison.budget(scale, network)
-    for seed in seeds or scale.seeds_of(network, comparison.name):
+    for seed in seeds or scale.seeds_of(network, APART if comparison.apart else ""):
         for method in methods or sides:
             yield Run(network, method, seed, budget, comparison.distillation)
 
