@@ -185,8 +185,8 @@ def _commands() -> str:
         "```console",
         *(f"python -m experiments.{name} --scale cpu --data data/cifar10" for name in EXPERIMENTS),
         "python -m experiments.fig5 --scale imagenet --dry-run --macs-per-second 2e13",
-        "python -m experiments.train --scale cpu --data data/cifar10 --comparison 'best known'  # ahead",
-        "python -m experiments.fig5 --scale cpu --data data/cifar10 --comparisons 'best known'  # a part",
+        "python -m experiments.train --scale cpu --data data/cifar10 --comparison 'more passes'  # ahead",
+        "python -m experiments.fig5 --scale cpu --data data/cifar10 --comparisons 'more passes'  # a part",
         "python -m experiments.reproduction  # this page and its pictures",
         "```",
     ]

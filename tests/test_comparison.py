@@ -12,7 +12,7 @@ from PIL import Image
 import wenable as we
 from experiments import fig5, fig6, fig7, reproduction, runs, table1, table2, train
 from experiments.budget import SAME_EPOCHS, SAME_PASSES, SCALES
-from experiments.comparisons import parts_of
+from experiments.comparisons import COMPARISONS, parts_of
 from experiments.data import load
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS
@@ -21,6 +21,7 @@ from experiments.runs import Run, trained
 from wenable.measure.latency import TimingPlan
 from wenable.runtime.engines import installed_engines
 
+NAMES = [each.name for each in COMPARISONS]
 QUICK = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
 
 
@@ -57,9 +58,9 @@ def five(place):
 def test_fig5(five, place, monkeypatch):
     assert json.loads((place / "reproduction" / "fig5-smoke.json").read_text()) == five
     kinds = [(row["comparison"], row["seed"]) for row in five["rows"]]
-    assert kinds == [("equal footing", 0), ("more passes", 0), ("best known", 0)]
+    assert kinds == [(name, 0) for name in NAMES]
     epochs = [row["ours"]["budget"]["epochs"] for row in five["rows"]]
-    assert epochs == [1, SCALES["smoke"].longer, SCALES["smoke"].longer]
+    assert epochs == [1, *[SCALES["smoke"].longer] * 3]
     for row in five["rows"]:
         assert row["ours"]["budget"] == row["rival"]["budget"]
         assert row["ours"]["distillation"] == row["rival"]["distillation"]
@@ -78,10 +79,10 @@ def test_parts_of_fig5_join_those_that_are_there(five, place, tmp_path):
         where = place / "images", place / "work", tmp_path
         return fig5.run("smoke", *where, comparisons=[comparison])["rows"]
 
-    last, first = five["rows"][2], five["rows"][0]
-    assert part("best known") == [last]
+    last, first = five["rows"][3], five["rows"][0]
+    assert part(NAMES[3]) == [last]
     assert part("equal footing") == [first, last]
-    assert part("best known") == [first, last]
+    assert part(NAMES[3]) == [first, last]
     path = tmp_path / "fig5-smoke.json"
     there = json.loads(path.read_text())
     path.write_text(json.dumps(there | {"rules": {"threshold": "another"}}))
@@ -96,7 +97,7 @@ def test_parts_of_fig5_join_those_that_are_there(five, place, tmp_path):
     longer["rows"][0]["rival"]["budget"]["epochs"] = 9
     path.write_text(json.dumps(longer))
     with pytest.raises(ValueError, match="had other budgets"):
-        part("best known")
+        part(NAMES[3])
 
 
 def test_a_part_that_a_scale_does_not_have_is_refused(place, tmp_path):
@@ -106,7 +107,7 @@ def test_a_part_that_a_scale_does_not_have_is_refused(place, tmp_path):
 
 def test_a_scale_that_trains_no_longer_has_no_comparison_for_it():
     kinds = {(network, comparison) for network, comparison, _ in parts_of("imagenet")}
-    assert {comparison for _, comparison in kinds} == {"equal footing", "best known"}
+    assert {comparison for _, comparison in kinds} == {NAMES[0], *NAMES[2:]}
     few = {comparison for network, comparison, _ in parts_of("cpu", ["mobilenet-v2-0.35"])}
     assert few == {"equal footing"}
 
@@ -115,13 +116,11 @@ def test_both_sides_of_a_comparison_are_trained_ahead(five, place, monkeypatch):
     """The files that `experiments.train` makes are those that the figure looks for."""
     monkeypatch.setattr("wenable.training.loop.train_step", None)
     argv = ["train", "--scale", "smoke", "--data", str(place / "images")]
-    argv += ["--work", str(place / "work"), "--comparison", "best known"]
+    argv += ["--work", str(place / "work"), "--comparison", NAMES[3]]
     monkeypatch.setattr("sys.argv", argv)
     train.main()
     monkeypatch.setattr("sys.argv", [*argv, "--methods", "slimmable"])
-    with pytest.raises(
-        ValueError, match="'slimmable', which is no side of 'best known'; allowed: "
-    ):
+    with pytest.raises(ValueError, match="'slimmable', which is no side of 'more passes, "):
         train.main()
 
 
