@@ -380,21 +380,22 @@ class Space:
     def _labelled(self) -> tuple[Knob, ...]:
         return tuple(knob for knob in self.knobs if knob.labels)
 
-    def _everywhere(self, text: str, whole: str) -> tuple[int, ...]:
-        """Return the options of a text that stands for all knobs: labels as they are, n as it fits.
+    @property
+    def _is_mixed(self) -> bool:
+        """Whether some knobs have labels and others do not."""
+        return 0 < len(self._labelled) < len(self.knobs)
 
-        Where only some knobs have labels, those that are not of the text's kind stay at their first.
-        """
-        mixed = 0 < len(self._labelled) < len(self.knobs)
+    def _everywhere(self, text: str, whole: str) -> tuple[int, ...]:
+        """Return the options of a text that stands for all knobs."""
+        return tuple(self._meant_for(knob, text, whole) for knob in self.knobs)
+
+    def _meant_for(self, knob: Knob, text: str, whole: str) -> int:
+        """Return what a text for all knobs means for one: its label, or n as it fits."""
         is_pattern = text == "1" or text.startswith("1/")
-        return tuple(
-            knob.options[0]
-            if mixed and is_pattern == bool(knob.labels)
-            else _read(knob, text, whole)
-            if knob.labels
-            else knob.nearest(_read(knob, text, whole))
-            for knob in self.knobs
-        )
+        if self._is_mixed and is_pattern == bool(knob.labels):
+            return knob.options[0]  # the text is of the other kind
+        option = _read(knob, text, whole)
+        return option if knob.labels else knob.nearest(option)
 
     def text(self, mode: Mode) -> str:
         """Return the compact text form: one that stands for all knobs, or runs of options in order."""
@@ -410,7 +411,7 @@ class Space:
 
     def _short_texts(self, mode: Mode, texts: Sequence[str]) -> list[str]:
         """Return texts for all knobs that may name a mode: the finest option, and beside it a label."""
-        if not 0 < len(self._labelled) < len(self.knobs):
+        if not self._is_mixed:
             return [texts[mode.options.index(max(mode.options))]]
         of_kinds: dict[bool, list[tuple[int, str]]] = {False: [], True: []}
         for knob, option, text in zip(self.knobs, mode.options, texts, strict=True):
