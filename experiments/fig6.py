@@ -291,15 +291,18 @@ def engine_calls(
 ) -> dict[Key, Callable[[], object]]:
     """Return a call of each distinct mode and of each small network on an engine, one thread."""
     engine = open_engine(engine_name, 1)
-    x = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    # Several images: norms that saw one alone, on maps of one position, would have no variance, and
+    # enlarge every rounding.
+    images = torch.randn(32, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    x = images[:1]
     calls: dict[Key, Callable[[], object]] = {}
     wanted = {
         who: list(dict.fromkeys(str(each["mode"]) for each in points if each["who"] == who))
         for who in (OURS, RIVAL)
     }
     for who in (OURS, RIVAL):
-        net = we.convert(start_of(network, 0), torch.cat([x, x]), method=METHODS[who]())
-        we.calibrate(net, wanted[who], [torch.cat([x] * 8)])
+        net = we.convert(start_of(network, 0), images[:2], method=METHODS[who]())
+        we.calibrate(net, wanted[who], [images])
         net.eval()
         if who == OURS:
             ours = mode_calls(net, wanted[who], x, engine)
