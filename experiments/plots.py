@@ -36,7 +36,7 @@ def fig5(results: Mapping[str, Any], path: Path) -> Path:
         for name, front in row["ours"]["fronts"].items():
             counted = [point for point in front["points"] if point["counted"]]
             _against_macs(axis, counted, *SEARCHES[name])
-        axis.set_title(f"{row['network']}, {row['comparison']}, seed {row['seed']}", **_SMALL)
+        axis.set_title(f"{row['network']}\n{row['comparison']}, seed {row['seed']}", **_SMALL)
         _finish(axis, "multiply-accumulates of one image, millions")
 
     used = {name for row in results["rows"] for name in row["ours"]["fronts"]}
