@@ -47,6 +47,8 @@ WAYS = {
     "openvino": ("float32", "bfloat16", "int8"),
 }
 """Engine -> how it is asked to compute a mode; bfloat16 only where the processor multiplies it."""
+INTEGERS = (("onnxruntime", "int8, exact sums"), ("openvino", "int8"))
+"""Two ways whose answers should be near each other."""
 BFLOAT16 = ("amx_bf16", "avx512_bf16")
 Run = Callable[[np.ndarray], np.ndarray]
 Key = tuple[int, str, str]
@@ -116,7 +118,7 @@ def measure(name: str, plan: TimingPlan) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for n in GROUPS:
-            floating, integers = (pattern_text(n), f"{pattern_text(n)},precision=8-bit")
+            floating, integers = pattern_text(n), f"{pattern_text(n)},precision=8-bit"
             we.calibrate(net, [floating, integers], [batch])
             paths = {
                 "float": _float_file(net, floating, image, Path(folder) / f"{n}.onnx"),
@@ -139,19 +141,12 @@ def measure(name: str, plan: TimingPlan) -> dict[str, Any]:
         source=f"batch 1, {THREADS} threads",
     )
     for row in rows:
-        own = {key[1:]: key for key in calls if key[0] == row["groups"]}
-        row["latency"] = {
-            engine: {way: asdict(readings[own[engine, way]]) for e, way in own if e == engine}
-            for engine in WAYS
-        }
-        integers = [calls[own[which]](x) for which in INTEGERS]
-        row["openvino_int8_differs"] = float(
-            np.abs(integers[1] - integers[0]).max() / np.abs(integers[0]).max()
-        )
+        n, row["latency"] = row["groups"], {engine: {} for engine in WAYS}
+        for engine, way in ways_here():
+            row["latency"][engine][way] = asdict(readings[n, engine, way])
+        exact, other = (calls[n, *which](x) for which in INTEGERS)
+        row["openvino_int8_differs"] = float(np.abs(other - exact).max() / np.abs(exact).max())
     return {"name": name, "modes": rows}
-
-
-INTEGERS = (("onnxruntime", "int8, exact sums"), ("openvino", "int8"))
 
 
 def _float_file(net: Any, mode: str, image: torch.Tensor, path: Path) -> Path:

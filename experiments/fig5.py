@@ -166,6 +166,7 @@ def _compare(
     nets = trained(ours, data, work), trained(rival, data, work)
     identity = {
         "rules": RULES,
+        "comparison": comparison.name,
         "strategies": strategies,
         "runs": [ours.to_json(), rival.to_json()],
         "weights": [weights_fingerprint(net, with_norms=True) for net in nets],
