@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from wenable.data import ImageBatches, ImageSettings, batches, digits, image_folder
-from wenable.data.image_folder import UnreadableImageError
 from wenable.data.transforms import evaluation_transform, training_transform
+from wenable.images import UnreadableImageError
 
 
 def test_the_splits_are_apart_and_complete():

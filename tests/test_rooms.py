@@ -49,14 +49,15 @@ ROOMS: dict[str, set[str]] = {
         "layers", "modules", "prefix_reuse", "processes", "space", "tables",
     },
     "zoo": set(),
-    "data": {"preprocessing"},
+    "images": set(),
+    "data": {"images", "preprocessing"},
     "saving": {
         "conversion", "dynamic_network", "layers", "methods", "modules", "files", "preprocessing",
         "space", "version", "zoo",
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"cost_table", "files", "space", "tables"},
-    "runtime": {"cost_table", "files", "measure", "preprocessing", "space", "tables"},
+    "runtime": {"cost_table", "files", "images", "measure", "preprocessing", "space", "tables"},
     "profiling": {"cost_table", "files", "journal", "measure", "runtime", "space", "tables"},
     "comparison": {"measure", "runtime", "tables"},
     "escalation": set(),
@@ -68,8 +69,8 @@ ROOMS: dict[str, set[str]] = {
     },
 }  # fmt: skip
 FREE_OF_TORCH = (
-    "version", "files", "journal", "space", "tables", "cost_table", "preprocessing", "measure",
-    "exploration", "runtime", "profiling", "comparison", "report", "escalation",
+    "version", "files", "images", "journal", "space", "tables", "cost_table", "preprocessing",
+    "measure", "exploration", "runtime", "profiling", "comparison", "report", "escalation",
 )  # fmt: skip
 
 

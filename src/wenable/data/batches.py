@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from wenable.data.image_folder import ImageFiles, UnreadableImageError
+from wenable.data.image_folder import ImageFiles
+from wenable.images import UnreadableImageError
 
 Key = tuple[int, int]  # epoch and index
 

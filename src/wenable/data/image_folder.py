@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wenable.data.splits import Splits
+from wenable.images import read_image
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,7 @@ class ImageFiles:
 
     def read(self, index: int) -> Any:
         """Return image `index` as a PIL image in RGB; raises `UnreadableImageError`."""
-        from PIL import Image
-
-        path = self.samples[index][0]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises each of them
-            raise UnreadableImageError(path, str(error)) from error
-
-
-class UnreadableImageError(ValueError):
-    """An image file that cannot be read, with its path."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"the image {self.path} cannot be read: {self.reason}"
+        return read_image(self.samples[index][0])
 
 
 def image_folder(
