@@ -13,6 +13,8 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
+# Some tests import ONNX Runtime themselves; nobody wants to hear of them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Tests that run side by side have a core each.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 

@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-import openvino
 import torch
 import torchvision
 
@@ -33,6 +31,8 @@ from wenable.exporting.int8 import export_int8
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.runtime.quiet_onnxruntime import onnxruntime
+from wenable.runtime.quiet_openvino import openvino
 from wenable.space import pattern_text
 from wenable.tables import Reading
 

@@ -13,6 +13,7 @@ from wenable.cli.terminal import consoles, counted, print_json
 from wenable.measure.device import conditions, processor, usable_cores
 from wenable.measure.meters import available_meters
 from wenable.runtime.engines import ENGINES, EngineError, open_engine
+from wenable.runtime.telemetry import telemetry_words
 from wenable.version import __version__
 
 _TRAIN = "pip install 'wenable[train]'"
@@ -68,7 +69,8 @@ def engine_finding(name: str) -> Finding:
     return (
         what,
         True,
-        f"{engine.version}, on the processor with up to {counted(engine.threads, 'thread')}",
+        f"{engine.version}, on the processor with up to {counted(engine.threads, 'thread')};"
+        f" {telemetry_words(name)}",
     )
 
 

@@ -114,7 +114,7 @@ def _ends(graph: Any) -> dict[str, tuple[str, str]]:
 
 
 def _run(content: bytes, x: torch.Tensor, *, optimised: bool) -> list[torch.Tensor]:
-    import onnxruntime
+    from wenable.runtime.quiet_onnxruntime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from wenable.runtime.engines import EngineError, OperationTime
+from wenable.runtime.quiet_onnxruntime import onnxruntime
 
 _COMPUTES = frozenset(
     ["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import openvino
 
 from wenable.runtime.engines import EngineError, OperationTime
+from wenable.runtime.quiet_openvino import openvino
 
 _COMPUTES = frozenset(["Convolution", "GroupConvolution", "FullyConnected", "MatMul"])
 
