@@ -32,13 +32,13 @@ def _leave_folder(namespace: dict[str, Any]) -> None:
 
 _pages = Sybil(
     parsers=[PythonCodeBlockParser()],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     setup=_enter_empty_folder,
     teardown=_leave_folder,
 )
 _docstrings = Sybil(
     parsers=[DocTestParser()],
-    patterns=["src/wenable/**/*.py", "src/wenable/*.py", "experiments/*.py"],
+    patterns=["src/wenable/**/*.py", "src/wenable/*.py", "experiments/*.py", "results/*.py"],
 )
 
 pytest_collect_file = (_pages + _docstrings).pytest()

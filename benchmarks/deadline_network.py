@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 import wenable as we
-from benchmarks.present_commit import present_commit
 from experiments.networks import SmallBottleneckResNet
+from results.provenance import present_commit
 from wenable.cli.work import accuracies, flush_denormals, load_data
 from wenable.files import write_whole
 from wenable.measure.device import describe_device

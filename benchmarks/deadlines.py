@@ -1,13 +1,13 @@
 """Deadlines kept under a load that comes and goes: the controller beside fixed modes.
 
     python -m benchmarks.deadline_network --data data/cifar10      # once: trains the network
-    python -m benchmarks.deadlines [--batch 8] [--requests 2000] [--work out/deadlines] [--out docs]
+    python -m benchmarks.deadlines [--batch 8] [--requests 2000] [--work out/deadlines] [--out .]
 
 The session runs in one thread on one core. For two seconds in four another process computes on that
 very core, which doubles the latency. The deadline is 1.3 times the 99th percentile of the unloaded
 full mode. Every policy serves the same number of requests under the same wave. A request counts where
 no part of it ran in the first 200 ms after the load came or went. Results go to
-`docs/deadlines/results.json` and the table to `docs/deadlines.md`; every request of every policy to
+`results/deadlines.jsonl` and the table to `docs/results/deadlines.md`; every request of every policy to
 the `--work` folder.
 """
 
@@ -30,7 +30,8 @@ from typing import Any
 
 import wenable as we
 from benchmarks import deadline_network
-from benchmarks.present_commit import present_commit
+from results.provenance import present_commit
+from results.records import ROOT, page_file, records_file, write_records
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.measure.latency import quantile
@@ -38,7 +39,6 @@ from wenable.profiling import profile
 from wenable.runtime import Session
 from wenable.tables import Reading
 
-DOCS = Path(__file__).parents[1] / "docs"
 HALF_WAVE_S, EXCUSED_S, FACTOR, PAUSE_S = 2.0, 0.2, 1.3, 0.002
 UNLOADED_CALLS = 400
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=Path("out/deadlines"))
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     net, trained = deadline_network.load(arguments.work)
     core = max(os.sched_getaffinity(0))
@@ -86,10 +86,8 @@ def main() -> None:
         "machine": describe_device(),
         "trained": trained,
     }
-    out = arguments.out / "deadlines"
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "results.json", json.dumps(results, indent=1) + "\n")
-    write_whole(arguments.out / "deadlines.md", page(results))
+    write_records(records_file(arguments.out, "deadlines"), results)
+    write_whole(page_file(arguments.out, "deadlines"), page(results))
     print(page(results))
 
 

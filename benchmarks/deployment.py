@@ -1,23 +1,21 @@
 """Modes of three networks on real engines, beside their plain exports and the full networks.
 
     python -m benchmarks.deployment [--networks resnet50 ...] [--threads 1 2] [--keep-predictions]
-        [--note TEXT] [--out docs]
+        [--note TEXT] [--out .]
 
 Random weights, batch 1, 224x224, float32. Each network is exported with its uniform modes, profiled
 on every installed engine, compared by `wenable.comparison`, and the profile's predictions verified on
-24 random modes. Results go to `docs/deployment/results.json` and, in a folder for each machine,
-`predictions-*.json`, the tables to `docs/deployment.md`. Networks that are not asked for keep their
-earlier figures, and with `--keep-predictions` all networks their predictions, which take half of the time.
-Figures are replaced by machine, network and number of threads, and stand under the command and commit that
-made them.
+24 random modes. Results go to `results/deployment.jsonl`, every predicted mode to
+`results/deployment-predictions.jsonl`, the tables to `docs/results/deployment.md`. Networks that are not
+asked for keep their earlier figures, and with `--keep-predictions` all networks their predictions, which
+take half of the time. Figures are replaced by machine, network and number of threads, and stand under the
+command and commit that made them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import re
 import statistics
 import tempfile
 import time
@@ -29,7 +27,8 @@ from typing import Any
 import torch
 
 import wenable as we
-from benchmarks.present_commit import present_commit
+from results.provenance import present_commit
+from results.records import ROOT, page_file, read_records, records_file, write_records
 from wenable.comparison import compare
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
@@ -40,7 +39,6 @@ from wenable.runtime.engines import installed_engines
 from wenable.tables import Reading
 from wenable.zoo import build
 
-DOCS = Path(__file__).parents[1] / "docs"
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")
 GOALS = {"resnet50": 6.0, "mobilenet_v2": 1.6, "efficientnet_b0": 1.8}
 """How many times faster 1/16 is to be than the full network."""
@@ -52,10 +50,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--keep-predictions", action="store_true")
     parser.add_argument("--note", default="", help="what else has to be said of this run")
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     engines = list(installed_engines())
-    folder = arguments.out / "deployment"
     rows: list[dict[str, Any]] = []
     switches: list[dict[str, Any]] = []
     sizes: list[dict[str, Any]] = []
@@ -81,35 +78,20 @@ def main() -> None:
     for kind in results:
         for each in results[kind]:
             each["made"] = made
-    results = joined(earlier(folder / "results.json"), results)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    for each in predictions:
-        names = each["network"], each["short_engine"], str(each["threads"])
-        file = folder / machine_folder(made["machine"]) / f"predictions-{'-'.join(names)}.json"
-        file.parent.mkdir(exist_ok=True)
-        write_whole(file, json.dumps(each, indent=1) + "\n")
-    write_whole(arguments.out / "deployment.md", page(results))
+    file = records_file(arguments.out, "deployment")
+    results = joined(earlier(file), results)
+    write_records(file, results)
+    whole = {"predictions": [each | {"made": made} for each in predictions]}
+    file = records_file(arguments.out, "deployment-predictions")
+    write_records(file, joined(earlier(file), whole))
+    write_whole(page_file(arguments.out, "deployment"), page(results))
 
 
 def earlier(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the results of earlier runs, each figure with what made it; none where there are none."""
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if "commit" in found:  # all of it was made by one run
-        made = {key: found.pop(key) for key in ("command", "commit", "machine")}
-        found = {kind: [each | {"made": made} for each in values] for kind, values in found.items()}
-    return found
-
-
-def machine_folder(machine: str) -> str:
-    """Return a name for the files of a machine.
-
-    >>> machine_folder("AMD EPYC, 2 cores, Linux x86_64")
-    'amd-epyc'
-    """
-    return re.sub("[^a-z0-9]+", "-", machine.partition(",")[0].lower()).strip("-")
+    return read_records(path)
 
 
 def joined(
@@ -238,7 +220,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
         f"Engines: {', '.join(_engines(results))}. *Policy*: what was"
-        " fastest for the mode as a whole; see [Running on a device](deploy.md).",
+        " fastest for the mode as a whole; see [Running on a device](../deploy.md).",
         "",
     ]
     for machine in dict.fromkeys(row["made"]["machine"] for row in results["rows"]):

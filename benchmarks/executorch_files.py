@@ -1,15 +1,14 @@
 """The sizes of ExecuTorch files with a method for each mode, beside the weights they hold.
 
-    python -m benchmarks.executorch_files [--networks wenable.zoo:cifar_resnet20 ...] [--out docs]
+    python -m benchmarks.executorch_files [--networks wenable.zoo:cifar_resnet20 ...] [--out .]
 
 Random weights, the modes 1, 1/4 and 1/16, calibrated on random images. Results go to
-`docs/executorch/results.json`; the table of `docs/executorch.md` is held against it by a test.
+`results/executorch.jsonl`; the table of `docs/executorch.md` is held against it by a test.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import tempfile
@@ -21,12 +20,11 @@ from typing import Any
 import torch
 
 import wenable as we
-from benchmarks.present_commit import present_commit
-from wenable.files import write_whole
+from results.provenance import present_commit
+from results.records import ROOT, records_file, write_records
 from wenable.measure.device import describe_device
 from wenable.zoo import build
 
-DOCS = Path(__file__).parents[1] / "docs"
 NETWORKS = {"wenable.zoo:cifar_resnet20": 32, "mobilenet_v2": 224, "resnet50": 224}
 MODES = ("1", "1/4", "1/16")
 
@@ -34,7 +32,7 @@ MODES = ("1", "1/4", "1/16")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.executorch_files")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     results = {
         "command": "python -m benchmarks.executorch_files",
@@ -44,9 +42,7 @@ def main() -> None:
         "modes": list(MODES),
         "rows": [_measure(name) for name in arguments.networks],
     }
-    folder = arguments.out / "executorch"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_records(records_file(arguments.out, "executorch"), results)
 
 
 def _measure(name: str) -> dict[str, Any]:

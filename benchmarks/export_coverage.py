@@ -1,12 +1,12 @@
 """Which networks of torchvision and timm export to a bundle, and whether both engines agree on it.
 
-    python -m benchmarks.export_coverage [--only resnet18 ...] [--resume] [--out docs]
+    python -m benchmarks.export_coverage [--only resnet18 ...] [--resume] [--out .]
 
 The smallest network of every family that `benchmarks.coverage` converted, with random weights and norms,
 biases and scales of random values, is exported in its full and its smallest mode. The export compares
 both with their extracted networks on ONNX Runtime; here OpenVINO's answers are compared with those. Each
-network has a process of its own. Results go to `docs/export-coverage/results.json` after each, the table
-to `docs/export-coverage.md`.
+network has a process of its own. Results go to `results/export-coverage.jsonl` after each, the table
+to `docs/results/export-coverage.md`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import torch
 import wenable as we
 from benchmarks.coverage.check import Outcome, with_telling_values
 from benchmarks.coverage.networks import Candidate
-from benchmarks.present_commit import present_commit
+from results.provenance import present_commit
+from results.records import ROOT, page_file, read_records, records_file, write_records
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.runtime import Session
 
-DOCS = Path(__file__).parents[1] / "docs"
 LIMIT_S = 300
 TOLERANCE = 1e-4
 LIBRARIES = ("torch", "torchvision", "timm", "onnxruntime", "openvino")
@@ -46,10 +46,9 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(exported(Candidate(**json.loads(arguments.one)))))
         return
-    results = arguments.out / "export-coverage" / "results.json"
-    results.parent.mkdir(parents=True, exist_ok=True)
+    results = records_file(arguments.out, "export-coverage")
     keep = results.exists() and (arguments.resume or arguments.only)
-    rows = json.loads(results.read_text())["networks"] if keep else []
+    rows = read_records(results)["networks"] if keep else []
     found = {(row["library"], row["name"]): row for row in rows}
     for one in representatives():
         key = (one.library, one.name)
@@ -57,15 +56,15 @@ def main() -> None:
             found[key] = _apart(one)
             print(*found[key].values(), flush=True)
             content = _results(list(found.values()))
-            write_whole(results, json.dumps(content, indent=1) + "\n")
-            write_whole(arguments.out / "export-coverage.md", page(content))
+            write_records(results, content)
+            write_whole(page_file(arguments.out, "export-coverage"), page(content))
 
 
 def _arguments() -> Any:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export_coverage")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -83,7 +82,7 @@ def _results(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def representatives() -> list[Candidate]:
     """Return the smallest network of each family that converts, by its number of parameters."""
-    rows = json.loads((DOCS / "coverage" / "results.json").read_text())["networks"]
+    rows = read_records(records_file(ROOT, "coverage"))["networks"]
     outcomes = [each for each in (Outcome(**row) for row in rows) if each.verdict == "converted"]
     families: dict[tuple[str, str], Outcome] = {}
     for each in sorted(outcomes, key=lambda outcome: outcome.parameters):
@@ -166,7 +165,7 @@ def page(results: Mapping[str, Any]) -> str:
         " wrote nothing.",
         "",
         f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']} with"
-        f" {versions}. The figures are in `docs/export-coverage/results.json`.",
+        f" {versions}. The figures are in `results/export-coverage.jsonl`.",
         "",
         "| network | library | family | MB | difference | verdict | |",
         "|---|---|---|--:|--:|---|---|",

@@ -1,20 +1,19 @@
 """How good the fronts are that each search finds, by hypervolume, on images it saw and on others.
 
     python -m benchmarks.front_quality [--network FILE --data FOLDER] [--search-images 300]
-        [--calibration-images 128] [--final-images 1000] [--threshold 0.6] [--out docs]
+        [--calibration-images 128] [--final-images 1000] [--threshold 0.6] [--out .]
 
 The network of `wenable demo` is trained on the digits and searched, and so is one of half its width,
 for which the digits are less easy. With `--network`, a saved network is searched as well, on images
 drawn from the splits under `--data`. All searches go by MACs. `evolve` gets as many trials as `exact`
-evaluated modes. Results go to `docs/front-quality/NETWORK.json`, the picture to
-`docs/front-quality/fronts.svg` and the table to `docs/front-quality.md`.
+evaluated modes. Results go to `results/front-quality.jsonl`, the picture to
+`docs/results/front-quality.svg` and the table to `docs/results/front-quality.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -27,8 +26,9 @@ import numpy as np
 import torch
 
 import wenable as we
-from benchmarks.present_commit import present_commit
 from benchmarks.search_cost import Batches, digits_network, part, saved_network
+from results.provenance import present_commit
+from results.records import ROOT, page_file, records_file, write_records
 from wenable.affordable_search import Work, explore_affordably
 from wenable.cli.work import flush_denormals
 from wenable.cost_table import tabulated
@@ -41,7 +41,6 @@ from wenable.search import explore
 from wenable.space import Mode
 from wenable.tables import Front, Point, Reading
 
-DOCS = Path(__file__).parents[1] / "docs"
 COLORS = {"greedy": "#1f5fa8", "greedy-lazy": "#6fa8dc", "exact": "#c0392b", "evolve": "#7f8c3a"}
 RESAMPLES = 1000
 
@@ -55,12 +54,10 @@ def main() -> None:
     parser.add_argument("--final-images", type=int, default=1000)
     parser.add_argument("--threshold", type=float, default=0.6)
     parser.add_argument("--epochs", type=int, default=4, help="of training on the digits")
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     flush_denormals()
     torch.set_num_threads(1)
-    folder = arguments.out / "front-quality"
-    folder.mkdir(parents=True, exist_ok=True)
     results = []
     for compare in (
         digits_comparison,
@@ -68,10 +65,10 @@ def main() -> None:
         *((saved_comparison,) if arguments.network else ()),
     ):
         found = {"made": made(arguments), **compare(arguments)}
-        write_whole(folder / f"{found['network']}.json", json.dumps(found, indent=1) + "\n")
         results.append(found)
-    plot(results, folder / "fronts.svg")
-    write_whole(arguments.out / "front-quality.md", page(results))
+    write_records(records_file(arguments.out, "front-quality"), {"networks": results})
+    plot(results, page_file(arguments.out, "front-quality", ".svg"))
+    write_whole(page_file(arguments.out, "front-quality"), page(results))
     print(page(results))
 
 
@@ -338,7 +335,7 @@ def page(results: list[dict[str, Any]]) -> str:
         " forward passes of one image through the full network. `evolve` gets as many trials as"
         " `exact` evaluated modes, one seed.",
         "",
-        "![Fronts on the search split and on the final one](front-quality/fronts.svg)",
+        "![Fronts on the search split and on the final one](front-quality.svg)",
     ]
     for found in results:
         lines += section(found)

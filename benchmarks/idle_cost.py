@@ -1,16 +1,15 @@
 """What being dynamic costs in inference: forward passes, switching, memory.
 
-    python -m benchmarks.idle_cost [--rounds 40] [--out docs]
+    python -m benchmarks.idle_cost [--rounds 40] [--out .]
 
 A forward pass in a mode is compared with one of that mode's extracted network, both eager PyTorch
-in one process, in turns of random order. Results go to `docs/idle-cost/results.json` and the table
-to `docs/idle-cost.md`.
+in one process, in turns of random order. Results go to `results/idle-cost.jsonl` and the table
+to `docs/results/idle-cost.md`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import time
@@ -23,11 +22,11 @@ import torchvision
 from torch import nn
 
 import wenable as we
-from benchmarks.present_commit import present_commit
+from results.provenance import present_commit
+from results.records import ROOT, page_file, records_file, write_records
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 
-DOCS = Path(__file__).parents[1] / "docs"
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")
 MODES = ("full", "1/2", "1/4", "1/16")
 THREADS = 1
@@ -37,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.idle_cost", description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     torch.set_flush_denormal(True)
@@ -50,10 +49,8 @@ def main() -> None:
         "batch": 1,
         "networks": [measure(name, arguments.rounds) for name in arguments.networks],
     }
-    folder = arguments.out / "idle-cost"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_whole(arguments.out / "idle-cost.md", page(results))
+    write_records(records_file(arguments.out, "idle-cost"), results)
+    write_whole(page_file(arguments.out, "idle-cost"), page(results))
     print(page(results))
 
 

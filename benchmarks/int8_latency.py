@@ -1,11 +1,11 @@
 """Whether 8-bit integers are faster here: modes as float32 and as int8 on both engines.
 
-    python -m benchmarks.int8_latency [--blocks 7] [--calls 10] [--out docs]
+    python -m benchmarks.int8_latency [--blocks 7] [--calls 10] [--out .]
 
 Random weights, calibrated on a few random images: only times are measured, no accuracy. Every file of a
 network is timed against the others, in blocks in random order. Results go to
-`docs/int8-latency/results.json`, where those of other machines stay, and the tables to
-`docs/int8-latency.md`.
+`results/int8-latency.jsonl`, where those of other machines stay, and the tables to
+`docs/results/int8-latency.md`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import torch
 import torchvision
 
 import wenable as we
-from benchmarks.present_commit import present_commit
-from benchmarks.runs_by_machine import add_run
+from results.provenance import present_commit
+from results.records import ROOT, page_file, records_file
+from results.runs_by_machine import add_run
 from wenable.exporting.int8 import export_int8
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
@@ -36,7 +37,6 @@ from wenable.runtime.quiet_openvino import openvino
 from wenable.space import pattern_text
 from wenable.tables import Reading
 
-DOCS = Path(__file__).parents[1] / "docs"
 NETWORKS = ("resnet50", "mobilenet_v2")
 GROUPS = (1, 4, 16)
 THREADS = 2
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=7)
     parser.add_argument("--calls", type=int, default=10)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     plan = TimingPlan(blocks=arguments.blocks, calls=arguments.calls)
     run = {
@@ -77,8 +77,8 @@ def main() -> None:
         "batch": 1,
         "networks": [measure(name, plan) for name in arguments.networks],
     }
-    runs = add_run(arguments.out / "int8-latency" / "results.json", run)
-    write_whole(arguments.out / "int8-latency.md", page(runs))
+    runs = add_run(records_file(arguments.out, "int8-latency"), run)
+    write_whole(page_file(arguments.out, "int8-latency"), page(runs))
     print(page(runs))
 
 

@@ -1,13 +1,13 @@
 """What full and smallest modes spend their time on, by kind of operation, beside what bounds it.
 
-    python -m benchmarks.operation_profile [--threads 2] [--networks resnet50 ...] [--out docs]
+    python -m benchmarks.operation_profile [--threads 2] [--networks resnet50 ...] [--out .]
 
 Random weights, batch 1, 224x224, float32. Times are the engine's own counters, the least of several
 calls, with layers lowered by the default rule. Beside each kind of operation stand its
 multiply-accumulates and the bytes that it has to read and write, and the least time that these take at
 the rates that the same machine reaches in a matrix product and a copy. Results go to
-`docs/operation-profile/results.json`, where those of other machines stay, and the page to
-`docs/operation-profile.md`.
+`results/operation-profile.jsonl`, where those of other machines stay, and the page to
+`docs/results/operation-profile.md`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import onnx
 import torch
 
 import wenable as we
-from benchmarks.present_commit import present_commit
-from benchmarks.runs_by_machine import add_run
+from results.provenance import present_commit
+from results.records import ROOT, page_file, records_file
+from results.runs_by_machine import add_run
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.runtime import DeviceProfile, Session
@@ -40,7 +41,6 @@ from wenable.runtime.engines import (
 )
 from wenable.zoo import build as build_network
 
-DOCS = Path(__file__).parents[1] / "docs"
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")
 CALLS = 30
 SWITCHED, FIXED = "layers that switch", "layers that do not"
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operation_profile")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rates = {"gmacs_per_s": _product_rate(), "gb_per_s": _copy_rate()}
@@ -67,8 +67,8 @@ def main() -> None:
         "rates": rates,
         "rows": rows,
     }
-    runs = add_run(arguments.out / "operation-profile" / "results.json", run)
-    write_whole(arguments.out / "operation-profile.md", page(runs))
+    runs = add_run(records_file(arguments.out, "operation-profile"), run)
+    write_whole(page_file(arguments.out, "operation-profile"), page(runs))
 
 
 # --- the rates of the machine -----------------------------------------------------------------------

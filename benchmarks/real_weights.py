@@ -4,13 +4,12 @@
 
 The weights are those of a ResNet-20 trained elsewhere, the images one folder for each class. With
 every shuffle policy the converted network's logits are compared with the original's, image by
-image and bit by bit. Results go to `docs/real-weights/results.json` and `docs/real-weights.md`.
+image and bit by bit. Results go to `results/real-weights.jsonl` and `docs/results/real-weights.md`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -22,14 +21,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import wenable as we
-from benchmarks.present_commit import present_commit
+from results.provenance import present_commit
+from results.records import ROOT, page_file, records_file, write_records
 from wenable.evaluation import wilson_interval
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.methods.weight_enabling import ShufflePolicy
 from wenable.zoo import build
 
-DOCS = Path(__file__).parents[1] / "docs"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -37,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_weights", description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     model = build("wenable.zoo:cifar_resnet20")
     model.load_state_dict(load_file(arguments.weights))
@@ -62,10 +61,8 @@ def main() -> None:
         "versions": {"torch": torch.__version__},
         "rows": rows,
     }
-    folder = arguments.out / "real-weights"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_whole(arguments.out / "real-weights.md", page(results))
+    write_records(records_file(arguments.out, "real-weights"), results)
+    write_whole(page_file(arguments.out, "real-weights"), page(results))
     print(page(results))
 
 

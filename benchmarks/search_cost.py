@@ -1,21 +1,20 @@
 """What a search costs: Algorithm 2 as it is written, the same made affordable, and lazy greedy.
 
     python -m benchmarks.search_cost [--network FILE --data FOLDER [--model NAME]]
-        [--search-images 500] [--calibration-images 250] [--threshold 0.5] [--out docs]
+        [--search-images 500] [--calibration-images 250] [--threshold 0.5] [--out .]
 
 The network of `wenable demo` is trained on the digits first and searched. With `--network`, a saved
 network is searched as well, on images drawn from the splits under `--data`; `--model` names a network of
 `experiments.networks` at its scale `cpu`, whose file says nothing of its class. Work is
 counted in multiply-accumulates of the layers that ran, calibration included, and given in forward
-passes of one image through the full network. Results go to `docs/search-cost/results.json` and the
-table to `docs/search-cost.md`.
+passes of one image through the full network. Results go to `results/search-cost.jsonl` and the
+table to `docs/results/search-cost.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import random
 import time
 from collections.abc import Callable
@@ -26,10 +25,11 @@ from typing import Any
 import torch
 
 import wenable as we
-from benchmarks.present_commit import present_commit
 from experiments.budget import scale_named
 from experiments.data import load
 from experiments.networks import NETWORKS
+from results.provenance import present_commit
+from results.records import ROOT, page_file, records_file, write_records
 from wenable.affordable_search import (
     Strategy,
     Work,
@@ -46,7 +46,6 @@ from wenable.tables import Front
 from wenable.training import TrainConfig
 from wenable.zoo import build
 
-DOCS = Path(__file__).parents[1] / "docs"
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--calibration-images", type=int, default=250)
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     flush_denormals()
     torch.set_num_threads(1)
@@ -78,10 +77,8 @@ def main() -> None:
         "versions": {"torch": torch.__version__},
         "networks": rows,
     }
-    folder = arguments.out / "search-cost"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_whole(arguments.out / "search-cost.md", page(results))
+    write_records(records_file(arguments.out, "search-cost"), results)
+    write_whole(page_file(arguments.out, "search-cost"), page(results))
     print(page(results))
 
 

@@ -1,12 +1,12 @@
 """What a training step of several passes costs, beside a plain PyTorch training step.
 
     python -m benchmarks.training_speed [--networks resnet50 ...] [--passes 4 20] [--rounds 7]
-        [--device cpu] [--layouts channels_last contiguous] [--out docs]
+        [--device cpu] [--layouts channels_last contiguous] [--out .]
 
 The figure is r of `page`: the time of the step over what its enabled multiply-accumulates would
 cost in a plain step. Plain step, every pass dense, grouped as written and timed executions are
 measured in turns of random order in one process; ratios are taken within a turn. Results go to
-`docs/training-speed/results.json` and the table to `docs/training-speed.md`.
+`results/training-speed-DEVICE.jsonl` and the table to `docs/results/training-speed.md`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import torchvision
 from torch import nn
 
 import wenable as we
-from benchmarks.present_commit import present_commit
+from results.provenance import present_commit
+from results.records import ROOT, page_file, read_records, records_file, write_records
 from wenable.files import write_whole
 from wenable.layers.executions import DENSE
 from wenable.modules import device_name
@@ -36,7 +37,6 @@ from wenable.training.executions import Executions, choose_executions, use_execu
 from wenable.training.optimizers import make_optimizer
 from wenable.zoo import build
 
-DOCS = Path(__file__).parents[1] / "docs"
 NETWORKS = {
     "torchvision:resnet50": (8, 224),
     "torchvision:mobilenet_v2": (16, 224),
@@ -55,22 +55,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="instead of the network's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
     said = " ".join(f"--{key} {' '.join(map(str, value)) if isinstance(value, list) else value}"
                     for key, value in vars(arguments).items() if key != "out")  # fmt: skip
     made = {"command": f"python -m benchmarks.training_speed {said}", "commit": present_commit()}
-    folder = arguments.out / "training-speed"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{arguments.device}.json"
+    file = records_file(arguments.out, f"training-speed-{arguments.device}")
     for name in arguments.networks:
         for layout in arguments.layouts:
             rows = [made | row for row in measure(name, layout, arguments)]
             results = _added(file, rows, device_name(nn.Linear(1, 1).to(arguments.device)))
-            write_whole(file, json.dumps(results, indent=1) + "\n")
+            write_records(file, results)
             gc.collect()
-    write_whole(arguments.out / "training-speed.md", page(folder))
+    write_whole(page_file(arguments.out, "training-speed"), page(file.parent))
 
 
 def _added(file: Path, rows: Sequence[dict[str, Any]], machine: str) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def _added(file: Path, rows: Sequence[dict[str, Any]], machine: str) -> dict[str
     }
     older: list[dict[str, Any]] = []
     if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = read_records(file)
         if results == {key: kept[key] for key in results}:
             older = kept["rows"]
     new = {_kind(row) for row in rows}
@@ -298,8 +296,8 @@ def page(folder: Path) -> str:
         " for each layer and pattern. Medians over turns in random order within one process, quartiles in"
         " brackets; images per second count each image once, however many passes it goes through.",
     ]  # fmt: skip
-    for file in sorted(folder.glob("*.json")):
-        results = json.loads(file.read_text(encoding="utf-8"))
+    for file in sorted(folder.glob("training-speed-*.jsonl")):
+        results = read_records(file)
         versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         lines += [
             "",

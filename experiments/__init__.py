@@ -1,1 +1,1 @@
-"""The experiments of the paper and ours beside them: one command each, results under `docs`."""
+"""The paper's experiments and ours: one command each, records under `results/reproduction`."""

@@ -1,13 +1,13 @@
 """All modes of a ResNet trained at once on CIFAR-10 files, with and without the shuffle.
 
     python -m experiments.cifar10 --data data/cifar10 [--weights resnet20-cifar10.safetensors]
-        [--scale cpu] [--work out/cifar10] [--out docs]
+        [--scale cpu] [--work out/cifar10] [--out .]
 
 `--data` holds `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. Both runs have the same start, the same
 batches and the same number of passes. After every epoch the uniform modes are calibrated on
 training images and evaluated on the search split; at the end on the test split. A run that was
-stopped goes on where it was. Results go to `docs/cifar10/results.json`, `docs/cifar10/curves.svg`
-and `docs/cifar10.md`.
+stopped goes on where it was. Results go to `results/cifar10.jsonl`, `docs/results/cifar10.svg`
+and `docs/results/cifar10.md`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import torch
 from safetensors.torch import load_file
 
 import wenable as we
-from benchmarks.present_commit import present_commit
+from results.provenance import present_commit
+from results.records import ROOT, page_file, records_file, write_records
 from wenable.cli.work import Data, accuracies, flush_denormals, load_data
 from wenable.files import write_whole
 from wenable.methods.weight_enabling import ShufflePolicy
@@ -35,7 +36,6 @@ from wenable.training.config import Executions
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.zoo import build
 
-DOCS = Path(__file__).parents[1] / "docs"
 POLICIES = ("first", "none")
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--scale", choices=list(SCALES), default="cpu")
     parser.add_argument("--work", type=Path, default=Path("out/cifar10"))
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     run(**vars(arguments))
@@ -88,11 +88,9 @@ def run(
         "training": recipe.training.to_json(),
         "runs": [_train(policy, data, weights, settings, recipe, work) for policy in POLICIES],
     }
-    folder = out / "cifar10"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    plot(results, folder / "curves.svg")
-    write_whole(out / "cifar10.md", page(results))
+    write_records(records_file(out, "cifar10"), results)
+    plot(results, page_file(out, "cifar10", ".svg"))
+    write_whole(page_file(out, "cifar10"), page(results))
     return results
 
 
@@ -216,7 +214,7 @@ def page(results: Mapping[str, Any]) -> str:
         )
         + ".",
         "",
-        "![accuracy of the uniform modes by epoch](cifar10/curves.svg)",
+        "![accuracy of the uniform modes by epoch](cifar10.svg)",
         "",
         "Top-1 on the 10,000 test files, with 95 % Wilson intervals:",
         "",

@@ -81,7 +81,7 @@ def run(
     comparisons: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Train what is missing, search, evaluate, and write `fig5-SCALE.json`.
+    """Train what is missing, search, evaluate, and write `fig5-SCALE.jsonl`.
 
     - `networks`, `comparisons`, `seeds`: a part of the scale; all of it where nothing is said. What
       the file holds of other parts stays there; each part says what made it.
@@ -110,14 +110,14 @@ def _others(before: Mapping[str, Any], scale: str, out: Path) -> dict[Part, dict
     """Return the parts of a result that was written before."""
     if before["rules"] != RULES:
         raise ValueError(
-            f"{out}/fig5-{scale}.json was made by other rules than those of now, and cannot take in"
+            f"{out}/fig5-{scale}.jsonl was made by other rules than those of now, and cannot take in"
             " parts; move it away first"
         )
     rows = {(row["network"], row["comparison"], row["seed"]): row for row in before["rows"]}
     gone = sorted(set(rows) - set(parts_of(scale)))
     if gone:
         raise ValueError(
-            f"{out}/fig5-{scale}.json holds {gone[0]}, which the scale {scale!r} does not have now;"
+            f"{out}/fig5-{scale}.jsonl holds {gone[0]}, which the scale {scale!r} does not have now;"
             " move it away first"
         )
     return rows

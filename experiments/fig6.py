@@ -3,7 +3,7 @@
     python -m experiments.fig6 --scale cpu --data data/cifar10 [--work out/experiments]
         [--networks NAME ...]
 
-Accuracies of modes are those of `fig5-SCALE.json`, which has to be there; small networks off the shelf are
+Accuracies of modes are those of `fig5-SCALE.jsonl`, which has to be there; small networks off the shelf are
 trained here with the same budget. Time is that of one image on each engine of the runtime, all networks of
 an engine in one run: our modes as a bundle's session lowers them by its default rule, the others as plain
 exports. Energy is measured where there is a meter.
@@ -72,7 +72,7 @@ def run(
     most_widths: int | None = None,
     networks: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Train the small networks, time all of them, and write `fig6-SCALE.json`.
+    """Train the small networks, time all of them, and write `fig6-SCALE.jsonl`.
 
     - `networks`: some of the scale's; all where nothing is said. What the file holds of others stays
       there, as long as it is of the same rule; each network says what made it.
@@ -85,7 +85,7 @@ def run(
     fig5 = read_results(out, "fig5", scale)
     if fig5 is None:
         raise ValueError(
-            f"{out} holds no fig5-{scale}.json, whose accuracies this figure shows; run"
+            f"{out} holds no fig5-{scale}.jsonl, whose accuracies this figure shows; run"
             f" `{command_of('fig5', scale)}` first"
         )
     wanted = _of_scale(networks, sizes)
@@ -140,14 +140,14 @@ def _others(before: Mapping[str, Any] | None, sizes: Scale, out: Path) -> dict[s
         return {}
     if before["rule"] != RULE or before["shelf_passes"] != list(sizes.shelf_passes):
         raise ValueError(
-            f"{out}/fig6-{before['scale']}.json was made by another rule than that of now, and cannot"
+            f"{out}/fig6-{before['scale']}.jsonl was made by another rule than that of now, and cannot"
             " take in networks; move it away first"
         )
     panels = {panel["network"]: panel for panel in before["panels"]}
     gone = sorted(set(panels) - set(sizes.networks))
     if gone:
         raise ValueError(
-            f"{out}/fig6-{before['scale']}.json holds the network {gone[0]!r}, which the scale does not"
+            f"{out}/fig6-{before['scale']}.jsonl holds the network {gone[0]!r}, which the scale does not"
             " have now; move it away first"
         )
     return panels

@@ -3,7 +3,7 @@
     python -m experiments.fig7 --scale cpu --data data/cifar10 [--work out/experiments]
 
 Time depends on the structure of a mode, so the network has random weights. Modes are the uniform ones and,
-where `fig5-SCALE.json` is there, up to five along the front of its exact search. Devices are the processor,
+if `fig5-SCALE.jsonl` is there, up to five along the front of its exact search. Devices are the processor,
 through eager PyTorch and the engines of the runtime, and a CUDA GPU through eager PyTorch.
 """
 
@@ -54,7 +54,7 @@ def run(
     batches: Sequence[int] = BATCHES,
     energy: EnergyPlan | None = None,
 ) -> dict[str, Any]:
-    """Time the modes of the scale's ResNet and write `fig7-SCALE.json`."""
+    """Time the modes of the scale's ResNet and write `fig7-SCALE.jsonl`."""
     flush_denormals()
     sizes = scale_named(scale)
     splits = load(data, sizes.budgets[sizes.resnet])

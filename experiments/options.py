@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budget import SCALES
-from experiments.results import DOCS
+from experiments.results import RECORDS
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--work", type=Path, default=Path("out/experiments"), help="trained networks"
     )
-    parser.add_argument("--out", type=Path, default=DOCS, help="where the JSON goes")
+    parser.add_argument("--out", type=Path, default=RECORDS, help="where the records go")
     parser.add_argument(
         "--dry-run", action="store_true", help="print what it would cost, and run nothing"
     )

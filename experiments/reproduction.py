@@ -1,9 +1,9 @@
-"""Writes `docs/reproduction.md` and its pictures from the results: the paper's claims beside ours.
+"""Writes `docs/results/reproduction.md` and its pictures from the results: the paper's claims beside ours.
 
-    python -m experiments.reproduction [--out docs]
+    python -m experiments.reproduction [--out .]
 
-Why a claim does not hold, and what was tried, is written by hand in `docs/reproduction/why.json`: the key
-of the claim, as the page's own warning names it, and the text.
+Why a claim does not hold, and what was tried, is written by hand in `results/reproduction/why.json`: the
+key of the claim, as the page's own warning names it, and the text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from experiments import fig6, page_fig5, page_fig6, page_fig7, page_table1, page
 from experiments.budget import SCALES
 from experiments.comparisons import parts_of
 from experiments.page_parts import Claim, table
-from experiments.results import DOCS, read_results
+from experiments.results import read_results
+from results.records import ROOT, page_file
 from wenable.files import write_whole
 
 EXPERIMENTS: dict[str, tuple[str, ModuleType]] = {
@@ -35,18 +36,20 @@ SHOWN = [scale for scale in SCALES if scale != "smoke"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.reproduction")
-    parser.add_argument("--out", type=Path, default=DOCS.parent)
+    parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
-    folder = arguments.out / DOCS.name
-    draw(folder)
-    write_whole(arguments.out / "reproduction.md", page(folder))
+    records = arguments.out / "results" / "reproduction"
+    document = page_file(arguments.out, "reproduction")
+    draw(records, document.with_suffix(""))
+    write_whole(document, page(records))
 
 
-def draw(folder: Path, scales: list[str] = SHOWN) -> list[Path]:
-    """Draw the pictures of the results in a folder, beside them, and return their paths."""
+def draw(folder: Path, pictures: Path, scales: list[str] = SHOWN) -> list[Path]:
+    """Draw the results in a folder as pictures in another, and return their paths."""
     found = _results(folder, scales)
+    pictures.mkdir(parents=True, exist_ok=True)
     return [
-        PICTURES[name](results, folder / f"{name}-{scale}.svg")
+        PICTURES[name](results, pictures / f"{name}-{scale}.svg")
         for (name, scale), results in found.items()
         if name in PICTURES
     ]
@@ -67,7 +70,7 @@ def page(folder: Path, scales: list[str] = SHOWN) -> str:
     ]
     parts = [
         "# The paper's claims, measured again",
-        "Every figure comes from a file under `docs/reproduction/`, which holds the command, the commit"
+        "Every figure comes from a record under `results/reproduction/`, with the command, the commit"
         " and the machine. Modes are chosen on the search split and reported on the test split; nothing"
         " was tuned on it. Scales differ in networks, data and passes (`experiments/budget.py`): `cpu` is"
         " small networks and one or two epochs (six in comparisons apart), far from the paper's setting,"

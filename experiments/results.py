@@ -1,19 +1,16 @@
-"""Results as JSON: with what made them, written whole, and refused where they do not fit together."""
+"""Records of the paper's experiments: one file for each and scale, refused if they do not fit together."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from results.provenance import made_by_command
+from results.records import ROOT, read_records, write_records
 
-from benchmarks.present_commit import present_commit
-from wenable.files import write_whole
-from wenable.measure.device import describe_device
-
-DOCS = Path(__file__).parents[1] / "docs" / "reproduction"
+RECORDS = ROOT / "results" / "reproduction"
+PICTURES = ROOT / "docs" / "results" / "reproduction"
 
 
 def with_provenance(command: str, scale: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,21 +18,10 @@ def with_provenance(command: str, scale: str, values: Mapping[str, Any]) -> dict
     return {"scale": scale, **made_by_command(command), **values}
 
 
-def made_by_command(command: str) -> dict[str, Any]:
-    """Return what makes a result now: the command, the commit, the machine and the versions."""
-    return {
-        "command": command,
-        "commit": present_commit(),
-        "machine": describe_device(),
-        "versions": {"torch": torch.__version__},
-    }
-
-
 def write_results(folder: Path, name: str, results: Mapping[str, Any]) -> Path:
-    """Write results to `folder/NAME-SCALE.json`, whole or not at all, and return the path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{results['scale']}.json"
-    write_whole(path, json.dumps(results, indent=1) + "\n")
+    """Write results to `folder/NAME-SCALE.jsonl`, whole or not at all, and return the path."""
+    path = folder / f"{name}-{results['scale']}.jsonl"
+    write_records(path, results)
     return path
 
 
@@ -44,13 +30,10 @@ def read_results(folder: Path, name: str, scale: str) -> dict[str, Any] | None:
 
     Raises `ValueError` for a file that is half, or of another scale.
     """
-    path = folder / f"{name}-{scale}.json"
+    path = folder / f"{name}-{scale}.jsonl"
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no whole JSON file: {error}") from error
+    found = read_records(path)
     missing = [key for key in ("command", "commit", "machine", "scale") if key not in found]
     if missing:
         raise ValueError(f"{path} is a half-finished result: it lacks {', '.join(missing)}")

@@ -65,7 +65,7 @@ def run(
     timing: TimingPlan = TIMING,
     switches: int = SWITCHES,
 ) -> dict[str, Any]:
-    """Convert the scale's ResNet by each method, measure, and write `table1-SCALE.json`."""
+    """Convert the scale's ResNet by each method, measure, and write `table1-SCALE.jsonl`."""
     flush_denormals()
     sizes = scale_named(scale)
     splits = load(data, sizes.budgets[sizes.resnet])

@@ -41,7 +41,7 @@ def main() -> None:
 def run(
     scale: str, data: Path, work: Path, out: Path, timing: TimingPlan = TIMING
 ) -> dict[str, Any]:
-    """Train what is missing, evaluate, time, and write `table2-SCALE.json`."""
+    """Train what is missing, evaluate, time, and write `table2-SCALE.jsonl`."""
     flush_denormals()
     sizes = scale_named(scale)
     budget = sizes.budgets[sizes.resnet]

@@ -19,6 +19,7 @@ from experiments.methods import METHODS
 from experiments.networks import NETWORKS
 from experiments.parts import kept
 from experiments.runs import Run, trained
+from results.records import read_records, write_records
 from wenable.measure.latency import TimingPlan
 from wenable.runtime.engines import installed_engines
 
@@ -57,7 +58,7 @@ def five(place):
 
 
 def test_fig5(five, place, monkeypatch):
-    assert json.loads((place / "reproduction" / "fig5-smoke.json").read_text()) == five
+    assert read_records(place / "reproduction" / "fig5-smoke.jsonl") == five
     kinds = [(row["comparison"], row["seed"]) for row in five["rows"]]
     assert kinds == [(name, 0) for name in NAMES]
     epochs = [row["ours"]["budget"]["epochs"] for row in five["rows"]]
@@ -84,14 +85,14 @@ def test_parts_of_fig5_join_those_that_are_there(five, place, tmp_path):
     assert part(NAMES[3]) == [last]
     assert part("equal footing") == [first, last]
     assert part(NAMES[3]) == [first, last]
-    path = tmp_path / "fig5-smoke.json"
-    there = json.loads(path.read_text())
-    path.write_text(json.dumps(there | {"rules": {"threshold": "another"}}))
+    path = tmp_path / "fig5-smoke.jsonl"
+    there = read_records(path)
+    write_records(path, there | {"rules": {"threshold": "another"}})
     with pytest.raises(ValueError, match="made by other rules"):
         part("more passes")
     moved = json.loads(json.dumps(there))
     moved["rows"][0]["seed"] = 7
-    path.write_text(json.dumps(moved))
+    write_records(path, moved)
     with pytest.raises(ValueError, match=r"'equal footing', 7\), which the scale 'smoke' does not"):
         part("more passes")
     longer = json.loads(json.dumps(there))
@@ -166,7 +167,7 @@ def test_fig6(five, place):
 def test_networks_of_fig6_stay_where_others_are_added(five, place, tmp_path, monkeypatch):
     folder = tmp_path / "reproduction"
     shutil.copytree(place / "reproduction", folder)
-    before = json.loads((folder / "fig6-smoke.json").read_text())
+    before = read_records(folder / "fig6-smoke.jsonl")
     (panel,) = before["panels"]
     other = panel | {"network": "another"}
     monkeypatch.setattr(fig6, "_panel", lambda *_: {"network": panel["network"], "points": []})
@@ -177,23 +178,23 @@ def test_networks_of_fig6_stay_where_others_are_added(five, place, tmp_path, mon
     two = replace(smoke, mobilenet="another", budgets={**smoke.budgets, "another": other["budget"]})
     with monkeypatch.context() as patch:
         patch.setitem(SCALES, "smoke", two)
-        (folder / "fig6-smoke.json").write_text(json.dumps(before | {"panels": [other]}))
+        write_records(folder / "fig6-smoke.jsonl", before | {"panels": [other]})
         found = fig6.run("smoke", *where, networks=[panel["network"]])["panels"]
     assert [each["network"] for each in found] == [panel["network"], "another"]
     assert found[1] == other
     with pytest.raises(ValueError, match="holds the network 'another'"):
         fig6.run("smoke", *where)
-    (folder / "fig6-smoke.json").write_text(json.dumps(before))
+    write_records(folder / "fig6-smoke.jsonl", before)
     (new,) = fig6.run("smoke", *where, networks=[panel["network"]])["panels"]
     assert new["points"] == []
     assert new["accuracies_made"] == [five["rows"][0]["made"]]
-    (folder / "fig6-smoke.json").write_text(json.dumps(before | {"rule": "another"}))
+    write_records(folder / "fig6-smoke.jsonl", before | {"rule": "another"})
     with pytest.raises(ValueError, match="made by another rule"):
         fig6.run("smoke", *where, networks=[panel["network"]])
 
 
 def test_fig6_without_the_accuracies_says_what_to_run(place, tmp_path):
-    with pytest.raises(ValueError, match=r"no fig5-smoke\.json.*experiments\.fig5 --scale smoke"):
+    with pytest.raises(ValueError, match=r"no fig5-smoke\.jsonl.*experiments\.fig5 --scale smoke"):
         fig6.run("smoke", place / "images", place / "work", tmp_path)
 
 
@@ -201,7 +202,7 @@ def test_accuracies_of_another_budget_are_refused_in_one_figure(five, place, tmp
     other = json.loads(json.dumps(five))
     for row in other["rows"]:
         row["rival"]["budget"]["epochs"] = 3
-    (tmp_path / "fig5-smoke.json").write_text(json.dumps(other))
+    write_records(tmp_path / "fig5-smoke.jsonl", other)
     with pytest.raises(
         ValueError, match=r"'us-net' had other budgets \(epochs differ.* one figure"
     ):
@@ -321,9 +322,9 @@ def test_the_page_and_its_pictures(place, tmp_path):
     """After the others: all results of the smallest scale lie in one folder."""
     folder = place / "reproduction"
     names = ("table1", "fig5", "fig6", "fig7")
-    if not all((folder / f"{name}-smoke.json").is_file() for name in names):
+    if not all((folder / f"{name}-smoke.jsonl").is_file() for name in names):
         pytest.skip("the experiments were not run before")
-    pictures = reproduction.draw(folder, ["smoke"])
+    pictures = reproduction.draw(folder, tmp_path, ["smoke"])
     assert [path.name for path in pictures] == [
         "fig5-smoke.svg",
         "fig6-smoke.svg",
@@ -331,9 +332,9 @@ def test_the_page_and_its_pictures(place, tmp_path):
     ]
     before = [path.read_text() for path in pictures]
     assert all("<svg" in text for text in before)
-    assert [path.read_text() for path in reproduction.draw(folder, ["smoke"])] == before
+    assert [path.read_text() for path in reproduction.draw(folder, tmp_path, ["smoke"])] == before
     page = reproduction.page(folder, ["smoke"])
-    five = json.loads((folder / "fig5-smoke.json").read_text())
+    five = read_records(folder / "fig5-smoke.jsonl")
     share = 100 * five["rows"][0]["ours"]["fronts"]["greedy"]["above"]["all widths"]["share"]
     assert f"| 73.2 % | {share:.1f} (one seed) %" in page
     crossed = slow_share(five["rows"][3]["ours"], five["rows"][1]["rival"])
@@ -345,17 +346,17 @@ def test_the_page_and_its_pictures(place, tmp_path):
     assert "of `fig5`" not in left_out
     part = json.loads(json.dumps(five))
     gone = part["rows"].pop()
-    (folder / "fig5-smoke.json").write_text(json.dumps(part))
+    write_records(folder / "fig5-smoke.jsonl", part)
     left_out = reproduction.page(folder, ["smoke"]).split("## Not run")[1]
     what = f"{gone['network']}, {gone['comparison']}, seed {gone['seed']}"
     assert f"of `fig5` at scale `smoke` {what}" in left_out
-    (folder / "fig5-smoke.json").write_text(json.dumps(five))
+    write_records(folder / "fig5-smoke.jsonl", five)
     older = json.loads(json.dumps(five))
     older["rows"][0]["made"]["commit"] = "1234567"
-    (folder / "fig5-smoke.json").write_text(json.dumps(older))
+    write_records(folder / "fig5-smoke.jsonl", older)
     with pytest.raises(ValueError, match="shows accuracies of other runs than Figure 5 holds"):
         reproduction.page(folder, ["smoke"])
-    (folder / "fig5-smoke.json").write_text(json.dumps(five))
+    write_records(folder / "fig5-smoke.jsonl", five)
     (folder / "why.json").write_text('{"no claim": "because"}')
     with pytest.raises(ValueError, match="'no claim', which is no claim"):
         reproduction.page(folder, ["smoke"])

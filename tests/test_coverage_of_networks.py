@@ -1,7 +1,5 @@
 """Some of the networks of `make coverage-of-networks`, small enough for every run of the tests."""
 
-import json
-
 import pytest
 import timm
 import torch
@@ -12,7 +10,8 @@ from benchmarks.coverage.check import Outcome, check
 from benchmarks.coverage.groupable import groupable_macs
 from benchmarks.coverage.networks import Candidate, timm_networks, torchvision_networks
 from benchmarks.coverage.table import table
-from benchmarks.export_coverage import DOCS, representatives
+from benchmarks.export_coverage import representatives
+from results.records import ROOT, read_records, records_file
 
 # What each of them has inside that others lack.
 NETWORKS = {
@@ -101,7 +100,7 @@ def test_the_page_counts_and_explains():
 
 
 def test_each_family_that_converts_is_exported_by_its_smallest_network():
-    rows = json.loads((DOCS / "coverage" / "results.json").read_text())["networks"]
+    rows = read_records(records_file(ROOT, "coverage"))["networks"]
     chosen = {(one.library, one.family): one.name for one in representatives()}
     assert len(chosen) == len(representatives())
     for row in rows:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import wenable as we
+from results.records import ROOT, read_records, records_file
 from tests.networks import converted
 from wenable.exporting import executorch as ours
 from wenable.exporting.executorch import export_executorch
@@ -249,7 +250,7 @@ def test_the_host_in_cpp_gives_what_the_host_in_python_gives(written, tmp_path):
 
 def test_the_page_says_what_was_measured():
     text = PAGE.read_text(encoding="utf-8")
-    found = json.loads((PAGE.parent / "executorch" / "results.json").read_text(encoding="utf-8"))
+    found = read_records(records_file(ROOT, "executorch"))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     for row in found["rows"]:
         sizes = (

@@ -1,6 +1,5 @@
 """Every experiment runs at its smallest scale, and its page says what its figures say."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from experiments import cifar10, cost, reproduction, table2
 from experiments.budget import SCALES
 from experiments.networks import NETWORKS
 from experiments.options import start
+from results.records import read_records, write_records
 from tests.test_data import write_images
 from wenable.measure.latency import TimingPlan
 
@@ -24,20 +24,20 @@ def test_cifar10(tmp_path: Path, monkeypatch):
     folder = write_images(tmp_path / "images", {"train": 40, "test": 10}, size=32)
     arguments = {
         "data": folder, "weights": None, "scale": "smoke", "work": tmp_path / "work",
-        "out": tmp_path / "docs", "seed": 0,
+        "out": tmp_path, "seed": 0,
     }  # fmt: skip
     results = cifar10.run(**arguments)
-    assert json.loads((tmp_path / "docs" / "cifar10" / "results.json").read_text()) == results
+    assert read_records(tmp_path / "results" / "cifar10.jsonl") == results
     assert [run["shuffle"] for run in results["runs"]] == ["first", "none"]
     for run in results["runs"]:
         assert list(run["test"]) == ["1", "1/2", "1/4", "1/8", "1/16"]
         assert all(reading["count"] == 20 for reading in run["test"].values())
         assert [row["epoch"] for row in run["curve"]] == [1]
         assert run["training_s"] > 0
-    page = (tmp_path / "docs" / "cifar10.md").read_text()
+    page = (tmp_path / "docs" / "results" / "cifar10.md").read_text()
     value = results["runs"][1]["test"]["1/16"]["value"]
     assert f"| {100 * value:.1f} % (" in page.split("| 1/16 |")[1]
-    assert "<svg" in (tmp_path / "docs" / "cifar10" / "curves.svg").read_text()
+    assert "<svg" in (tmp_path / "docs" / "results" / "cifar10.svg").read_text()
     # What was finished is not computed again.
     monkeypatch.setattr("wenable.training.loop.train_step", None)
     again = cifar10.run(**arguments)
@@ -50,7 +50,7 @@ def test_table2(tmp_path: Path):
     out = tmp_path / "docs" / "reproduction"
     timing = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
     results = table2.run("smoke", folder, tmp_path / "work", out, timing)
-    assert json.loads((out / "table2-smoke.json").read_text()) == results
+    assert read_records(out / "table2-smoke.jsonl") == results
     modes = ["1", "1/2", "1/4", "1/8", "1/16"]
     assert [row["mode"] for row in results["accuracy"]] == modes * 4
     assert len(results["latency"]) == 10
@@ -60,7 +60,7 @@ def test_table2(tmp_path: Path):
     assert f"| {mean:.1f} \u00b1 " in page.split("| 1/4 |")[1].split("\n")[0]
     assert "| +2.98 |" in page
     # A result that is not whole is refused, with what it lacks.
-    (out / "table2-smoke.json").write_text('{"command": "none", "scale": "smoke"}')
+    write_records(out / "table2-smoke.jsonl", {"command": "none", "scale": "smoke"})
     with pytest.raises(ValueError, match="half-finished result: it lacks commit, machine"):
         reproduction.page(out, ["smoke"])
 

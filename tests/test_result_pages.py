@@ -1,11 +1,14 @@
 """What the documentation shows of a benchmark is what its committed results say, and nothing else."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import (
     deadlines,
@@ -19,15 +22,13 @@ from benchmarks import (
     search_cost,
     training_speed,
 )
-from benchmarks.runs_by_machine import add_run
 from experiments import cifar10, reproduction
-
-FRONTS = ("digits_resnet", "digits_resnet_width16", "cifar_resnet20")
-DOCS = Path(__file__).parents[1] / "docs"
+from results.records import ROOT, page_file, read_records, records_file, write_records
+from results.runs_by_machine import add_run
 
 
 def results(name: str) -> Any:
-    return json.loads((DOCS / name / "results.json").read_text(encoding="utf-8"))
+    return read_records(records_file(ROOT, name))
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -35,29 +36,50 @@ PAGES: dict[str, Callable[[], str]] = {
     "deadlines": lambda: deadlines.page(results("deadlines")),
     "deployment": lambda: deployment.page(results("deployment")),
     "export-coverage": lambda: export_coverage.page(results("export-coverage")),
-    "front-quality": lambda: front_quality.page(
-        [json.loads((DOCS / "front-quality" / f"{name}.json").read_text()) for name in FRONTS]
-    ),
+    "front-quality": lambda: front_quality.page(results("front-quality")["networks"]),
     "idle-cost": lambda: idle_cost.page(results("idle-cost")),
     "int8-latency": lambda: int8_latency.page(results("int8-latency")["runs"]),
     "operation-profile": lambda: operation_profile.page(results("operation-profile")["runs"]),
     "real-weights": lambda: real_weights.page(results("real-weights")),
-    "reproduction": lambda: reproduction.page(DOCS / "reproduction"),
+    "reproduction": lambda: reproduction.page(ROOT / "results" / "reproduction"),
     "search-cost": lambda: search_cost.page(results("search-cost")),
-    "training-speed": lambda: training_speed.page(DOCS / "training-speed"),
+    "training-speed": lambda: training_speed.page(ROOT / "results"),
 }
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_made_of_its_results(name: str):
-    assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == PAGES[name]()
+    assert page_file(ROOT, name).read_text(encoding="utf-8") == PAGES[name]()
 
 
 def test_a_run_takes_the_place_of_its_machines_last(tmp_path: Path):
-    path = tmp_path / "a benchmark" / "results.json"
+    path = tmp_path / "a benchmark" / "speed.jsonl"
     first, other = {"machine": "b", "ms": 1.0}, {"machine": "a", "ms": 2.0}
     assert add_run(path, first) == [first]
     assert add_run(path, other) == [other, first]
     again = first | {"ms": 3.0}
     assert add_run(path, again) == [other, again]
-    assert json.loads(path.read_text()) == {"runs": [other, again]}
+    assert read_records(path) == {"runs": [other, again]}
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+ROWS = st.lists(st.dictionaries(st.text(), LEAVES | st.lists(LEAVES)), max_size=3)
+
+
+@given(st.dictionaries(st.text(min_size=1) | st.just("commit"), LEAVES | ROWS, max_size=4))
+def test_records_come_back_as_they_were_written(results: dict[str, Any]):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "made.jsonl"
+        write_records(path, results)
+        assert read_records(path) == results
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    if isinstance(results.get("commit"), str):
+        assert all(line["made"]["commit"] == results["commit"] for line in lines)
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path: Path):
+    path = tmp_path / "made.jsonl"
+    write_records(path, {"rows": [{"ms": 1.0}]})
+    path.write_text(path.read_text() + '{"part": "rows"}\n')
+    with pytest.raises(ValueError, match=r"made\.jsonl, line 3 is no record"):
+        read_records(path)

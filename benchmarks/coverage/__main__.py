@@ -5,7 +5,7 @@
     python -m benchmarks.coverage --resume            those that have no result yet
     python -m benchmarks.coverage --pick              choose the smallest network of each timm module
 
-Results go to `docs/coverage/results.json` after every network, the table to `docs/coverage.md`.
+Results go to `results/coverage.jsonl` after every network, the table to `docs/results/coverage.md`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from benchmarks.coverage.networks import (
     torchvision_networks,
 )
 from benchmarks.coverage.table import table
-from benchmarks.present_commit import present_commit
+from results.provenance import present_commit
+from results.records import ROOT, page_file, read_records, records_file, write_records
 from wenable.files import write_whole
 from wenable.measure.device import describe_device
 
-DOCS = Path(__file__).parents[2] / "docs"
 LIMIT_S = 1200
 
 
@@ -47,10 +47,9 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(dataclasses.asdict(check(Candidate(**json.loads(arguments.one))))))
         return
-    results = arguments.out / "coverage" / "results.json"
-    results.parent.mkdir(parents=True, exist_ok=True)
+    results = records_file(arguments.out, "coverage")
     keep = arguments.resume or arguments.only
-    rows = json.loads(results.read_text())["networks"] if keep and results.exists() else []
+    rows = read_records(results)["networks"] if keep and results.exists() else []
     outcomes = {(row["library"], row["name"]): Outcome(**row) for row in rows}
     commit = present_commit()
     candidates = [
@@ -66,7 +65,7 @@ def main() -> None:
             outcome.commit = commit
             print(_line(number, len(candidates), outcome), flush=True)
             _write(results, outcomes)
-    write_whole(arguments.out / "coverage.md", table(json.loads(results.read_text())))
+    write_whole(page_file(arguments.out, "coverage"), table(read_records(results)))
 
 
 def _arguments() -> Any:
@@ -74,7 +73,7 @@ def _arguments() -> Any:
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--library", nargs="*", default=["torchvision", "timm"])
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--out", type=Path, default=ROOT)
     parser.add_argument("--pick", action="store_true", help="choose timm's networks anew")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -115,7 +114,7 @@ def _write(path: Path, outcomes: dict[tuple[str, str], Outcome]) -> None:
         "versions": {m.__name__: m.__version__ for m in (torch, torchvision, timm)},
         "networks": [dataclasses.asdict(outcome) for outcome in outcomes.values()],
     }
-    write_whole(path, json.dumps(values, indent=1) + "\n")
+    write_records(path, values)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ training with a finite gradient at every layer that switches.
 
 Made by `{command}` (`make coverage-of-networks`) on {machine} with {versions}. The figures of every
 network, the MACs by reason of what does not switch, and the commit they were found with are in
-`docs/coverage/results.json`.
+`results/coverage.jsonl`.
 
 - *groupable*: share of the groupable MACs that switches; in brackets with `attention=True`, where
   projections of attention were left alone.
@@ -40,7 +40,7 @@ _COLUMNS = "| network | family | knobs | GMACs | groupable | of all | 1/16 | ext
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Return the page, in Markdown, for the content of `results.json`."""
+    """Return the page, in Markdown, for the content of the records."""
     outcomes = [Outcome(**row) for row in results["networks"]]
     page = [
         _HEAD.format(
