@@ -11,7 +11,7 @@ from PIL import Image
 
 from wenable.data.image_folder import ImageFiles
 from wenable.data.transforms import ImageSettings, evaluation_transform
-from wenable.images import UnreadableImageError, read_image
+from wenable.images import UnreadableImageError, find_images, read_image
 from wenable.runtime import prepare_image
 
 RNG = np.random.default_rng(0)
@@ -256,3 +256,32 @@ def test_a_missing_file_and_a_named_stream_are_named(tmp_path: Path):
         read_image(tmp_path / "no.png")
     with pytest.raises(UnreadableImageError, match="the image standard input cannot be read"):
         read_image(io.BytesIO(b"?"), name="standard input")
+
+
+def test_images_are_found_through_links_and_the_rest_is_counted(tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    folder = tmp_path / "folder"
+    for path in ("a.PNG", "deep/b.avif", ".ipynb_checkpoints/c.png", "__MACOSX/d.png"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    elsewhere.mkdir()
+    for name in ("._e.png", "notes.txt", "README", "more.txt"):
+        (folder / name).touch()
+    (elsewhere / "z.jp2").touch()
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "one.gif").symlink_to(elsewhere / "z.jp2")
+    (folder / "gone.png").symlink_to(tmp_path / "gone")
+    (folder / "deep" / "up").symlink_to(folder)
+    (elsewhere / "loop").symlink_to(elsewhere)
+    found = find_images(folder)
+    names = ["a.PNG", "deep/b.avif", "linked/z.jp2", "one.gif"]
+    assert found.images == tuple(str(folder / name) for name in names)
+    real = [folder / names[0], folder / names[1], elsewhere / "z.jp2", elsewhere / "z.jp2"]
+    assert found.places == tuple(str(path.resolve()) for path in real)
+    assert found.left_out == {
+        "hidden": 3,
+        "not an image by its name (.txt)": 2,
+        "not an image by its name (no suffix)": 1,
+        "a link to nothing": 1,
+        "a link back to a folder that it lies in": 2,
+    }

@@ -1,14 +1,12 @@
-"""`wenable export`, `profile`, `run` and `bench`: from a saved network to a device, and there."""
+"""`wenable export`, `profile`, `verify` and `bench`: from a saved network to a device, and there."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.table import Table
 
 from wenable.cli.terminal import consoles, counted, interval_text, print_json, progress_bar
@@ -220,61 +218,6 @@ def _refit_words(again: Any, path: Path | None) -> str:
     if again.helps:
         return f"{words}better; written: {path}"
     return f"{words}no better than chance, and nothing was written"
-
-
-def run_once(
-    bundle: Path,
-    inputs: Sequence[Path],
-    mode: str,
-    deadline_ms: float | None,
-    engine: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Run a bundle on images or arrays and print the most likely classes."""
-    from wenable.runtime import Session
-
-    console, _ = consoles(as_json)
-    session = Session(bundle, engine=engine, threads=threads)
-    rows = []
-    for path in inputs:
-        x = _input(path, session)
-        started = time.perf_counter()
-        y = session.run(x, mode=mode or None, deadline_ms=deadline_ms)
-        taken = 1e3 * (time.perf_counter() - started)
-        used = session.modes[session.bundle.number_of(mode) if mode else 0]
-        if deadline_ms is not None:
-            used = session.controller(len(x)).decisions[-1].name
-        answer = _most_likely(np.asarray(y)[0], session)
-        rows.append({"input": str(path), "mode": used, "latency_ms": taken, "answer": answer})
-    if as_json:
-        print_json(rows)
-        return
-    for row in rows:
-        answer = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["answer"])
-        console.print(f"{row['input']}: {answer}  ({row['latency_ms']:.2f} ms, mode {row['mode']})")
-
-
-def _input(path: Path, session: Any) -> np.ndarray:
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    if session.bundle.preprocessing is None:
-        raise ValueError(
-            f"{path}: the bundle does not say how images are prepared; pass a .npy array instead"
-        )
-    from wenable.runtime import prepare_image
-
-    return prepare_image(path, session.bundle.preprocessing)
-
-
-def _most_likely(logits: np.ndarray, session: Any, count: int = 3) -> list[tuple[str, float]]:
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    kept = session.bundle.preprocessing
-    labels: list[str] = list(kept.labels) if kept else []
-    best = np.argsort(-shares)[:count]
-    names: list[str] = [labels[i] if i < len(labels) else str(i) for i in best]
-    return list(zip(names, shares[best].tolist(), strict=True))
 
 
 def run_bench(

@@ -32,6 +32,8 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except typer.Exit:  # which is a RuntimeError
+            raise
         except (ValueError, FloatingPointError, ImportError, OSError, RuntimeError) as error:
             if _settings["debug"]:
                 raise
@@ -293,19 +295,27 @@ def verify(
 @_one_line_errors
 def run(
     bundle: BundleFile,
-    inputs: Annotated[list[Path], typer.Argument(help="Image files, or arrays as .npy.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images, or arrays as .npy: files, folders, patterns as 'in/*.png', - for standard"
+            " input."
+        ),
+    ],
     mode: Annotated[str, typer.Option(help="One of the exported modes.")] = "",
     deadline_ms: Annotated[
         float | None, typer.Option(help="Instead of a mode: the most accurate that meets it.")
     ] = None,
     engine: Engine = "auto",
     threads: Threads = None,
+    top_k: Annotated[int, typer.Option(help="How many of the most likely classes to show.")] = 3,
     json: Json = False,
 ) -> None:
     """Run a bundle on images, in a mode or under a deadline."""
-    from wenable.cli.bundles import run_once
+    from wenable.cli.run import run_once
 
-    run_once(bundle, inputs, mode, deadline_ms, engine, threads, json)
+    if not run_once(bundle, inputs, mode, deadline_ms, engine, threads, top_k, json):
+        raise typer.Exit(1)
 
 
 @app.command()
