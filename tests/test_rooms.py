@@ -15,6 +15,7 @@ SOURCE = Path(we.__file__).parent
 ROOMS: dict[str, set[str]] = {
     "version": set(),
     "files": set(),
+    "user_cache": set(),
     "journal": set(),
     "space": set(),
     "tables": {"space"},
@@ -36,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"dynamic_network", "modules", "processes", "space", "tables"},
     "training": {
         "data", "dynamic_network", "evaluation", "files", "layers", "modules", "processes", "space",
+        "user_cache",
     },
     "measure": {"tables"},
     "exploration": {"cost_table", "files", "journal", "space", "tables"},
@@ -57,7 +59,9 @@ ROOMS: dict[str, set[str]] = {
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"cost_table", "files", "space", "tables"},
-    "runtime": {"cost_table", "files", "images", "measure", "preprocessing", "space", "tables"},
+    "runtime": {
+        "cost_table", "files", "images", "measure", "preprocessing", "space", "tables", "user_cache",
+    },
     "profiling": {"cost_table", "files", "journal", "measure", "runtime", "space", "tables"},
     "comparison": {"measure", "runtime", "tables"},
     "escalation": set(),
@@ -69,7 +73,7 @@ ROOMS: dict[str, set[str]] = {
     },
 }  # fmt: skip
 FREE_OF_TORCH = (
-    "version", "files", "images", "journal", "space", "tables", "cost_table", "preprocessing",
+    "version", "files", "user_cache", "images", "journal", "space", "tables", "cost_table", "preprocessing",
     "measure", "exploration", "runtime", "profiling", "comparison", "report", "escalation",
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from wenable.cli.terminal import consoles, counted, interval_text, print_json, progress_bar
-from wenable.files import write_whole
+from wenable.files import check_writable, write_whole
 from wenable.measure.device import conditions_words, describe_device, usable_cores
 from wenable.tables import Front
 
@@ -97,13 +98,20 @@ def run_profile(
     """Measure a bundle on this device, keep what was found, and write it to a file if asked."""
     from wenable.measure import NoMeter
     from wenable.profiling import profile
+    from wenable.runtime.device_profile import why_no_profile_is_kept
 
     console, progress = consoles(as_json)
+    _check_place(out)
+    problem = why_no_profile_is_kept()
+    if problem and out is None:
+        raise OSError(f"the profile could not be kept: {problem}; name a file with --out")
 
     def tell(seconds: float) -> None:
         progress.print(f"measuring on {engine}: about {max(seconds / 60, 0.1):.1f} minutes")
 
-    with progress_bar(progress, "measuring") as update:
+    with progress_bar(progress, "measuring") as update, warnings.catch_warnings():
+        if problem:  # it is said below, in one line
+            warnings.filterwarnings("ignore", "the profile is not kept", RuntimeWarning)
         found = profile(
             bundle, engine=engine, threads=threads,
             meter=None if energy else NoMeter("it was not asked for"),
@@ -127,6 +135,8 @@ def run_profile(
         console.print(f"energy: not measured ({found.energy_reason})")
     console.print(conditions_words(found.conditions, found.conditions_after))
     kept = "kept for sessions of this network on this device"
+    if problem:
+        kept = f"not kept for sessions ({problem}); pass it to them as `profile`"
     console.print(kept if out is None else f"{kept}; written: {out}")
 
 
@@ -150,6 +160,7 @@ def run_verify(
 
     console, progress = consoles(as_json)
     _check_new(refit)
+    _check_place(out)
     also = []
     if front is not None:
         found = Front.from_json(json.loads(front.read_text(encoding="utf-8")))
@@ -182,6 +193,12 @@ def run_verify(
     if again is not None:
         console.print(_predictions(again.before, again.after))
         console.print(_refit_words(again, refit))
+
+
+def _check_place(path: Path | None) -> None:
+    """Refuse a file that cannot be written before minutes of measuring are spent on it."""
+    if path is not None:
+        check_writable(path)
 
 
 def _check_new(path: Path | None) -> None:
@@ -228,6 +245,7 @@ def run_bench(
     from wenable.runtime.engines import installed_engines
 
     console, progress = consoles(as_json)
+    _check_place(out)
     names = [each.strip() for each in engines.split(",")] if engines else list(installed_engines())
     wanted = [each.strip() for each in modes.split(";")] if modes else None
     counts = _threads(threads)

@@ -6,6 +6,7 @@ Both are measured through the engine that will run them, with the models that a 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -31,6 +32,7 @@ from wenable.runtime.device_profile import (
     POLICIES,
     DeviceProfile,
     default_profile_path,
+    why_no_profile_is_kept,
     write_profile,
 )
 from wenable.runtime.engines import Engine, describe_engine, open_engine
@@ -78,6 +80,9 @@ def profile(
     - `on_event`: told when the device changed its speed and what was measured again; the profile
       holds the same words.
 
+    Where nothing can be kept for this user, as without a home folder, a warning says so; the profile is
+    returned all the same, to be passed to sessions.
+
     Raises `FileNotFoundError`, `BundleError`, `EngineError`; `JournalError` where another process
     profiles the same bundle, or an interrupted run had other arguments.
     """
@@ -89,7 +94,7 @@ def profile(
         opened.threads,
         conditions=conditions(),
     )
-    where = default_profile_path(found.bundle, found.device, found.engine, found.threads)
+    where = _place_to_keep(found)
     settings = {
         "mixtures": mixtures,
         "table_modes": table_modes,
@@ -131,10 +136,35 @@ def profile(
         elif isinstance(meter, NoMeter):
             found = replace(found, energy_reason=meter.reason)
         found = replace(found, events=tuple(steps.events), conditions_after=conditions())
-        write_profile(where, found.to_json())
+        if where is not None:
+            _keep(where, found)
         if journal is not None:
             journal.remove()
     return found
+
+
+def _place_to_keep(found: DeviceProfile) -> Path | None:
+    """Return where a profile is kept, or None, with a warning, where nothing can be kept."""
+    problem = why_no_profile_is_kept()
+    if problem:
+        _warn_not_kept(problem)
+        return None
+    return default_profile_path(found.bundle, found.device, found.engine, found.threads)
+
+
+def _keep(where: Path, found: DeviceProfile) -> None:
+    try:
+        write_profile(where, found.to_json())
+    except OSError as error:  # minutes of measuring are not lost for it
+        _warn_not_kept(str(error))
+
+
+def _warn_not_kept(problem: str) -> None:
+    warnings.warn(
+        f"the profile is not kept for sessions: {problem}; pass it to them as `profile`",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def journal_path(profile: Path) -> Path:
@@ -143,12 +173,11 @@ def journal_path(profile: Path) -> Path:
 
 
 @contextmanager
-def _journal(profile: Path, run: dict[str, Any]) -> Iterator[Journal | None]:
-    """Open the journal of a run; None where the system has no locks, and nothing is kept."""
-    if not SUPPORTED:
+def _journal(profile: Path | None, run: dict[str, Any]) -> Iterator[Journal | None]:
+    """Open the journal of a run; None where nothing is kept, or the system has no locks."""
+    if profile is None or not SUPPORTED:
         yield None
         return
-    profile.parent.mkdir(parents=True, exist_ok=True)
     with Journal(journal_path(profile), run, kind="profile") as journal:
         yield journal
 

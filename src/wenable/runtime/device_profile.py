@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from platformdirs import user_cache_path
 
 from wenable.cost_table import CostTable
 from wenable.files import write_whole
@@ -32,6 +31,7 @@ from wenable.runtime.lowering import (
 )
 from wenable.runtime.stored_order import Chain
 from wenable.tables import Reading
+from wenable.user_cache import cache_path, why_not_kept
 
 FORMAT, VERSION = "wenable-device-profile", 2
 
@@ -213,8 +213,23 @@ class DeviceProfile:
         """
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} is no device profile: {error}") from error
+
+    def check_fits(self, bundle: str, engine: Engine) -> None:
+        """Raise `ValueError` where it was measured with another network, engine or number of threads.
+
+        - `bundle`: the structure of the bundle.
+        """
+        for what, expected, found in (
+            ("bundle", bundle, self.bundle),
+            ("engine", f"{engine.name} {engine.version}", self.engine),
+            ("threads", engine.threads, self.threads),
+        ):
+            if found != expected:
+                raise ValueError(
+                    f"`profile` was measured with {what} {found}; this session has {expected}"
+                )
 
 
 def _is_free(reader: SwitchableLayer, before: Lowering, now: Lowering) -> bool:
@@ -287,20 +302,45 @@ def write_profile(path: Path, values: Any) -> None:
     write_whole(path, json.dumps(values, indent=1) + "\n")
 
 
-def default_profile_path(bundle: str, device: str, engine: str, threads: int) -> Path:
-    """Return where the profile of a bundle on this device is kept for this user."""
+def default_profile_path(bundle: str, device: str, engine: str, threads: int) -> Path | None:
+    """Return where the profile of a bundle on this device is kept for this user.
+
+    None where no home folder can be told: nothing is kept then.
+    """
     words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{engine}-{threads}-{device}")
     # What an older version kept is not looked at: it is measured again.
-    return user_cache_path("wenable") / "profiles" / f"{bundle[:16]}-{words}-v{VERSION}.json"
+    return cache_path("profiles", f"{bundle[:16]}-{words}-v{VERSION}.json")
+
+
+def why_no_profile_is_kept() -> str:
+    """Return why profiles cannot be kept for this user; "" where they can."""
+    return why_not_kept(cache_path("profiles", "any.json"))
 
 
 def kept_profile(bundle: str, engine: Engine) -> DeviceProfile:
     """Return what was measured of a bundle here and kept for this user; an empty one if nothing was.
 
-    - `bundle`: its structure. Raises `ValueError` where the file is no profile.
+    - `bundle`: its structure.
+
+    A file that cannot be read, is damaged or belongs to something else is ignored with a warning:
+    nobody has asked for it.
     """
     words, device = f"{engine.name} {engine.version}", describe_device()
     path = default_profile_path(bundle, device, words, engine.threads)
-    if path.is_file():
-        return DeviceProfile.read(path)
-    return DeviceProfile(bundle, device, words, engine.threads)
+    nothing = DeviceProfile(bundle, device, words, engine.threads)
+    if path is None:
+        return nothing
+    try:
+        kept = DeviceProfile.read(path)
+        kept.check_fits(bundle, engine)
+    except (FileNotFoundError, NotADirectoryError):
+        return nothing
+    except (OSError, ValueError) as error:
+        warnings.warn(
+            f"the profile kept in {path} is ignored ({error}); remove it, or measure again with"
+            " wenable profile",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return nothing
+    return kept

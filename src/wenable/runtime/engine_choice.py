@@ -34,14 +34,16 @@ def fastest_engine(bundle: Bundle, threads: int | None) -> str:
         return names[0]
     versions = " ".join(f"{name} {open_engine(name, 1).version}" for name in names)
     kept = default_profile_path(bundle.structure, describe_device(), versions, threads or 0)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        chosen = str(json.loads(kept.read_text(encoding="utf-8"))["fastest"])
-        if chosen in names:
-            return chosen
+    if kept is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            chosen = str(json.loads(kept.read_text(encoding="utf-8"))["fastest"])
+            if chosen in names:
+                return chosen
     times = _times(bundle, threads, names)
     chosen = min(times, key=lambda name: times[name])
-    with contextlib.suppress(OSError):  # where nothing can be kept it is measured again
-        write_profile(kept, {"fastest": chosen, "ms": times})
+    if kept is not None:
+        with contextlib.suppress(OSError):  # where nothing can be kept it is measured again
+            write_profile(kept, {"fastest": chosen, "ms": times})
     return chosen
 
 

@@ -192,20 +192,10 @@ class Session:
 
     def _profile(self, given: DeviceProfile | str | os.PathLike[str] | None) -> DeviceProfile:
         """Return the profile that was given, or the one kept for this user, or an empty one."""
-        engine = f"{self.engine.name} {self.engine.version}"
-        structure, threads = self.bundle.structure, self.engine.threads
         if given is None:
-            given = kept_profile(structure, self.engine)
+            return kept_profile(self.bundle.structure, self.engine)
         profile = given if isinstance(given, DeviceProfile) else DeviceProfile.read(Path(given))
-        for what, expected, found in (
-            ("bundle", structure, profile.bundle),
-            ("engine", engine, profile.engine),
-            ("threads", threads, profile.threads),
-        ):
-            if found != expected:
-                raise ValueError(
-                    f"`profile` was measured with {what} {found}; this session has {expected}"
-                )
+        profile.check_fits(self.bundle.structure, self.engine)
         return profile
 
     def _number_of(self, mode: ModeChoice) -> int:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 
 from wenable.files import write_whole
 from wenable.layers.executions import GROUPED
 from wenable.layers.weight_enabled import WeightEnabled
+from wenable.user_cache import cache_path
 
 FORMAT, VERSION = "wenable-executions", 1
 
@@ -22,9 +22,9 @@ MARGIN = 0.9
 """Another way than the one written is taken only where it takes less than this share of the time."""
 
 
-def default_memory_path() -> Path:
-    """Return the file that the runs of this user share."""
-    return user_cache_path("wenable") / "executions.json"
+def default_memory_path() -> Path | None:
+    """Return the file that the runs of this user share; None where no home folder can be told."""
+    return cache_path("executions.json")
 
 
 def fastest(times_ms: Mapping[str, float]) -> str:
@@ -58,14 +58,16 @@ class ExecutionMemory:
                 }
 
     def _read(self) -> dict[str, Any]:
-        if self.path is None or not self.path.is_file():
+        if self.path is None:
             return {}
         try:
             values = json.loads(self.path.read_text(encoding="utf-8"))
             if values["format"] != FORMAT or values["version"] != VERSION:
                 raise ValueError("it is of another kind or version")
-            return dict(values["devices"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return {str(device): dict(times) for device, times in values["devices"].items()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             warnings.warn(
                 f"{self.path} cannot be read ({error}); the executions are timed anew",
                 RuntimeWarning,
