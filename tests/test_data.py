@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from wenable.data import ImageBatches, ImageSettings, batches, digits, image_folder
+from wenable.data.summary import common_size, summary
 from wenable.data.transforms import evaluation_transform, training_transform
-from wenable.images import UnreadableImageError
+from wenable.images import UnreadableImageError, read_image
+from wenable.images.reading import image_size
 
 
 def test_the_splits_are_apart_and_complete():
@@ -163,8 +165,138 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path):
         image_folder(tmp_path)
     (tmp_path / "test" / "cow").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "test" / "cow" / "a.png")
-    with pytest.raises(ValueError, match=r"other classes than .*\['cow', 'dog'\]"):
+    with pytest.raises(ValueError, match=r"has images of cow, of which .*train has none"):
         image_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"`search_share` \(=1\) must be between 0 and 1"):
+        image_folder(tmp_path, search_share=1)
+
+
+def put(folder: Path, names: list[str], size: tuple[int, int] = (6, 4)) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", size).save(folder / name)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
+def test_every_class_keeps_a_training_image(tmp_path, share: float):
+    put(tmp_path / "train" / "one", ["a.png"])
+    put(tmp_path / "train" / "two", ["a.png", "b.png"])
+    put(tmp_path / "train" / "many", [f"{number}.png" for number in range(9)])
+    put(tmp_path / "test" / "one", ["a.png"])
+    splits = image_folder(tmp_path, search_share=share)
+    assert splits.train.classes == ("many", "one", "two")
+    assert {label for _, label in splits.train.samples} == {0, 1, 2}
+    assert {label for _, label in splits.search.samples} == {0, 2}
+    assert len(splits.train) + len(splits.search) == 12
+    lines = summary(splits)
+    assert "none of one (1 of 3)" in lines[1]
+    assert "none of many, two (2 of 3)" in lines[2]
+
+
+def test_one_image_of_each_class_leaves_none_to_choose_modes_on(tmp_path):
+    for part in ("train", "test"):
+        put(tmp_path / part / "one", ["a.png"])
+    with pytest.raises(ValueError, match="one image of each class, so none can be set aside"):
+        image_folder(tmp_path)
+    put(tmp_path / "val" / "one", ["a.png"])
+    assert [len(part) for part in parts_of(image_folder(tmp_path))] == [1, 1, 1]
+
+
+def parts_of(splits) -> list:
+    return [splits.train, splits.search, splits.test]
+
+
+def test_what_is_no_class_is_none_and_what_is_left_out_is_counted(tmp_path):
+    put(tmp_path / "train" / "cat", ["a.png", "b.gif", "c.avif", "d.jp2", "e.JPG"])
+    put(tmp_path / "train" / "dog", ["a.png", "b.png"], size=(20, 10))
+    put(tmp_path / "train" / ".ipynb_checkpoints", ["a.png"])
+    put(tmp_path / "train" / "cat" / ".ipynb_checkpoints", ["a-checkpoint.png"])
+    put(tmp_path / "test" / "cat", ["a.png"])
+    (tmp_path / "train" / "cow").mkdir()
+    (tmp_path / "train" / "cow" / "list.txt").touch()
+    (tmp_path / "test" / "dog").mkdir()
+    put(tmp_path / "train", ["stray.png"])
+    splits = image_folder(tmp_path)
+    assert splits.train.classes == splits.test.classes == ("cat", "dog")
+    assert len(splits.train) + len(splits.search) == 7
+    assert splits.left_out == {
+        "hidden": 2,
+        "in no folder of a class": 1,
+        "not an image by its name (.txt)": 1,
+        "the folder train/cow: no images": 1,
+        "the folder test/dog: no images": 1,
+    }
+    training, search, test, left_out = summary(splits)
+    assert training.startswith("training (train): 5 images of 2 classes, 1 to 4 of each; ")
+    assert training.endswith("6 to 20 x 4 to 10 pixels")
+    assert search.startswith("search (set aside from train): 2 images of 2 classes, 1 of each; ")
+    assert test == "test (test): 1 image of 1 class, 1 of each, none of dog (1 of 2); 6 x 4 pixels"
+    assert left_out == (
+        "left out: 2 hidden, 1 in no folder of a class, 1 not an image by its name (.txt), 1 the folder"
+        " test/dog: no images, 1 the folder train/cow: no images"
+    )
+
+
+@pytest.mark.parametrize("train", ["train", "Train", "training"])
+@pytest.mark.parametrize("search", ["val", "validation", "valid", "VALID", "dev", "eval"])
+@pytest.mark.parametrize("test", ["test", "Testing"])
+def test_the_splits_are_found_by_any_usual_name(tmp_path, train: str, search: str, test: str):
+    write_images(tmp_path, {train: 3, search: 2, test: 1})
+    splits = image_folder(tmp_path)
+    assert [len(part) for part in parts_of(splits)] == [6, 4, 2]
+    assert splits.sources == (train, search, test)
+    (tmp_path / search).rename(tmp_path / "elsewhere")
+    assert image_folder(tmp_path).sources == (train, f"set aside from {train}", test)
+    (tmp_path / test).rename(tmp_path / search)
+    assert image_folder(tmp_path).sources == (train, f"set aside from {train}", search)
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path):
+    write_images(tmp_path, {"train": 3, "val": 2, "valid": 1})
+    with pytest.raises(ValueError, match="has the folders val, valid for one and the same split"):
+        image_folder(tmp_path)
+
+
+def test_links_are_followed_and_splits_that_share_files_are_refused(tmp_path):
+    store, folder = tmp_path / "store", tmp_path / "folder"
+    write_images(store, {"train": 3, "test": 2})
+    folder.mkdir()
+    (folder / "train").symlink_to(store / "train")
+    (folder / "test").mkdir()
+    for name in ("cat", "dog"):
+        (folder / "test" / name).symlink_to(store / "test" / name)
+    (store / "train" / "cat" / "up").symlink_to(store / "train")
+    splits = image_folder(folder)
+    assert len(splits.train) + len(splits.search) == 6 + 3  # the dogs of `up` are cats too
+    assert splits.left_out == {"a link back to a folder that it lies in": 1}
+    (store / "train" / "cat" / "up").unlink()
+    (folder / "val").symlink_to(store / "test")
+    with pytest.raises(ValueError, match=r"are one file, as are 4 of val and test in all; the spl"):
+        image_folder(folder)
+    (folder / "val").unlink()
+    (folder / "val" / "cat").mkdir(parents=True)
+    (folder / "val" / "cat" / "x.png").symlink_to(store / "train" / "cat" / "000.png")
+    with pytest.raises(
+        ValueError, match=r"000\.png and .*x\.png are one file, as are 1 of train and"
+    ):
+        image_folder(folder)
+
+
+def test_the_summary_names_images_that_cannot_be_opened(tmp_path):
+    write_images(tmp_path, {"train": 3, "val": 1, "test": 1})
+    bad = tmp_path / "train" / "cat" / "000.png"
+    bad.write_bytes(b"no image")
+    assert f"1 of 6 cannot be opened: the image {bad} cannot be read" in summary(
+        image_folder(tmp_path)
+    )[0]  # fmt: skip
+
+
+def test_sizes_are_those_of_the_upright_image(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    for name in ("a.jpg", "a.png", "a.tiff", "a.webp"):
+        Image.new("RGB", (6, 4)).save(tmp_path / name, exif=exif)
+        assert image_size(tmp_path / name) == read_image(tmp_path / name).size == (4, 6), name
 
 
 def test_evaluation_scales_and_crops_as_timm_does(tmp_path):
@@ -192,3 +324,9 @@ def test_training_images_vary_unless_they_are_to_stay(crops):
 def test_image_settings_outside_their_range_are_refused(setting: dict):
     with pytest.raises(ValueError, match=f"`{next(iter(setting))}`"):
         ImageSettings(**setting)
+
+
+def test_images_of_one_square_size_tell_it(tmp_path):
+    assert common_size(image_folder(write_images(tmp_path, {"train": 3, "test": 1})).train) == 12
+    put(tmp_path / "train" / "cat", [f"wide{number}.png" for number in range(9)])
+    assert common_size(image_folder(tmp_path).train) is None

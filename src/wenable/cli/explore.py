@@ -41,6 +41,8 @@ def run_explore(
     flush_denormals()
     net = we.load(network)
     data = load_data_for(net, data_name)
+    for line in data.summary:
+        progress.print(line, markup=False, emoji=False, soft_wrap=True)
     cost = cost or ("macs" if profile is None else "latency")
     tables = {} if profile is None else _tables(profile)
     table = _table_for(cost, tables, profile)

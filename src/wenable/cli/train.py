@@ -54,6 +54,8 @@ def run_train(
     config = recipe.training
     method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle))
     data = load_data(data_name, recipe, workers=workers, skip_bad=skip_bad)
+    for line in data.summary:
+        progress.print(line, markup=False, emoji=False, soft_wrap=True)
     loader = data.training_batches(recipe.batch_size, config.seed)
     torch.manual_seed(config.seed)
     model = build(name)

@@ -14,7 +14,8 @@ import wenable as we
 from wenable.cli.terminal import progress_bar
 from wenable.cost_table import CostTable
 from wenable.data import ImageBatches, TensorBatches, batches, digits, image_folder
-from wenable.data.image_folder import ImageFiles
+from wenable.data.image_folder import FolderSplits, ImageFiles
+from wenable.data.summary import summary
 from wenable.data.transforms import ImageSettings, evaluation_transform, training_transform
 from wenable.dynamic_network import DynamicNetwork
 from wenable.exploration.greedy import SearchStep
@@ -40,6 +41,7 @@ class Data:
     - `calibration`, `search`, `test`: batches that can be gone through again and again.
     - `example`: a batch of one image of zeros.
     - `preprocessing`: how an image becomes the network's input, where images are read from files.
+    - `summary`: lines that say what the folder of images holds.
     """
 
     training_batches: Callable[[int, int], Any]
@@ -48,6 +50,7 @@ class Data:
     test: Any
     example: torch.Tensor
     preprocessing: Preprocessing | None = None
+    summary: tuple[str, ...] = ()
 
 
 def flush_denormals() -> None:
@@ -56,10 +59,16 @@ def flush_denormals() -> None:
 
 
 def load_data(
-    name: str, recipe: Recipe | None = None, *, workers: int = 0, skip_bad: bool = False
+    name: str,
+    recipe: Recipe | None = None,
+    *,
+    splits: FolderSplits | None = None,
+    workers: int = 0,
+    skip_bad: bool = False,
 ) -> Data:
     """Return a data set by name, or the images under a folder.
 
+    - `splits`: those of the folder, where they are known already.
     - `recipe`: says how images are prepared, and how many serve calibration; of the digits 128 do:
       on 8x8 to 2x2 maps that is 512 values a channel at least, and a search does it some hundred
       times.
@@ -68,14 +77,12 @@ def load_data(
     """
     if name == "digits":
         return _digits()
-    if not Path(name).is_dir():
-        raise ValueError(f"`--data` (={name!r}) is unknown; allowed: digits, or a folder of images")
+    splits = find_splits(name) if splits is None else splits
     recipe = recipe_named("cifar") if recipe is None else recipe
     if recipe.images is None:
         raise ValueError(
             f"`--data` (={name!r}) is a folder of images, which this recipe is not for"
         )
-    splits = image_folder(name)
     learn, look = training_transform(recipe.images), evaluation_transform(recipe.images)
     common: dict[str, Any] = {"workers": workers, "skip_bad": skip_bad}
 
@@ -100,7 +107,15 @@ def load_data(
         evaluated(splits.test),
         torch.zeros(1, 3, recipe.images.size, recipe.images.size),
         recipe.images.preprocessing(splits.train.classes),
+        tuple(summary(splits)),
     )
+
+
+def find_splits(name: str) -> FolderSplits:
+    """Return the images under a folder; raises as `image_folder` does, for other names too."""
+    if not Path(name).is_dir():
+        raise ValueError(f"`--data` (={name!r}) is unknown; allowed: digits, or a folder of images")
+    return image_folder(name)
 
 
 def load_data_for(net: DynamicNetwork, name: str) -> Data:

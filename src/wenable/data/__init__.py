@@ -4,6 +4,7 @@ from wenable.data.batches import ImageBatches as ImageBatches
 from wenable.data.batches import TensorBatches as TensorBatches
 from wenable.data.batches import batches as batches
 from wenable.data.digits import digits as digits
+from wenable.data.image_folder import FolderSplits as FolderSplits
 from wenable.data.image_folder import image_folder as image_folder
 from wenable.data.splits import Splits as Splits
 from wenable.data.transforms import ImageSettings as ImageSettings

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wenable.data.splits import Splits
-from wenable.images import read_image
+from wenable.images import find_images, read_image
+from wenable.images.finding import is_hidden
+
+# What people call the folders of the splits, in upper or lower case.
+_TRAIN = ("train", "training")
+_SEARCH = ("val", "validation", "valid", "dev", "eval")
+_TEST = ("test", "testing")
 
 
 @dataclass(frozen=True)
@@ -33,54 +40,145 @@ class ImageFiles:
         return read_image(self.samples[index][0])
 
 
+@dataclass(frozen=True)
+class FolderSplits(Splits):
+    """The splits of a folder of images, of `ImageFiles` each.
+
+    - `sources`: from which folder each of them comes, in words.
+    - `left_out`: how many files and folders were left out, for which reason.
+    """
+
+    sources: tuple[str, str, str]
+    left_out: Counter[str]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What lies in the folder of one split: the images of each class, and where they really lie."""
+
+    folder: Path
+    by_class: dict[str, tuple[str, ...]]
+    places: dict[str, str]
+    left_out: Counter[str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(name for name, images in self.by_class.items() if images)
+
+    def files(self, classes: tuple[str, ...]) -> ImageFiles:
+        samples = ((path, label) for label, name in enumerate(classes)
+                   for path in self.by_class.get(name, ()))  # fmt: skip
+        return ImageFiles(tuple(samples), classes)
+
+
 def image_folder(
     folder: str | os.PathLike[str], *, search_share: float = 0.1, seed: int = 0
-) -> Splits:
+) -> FolderSplits:
     """Return the images under `folder`, which holds `train/CLASS/*` and `val` or `test` the same way.
 
-    - `search_share`: how much of each class of `train` is set aside for choosing modes, at random;
-      where the folder has both `val` and `test`, `val` is taken for that and `train` stays whole.
+    - `search_share`: how much of each class of `train` is set aside for choosing modes, at random,
+      at least one image of each class that has several, and never all of them; where the folder has
+      both `val` and `test`, `val` is taken for that and `train` stays whole.
 
-    Raises `FileNotFoundError` where a part is missing or holds no images, `ValueError` where the
-    parts differ in their classes.
+    `train` may be called `training`; `val` may be `validation`, `valid`, `dev` or `eval`; `test` may be
+    `testing`; all of them in any case. Links are followed. What is hidden, as `.ipynb_checkpoints`,
+    and a folder without images is no class; `left_out` of the result counts what was left out.
+
+    Raises `FileNotFoundError` when a part is missing or holds no images; `ValueError` when a class
+    of another part has no training image, when two folders could be the same part, and when two parts
+    hold the same file.
     """
-    root = Path(folder)
-    train = _files(root / "train")
-    names = [name for name in ("val", "validation", "test") if (root / name).is_dir()]
-    if not names:
-        raise FileNotFoundError(f"there is no folder {root / 'val'} or {root / 'test'} to test on")
-    parts = [_files(root / name) for name in names]
-    for name, part in zip(names, parts, strict=True):
-        if part.classes != train.classes:
-            differ = sorted(set(part.classes) ^ set(train.classes))[:3]
-            raise ValueError(f"{root / name} has other classes than {root / 'train'}: {differ}")
-    if len(parts) > 1:
-        return Splits(train, parts[0], parts[-1])
     if not 0 < search_share < 1:
         raise ValueError(f"`search_share` (={search_share}) must be between 0 and 1")
-    rest, search = _set_aside(train, search_share, seed)
-    return Splits(rest, search, parts[0])
-
-
-def _files(folder: Path) -> ImageFiles:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; it holds one folder for each class")
-    classes = tuple(sorted(each.name for each in folder.iterdir() if each.is_dir()))
-    samples = tuple(
-        (str(path), label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in IMG_EXTENSIONS
+    root = Path(folder)
+    train_folder, search_folder, test_folder = (
+        _folder_of(root, names) for names in (_TRAIN, _SEARCH, _TEST)
     )
-    if not samples:
+    if train_folder is None:
+        raise FileNotFoundError(
+            f"there is no folder {root / 'train'}; it holds one folder for each class"
+        )
+    if search_folder is None and test_folder is None:
+        raise FileNotFoundError(f"there is no folder {root / 'val'} or {root / 'test'} to test on")
+    found = [each for each in (train_folder, search_folder, test_folder) if each is not None]
+    train, *others = parts = [_part(each) for each in found]
+    for part in others:
+        _check_classes(part, train)
+    _check_apart(parts)
+    left_out = sum((part.left_out for part in parts), Counter())
+    learnt, *files = (part.files(train.classes) for part in parts)
+    names = [each.name for each in found]
+    if len(parts) == 3:
+        return FolderSplits(learnt, *files, (names[0], names[1], names[2]), left_out)
+    rest, search = _set_aside(learnt, search_share, seed)
+    if not len(search):
+        raise ValueError(
+            f"{train_folder} has one image of each class, so none can be set aside for the search:"
+            f" add images, or a folder {root / 'val'} besides {root / 'test'}"
+        )
+    sources = (names[0], f"set aside from {names[0]}", names[1])
+    return FolderSplits(rest, search, files[0], sources, left_out)
+
+
+def _folder_of(root: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the folder of a split, whatever of its names it has."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    fit = sorted(each for each in root.iterdir() if each.name.lower() in names and each.is_dir())
+    if len(fit) > 1:
+        raise ValueError(
+            f"{root} has the folders {', '.join(each.name for each in fit)} for one and the same"
+            " split; leave one of them there"
+        )
+    return fit[0] if fit else None
+
+
+def _part(folder: Path) -> _Part:
+    """Return what lies in a split's folder; an empty class stays in `by_class`, without images."""
+    by_class, places, left_out = {}, {}, Counter[str]()
+    for each in sorted(folder.iterdir()):
+        if is_hidden(each.name):
+            left_out["hidden"] += 1
+        elif not each.is_dir():
+            left_out["in no folder of a class"] += 1
+        else:
+            found = find_images(each)
+            by_class[each.name] = found.images
+            places |= dict(zip(found.places, found.images, strict=True))
+            left_out += found.left_out
+            if not found.images:
+                left_out[f"the folder {folder.name}/{each.name}: no images"] += 1
+    if not places:
         raise FileNotFoundError(f"{folder} holds no images in folders of their classes")
-    return ImageFiles(samples, classes)
+    return _Part(folder, by_class, places, left_out)
+
+
+def _check_classes(part: _Part, train: _Part) -> None:
+    untaught = sorted(set(part.classes) - set(train.classes))
+    if untaught:
+        more = ", ..." if untaught[3:] else ""
+        raise ValueError(
+            f"{part.folder} has images of {', '.join(untaught[:3])}{more}, of which {train.folder}"
+            " has none; every class needs at least one training image"
+        )
+
+
+def _check_apart(parts: list[_Part]) -> None:
+    """Raise `ValueError` when one file is in two splits: links make that easy."""
+    for number, one in enumerate(parts):
+        for other in parts[number + 1 :]:
+            both = one.places.keys() & other.places.keys()
+            if both:
+                place = min(both)
+                raise ValueError(
+                    f"{one.places[place]} and {other.places[place]} are one file, as are"
+                    f" {len(both)} of {one.folder.name} and {other.folder.name} in all; the splits must"
+                    " not share images"
+                )
 
 
 def _set_aside(files: ImageFiles, share: float, seed: int) -> tuple[ImageFiles, ImageFiles]:
-    """Return the rest and a random share of each class."""
+    """Return the rest and a random share of each class, of which one image at least is left."""
     by_label: dict[int, list[tuple[str, int]]] = {}
     for sample in files.samples:
         by_label.setdefault(sample[1], []).append(sample)
@@ -88,7 +186,7 @@ def _set_aside(files: ImageFiles, share: float, seed: int) -> tuple[ImageFiles, 
     aside: list[tuple[str, int]] = []
     for label, samples in by_label.items():
         random.Random(f"{seed} {label}").shuffle(samples)
-        count = max(1, round(share * len(samples)))
+        count = min(len(samples) - 1, max(1, round(share * len(samples))))
         aside += samples[:count]
         rest += samples[count:]
     return ImageFiles(tuple(rest), files.classes), ImageFiles(tuple(aside), files.classes)

@@ -37,13 +37,9 @@ def read_image(file: File, mode: Literal["RGB", "L"] = "RGB", *, name: str = "")
     which of its values are black and white: floats, 32-bit integers, values with a sign. Needs
     Pillow; raises `ImportError` without it.
     """
+    pillow, name = _pillow(), name or str(file)
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("reading images needs Pillow: pip install pillow") from error
-    name = name or str(file)
-    try:
-        with Image.open(file) as image:
+        with pillow.open(file) as image:
             check_depth(image)
             image.load()
             return _on_white(_upright(image)).convert(mode)
@@ -51,19 +47,47 @@ def read_image(file: File, mode: Literal["RGB", "L"] = "RGB", *, name: str = "")
         raise UnreadableImageError(name, _reason(error)) from error
 
 
+def image_size(file: File) -> tuple[int, int]:
+    """Return width and height of an image that stands upright, without reading its pixels.
+
+    Raises `UnreadableImageError` when its first bytes are no image.
+    """
+    pillow = _pillow()
+    try:
+        with pillow.open(file) as image:
+            wide, high = image.size
+            lies = (
+                _orientation(image) >= 5 and image.format != "TIFF"
+            )  # Pillow turns those by itself
+            return (high, wide) if lies else (wide, high)
+    except Exception as error:
+        raise UnreadableImageError(str(file), _reason(error)) from error
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading images needs Pillow: pip install pillow") from error
+    return Image
+
+
+def _orientation(image: Any) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # EXIF that is damaged says nothing; the picture may be whole
+        return 1
+
+
 def _upright(image: Any) -> Any:
     """Return an image in eight bits, turned as its EXIF says."""
     from PIL import Image
 
     turns = Image.Transpose
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF that is damaged says nothing; the picture may be whole
-        orientation = 1
     turn = {
         2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM,
         5: turns.TRANSPOSE, 6: turns.ROTATE_270, 7: turns.TRANSVERSE, 8: turns.ROTATE_90,
-    }.get(orientation)  # fmt: skip
+    }.get(_orientation(image))  # fmt: skip
     shallow = in_eight_bits(image) if is_deep(image) else image
     return shallow if turn is None else shallow.transpose(turn)
 
