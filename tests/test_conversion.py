@@ -364,7 +364,7 @@ def test_what_cannot_be_converted_is_refused_in_one_line():
         (poisoned, x, "NaN or infinite weights in '1.weight'"),
         (torch.jit.ScriptModule(), x, "scripted module"),
         (nn.Sequential(nn.Linear(4, 2)), x, "nothing to switch: '0' is the classifier"),
-        (nn.Linear(4, 4), (), "`example_input` must be a tensor"),
+        (nn.Linear(4, 4), (), "`example_input` .* must hold a tensor"),
     ]
     for model, example, message in cases:
         with pytest.raises(ValueError, match=message) as caught:
@@ -379,7 +379,10 @@ def test_a_dynamic_network_is_not_converted_again():
 
 def test_examples_that_do_not_fit_are_refused_in_one_line():
     for example, message in (
-        (torch.zeros(2, 4, 6, 6), "`model` \\(=SmallResNet\\) cannot be traced"),
+        (
+            torch.zeros(2, 4, 6, 6),
+            "`model` \\(=SmallResNet\\) does not run on this `example_input`",
+        ),
         (torch.zeros(0, 3, 6, 6), "must hold at least one example"),
         (torch.tensor(1.0), "must hold at least one example"),
     ):

@@ -23,15 +23,22 @@ ROOMS: dict[str, set[str]] = {
     "modules": {"measure"},
     "preprocessing": set(),
     "concurrency": set(),
+    "example_inputs": set(),
     "processes": set(),
-    "graph": set(),
+    "reasons": set(),
+    "graph": {"reasons"},
     "layers": {"space"},
     "methods": {"layers", "graph", "space"},
     "dynamic_network": {
-        "concurrency", "methods", "layers", "modules", "preprocessing", "space",
+        "concurrency", "example_inputs", "layers", "methods", "modules", "preprocessing", "reasons",
+        "space",
     },
+    "convertible": {"dynamic_network"},
     "mode_costs": {"cost_table", "dynamic_network", "space"},
-    "conversion": {"dynamic_network", "methods", "graph", "layers", "modules"},
+    "conversion": {
+        "convertible", "dynamic_network", "example_inputs", "graph", "layers", "methods", "modules",
+        "reasons",
+    },
     "calibration": {"dynamic_network", "layers", "modules", "processes", "space"},
     "extraction": {"dynamic_network", "layers", "modules", "space"},
     "evaluation": {"dynamic_network", "modules", "processes", "space", "tables"},
@@ -54,8 +61,8 @@ ROOMS: dict[str, set[str]] = {
     "images": set(),
     "data": {"images", "preprocessing"},
     "saving": {
-        "conversion", "dynamic_network", "layers", "methods", "modules", "files", "preprocessing",
-        "space", "version", "zoo",
+        "conversion", "dynamic_network", "example_inputs", "layers", "methods", "modules", "files",
+        "preprocessing", "space", "version", "zoo",
     },
     "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
     "report": {"cost_table", "files", "space", "tables"},
@@ -74,7 +81,7 @@ ROOMS: dict[str, set[str]] = {
 }  # fmt: skip
 FREE_OF_TORCH = (
     "version", "files", "user_cache", "images", "journal", "space", "tables", "cost_table", "preprocessing",
-    "measure", "exploration", "runtime", "profiling", "comparison", "report", "escalation",
+    "measure", "exploration", "reasons", "runtime", "profiling", "comparison", "report", "escalation",
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,12 +12,21 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
+from wenable.convertible import check_convertible
 from wenable.dynamic_network import Calibration, DynamicNetwork, NetworkState
-from wenable.graph import trace
+from wenable.example_inputs import checked_inputs, describe
+from wenable.graph import Graph, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
 from wenable.methods.plan import Follower, Method
 from wenable.methods.weight_enabling import WeightEnabling
-from wenable.modules import in_eval_mode, put_in_place, weights_fingerprint
+from wenable.modules import (
+    copy_network,
+    in_eval_mode,
+    put_in_place,
+    same_random_numbers,
+    weights_fingerprint,
+)
+from wenable.reasons import first_line
 
 
 def convert(
@@ -30,9 +38,11 @@ def convert(
 ) -> Any:
     """Return a dynamic copy of a network; its full mode gives the very bits the network gave.
 
-    - `model`: any network that `torch.export` traces; it is left untouched.
-    - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs. Its size is the
-      one that MACs are counted at.
+    - `model`: any network whose pass can be traced, by its operations; it is left untouched, and is
+      not run: what a network keeps from one pass to the next, copies of it keep.
+    - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs: tensors, and plain
+      values (None, numbers, texts) that are the same in every pass. Its size is the one that MACs are
+      counted at.
     - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said.
     - `check`: compare the result with the original before it is handed back: the full mode gives
       the same bits on the example, and the smallest mode costs the MACs that it is said to. That
@@ -42,20 +52,19 @@ def convert(
     the full mode. A `torch.nn.TransformerEncoderLayer` runs through its parts from then on, since
     its fused path knows nothing of modes, and equals the original's own way through the parts.
 
-    Raises `ValueError` where the network is already dynamic, cannot be traced, has NaN in its
-    weights or nothing to switch; `RuntimeError` where a check fails.
+    Raises `ValueError` where the network is already dynamic, is wrapped or quantised, does not run on
+    the example, cannot be traced, has NaN in its weights or nothing to switch; `RuntimeError` where a
+    check fails.
 
     >>> net = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
     >>> net.set_mode("1/8"), net.macs(), net.macs("full")
     (None, 80, 192)
     """
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    _check_convertible(model, inputs)
+    check_convertible(model)
+    inputs = checked_inputs(example_input)
     method = WeightEnabling() if method is None else method
-    net: Any = _deep_copy(model)
-    with in_eval_mode(net):
-        graph = trace(net, inputs)
-        expected, full_macs = _run_counted(net, inputs)
+    graph, expected, full_macs = _tried(model, inputs)
+    net: Any = copy_network(model)
     weights = sum(parameter.numel() for parameter in net.parameters())
     plan = method.plan(net, graph)
     if "" in plan.replacements:
@@ -68,8 +77,7 @@ def convert(
         plan=plan,
         method=plan.method,
         original_class=type(model),
-        example_shapes=tuple(tuple(getattr(each, "shape", ())) for each in inputs),
-        example_dtypes=tuple(getattr(each, "dtype", torch.float32) for each in inputs),
+        example=describe(inputs),
         fixed_macs=full_macs - sum(layer.macs for layer in plan.layers),
         fixed_weights=weights - sum(layer.weights for layer in plan.layers),
         mode=plan.space.full,
@@ -86,8 +94,7 @@ def convert(
     net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
     if check:
         norms = {call.module for call in graph.norms} & set(plan.replacements)
-        _check_converted(net, inputs, expected, norms)
-        net.drop_packed()
+        _check_converted(copy_network(net), inputs, expected, norms)
     fingerprint = weights_fingerprint(net, with_norms=True)
     net._wenable.calibrations[net.space.full] = Calibration(None, None, fingerprint)
     return net
@@ -96,43 +103,22 @@ def convert(
 # --- steps of convert -----------------------------------------------------------------------------
 
 
-def _check_convertible(model: nn.Module, inputs: tuple[Any, ...]) -> None:
-    if isinstance(model, DynamicNetwork):
-        raise ValueError("`model` is already dynamic; convert the network it was made from")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("`model` is a scripted module; convert the network it was scripted from")
-    if not any(isinstance(each, torch.Tensor) for each in inputs):
-        raise ValueError(
-            "`example_input` must be a tensor with a batch dimension, or a tuple of them"
-        )
-    if any(isinstance(each, torch.Tensor) and (not each.ndim or not len(each)) for each in inputs):
-        raise ValueError("`example_input` must hold at least one example, in its first dimension")
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise ValueError(
-                f"`model` has NaN or infinite weights in {name!r}; nothing was converted"
-            )
-    for name, buffer in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")) and not bool(buffer.isfinite().all()):
-            raise ValueError(
-                f"`model` has NaN or infinite values in {name!r}; nothing was converted"
-            )
-    taken = [name for name in vars(DynamicNetwork) if not name.startswith("_")]
-    clash = [name for name in taken if hasattr(model, name) and not hasattr(nn.Module, name)]
-    if clash:
-        raise ValueError(
-            f"`model` (={type(model).__name__}) already has an attribute {clash[0]!r}, which a"
-            " dynamic network needs"
-        )
+def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Graph, list[Any], int]:
+    """Return the graph of a network, its outputs for the example, flattened, and their MACs.
 
-
-def _deep_copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # whatever a custom module raises
-        raise ValueError(
-            f"`model` (={type(model).__name__}) cannot be copied with copy.deepcopy: {error}"
-        ) from error
+    A copy runs and is thrown away: networks keep things from one pass to the next. It runs once
+    before it is traced, so that the trace is of a pass like all the later ones.
+    """
+    net = copy_network(model)
+    with in_eval_mode(net), same_random_numbers(net):
+        try:
+            expected, macs = _run_counted(net, inputs)
+        except Exception as error:  # the model's own code raises whatever it likes
+            raise ValueError(
+                f"`model` (={type(model).__name__}) does not run on this `example_input`:"
+                f" {first_line(error)}"
+            ) from error
+        return trace(net, inputs), expected, macs
 
 
 def _switch(net: nn.Module, follower: Follower) -> Callable[[int], None]:
@@ -145,8 +131,7 @@ def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], in
     examples = next(each.shape[0] for each in inputs if isinstance(each, torch.Tensor))
     counter = FlopCounterMode(display=False)
     # Some networks draw random numbers even in eval mode; both runs get the same ones.
-    with _without_gradients(net), _attention_in_steps(), torch.random.fork_rng(), counter:
-        torch.manual_seed(0)
+    with _without_gradients(net), _attention_in_steps(), same_random_numbers(net), counter:
         outputs = net(*inputs)
     return tree_flatten(outputs)[0], counter.get_total_flops() // (2 * examples)
 
@@ -212,10 +197,9 @@ def _check_converted(
         try:
             _, macs = _run_counted(net, inputs)
         except (RuntimeError, ValueError) as error:
-            first_line = str(error).strip().partition("\n")[0]
             raise ValueError(
                 f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
-                f" {first_line}"
+                f" {first_line(error)}"
             ) from error
         expected_macs = net.macs()
     for handle in handles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +13,15 @@ import torch
 from torch import nn
 
 from wenable.concurrency import ModeGuard
+from wenable.example_inputs import ExampleInput, one_example
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
 from wenable.layers.exits import ExitReached
 from wenable.layers.precision import PrecisionLayer
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.methods.plan import LeftAlone, Method, Plan, SwitchableLayer
-from wenable.modules import device_of, weights_fingerprint
+from wenable.modules import copies_of_results, device_of, weights_fingerprint
 from wenable.preprocessing import Preprocessing
+from wenable.reasons import first_line
 from wenable.space import Mode, ModeChoice, Space
 
 
@@ -47,8 +50,7 @@ class NetworkState:
     plan: Plan
     method: Method
     original_class: type[nn.Module]
-    example_shapes: tuple[tuple[int, ...], ...]
-    example_dtypes: tuple[torch.dtype, ...]
+    example: tuple[ExampleInput, ...]
     fixed_macs: int
     fixed_weights: int
     mode: Mode
@@ -99,27 +101,17 @@ class DynamicNetwork(nn.Module):
         return self._wenable.original_class
 
     @property
-    def example_batch(self) -> tuple[torch.Tensor, ...]:
-        """One example for every input, always the same: random numbers, zeros for whole ones."""
-        state, device = self._wenable, device_of(self)
+    def example_batch(self) -> tuple[Any, ...]:
+        """One example for every input, always the same: random numbers, zeros for whole ones.
+
+        An input that is no tensor is the value that the network was converted with.
+        """
         floating = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
-        generator = torch.Generator().manual_seed(0)
-        inputs = []
-        for shape, dtype in zip(state.example_shapes, state.example_dtypes, strict=True):
-            if dtype.is_floating_point:  # the network may have changed its type since
-                drawn = torch.randn(1, *shape[1:], generator=generator)
-                inputs.append(drawn.to(device, floating or dtype))
-            else:
-                inputs.append(torch.zeros(1, *shape[1:], dtype=dtype, device=device))
-        return tuple(inputs)
+        return one_example(self._wenable.example, device_of(self), floating)
 
     def example_to_json(self) -> list[dict[str, Any]]:
         """Return the shapes and types of the inputs that the network was traced with."""
-        pairs = zip(self._wenable.example_shapes, self._wenable.example_dtypes, strict=True)
-        return [
-            {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-            for shape, dtype in pairs
-        ]
+        return [each.to_json() for each in self._wenable.example]
 
     @property
     def switchable_layers(self) -> tuple[SwitchableLayer, ...]:
@@ -316,6 +308,30 @@ class DynamicNetwork(nn.Module):
         self.forget_calibrations()
         return super().load_state_dict(*args, **kwargs)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Return another network with weights of its own, in the same mode."""
+        own: Any = getattr(super(), "__deepcopy__", None)
+        if own is not None:
+            return own(memo)
+        memo.update({key: each for key, each in copies_of_results(self).items() if key not in memo})
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
+
+    def __copy__(self) -> Any:
+        """Return a network that shares everything with this one, its mode too."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled: the class of a dynamic network exists in this process only."""
+        raise TypeError(
+            f"a dynamic network ({type(self).__name__}) cannot be pickled, as by torch.save or to send it"
+            " to another process; write it with wenable.save(net, path), and read it with wenable.load"
+        )
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network in its present mode; a pass in training drops stored calibrations.
 
@@ -348,7 +364,8 @@ class DynamicNetwork(nn.Module):
 
     def _check_dimensions(self, inputs: tuple[Any, ...]) -> None:
         # A single image without its batch would pass some layers and mean something else.
-        for given, example in zip(inputs, self._wenable.example_shapes, strict=False):
+        for given, expected in zip(inputs, self._wenable.example, strict=False):
+            example = expected.shape
             if example and isinstance(given, torch.Tensor) and given.ndim != len(example):
                 raise ValueError(
                     f"`input` (of shape {tuple(given.shape)}) must have {len(example)} dimensions;"
@@ -357,13 +374,13 @@ class DynamicNetwork(nn.Module):
 
     def _explanation(self, error: Exception, inputs: tuple[Any, ...]) -> str | None:
         """Return a line that names the input, where its shape is not that of the example."""
-        for given, example in zip(inputs, self._wenable.example_shapes, strict=False):
+        for given, expected in zip(inputs, self._wenable.example, strict=False):
+            example = expected.shape
             shape = tuple(getattr(given, "shape", ()))
             if example and shape[1:] != example[1:]:
-                first_line = str(error).strip().partition("\n")[0]
                 return (
                     f"`input` (of shape {shape}) does not fit this network, which was converted for"
-                    f" ({', '.join(['N', *map(str, example[1:])])}): {first_line}"
+                    f" ({', '.join(['N', *map(str, example[1:])])}): {first_line(error)}"
                 )
         return None
 

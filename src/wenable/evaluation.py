@@ -68,7 +68,7 @@ def count_right(
     """Return how many examples a network classifies right, and of how many."""
     right = total = 0
     device = device_of(model)
-    with in_eval_mode(model), torch.inference_mode():
+    with in_eval_mode(model), torch.no_grad():
         for images, labels in loader:
             outputs, _ = call_network(model, images, device)
             check_batch(outputs, labels)

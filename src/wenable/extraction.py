@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, cast
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
-from wenable.modules import in_eval_mode, put_in_place
+from wenable.modules import copy_network, in_eval_mode, put_in_place
 from wenable.space import Mode, ModeChoice
 
 
@@ -35,7 +34,7 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     warn_if_uncalibrated(net, mode, "extracted")
     with net.using(mode):
         # What the network knows of its other modes is left out of the copy.
-        plain: Any = copy.deepcopy(net, {id(net._wenable): None})
+        plain: Any = copy_network(net, without=net._wenable)
     plain.__class__ = net.original_class
     del plain._wenable
     plain.__dict__.pop("wenable_source", None)
@@ -53,9 +52,12 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
 
 
 def _check_extracted(net: DynamicNetwork, mode: Mode, plain: nn.Module) -> None:
-    """Run both on an example: some networks look into their layers while they run."""
+    """Run both on an example: some networks look into their layers while they run.
+
+    Copies run, for what a network keeps of a pass.
+    """
     try:
-        same = _agree(net, plain, mode)
+        same = _agree(copy_network(net), copy_network(plain), mode)
     except (AttributeError, TypeError) as error:
         raise RuntimeError(
             f"mode {mode} cannot be extracted: the network looks into a layer that was replaced"
@@ -71,7 +73,7 @@ def _check_extracted(net: DynamicNetwork, mode: Mode, plain: nn.Module) -> None:
 
 
 def _in_float64(net: Any) -> Any:
-    return copy.deepcopy(net).double()
+    return copy_network(net).double()
 
 
 def _agree(net: DynamicNetwork, plain: nn.Module, mode: Mode) -> bool:

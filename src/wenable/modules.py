@@ -2,15 +2,77 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from wenable.measure.device import describe_device
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def copy_network(model: Module, without: object = None) -> Module:
+    """Return a deep copy of a network.
+
+    Results of an earlier pass that it keeps (features, losses) are copied as plain values: torch copies
+    no tensor that belongs to a backward pass.
+
+    - `without`: an object that the copy has None in the place of.
+
+    Raises `ValueError` when some module refuses to be copied.
+    """
+    memo: dict[int, Any] = {} if without is None else {id(without): None}
+    memo.update(copies_of_results(model))
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a custom module raises
+        raise ValueError(
+            f"`model` (={type(model).__name__}) cannot be copied with copy.deepcopy: {error}"
+        ) from error
+
+
+def copies_of_results(model: nn.Module) -> dict[int, torch.Tensor]:
+    """Return copies of the results that modules keep, by the identity of what they are copies of."""
+    kept = (
+        leaf
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules")
+        for leaf in tree_leaves(value)
+    )
+    return {
+        id(each): each.detach().clone()
+        for each in kept
+        if isinstance(each, torch.Tensor) and not each.is_leaf
+    }
+
+
+@contextmanager
+def same_random_numbers(model: nn.Module) -> Iterator[None]:
+    """Give a block the same random numbers each time, and its surroundings those they would have had.
+
+    For torch, on the CPU and where the network is, Python and numpy.
+    """
+    device = device_of(model)
+    devices = [device] if device.type == "cuda" else []  # asking for others would start CUDA
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 @contextmanager

@@ -7,10 +7,8 @@ torchvision, timm or `wenable.zoo`) or handed in, and converted anew.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +22,11 @@ from torch.utils._pytree import tree_flatten
 
 from wenable.conversion import convert
 from wenable.dynamic_network import Calibration, DynamicNetwork
+from wenable.example_inputs import zeros_from_json
 from wenable.files import write_whole
 from wenable.layers.batch_norm import Statistics
 from wenable.methods import method_from_json
-from wenable.modules import in_eval_mode
+from wenable.modules import copy_network, in_eval_mode, same_random_numbers
 from wenable.preprocessing import Preprocessing
 from wenable.space import Space
 from wenable.version import __version__
@@ -36,7 +35,6 @@ from wenable.zoo import Source, build
 FORMAT, VERSION = "wenable-network", 1
 _CALIBRATIONS = "wenable.calibrations"
 _ANSWERS = "wenable.answers"
-_MOST_EXAMPLE_VALUES = 10**8  # of the example input that a file can make `load` allocate
 
 
 def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
@@ -104,7 +102,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
             )
         model = build(Source.from_json(header["architecture"]))
     try:
-        example = _example(header["example"])
+        example = zeros_from_json(header["example"])
         method = method_from_json(header["method"])
         space = Space.from_json(header["space"])
         wanted = list(header["calibrations"])
@@ -114,7 +112,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
         raise ValueError(f"{path} is not a network saved by wenable: {error}") from error
     weights = {n: t for n, t in tensors.items() if not n.startswith((_CALIBRATIONS, _ANSWERS))}
     dtype = next((t.dtype for t in weights.values() if t.is_floating_point()), torch.float32)
-    net = convert(copy.deepcopy(model).to(dtype), example, method=method)
+    net = convert(copy_network(model).to(dtype), example, method=method)
+    _register_late_buffers(net, weights)
     _check_architecture(net, weights, space, path)
     net.load_state_dict(weights)
     _put_calibrations(net, wanted, tensors, path)
@@ -123,10 +122,20 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
     return net
 
 
+def _register_late_buffers(net: DynamicNetwork, weights: Mapping[str, torch.Tensor]) -> None:
+    """Let a network run once when the file has tensors that it lacks: some register them in a pass."""
+    if set(weights) - set(net.state_dict()):
+        with torch.no_grad(), in_eval_mode(net), same_random_numbers(net):
+            net(*net.example_batch)
+
+
 def _answers(net: DynamicNetwork) -> list[torch.Tensor]:
-    """Return the first values of what the full mode answers to the network's own example."""
-    with torch.no_grad(), in_eval_mode(net), net.using("full"), torch.random.fork_rng():
-        torch.manual_seed(0)
+    """Return the first values of what the full mode answers to the network's own example.
+
+    A copy answers: a network may keep what it made of its first input.
+    """
+    net = copy_network(net)
+    with torch.no_grad(), in_eval_mode(net), net.using("full"), same_random_numbers(net):
         outputs = tree_flatten(net(*net.example_batch))[0]
     return [
         output.detach().cpu().flatten()[:64].float()
@@ -187,19 +196,6 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> s
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _example(values: list[Mapping[str, Any]]) -> tuple[torch.Tensor, ...]:
-    inputs = []
-    for each in values:
-        shape = tuple(int(size) for size in each["shape"])
-        dtype = getattr(torch, str(each["dtype"]), None)
-        if not isinstance(dtype, torch.dtype) or not shape or min(shape) < 1:
-            raise ValueError(f"the file's example input (={dict(each)}) is no tensor")
-        if math.prod(shape) > _MOST_EXAMPLE_VALUES:
-            raise ValueError(f"the file's example input (of shape {shape}) is too large to trace")
-        inputs.append(torch.zeros(shape, dtype=dtype))
-    return tuple(inputs)
 
 
 def _check_architecture(

@@ -1,8 +1,8 @@
 """What follows what in a network, read from its graph and not from names.
 
-`trace` runs `torch.export` (non-strict) on a network and follows the channels of every tensor:
-which layer wrote them, through which operations they passed unmixed. From that follow the norm that
-belongs to a layer, the layers a shuffle may stand between, and the classifier.
+`trace` records a forward pass and follows the channels of every tensor: which layer wrote them,
+through which operations they passed unmixed. From that follow the norm that belongs to a layer, the
+layers a shuffle may stand between, and the classifier.
 """
 
 from __future__ import annotations
@@ -13,29 +13,21 @@ import torch
 from torch import nn
 
 from wenable.graph.calls import Graph, Operations
+from wenable.graph.recording import record
 from wenable.graph.walker import Walker
 
 
 def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
-    """Trace a network in eval mode and follow its channels.
+    """Record a pass of a network in eval mode and follow its channels.
 
-    - `model`: it must be in eval mode; it is not changed.
+    - `model`: it must be in eval mode. It runs, so it holds afterwards what it keeps of a pass.
     - `example_inputs`: positional inputs, with a batch dimension.
 
-    Raises `ValueError` where the network cannot be traced, with the tracer's own first line.
+    Raises `ValueError` when the network cannot be traced, with the tracer's own first line.
     """
-    try:
-        program = torch.export.export(model, example_inputs, strict=False)
-    except Exception as error:  # the tracer raises whatever the model's own code raises
-        first_line = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ValueError(
-            f"`model` (={type(model).__name__}) cannot be traced by torch.export with this"
-            f" `example_input`: {first_line[0]}"
-        ) from error
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    walker = Walker(model, names)
-    for node in program.graph.nodes:
+    recording = record(model, example_inputs)
+    walker = Walker(model, recording.names)
+    for node in recording.nodes:
         walker.visit(node)
         walker.note_other_uses(node)
     return Graph(
@@ -47,9 +39,9 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
         frozenset(walker.attention),
         walker.ends,
         Operations(
-            tuple(program.graph.nodes),
-            names,
+            recording.nodes,
+            recording.names,
             walker.owners,
-            {node: walker.running(node) or "" for node in program.graph.nodes},
+            {node: walker.running(node) or "" for node in recording.nodes},
         ),
     )

@@ -110,8 +110,10 @@ class Walker:
         return self.origins.get(argument) if isinstance(argument, Node) else None
 
     def is_constant(self, argument: Any) -> bool:
-        """Whether an argument is a number, a parameter or a buffer: nothing a layer wrote."""
-        return not isinstance(argument, Node) or argument.name in self.names
+        """Whether an argument is a number, or a tensor that was there before the pass."""
+        if not isinstance(argument, Node):
+            return True
+        return argument.name in self.names or argument.op == "get_attr"
 
     def owner(self, node: Node, argument: Any, leaf: str) -> str | None:
         """Return the module whose parameter or buffer `leaf` this argument is, or None.
