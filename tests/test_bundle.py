@@ -259,6 +259,12 @@ HOSTILE = {
         _first("modes", mode=",".join(["1*999999"] * 1000)), "is not one of its 7 knobs",
     ),
     "a mode by a pattern of names": (_first("modes", mode="1,*a*a*a*=1/2"), "is not one of its 7"),
+    "a short name that is a path": (_first("modes", id="../m1"), "must be as m01"),
+    "a short name that is no text": (_first("modes", id=["m01"]), "must be as m01"),
+    "short names twice": (
+        lambda m, _: [each.update(id=name) for each, name in zip(m["modes"], ("m01", "m1"), strict=False)],
+        "lists the short name 'm1' twice",
+    ),
     "modes twice": (lambda m, _: m["modes"].append(m["modes"][0]), "lists the mode '1' twice"),
     "no modes": (lambda m, _: m.update(modes=[]), "`modes` must be a list of 1 to 4096"),
     "a million modes": (lambda m, _: m.update(modes=[0] * 10**6), "`modes` must be a list of 1 to"),

@@ -1,5 +1,6 @@
 """The command line as a person meets it: results on standard output, one line for an error."""
 
+import csv
 import fcntl
 import json
 import subprocess
@@ -22,9 +23,11 @@ from wenable.cli.doctor import engine_finding, gpu_words
 from wenable.cli.main import app
 from wenable.comparison import compare
 from wenable.cost_table import CostTable
+from wenable.data import digits
 from wenable.exploration.fronts import indistinguishable
 from wenable.measure.latency import TimingPlan
 from wenable.mode_costs import macs_table, weights_table
+from wenable.outcomes import Outcomes
 from wenable.profiling import profile
 from wenable.profiling.verification import verify
 from wenable.runtime import DeviceProfile
@@ -92,7 +95,36 @@ def test_train_then_explore(tmp_path: Path):
     front = we.Front.from_json(json.loads((tmp_path / "front" / "front.json").read_text()))
     assert (front.cost, front.strategy) == ("macs", "exact")
     assert {point.accuracy.count for point in front.path} == {300}
-    assert "accuracy % (test split)" in explored.stdout
+    assert "(test split)" in explored.stdout
+    # The front has both splits: the 300 images it was chosen on, and the 500 that nobody saw.
+    net, data = we.load(tmp_path / "front" / "net.safetensors"), digits()
+    rows = list(csv.DictReader((tmp_path / "front" / "front.csv").open()))
+    assert [row["id"] for row in rows] == list(reversed(front.ids))
+    for point in front.found:
+        for part, reading, outcomes in (
+            (data.search, point.accuracy, point.outcomes),
+            (data.test, point.test, point.test_outcomes),
+        ):
+            images, labels = part[:]
+            with net.using(point.mode), torch.no_grad():
+                right = (net.eval()(images).argmax(1) == labels).tolist()
+            assert reading is not None
+            assert outcomes is not None
+            assert reading.known == pytest.approx(sum(right) / len(labels))
+            assert outcomes == Outcomes.of(right, outcomes.examples)
+        row = next(row for row in rows if row["mode"] == str(point.mode))
+        assert point.test is not None
+        assert float(row["accuracy_test_percent"]) == pytest.approx(100 * point.test.known)
+        assert float(row["macs"]) == net.macs(point.mode)
+    report = tmp_path / "report.html"
+    run("report", tmp_path / "front" / "front.json", "--out", report, "--format", "md,csv")
+    table = (tmp_path / "front.md").read_text()
+    assert "top-1 accuracy, test split (%)" in table
+    chosen = next(line for line in table.splitlines() if "| chosen" in line)
+    tested = next(point.test for point in front.found if point.mode == front.chosen.mode)
+    assert tested is not None
+    assert f"| {100 * tested.known:.1f} (" in chosen
+    assert (tmp_path / "front.csv").read_text().count("\n") == 1 + len(front.found)
     assert (tmp_path / "front" / "front.png").stat().st_size > 5000
     assert we.load(tmp_path / "front" / "net.safetensors").is_calibrated(front.chosen.mode)
 
@@ -269,9 +301,12 @@ def test_profiling_tells_what_happened_and_why_there_is_no_energy(tmp_path: Path
         )  # fmt: skip
 
     monkeypatch.setattr("wenable.profiling.profile", made_up)
+    net = we.convert(build("wenable.zoo:digits_resnet", width=16), torch.zeros(1, 1, 8, 8))
+    we.calibrate(net, "full", [torch.randn(8, 1, 8, 8)])
+    we.export(net, ["full"], tmp_path / "net.wen")
     with_energy = run("profile", tmp_path / "net.wen")
     told = " ".join(with_energy.stderr.split())
-    assert "about 2.0 minutes" in told
+    assert "about 2 min" in told
     assert "note: whole modes, group 1: measured again, the speed had changed" in told
     shown = " ".join(with_energy.stdout.split())
     assert "made-up 1, 1 thread, a board" in shown
@@ -306,6 +341,33 @@ def test_a_search_by_energy_takes_the_table_of_a_profile(tmp_path: Path):
     assert "has no table of energy: it is virtual" in " ".join(refused.stderr.split())
 
 
+def _modes_by_short_names(network: Path, front: Path, bundle: Path, some: Path) -> None:
+    """The second of three modes is m02 in the front, in the bundle, and in a bundle of two."""
+    ids = {"m01": "1", "m02": "1/4", "m03": "1/16"}
+    listed = json.loads(run("inspect", front, "--json").stdout)
+    assert {each["id"]: each["mode"] for each in listed} == ids
+    shown = run("inspect", bundle, "--mode", "m3").stdout
+    assert shown.startswith("m03 1/16\n")
+    chosen = ("--modes", "m3; m02", "--front", front)
+    given = json.loads(run("export", network, *chosen, "--out", some, "--json").stdout)
+    assert given["ids"] == {"m03": "1/16", "m02": "1/4"}
+    array = some.with_name("digit.npy")
+    np.save(array, np.zeros((1, 1, 8, 8), np.float32))
+    common = ("--engine", "onnxruntime", "--threads", 1, "--json")
+    for file in (bundle, some):
+        assert (
+            json.loads(run("run", file, array, "--mode", "m02", *common).stdout)[0]["mode"] == "1/4"
+        )
+    for command, message in (
+        (("run", some, array, "--mode", "m01"), "no mode of"),
+        (("inspect", front, "--mode", "m09"), "it has m01, m02, m03"),
+        (("export", network, "--modes", "m02", "--out", some), "give its file with `--front`"),
+        (("bench", bundle, "--modes", "1;m4"), "no mode of"),
+        (("inspect", "resnet18", "--mode", "m1"), "is for a front.json or a bundle"),
+    ):
+        assert message in " ".join(run(*command, fails=True).stderr.split()), command
+
+
 def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     short = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
     monkeypatch.setattr("wenable.comparison.compare", partial(compare, timing=short))
@@ -330,8 +392,7 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     )
     assert given["modes"] == [str(mode) for mode in modes]
     assert given["bytes"] == bundle.stat().st_size
-    refused = run("export", network, "--front", "x", "--modes", "1", "--out", bundle, fails=True)
-    assert "were both given" in " ".join(refused.stderr.split())
+    _modes_by_short_names(network, tmp_path / "front.json", bundle, tmp_path / "some.wen")
     measured = json.loads(run("profile", bundle, "--threads", 1, "--json").stdout)
     assert list(measured["latencies"]) == given["modes"]
     kept = run("profile", bundle, "--threads", 1, "--out", tmp_path / "here.json").stdout

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wenable.accuracy_comparison import Comparison, compare_accuracies
 from wenable.exploration.fronts import Evaluations, hypervolume, indistinguishable, union
+from wenable.outcomes import Outcomes
 from wenable.space import Knob, Mode, Space
 from wenable.tables import Front, Point, Reading, non_dominated
 
@@ -125,6 +127,47 @@ def test_neighbours_whose_intervals_overlap_cannot_be_told_apart():
     front = front_of([a, b, c, d])
     assert front.points == (a, b, c, d)
     assert indistinguishable(front) == [(a, b), (c, d)]
+
+
+def evaluated(n: int, right: set[int], test: set[int] | None = None, examples: str = "e") -> Point:
+    """A point that was right on these of 100 examples, with a wide interval."""
+
+    def reading(of: set[int]) -> Reading:
+        share = len(of) / 100
+        return Reading(share, "top-1", low=share - 0.1, high=share + 0.1, count=100)
+
+    def each(of: set[int]) -> Outcomes:
+        return Outcomes.of([i in of for i in range(100)], examples)
+
+    return Point(
+        SPACE.uniform(n), reading(right), Reading(8 / n, "ms"),
+        None if test is None else reading(test), each(right), None if test is None else each(test),
+    )  # fmt: skip
+
+
+def test_a_paired_test_tells_apart_what_overlapping_intervals_do_not():
+    # The second is wrong on 8 more of the same examples, the third on 2 and right on 1 other.
+    a, b = evaluated(1, set(range(90))), evaluated(2, set(range(82)))
+    c = evaluated(4, {*range(80), 99})
+    assert indistinguishable(front_of([a, b, c])) == [(b, c)]
+    assert compare_accuracies(a, b) == Comparison(True, "search", 2**-7 / 2)
+    # 2 against 1 of 3 coins: twice (1/8 + 3/8 / 2)
+    assert compare_accuracies(b, c) == Comparison(False, "search", 2 * (1 / 8 + 3 / 16))
+
+
+def test_the_test_split_decides_where_both_were_evaluated_there():
+    a = evaluated(1, set(range(90)), test=set(range(80)))
+    b = evaluated(2, set(range(80)), test=set(range(80)))
+    assert compare_accuracies(a, b) == Comparison(False, "test", 1.0)
+    assert indistinguishable(front_of([a, b])) == [(a, b)]
+    untested = evaluated(2, set(range(80)))
+    assert compare_accuracies(a, untested).split == "search"
+
+
+def test_outcomes_of_other_examples_leave_the_intervals_to_decide():
+    a, b = evaluated(1, set(range(90))), evaluated(2, set(range(82)), examples="others")
+    assert compare_accuracies(a, b) == Comparison(False, "search")
+    assert str(compare_accuracies(a, b)) == "intervals on the search split"
 
 
 def test_points_without_intervals_are_left_out():

@@ -1,8 +1,10 @@
 """The page of a report: nothing in the data becomes code, and what it shows is what Python computes."""
 
 import base64
+import csv
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,6 +19,8 @@ from typing import Any
 import pytest
 
 from wenable.cli.report import run_report
+from wenable.outcomes import Outcomes
+from wenable.report.csv_table import csv_table
 from wenable.report.markdown_table import markdown_table
 from wenable.report.page import write_report
 from wenable.space import Knob, Space
@@ -54,6 +58,29 @@ def front(of: Space, unit: str = "ms", p99: bool = True, source: str = "wall clo
     return Front(
         tuple(points), points[2], (points[0],), 25, 0.5, "latency", "greedy", (*points, *others)
     )
+
+
+def evaluated(front: Front, of: int = 200) -> Front:
+    """The same front with outcomes on both splits: on the test split each mode is 10 points worse.
+
+    The mode at position i of the front is right on all but the first 10 + 3 i images of the search
+    split, and on all but the first 30 + 3 i of the test split.
+    """
+
+    def outcomes(wrong: int, split: str) -> Outcomes:
+        return Outcomes.of([i >= wrong for i in range(of)], split)
+
+    places = {mode: i for i, mode in enumerate(front.modes)}
+    found = {mode: outcomes(30 + 3 * i, "test") for mode, i in places.items()}
+    tests = {
+        mode: Reading(
+            each.right / of, "top-1", each.right / of - 0.05, each.right / of + 0.05, "95 % Wilson", of,
+            source="evaluated on the test split",
+        )
+        for mode, each in found.items()
+    }  # fmt: skip
+    searched = {mode: outcomes(10 + 3 * i, "search") for mode, i in places.items()}
+    return front.with_outcomes(searched).with_tests(tests, found)
 
 
 def verification(mode: str = "1/2") -> dict[str, Any]:
@@ -169,12 +196,15 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path):
 def test_the_markdown_table_has_units_intervals_and_sources():
     table = markdown_table({"laptop": front(space(), source="modelled from | a table")})
     lines = table.splitlines()
-    assert lines[0] == "| mode | top-1 accuracy (%) | latency (ms) | samples | remark |"
-    assert (
-        lines[2] == "| `1/16` | 79.0 (78.6 to 79.4) | 1.50 (1.47 to 1.54) modelled | 900 / 120 |  |"
+    assert lines[0] == (
+        "| id | mode | top-1 accuracy, search split, chosen on it (%) | latency (ms) | samples | remark |"
     )
     assert (
-        "| `1/4` | 91.0 (90.6 to 91.4) | 3.00 (2.94 to 3.09) modelled | 900 / 120 | chosen |"
+        lines[2]
+        == "| m05 | `1/16` | 79.0 (78.6 to 79.4) | 1.50 (1.47 to 1.54) modelled | 900 / 120 |  |"
+    )
+    assert (
+        "| m03 | `1/4` | 91.0 (90.6 to 91.4) | 3.00 (2.94 to 3.09) modelled | 900 / 120 | chosen |"
         in lines
     )
     assert "- laptop, cost: quartiles; modelled from \\| a table; a machine" in lines
@@ -185,8 +215,98 @@ def test_hostile_texts_stay_in_their_cell_of_the_table():
     table = markdown_table({HOSTILE: hostile_front(), "b|\n| c": front(space())})
     assert "<script" not in table
     rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {8}
     assert len(rows) == 2 + 5 + 5
+
+
+def test_the_accuracies_shown_are_those_of_the_test_split(tmp_path: Path):
+    # The search split's figure of the first mode is 94 %, its test split's 170 of 200 images.
+    tested = evaluated(front(space()))
+    table = markdown_table({"a": tested}).splitlines()
+    assert table[0].split(" | ")[2] == "top-1 accuracy, test split (%)"
+    assert table[6] == ("| m01 | `1` | 85.0 (80.0 to 90.0) | 9.00 (8.82 to 9.27) | 200 / 120 |  |")
+    assert "94.0" not in "\n".join(table)
+    assert "- a, accuracy: 95 % Wilson; evaluated on the test split" in table
+    both = markdown_table({"a": tested}, search_split=True).splitlines()
+    assert both[0].split(" | ")[2:4] == [
+        "top-1 accuracy, test split (%)", "top-1 accuracy, search split, chosen on it (%)"
+    ]  # fmt: skip
+    assert both[6].split(" | ")[2:4] == ["85.0 (80.0 to 90.0)", "94.0 (93.6 to 94.4)"]
+    data = json.loads(Page(write_report(tmp_path / "r.html", {"a": tested}).read_text()).scripts[0])
+    assert data["accuracy"]["name"] == "top-1 accuracy, test split"
+    point = data["series"][0]["points"][-1]
+    assert (point["id"], point["accuracy"]["value"], point["search"]["value"]) == (
+        "m01",
+        0.85,
+        0.94,
+    )
+    hidden = data["series"][0]["explored"][0]
+    assert hidden["accuracy"]["reason"] == "evaluated on the search split only"
+    assert hidden["search"]["value"] > 0.5
+
+
+def test_series_on_different_splits_say_so_in_their_names():
+    mixed = {"a": evaluated(front(space())), "old": front(space())}
+    table = markdown_table(mixed)
+    assert table.splitlines()[0].split(" | ")[3] == "top-1 accuracy (%)"
+    assert "| a (test split) | m01 | `1` | 85.0" in table
+    assert "| old (search split, chosen on it) | m01 | `1` | 94.0" in table
+
+
+def test_a_front_that_was_tested_in_part_shows_the_search_split():
+    whole = evaluated(front(space()))
+    tests = {point.mode: point.test for point in whole.points[1:] if point.test}
+    table = markdown_table({"a": front(space()).with_tests(tests)})
+    assert "search split, chosen on it" in table.splitlines()[0]
+    assert "| `1` | 94.0" in table
+
+
+def test_csv_has_one_number_a_cell_units_in_headers_and_no_zero_for_what_is_missing():
+    tested = evaluated(front(space()))
+    rows = list(
+        csv.DictReader(io.StringIO(csv_table({"=a": tested, "b": front(space(), p99=False)})))
+    )
+    first, untested = rows[0], rows[-1]
+    assert len(rows) == 10
+    assert [first[key] for key in ("series", "id", "mode", "on_front", "chosen")] == [
+        "'=a", "m05", "1/16", "True", "False"
+    ]  # fmt: skip
+    assert float(first["accuracy_test_percent"]) == 100 * (200 - 42) / 200
+    assert float(first["accuracy_search_percent"]) == 79.0
+    assert (first["accuracy_test_images"], first["latency_samples"]) == ("200", "120")
+    assert float(first["latency_ms"]) == 1.5
+    assert float(first["latency_p99_ms"]) == 2.25
+    assert "accuracy_test_p99_percent" not in first
+    assert (untested["accuracy_test_percent"], untested["latency_p99_ms"]) == ("", "")
+    assert untested["accuracy_test_reason"] == "not evaluated on the test split"
+
+
+def test_neighbours_are_compared_by_mcnemar_in_the_browser(tmp_path: Path):
+    # Each mode is wrong on 3 images more than the one before: 3 coins, p = 2 (1/8 / 2) = 0.125.
+    page = write_report(tmp_path / "report.html", {"a": evaluated(front(space()))})
+    steps = """
+      const text = () => document.getElementById("table").textContent;
+      const axis = () => [...document.querySelectorAll("#chart text.label")].map((t) => t.textContent);
+      seen.axis = axis();
+      seen.remark = document.querySelector("#table tbody tr td:last-child").textContent;
+      seen.same = document.querySelector(".same").textContent;
+      seen.before = text().includes("chosen on it");
+      document.getElementById("with-search").click();
+      seen.after = [text().includes("search split, chosen on it"), text().includes("79.0")];
+      document.getElementById("with-explored").click();
+      seen.explored = text().includes("evaluated on the search split only");
+      seen.note = document.getElementById("chart-note").textContent;
+      seen.behind = document.querySelectorAll("#chart .explored circle").length;
+    """
+    seen = drive(page, steps)
+    assert seen["errors"] == []
+    assert "top-1 accuracy, test split (%)" in seen["axis"]
+    how = "McNemar on the test split, p = 0.125"
+    assert seen["remark"] == f"accuracy cannot be told apart from the next costlier mode ({how})"
+    assert how in seen["same"]
+    assert (seen["before"], seen["after"], seen["explored"]) == (False, [True, True], True)
+    assert "their accuracy is that on the search split" in seen["note"]
+    assert seen["behind"] == 20
 
 
 def test_what_was_not_measured_has_its_reason_and_never_a_zero(tmp_path: Path):
@@ -238,7 +358,7 @@ def test_the_command_refuses_before_it_writes(tmp_path: Path):
     out = tmp_path / "out" / "report.html"
     for fronts, formats, words in (
         ([], ("html",), "`fronts` is empty"),
-        ([a], ("pdf",), "names pdf; allowed: html, svg, png, md"),
+        ([a], ("pdf",), "names pdf; allowed: html, svg, png, md, csv"),
         ([a, b], ("html",), "mixes units of cost"),
         ([a, a], ("html",), "two series of the name"),
         ([tmp_path / "no.json"], ("html",), "no.json is no file of a front"),
@@ -417,7 +537,7 @@ def test_the_address_and_the_keyboard_work(tmp_path: Path):
     assert seen["errors"] == []
     assert seen["first"] == ["1/4", 1, "dark"]
     assert (seen["percentile"], seen["budget"], seen["stops"]) == ("p99", "4.6", 1)
-    assert "mode 1/16" in seen["tip"]
+    assert "m05 · mode 1/16" in seen["tip"]
     assert "modelled" in seen["tip"]
     assert "120 samples" in seen["tip"]
     assert "mode 1/4" in seen["focused"]

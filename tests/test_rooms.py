@@ -18,7 +18,10 @@ ROOMS: dict[str, set[str]] = {
     "user_cache": set(),
     "journal": set(),
     "space": set(),
-    "tables": {"space"},
+    "outcomes": set(),
+    "mode_ids": {"space"},
+    "tables": {"mode_ids", "outcomes", "space"},
+    "accuracy_comparison": {"outcomes", "tables"},
     "cost_table": {"space", "tables"},
     "modules": {"measure"},
     "preprocessing": set(),
@@ -41,21 +44,21 @@ ROOMS: dict[str, set[str]] = {
     },
     "calibration": {"dynamic_network", "layers", "modules", "processes", "space"},
     "extraction": {"dynamic_network", "layers", "modules", "space"},
-    "evaluation": {"dynamic_network", "modules", "processes", "space", "tables"},
+    "evaluation": {"dynamic_network", "modules", "outcomes", "processes", "space", "tables"},
     "training": {
         "data", "dynamic_network", "evaluation", "files", "layers", "modules", "processes", "space",
         "user_cache",
     },
     "measure": {"tables"},
-    "exploration": {"cost_table", "files", "journal", "space", "tables"},
+    "exploration": {"accuracy_comparison", "cost_table", "files", "journal", "space", "tables"},
     "search": {
         "affordable_search", "calibration", "cost_table", "dynamic_network", "evaluation", "exploration",
-        "extraction", "measure", "mode_costs", "modules", "processes", "space", "tables",
+        "extraction", "measure", "mode_costs", "modules", "outcomes", "processes", "space", "tables",
     },
     "prefix_reuse": {"dynamic_network", "modules", "space"},
     "affordable_search": {
         "calibration", "cost_table", "dynamic_network", "evaluation", "exploration", "journal",
-        "layers", "modules", "prefix_reuse", "processes", "space", "tables",
+        "layers", "modules", "outcomes", "prefix_reuse", "processes", "space", "tables",
     },
     "zoo": set(),
     "images": set(),
@@ -64,10 +67,11 @@ ROOMS: dict[str, set[str]] = {
         "conversion", "dynamic_network", "example_inputs", "layers", "methods", "modules", "files",
         "preprocessing", "space", "version", "zoo",
     },
-    "sharing": {"dynamic_network", "files", "saving", "space", "tables", "version"},
-    "report": {"cost_table", "files", "space", "tables"},
+    "sharing": {"dynamic_network", "files", "report", "saving", "space", "tables", "version"},
+    "report": {"accuracy_comparison", "cost_table", "files", "space", "tables"},
     "runtime": {
-        "cost_table", "files", "images", "measure", "preprocessing", "space", "tables", "user_cache",
+        "cost_table", "files", "images", "measure", "mode_ids", "preprocessing", "space", "tables",
+        "user_cache",
     },
     "profiling": {"cost_table", "files", "journal", "measure", "runtime", "space", "tables"},
     "comparison": {"measure", "runtime", "tables"},
@@ -75,13 +79,14 @@ ROOMS: dict[str, set[str]] = {
     "early_exits": {"dynamic_network", "escalation", "layers", "modules"},
     "big_little": {"escalation", "measure", "modules", "tables"},
     "exporting": {
-        "dynamic_network", "extraction", "files", "layers", "modules", "runtime", "space", "tables",
-        "version",
+        "dynamic_network", "extraction", "files", "layers", "mode_ids", "modules", "runtime", "space",
+        "tables", "version",
     },
 }  # fmt: skip
 FREE_OF_TORCH = (
-    "version", "files", "user_cache", "images", "journal", "space", "tables", "cost_table", "preprocessing",
-    "measure", "exploration", "reasons", "runtime", "profiling", "comparison", "report", "escalation",
+    "version", "files", "user_cache", "images", "journal", "space", "mode_ids", "outcomes",
+    "tables", "accuracy_comparison", "cost_table", "preprocessing", "measure", "exploration", "reasons",
+    "runtime", "profiling", "comparison", "report", "escalation",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from wenable.exploration.limits import Limit
 from wenable.journal import JournalError
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan
+from wenable.outcomes import Outcomes
 from wenable.search import mode_energies, mode_latencies
 
 QUICK = TimingPlan(blocks=2, calls=2, warmup=0, gap_ms=0)
@@ -46,6 +47,24 @@ def test_a_search_by_macs():
         assert we.evaluate(net, point.mode, data).value == point.accuracy.value
     kept = set(front.modes) | {front.chosen.mode, net.space.full}
     assert set(net.calibrated_modes) == kept
+
+
+@pytest.mark.parametrize("strategy", ["exact", "greedy", "greedy-lazy", "plain"])
+def test_a_front_knows_which_images_were_right(strategy):
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)
+    images, labels = data[0]
+    two = [(images[:13], labels[:13]), (images[13:], labels[13:])]
+    front = we.explore(net, two, data, threshold=0.3, strategy=strategy)
+    for point in front.found:
+        with net.using(point.mode), torch.no_grad():  # one image after the other
+            right = [
+                int(net.eval()(images[i : i + 1]).argmax()) == int(labels[i]) for i in range(40)
+            ]
+        assert point.outcomes is not None
+        assert point.outcomes == Outcomes.of(right, point.outcomes.examples)
+        assert point.outcomes.right == round(40 * point.accuracy.known)
+    assert len({point.outcomes.examples for point in front.found if point.outcomes}) == 1
 
 
 def test_a_search_by_latency_times_the_extracted_networks():

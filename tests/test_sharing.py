@@ -10,7 +10,7 @@ import torch
 
 import wenable as we
 from tests.networks import IMAGES, converted, small_resnet
-from wenable.sharing import CARD_FILE, FRONTS_FILE, NETWORK_FILE, SharedNetwork
+from wenable.sharing import CARD_FILE, FRONTS_FILE, NETWORK_FILE, SharedNetwork, card_text
 from wenable.tables import Front, Point, Reading
 from wenable.zoo import build
 
@@ -56,7 +56,9 @@ def test_the_card_tells_what_was_measured_and_how(tmp_path: Path):
     card = huggingface_hub.ModelCard.load(tmp_path / CARD_FILE)
     assert (card.data.library_name, card.data.license) == ("wenable", "mit")
     mega = f"{net.macs('1/2') / 1e6:.1f}"
-    assert f"| `1/2` | {mega} | 95.0 % (94.0 to 96.0) | 2.5 ms (2.4 to 2.6) |" in card.text
+    # That front was never evaluated on a test split, and the card says so.
+    assert "| id | mode | M MACs | accuracy (search split, chosen on it) | cost |" in card.text
+    assert f"| m02 | `1/2` | {mega} | 95.0 % (94.0 to 96.0) | 2.5 ms (2.4 to 2.6) |" in card.text
     assert "- top-1: evaluated on the test split; 95 % Wilson; 500 samples" in card.text
     assert "- ms: wall clock; quartiles; 120 samples; a board" in card.text
     assert 'net.set_mode("1/2")' in card.text
@@ -125,3 +127,13 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path):
     (tmp_path / NETWORK_FILE).unlink()
     with pytest.raises(FileNotFoundError):
         SharedNetwork.from_pretrained(tmp_path)
+
+
+def test_the_card_shows_the_test_split_of_a_front_that_has_it():
+    net = network()
+    found = front(net)
+    tested = found.with_tests({mode: Reading(0.81, "top-1", count=900) for mode in found.modes})
+    text = card_text(net, [tested])
+    assert "| accuracy (test split) |" in text
+    assert "| 81.0 % |" in text
+    assert "95.0 %" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.modules import call_network, device_name, device_of, in_eval_mode
-from wenable.processes import sum_over_processes
+from wenable.outcomes import Outcomes
+from wenable.processes import gathered_from_processes
 from wenable.space import ModeChoice
 from wenable.tables import Reading
 
@@ -41,16 +43,40 @@ def evaluate(
     >>> evaluate(net, "1/4", [(torch.ones(10, 4), torch.zeros(10, dtype=torch.long))]).count
     10
     """
+    return evaluate_each(net, mode, loader, split=split, pooled=pooled)[0]
+
+
+def evaluate_each(
+    net: DynamicNetwork,
+    mode: ModeChoice,
+    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    split: str = "",
+    pooled: bool = False,
+) -> tuple[Reading, Outcomes]:
+    """Return the accuracy of a mode as `evaluate` does, and which examples were right.
+
+    With the outcomes two modes can be compared on the same examples (`wenable.outcomes.mcnemar`),
+    which tells more modes apart than their intervals do.
+
+    >>> import wenable as we
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> net = we.convert(model, torch.ones(1, 4))
+    >>> reading, each = evaluate_each(net, "1/4", [(torch.ones(10, 4), torch.zeros(10).long())])
+    >>> each.count, each.right == 10 * reading.known
+    (10, True)
+    """
     mode = net.space.mode(mode)
     uncalibrated = warn_if_uncalibrated(net, mode, "evaluated")
     with net.using(mode):
-        right, total = count_right(net, loader, f"mode {mode}")
+        right, labels = right_ones(net, loader, f"mode {mode}")
     if pooled:
-        counts = torch.tensor([right, total], device=device_of(net))
-        right, total = map(int, sum_over_processes(counts))
-    low, high = wilson_interval(right, total)
-    return Reading(
-        right / total,
+        device = device_of(net)
+        right, labels = (gathered_from_processes(each.to(device)).cpu() for each in (right, labels))
+    count, total = int(right.sum()), len(right)
+    low, high = wilson_interval(count, total)
+    reading = Reading(
+        count / total,
         "top-1",
         low,
         high,
@@ -60,13 +86,24 @@ def evaluate(
         device=device_name(net),
         note="norm statistics not calibrated for this mode" if uncalibrated else "",
     )
+    # Other examples in the same number have other labels, or the same in another order.
+    examples = f"labels crc32 {zlib.crc32(labels.to(torch.int64).numpy().tobytes()):08x}"
+    return reading, Outcomes.of(right.tolist(), examples)
 
 
 def count_right(
     model: nn.Module, loader: Iterable[tuple[torch.Tensor, torch.Tensor]], what: str = "the network"
 ) -> tuple[int, int]:
     """Return how many examples a network classifies right, and of how many."""
-    right = total = 0
+    right, _ = right_ones(model, loader, what)
+    return int(right.sum()), len(right)
+
+
+def right_ones(
+    model: nn.Module, loader: Iterable[tuple[torch.Tensor, torch.Tensor]], what: str = "the network"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return for each example whether a network classifies it right, and its label; `(N,)` both."""
+    right, seen = list[torch.Tensor](), list[torch.Tensor]()
     device = device_of(model)
     with in_eval_mode(model), torch.no_grad():
         for images, labels in loader:
@@ -74,11 +111,11 @@ def count_right(
             check_batch(outputs, labels)
             if bool(outputs.isnan().any()):
                 raise ValueError(f"the outputs of {what} hold NaN; its accuracy means nothing")
-            right += int((outputs.argmax(1).cpu() == labels.cpu()).sum())
-            total += len(labels)
-    if not total:
+            right.append(outputs.argmax(1).cpu() == labels.cpu())
+            seen.append(labels.cpu())
+    if not sum(map(len, seen)):
         raise ValueError("`loader` is empty; accuracy needs at least one example")
-    return right, total
+    return torch.cat(right), torch.cat(seen)
 
 
 def check_batch(outputs: Any, labels: torch.Tensor) -> None:

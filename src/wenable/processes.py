@@ -65,3 +65,21 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     total = tensor.detach().clone()
     distributed.all_reduce(total)
     return total
+
+
+def gathered_from_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the lists of numbers `(N,)` of all processes, one behind the other, in their order.
+
+    They may be of different lengths; each process gets all of them.
+    """
+    if not several_processes():
+        return tensor
+    lengths = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(world_size())]
+    distributed.all_gather(lengths, torch.tensor([len(tensor)], device=tensor.device))
+    # As one type of one length, which is what every backend gathers.
+    padded = tensor.new_zeros(int(max(lengths)), dtype=torch.int64)
+    padded[: len(tensor)] = tensor.to(torch.int64)
+    parts = [torch.zeros_like(padded) for _ in lengths]
+    distributed.all_gather(parts, padded)
+    kept = [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+    return torch.cat(kept).to(tensor.dtype)

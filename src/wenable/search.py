@@ -14,7 +14,7 @@ from wenable.affordable_search import explore_affordably
 from wenable.calibration import calibrate
 from wenable.cost_table import BIT_OPERATIONS, CostTable, tabulated
 from wenable.dynamic_network import DynamicNetwork
-from wenable.evaluation import evaluate
+from wenable.evaluation import evaluate_each
 from wenable.exploration.evolve import evolve
 from wenable.exploration.exact import exact
 from wenable.exploration.greedy import SearchStep, greedy
@@ -26,6 +26,7 @@ from wenable.measure.meter import Meter, NoMeter
 from wenable.measure.meters import find_meter
 from wenable.mode_costs import macs_table
 from wenable.modules import device_name, device_of
+from wenable.outcomes import Outcomes
 from wenable.processes import several_processes
 from wenable.space import Mode
 from wenable.tables import Front, Reading
@@ -57,7 +58,7 @@ def explore(
     calibrated before, stay with the network; the others' are dropped.
 
     - `search_batches`: images and labels that training did not see; gone through once a mode.
-      Report the accuracy of the modes that are found on a third split.
+      Report the accuracy of the modes that are found on a third split (`Front.with_tests`).
     - `calibration_batches`: of the training split.
     - `threshold`: only modes with an accuracy above it, between 0 and 1, are wanted.
     - `cost`: `"macs"`, `"bit_operations"` (`DynamicNetwork.bit_operations`), `"latency"` or `"energy"`.
@@ -102,12 +103,16 @@ def explore(
         return replace(front, cost=cost)
     before = set(net.calibrated_modes)
     evaluated: set[Mode] = set()
+    outcomes: dict[Mode, Outcomes] = {}
 
     def accuracy(mode: Mode) -> Reading:
         evaluated.add(mode)
         if mode not in before:
             calibrate(net, mode, calibration_batches)
-        return evaluate(net, mode, search_batches, split="the search split", pooled=pooled)
+        reading, outcomes[mode] = evaluate_each(
+            net, mode, search_batches, split="the search split", pooled=pooled
+        )
+        return reading
 
     def costs(modes: Sequence[Mode]) -> Sequence[Reading]:
         if additive is not None:
@@ -143,7 +148,7 @@ def explore(
         found = {*front.modes, front.chosen.mode}
     finally:
         drop_the_others(found)
-    return front
+    return front.with_outcomes(outcomes)
 
 
 def _checked_strategy(

@@ -13,6 +13,7 @@ from torch import nn
 
 from wenable.dynamic_network import DynamicNetwork
 from wenable.files import write_whole
+from wenable.report.figures import shown_accuracy, split_of
 from wenable.saving import load, save
 from wenable.space import Mode
 from wenable.tables import Front, Reading
@@ -169,15 +170,18 @@ def _tables(net: DynamicNetwork, fronts: Sequence[Front]) -> list[str]:
         lines += [
             f"Found by `{front.strategy}` for {front.cost}, {front.evaluations} modes evaluated:",
             "",
-            "| mode | M MACs | accuracy | cost |",
-            "|---|--:|---|---|",
+            f"| id | mode | M MACs | accuracy ({split_of(front)}) | cost |",
+            "|---|---|--:|---|---|",
         ]
+        ids = {mode: name for name, mode in front.ids.items()}
+        readings: list[Reading] = []
         for point in front.points:
+            accuracy = shown_accuracy(point, split_of(front))
+            readings += (accuracy, point.cost)
             lines.append(
-                f"| `{_short(point.mode)}` | {net.macs(point.mode) / 1e6:.1f} | {point.accuracy} |"
-                f" {point.cost} |"
+                f"| {ids[point.mode]} | `{_short(point.mode)}` | {net.macs(point.mode) / 1e6:.1f} |"
+                f" {accuracy} | {point.cost} |"
             )
-        readings = [reading for point in front.points for reading in (point.accuracy, point.cost)]
         lines += ["", *(f"- {line}" for line in dict.fromkeys(map(_provenance, readings))), ""]
     return lines
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from wenable.mode_ids import numbered
+from wenable.outcomes import Outcomes
 from wenable.space import Mode, Space
 
 
@@ -74,11 +76,21 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A mode with its accuracy and its cost."""
+    """A mode with its accuracy and its cost.
+
+    - `accuracy`: on the search split, by which the mode was chosen. The modes that a search keeps
+      were lucky there, so this is no figure to report.
+    - `test`: the accuracy on the test split, which neither training nor search saw; None where
+      nobody evaluated it.
+    - `outcomes`, `test_outcomes`: which examples of either split were right, where that was kept.
+    """
 
     mode: Mode
     accuracy: Reading
     cost: Reading
+    test: Reading | None = None
+    outcomes: Outcomes | None = None
+    test_outcomes: Outcomes | None = None
 
     def beats(self, other: Point) -> bool:
         """Say whether this point is no worse in both figures and better in one."""
@@ -141,8 +153,47 @@ class Front:
         """The modes of the front."""
         return tuple(point.mode for point in self.points)
 
+    @property
+    def found(self) -> tuple[Point, ...]:
+        """The points, and the chosen one behind them where it is not among their modes."""
+        also = () if self.chosen.mode in self.modes else (self.chosen,)
+        return (*self.points, *also)
+
+    @property
+    def ids(self) -> dict[str, Mode]:
+        """The modes that were found by short names: `m01` for the first of the points, and so on."""
+        return numbered(point.mode for point in self.found)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether every mode that was found has a reading on the test split."""
+        return all(point.test is not None for point in self.found)
+
+    def with_outcomes(self, outcomes: Mapping[Mode, Outcomes]) -> Front:
+        """Return the front with what is known of each example of the search split."""
+        return self._each(lambda point: replace(point, outcomes=outcomes.get(point.mode)))
+
+    def with_tests(
+        self, tests: Mapping[Mode, Reading], outcomes: Mapping[Mode, Outcomes] | None = None
+    ) -> Front:
+        """Return the front with accuracies on the test split, for the modes that were found.
+
+        - `tests`: mode -> its accuracy there; `outcomes`: which examples were right, if known.
+        """
+        known = outcomes or {}
+        return self._each(
+            lambda point: replace(
+                point, test=tests.get(point.mode), test_outcomes=known.get(point.mode)
+            )
+        )
+
+    def _each(self, change: Callable[[Point], Point]) -> Front:
+        points = tuple(change(point) for point in self.points)
+        return replace(self, points=points, chosen=change(self.chosen))
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values, the space included, that `from_json` reads back."""
+        ids = {mode: name for name, mode in self.ids.items()}
         return {
             "format": "wenable-front",
             "version": 1,
@@ -151,8 +202,8 @@ class Front:
             "threshold": self.threshold,
             "evaluations": self.evaluations,
             "space": self.chosen.mode.space.to_json(),
-            "chosen": _point_to_json(self.chosen),
-            "points": [_point_to_json(point) for point in self.points],
+            "chosen": {"id": ids[self.chosen.mode], **_point_to_json(self.chosen)},
+            "points": [{"id": ids[point.mode], **_point_to_json(point)} for point in self.points],
             "path": [_point_to_json(point) for point in self.path],
             "explored": [_point_to_json(point) for point in self.explored],
         }
@@ -183,14 +234,31 @@ class Front:
 
 
 def _point_to_json(point: Point) -> dict[str, Any]:
-    return {
+    values: dict[str, Any] = {
         "mode": str(point.mode),
         "accuracy": asdict(point.accuracy),
         "cost": asdict(point.cost),
     }
+    if point.test is not None:
+        values["test"] = asdict(point.test)
+    for name in ("outcomes", "test_outcomes"):
+        kept = getattr(point, name)
+        if kept is not None:
+            values[name] = kept.to_json()
+    return values
 
 
 def _point_from_json(values: Mapping[str, Any], space: Space) -> Point:
+    test = values.get("test")
+    kept = {
+        name: Outcomes.from_json(values[name])
+        for name in ("outcomes", "test_outcomes")
+        if values.get(name) is not None
+    }
     return Point(
-        space.mode(str(values["mode"])), Reading(**values["accuracy"]), Reading(**values["cost"])
+        space.mode(str(values["mode"])),
+        Reading(**values["accuracy"]),
+        Reading(**values["cost"]),
+        None if test is None else Reading(**test),
+        **kept,
     )

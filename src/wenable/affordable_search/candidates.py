@@ -14,10 +14,11 @@ from wenable.affordable_search.recorded import RecordedModes, Source
 from wenable.affordable_search.work import Work
 from wenable.calibration import calibrate
 from wenable.dynamic_network import DynamicNetwork
-from wenable.evaluation import evaluate
+from wenable.evaluation import evaluate_each
 from wenable.journal import Journal
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
 from wenable.modules import call_network, device_of, in_eval_mode
+from wenable.outcomes import Outcomes
 from wenable.prefix_reuse import EXAMPLES, Outputs, PrefixReuse
 from wenable.space import Mode
 from wenable.tables import Point, Reading
@@ -51,10 +52,12 @@ class Candidates:
         self.margins: dict[Mode, torch.Tensor] = {}
         self.images: tuple[torch.Tensor, ...] | None = None
         self.held = torch.empty(0, dtype=torch.long)
-        self.known = {
-            entry["mode"]: Reading(**entry["accuracy"])
-            for entry in (journal.entries if journal else [])
-            if entry["kind"] == "evaluation"
+        done = [e for e in (journal.entries if journal else []) if e["kind"] == "evaluation"]
+        self.known = {entry["mode"]: Reading(**entry["accuracy"]) for entry in done}
+        self.outcomes: dict[Mode, Outcomes] = {
+            net.space.mode(entry["mode"]): Outcomes.from_json(entry["outcomes"])
+            for entry in done
+            if "outcomes" in entry  # journals of earlier versions lack them
         }
 
     # --- evaluation on all images -----------------------------------------------------------------
@@ -73,6 +76,7 @@ class Candidates:
                 {
                     "kind": "evaluation", "mode": str(mode), "right": total - errors,
                     "total": total, "accuracy": asdict(reading),
+                    "outcomes": self.outcomes[mode].to_json(),
                 }
             )  # fmt: skip
             self.known[str(mode)] = reading
@@ -105,7 +109,9 @@ class Candidates:
         handle = self.net.register_forward_hook(lambda *given: outputs.append(given[-1].cpu()))
         try:
             with running:
-                reading = evaluate(self.net, mode, watched(), split="the search split")
+                reading, self.outcomes[mode] = evaluate_each(
+                    self.net, mode, watched(), split="the search split"
+                )
         finally:
             handle.remove()
         macs = self.reuse.macs(mode, used.knob if used else None, self.recorded.images)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from wenable.cli.terminal import consoles, counted, interval_text, print_json, progress_bar
+from wenable.cli.bundle_tables import comparison_tables, predictions_table, profile_table
+from wenable.cli.durations import duration_words
+from wenable.cli.inspect_modes import read_front
+from wenable.cli.terminal import (
+    consoles,
+    counted,
+    mode_cells,
+    modes_table,
+    print_json,
+    progress_bar,
+)
 from wenable.files import check_writable, write_whole
 from wenable.measure.device import conditions_words, describe_device, usable_cores
-from wenable.tables import Front
+from wenable.mode_ids import resolve
+from wenable.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
     from wenable.comparison import ModeComparison
@@ -27,15 +35,17 @@ def run_export(
 
     console, progress = consoles(as_json)
     net = we.load(network)
-    wanted, readings = _wanted(net, modes, front)
+    wanted, readings, ids = _wanted(net, modes, front)
     if engine == "executorch":
         _export_executorch(net, wanted, readings, out, as_json)
         return
     with progress.status(f"exporting and checking {counted(len(wanted), 'mode')} on {engine}"):
-        path = we.export(net, wanted, out, engine=engine, readings=readings)
+        path = we.export(net, wanted, out, engine=engine, readings=readings, ids=ids)
     size = path.stat().st_size
     if as_json:
-        print_json({"bundle": str(path), "bytes": size, "modes": [str(mode) for mode in wanted]})
+        named = {name: str(mode) for name, mode in Bundle(path).ids.items()}
+        modes_written = [str(mode) for mode in wanted]
+        print_json({"bundle": str(path), "bytes": size, "modes": modes_written, "ids": named})
         return
     console.print(
         f"{counted(len(wanted), 'mode')}, checked on {engine}, in {size / 2**20:.2f} MiB: {path}"
@@ -61,11 +71,12 @@ def _export_executorch(
             }
         )
         return
-    table = Table()
-    for header in ("mode", "method", "not run by XNNPACK"):
-        table.add_column(header, overflow="fold")
+    table = modes_table("", wanted)
+    for header in ("method", "not run by XNNPACK"):
+        table.add_column(header, overflow="fold", min_width=18)
     for mode, method in written.methods.items():
-        table.add_row(mode, method, ", ".join(written.undelegated[mode]) or "nothing")
+        left = ", ".join(written.undelegated[mode]) or "nothing"
+        table.add_row(*mode_cells(net.space.mode(mode)), method, left)
     console.print(table)
     console.print(
         f"{counted(len(wanted), 'mode')}, checked in ExecuTorch, in {written.bytes / 2**20:.2f} MiB,"
@@ -73,18 +84,26 @@ def _export_executorch(
     )
 
 
-def _wanted(net: Any, modes: str, front: Path | None) -> tuple[list[Any], dict[Any, Any]]:
-    """Return the modes to export and what is known of them."""
-    if modes and front is not None:
-        raise ValueError("`--modes` and `--front` were both given; name one of them")
+def _wanted(
+    net: Any, modes: str, front: Path | None
+) -> tuple[list[Any], dict[Any, Any], dict[str, Any]]:
+    """Return the modes to export, what is known of them, and their short names in the front."""
+    ids: dict[str, Any] = {}
+    readings: dict[Any, Any] = {}
     if front is not None:
-        found = Front.from_json(json.loads(front.read_text(encoding="utf-8")))
-        points = {net.space.mode(str(each.mode)): each for each in (*found.points, found.chosen)}
-        readings = {mode: {"accuracy": each.accuracy} for mode, each in points.items()}
-        return list(points), readings
+        found = read_front(front)
+        if found.chosen.mode.space != net.space:
+            raise ValueError(f"`--front` (={front}) was found for another network than this one")
+        ids = found.ids
+        # The figures to report, and a device chooses by: those that no search was lucky with.
+        readings = {each.mode: {"accuracy": each.test or each.accuracy} for each in found.found}
     if modes:
-        return [net.space.mode(each.strip()) for each in modes.split(";")], {}
-    return sorted(net.calibrated_modes, key=lambda mode: -net.macs(mode)), {}
+        where = "give its file with `--front`" if front is None else str(front)
+        wanted = [resolve(each.strip(), net.space, ids, where) for each in modes.split(";")]
+        return wanted, {mode: readings[mode] for mode in wanted if mode in readings}, ids
+    if front is not None:
+        return list(readings), readings, ids
+    return sorted(net.calibrated_modes, key=lambda mode: -net.macs(mode)), {}, {}
 
 
 def run_profile(
@@ -107,7 +126,7 @@ def run_profile(
         raise OSError(f"the profile could not be kept: {problem}; name a file with --out")
 
     def tell(seconds: float) -> None:
-        progress.print(f"measuring on {engine}: about {max(seconds / 60, 0.1):.1f} minutes")
+        progress.print(f"measuring on {engine}: about {duration_words(seconds)}")
 
     with progress_bar(progress, "measuring") as update, warnings.catch_warnings():
         if problem:  # it is said below, in one line
@@ -123,14 +142,8 @@ def run_profile(
     if as_json:
         print_json(found.to_json())
         return
-    table = Table(title=f"{found.engine}, {counted(found.threads, 'thread')}, {found.device}")
-    headers = ("mode", "latency ms", "p99", *(("energy mJ",) if found.energies else ()))
-    for header in headers:
-        table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
-    for mode, reading in found.latencies.items():
-        used = [interval_text(found.energies[mode])] if found.energies else []
-        table.add_row(mode, interval_text(reading), f"{reading.p99:.2f}", *used)
-    console.print(table)
+    opened = Bundle(bundle)
+    console.print(profile_table(found, opened.space, opened.ids))
     if not found.energies:
         console.print(f"energy: not measured ({found.energy_reason})")
     console.print(conditions_words(found.conditions, found.conditions_after))
@@ -163,8 +176,7 @@ def run_verify(
     _check_place(out)
     also = []
     if front is not None:
-        found = Front.from_json(json.loads(front.read_text(encoding="utf-8")))
-        also = [str(each.mode) for each in found.points]
+        also = [str(mode) for mode in read_front(front).ids.values()]
     with progress_bar(progress, "measuring") as update:
         known = DeviceProfile.read(profile)
         result = verify(bundle, known, engine=engine, modes=modes, also=also, on_progress=update)
@@ -180,7 +192,9 @@ def run_verify(
     if as_json:
         print_json(result.to_json() | ({"refit": again.to_json()} if again else {}))
         return
-    console.print(_predictions(result))
+    opened = Bundle(bundle)
+    ids = opened.ids if front is None else read_front(front).ids
+    console.print(predictions_table(result, opened.space, ids))
     console.print(
         f"median error {result.median_error:.1%} (goal {GOAL_ERROR:.0%}), Kendall's tau"
         f" {result.kendall_tau:.3f} (goal {GOAL_TAU}): {'good' if result.is_good else 'short of it'}"
@@ -191,7 +205,7 @@ def run_verify(
             f" tau {result.repeat_tau:.3f}; so much is this machine's own unrest"
         )
     if again is not None:
-        console.print(_predictions(again.before, again.after))
+        console.print(predictions_table(again.before, opened.space, ids, again.after))
         console.print(_refit_words(again, refit))
 
 
@@ -208,21 +222,6 @@ def _check_new(path: Path | None) -> None:
         raise ValueError(f"`--refit` (={path}) exists; name a new file, nothing was changed")
     if not path.resolve().parent.is_dir():
         raise FileNotFoundError(f"`--refit` (={path}) is in a folder that does not exist")
-
-
-def _predictions(result: Any, again: Any = None) -> Table:
-    """Return a table of predicted and measured latencies; with those of a table fitted again."""
-    table = Table(title=f"{result.engine}, {result.device}" if again is None else "held out")
-    ways = {"predicted": result} if again is None else {"before": result, "after": again}
-    headers = ["mode", *(f"{name} ms" for name in ways), "measured ms"]
-    headers += ["error %"] if again is None else [f"error {name} %" for name in ways]
-    for header in headers:
-        table.add_column(header, overflow="fold", justify="left" if header == "mode" else "right")
-    for mode, reading in result.measured.items():
-        said = [way.predicted[mode] for way in ways.values()]
-        errors = [f"{100 * (each / reading.known - 1):+.1f}" for each in said]
-        table.add_row(mode, *(f"{each:.2f}" for each in said), interval_text(reading), *errors)
-    return table
 
 
 def _refit_words(again: Any, path: Path | None) -> str:
@@ -247,7 +246,11 @@ def run_bench(
     console, progress = consoles(as_json)
     _check_place(out)
     names = [each.strip() for each in engines.split(",")] if engines else list(installed_engines())
-    wanted = [each.strip() for each in modes.split(";")] if modes else None
+    opened = Bundle(bundle)
+    wanted = None
+    if modes:
+        numbers = [opened.number_of(each.strip()) for each in modes.split(";")]
+        wanted = [str(opened.modes[number].mode) for number in numbers]
     counts = _threads(threads)
     rows: list[ModeComparison] = []
     with progress.status("preparing") as status:
@@ -261,7 +264,8 @@ def run_bench(
     if as_json:
         print_json(values)
         return
-    console.print(_comparisons(rows))
+    for table in comparison_tables(rows, opened.space, opened.ids):
+        console.print(table)
     console.print(
         f"{rows[0].ours.count} calls of each, of one example, in blocks in random order, on"
         f" {describe_device()}. plain here: the mode exported as it is written, on the same engine;"
@@ -276,21 +280,3 @@ def _threads(given: str) -> list[int | None]:
     if given:
         return [int(each) for each in given.split(",")]
     return [1, None] if usable_cores() > 1 else [1]
-
-
-def _comparisons(rows: Sequence[ModeComparison]) -> Table:
-    table = Table(title="latency, ms: median (quartiles)")
-    for header in (
-        "mode", "engine", "threads", "ours", "plain here", "best plain", "full",
-        "best plain / ours", "full / ours",
-    ):  # fmt: skip
-        table.add_column(header, overflow="fold")
-    for each in rows:
-        engine, best = each.best_plain
-        table.add_row(
-            each.mode, f"{each.engine} {each.version}", str(each.threads),
-            interval_text(each.ours), interval_text(each.plain[each.engine]),
-            f"{interval_text(best)} {engine}", f"{each.best_full.known:.2f}",
-            f"{each.best_plain_over_ours:.2f}", f"{each.full_over_ours:.2f}",
-        )  # fmt: skip
-    return table

@@ -15,19 +15,25 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.demo_check import write_answers
-from wenable.cli.terminal import consoles, mode_table
+from wenable.cli.explore import alike_words
+from wenable.cli.strips import shown_mode
+from wenable.cli.terminal import consoles, encoding, mode_table
 from wenable.cli.work import (
     Data,
-    accuracies,
+    evaluations,
     explore_with_bar,
     flush_denormals,
     load_data,
     train_with_bar,
+    with_tests,
 )
 from wenable.dynamic_network import DynamicNetwork
 from wenable.files import write_whole
 from wenable.measure import describe_device
 from wenable.measure.latency import TimingPlan
+from wenable.mode_ids import numbered
+from wenable.outcomes import Outcomes
+from wenable.report.figures import TEST
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.search import mode_latencies
 from wenable.space import Mode
@@ -53,13 +59,19 @@ def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
         cost: explore_with_bar(progress, net, data, cost, THRESHOLD) for cost in ("macs", "latency")
     }
     for cost, front in fronts.items():
-        write_whole(out / f"front-{cost}.json", json.dumps(front.to_json(), indent=1))
         console.print(
             f"Algorithm 2 by {cost}: {front.evaluations} modes evaluated, {len(front.path) - 1}"
-            f" steps, {len(front)} on the front, chosen {front.chosen.mode}"
+            f" steps, {len(front)} on the front, chosen {shown_mode(front.chosen.mode, encoding())}"
         )
-    tested, latencies = _final_figures(progress, net, fronts, data)
+    evaluated, latencies = _final_figures(progress, net, fronts, data)
+    tested = {mode: reading for mode, (reading, _) in evaluated.items()}
+    fronts = {cost: with_tests(front, evaluated) for cost, front in fronts.items()}
+    for cost, front in fronts.items():
+        write_whole(out / f"front-{cost}.json", json.dumps(front.to_json(), indent=1))
     _print_table(console, net, fronts, tested, latencies)
+    for cost, front in fronts.items():
+        for line in alike_words(front, numbered(tested), f"the front by {cost}"):
+            console.print(line)
     picture = plot_fronts(
         _panels(net, fronts, tested, latencies),
         out / "front.png",
@@ -99,13 +111,16 @@ def _trained(
 
 def _final_figures(
     progress: Console, net: DynamicNetwork, fronts: dict[str, Front], data: Data
-) -> tuple[dict[Mode, Reading], dict[Mode, Reading]]:
-    """Return the accuracy on the test split and the latency of every mode worth showing."""
+) -> tuple[dict[Mode, tuple[Reading, Outcomes]], dict[Mode, Reading]]:
+    """Return what was evaluated on the test split, and the latency, of every mode worth showing.
+
+    They come from the most to the least costly, the full one first, as they are exported.
+    """
     modes = list(net.space.uniform_modes())
     modes += [mode for front in fronts.values() for mode in (*front.modes, front.chosen.mode)]
-    modes = list(dict.fromkeys(modes))
+    modes = sorted(dict.fromkeys(modes), key=lambda mode: -net.macs(mode))
     with progress.status(f"final figures of {len(modes)} modes on the test split"):
-        tested = accuracies(net, modes, data, "test")
+        tested = evaluations(net, modes, data, "test")
         timing = TimingPlan(blocks=6, calls=20, gap_ms=20.0)
         measured = mode_latencies(net, modes, timing)
     return tested, dict(zip(modes, measured, strict=True))
@@ -119,12 +134,14 @@ def _panels(
 ) -> dict[str, Panel]:
     def point(mode: Mode, cost: str) -> Point:
         macs = Reading(net.macs(mode), "MACs", source="counted")
-        return Point(mode, tested[mode], macs if cost == "macs" else latencies[mode])
+        shown = macs if cost == "macs" else latencies[mode]
+        return Point(mode, tested[mode], shown, test=tested[mode])
 
     return {
         cost: Panel(
             tuple(point(mode, cost) for mode in front.modes),
             tuple(point(mode, cost) for mode in net.space.uniform_modes()),
+            TEST,
         )
         for cost, front in fronts.items()
     }
@@ -151,12 +168,12 @@ def _print_table(
             net.macs("full"),
             {"latency ms": latencies[mode], "accuracy %": tested[mode]},
         )
-        for mode in sorted(labels, key=lambda mode: -net.macs(mode))
+        for mode in tested
     ]
-    console.print(mode_table("modes of the trained network", rows))
+    console.print(mode_table("modes of the trained network", rows, numbered(tested)))
     console.print(
         "accuracy: test split, 95 % interval. latency: eager PyTorch, batch 1, quartiles.\n"
-        "macs, latency: the searches on whose front a mode lies."
+        "macs, latency: the searches on whose front a mode lies. id: its name in the bundle."
     )
 
 

@@ -7,17 +7,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.table import Table
+
 import wenable as we
-from wenable.affordable_search import estimate_search
+from wenable.accuracy_comparison import compare_accuracies
 from wenable.cli.limits import parse_limits
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
-from wenable.cli.work import Data, accuracies, explore_with_bar, flush_denormals, load_data_for
+from wenable.cli.work import (
+    Data,
+    evaluations,
+    explore_with_bar,
+    flush_denormals,
+    load_data_to_search,
+    with_tests,
+)
 from wenable.cost_table import CostTable
 from wenable.exploration.fronts import indistinguishable
+from wenable.exploration.racing import most_evaluations
 from wenable.files import write_whole
+from wenable.report.csv_table import csv_table
+from wenable.report.figures import TEST, shown_accuracy
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.runtime import DeviceProfile
-from wenable.tables import Point
+from wenable.space import Mode
+from wenable.tables import Front
 
 
 def run_explore(
@@ -30,82 +43,101 @@ def run_explore(
     profile: Path | None,
     limits: Sequence[str],
     as_json: bool,
+    calibration_images: int | None = None,
 ) -> None:
     """Search a saved network and write what was found under `out`.
 
     - `cost`: as `explore` takes it; "" for latency where there is a profile, and MACs elsewhere.
     - `profile`: what `wenable profile` measured on the device that will run the network.
     - `limits`: as `parse_limits` reads them.
+    - `calibration_images`: how many training images each mode is calibrated on; None for a number
+      that fits the search split.
     """
     console, progress = consoles(as_json)
     flush_denormals()
     net = we.load(network)
-    data = load_data_for(net, data_name)
+    data = load_data_to_search(net, data_name, calibration_images)
     for line in data.summary:
         progress.print(line, markup=False, emoji=False, soft_wrap=True)
     cost = cost or ("macs" if profile is None else "latency")
     tables = {} if profile is None else _tables(profile)
     table = _table_for(cost, tables, profile)
     kept = parse_limits(limits, net, tables)
+    progress.print(_images_words(data))
     out.mkdir(parents=True, exist_ok=True)
     journal = None
     if strategy in ("greedy", "greedy-lazy") and (cost == "macs" or table is not None):
         journal = out / "search.journal"
-        progress.print(_estimate(net, data, journal))
+        going_on = f"; goes on from {journal}" if journal.exists() else ""
+        progress.print(f"at most {most_evaluations(net.space)} modes{going_on}")
     with stdout_kept_clean():
         front = explore_with_bar(
             progress, net, data, cost, threshold, strategy, table, journal, kept
         )
-    found = (*front.points, *(() if front.chosen in front.points else (front.chosen,)))
-    tested = accuracies(net, (point.mode for point in found), data, "test")
+    tested = evaluations(net, (point.mode for point in front.found), data, "test")
+    front = with_tests(front, tested)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "front.json", json.dumps(front.to_json(), indent=1))
-    points = tuple(Point(point.mode, tested[point.mode], point.cost) for point in found)
-    picture = plot_fronts({cost: Panel(points, ())}, out / "front.png")
+    write_whole(out / "front.csv", csv_table({network.stem: front}))
+    picture = plot_fronts({cost: Panel(front.found, (), TEST)}, out / "front.png")
     saved = we.save(net, out / "net.safetensors")
     if journal is not None:
         journal.unlink()
     if as_json:
-        test = {str(mode): asdict(reading) for mode, reading in tested.items()}
+        test = {str(mode): asdict(reading) for mode, (reading, _) in tested.items()}
         print_json({"front": front.to_json(), "test": test, "network": str(saved)})
         return
-    full = net.macs("full")
-    rows = []
-    for point in found:
+    console.print(_table(net, front, cost))
+    for limit in kept:
+        console.print(f"kept by all of them: {limit}")
+    for line in alike_words(front):
+        console.print(line)
+    written = (out / "front.json", out / "front.csv", picture, saved)
+    console.print(f"written: {', '.join(map(str, written))}")
+
+
+def _table(net: we.DynamicNetwork, front: Front, cost: str) -> Table:
+    full, rows = net.macs("full"), []
+    for point in front.found:
         label = "chosen" if point.mode == front.chosen.mode else ""
-        readings = {"accuracy % (test split)": tested[point.mode]}
+        readings = {f"accuracy % ({TEST})": shown_accuracy(point, TEST)}
         if cost != "macs":
             unit = "" if point.cost.unit == "bit operations" else f" {point.cost.unit}"
             readings[f"{cost.replace('_', ' ')}{unit}"] = point.cost
         rows.append((label, point.mode, net.macs(point.mode), full, readings))
-    console.print(
-        mode_table(
-            f"front by {cost}, {front.strategy}: {front.evaluations} modes evaluated,"
-            f" {len(front)} kept",
-            rows,
-        )
+    title = (
+        f"front by {cost}, {front.strategy}: {front.evaluations} modes evaluated, {len(front)} kept"
     )
-    for limit in kept:
-        console.print(f"kept by all of them: {limit}")
+    return mode_table(title, rows, front.ids)
+
+
+def alike_words(
+    front: Front, named: Mapping[str, Mode] | None = None, what: str = "the front"
+) -> list[str]:
+    """Return lines that say which neighbours on a front cannot be told apart, by their short names.
+
+    - `named`: the modes by those names; the front's own by default. `what`: what the front is called.
+    """
+    ids = {mode: name for name, mode in (named or front.ids).items()}
     alike = indistinguishable(front)
-    if alike:
-        pairs = ", ".join(f"{one.mode} and {other.mode}" for one, other in alike[:3])
-        console.print(
-            f"[yellow]{len(alike)} of {len(front) - 1} neighbours on the front cannot be told apart"
-            f" by their accuracy on the search split[/] ({pairs}{', ...' if alike[3:] else ''}):"
-            " more images would tell."
-        )
-    console.print(f"written: {out / 'front.json'}, {picture}, {saved}")
+    if not alike:
+        return []
+    told = [(one, other, compare_accuracies(one, other)) for one, other in alike[:3]]
+    # The space within a pair is one that no line breaks at.
+    pairs = ", ".join(f"{ids[a.mode]}\u00a0and\u00a0{ids[b.mode]} ({c.figure})" for a, b, c in told)
+    return [
+        f"[yellow]{len(alike)} of {len(front) - 1} neighbours on {what} cannot be told apart by"
+        f" their accuracy[/] by {told[0][2].way}: {pairs}{', ...' if alike[3:] else ''}."
+        " More images would tell."
+    ]
 
 
-def _estimate(net: we.DynamicNetwork, data: Data, journal: Path) -> str:
-    sizes = [sum(len(batch[0]) for batch in split) for split in (data.search, data.calibration)]
-    most = estimate_search(net, *sizes)
-    going_on = f"; goes on from {journal}" if journal.exists() else ""
-    return (
-        f"at most {most.evaluations} modes, {most.full_passes:,} passes of one image through the"
-        f" full network{going_on}"
+def _images_words(data: Data) -> str:
+    """Return how many images a mode is calibrated and evaluated on, which are read for that."""
+    calibration, search = (
+        sum(len(batch[0]) for batch in split) for split in (data.calibration, data.search)
     )
+    return f"each mode is calibrated on {calibration} images and evaluated on {search}"
 
 
 def _tables(path: Path) -> dict[str, CostTable | str]:

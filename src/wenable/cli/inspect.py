@@ -8,10 +8,17 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import wenable as we
-from wenable.cli.terminal import consoles, parse_groups, parse_size, print_json, short_mode
+from wenable.cli.terminal import (
+    consoles,
+    mode_cells,
+    modes_table,
+    parse_groups,
+    parse_size,
+    plain_table,
+    print_json,
+)
 from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.plan import SwitchableLayer
 from wenable.methods.weight_enabling import ShufflePolicy
@@ -75,14 +82,15 @@ def describe(net: DynamicNetwork) -> dict[str, Any]:
 
 
 def _print_modes(console: Console, net: DynamicNetwork) -> None:
-    table = Table(title="uniform modes", title_justify="left", header_style="bold")
-    for header in ("mode", "MACs (M)", "share of full", "fewer", "parameters (M)"):
-        table.add_column(header, justify="left" if header == "mode" else "right")
+    modes = net.space.uniform_modes()
+    table = modes_table("uniform modes", modes)
+    for header in ("MACs\n(M)", "share\nof full", "fewer", "parameters\n(M)"):
+        table.add_column(header, justify="right", no_wrap=True)
     full = net.macs("full")
-    for mode in net.space.uniform_modes():
+    for mode in modes:
         macs = net.macs(mode)
         table.add_row(
-            short_mode(mode),
+            *mode_cells(mode),
             f"{macs / 1e6:,.2f}",
             f"{100 * macs / full:.1f} %",
             f"{full / macs:.2f}x",
@@ -92,11 +100,14 @@ def _print_modes(console: Console, net: DynamicNetwork) -> None:
 
 
 def _print_layers(console: Console, net: DynamicNetwork) -> None:
-    table = Table(title="layers that switch", title_justify="left", header_style="bold")
+    table = plain_table("layers that switch")
     for header in ("layer", "kind", "in", "out", "MACs (M)", "finest", "input read"):
         right = header in ("in", "out", "MACs (M)")
-        # A name that is cut off could not be typed back.
-        table.add_column(header, justify="right" if right else "left", overflow="fold")
+        # A name that is cut off could not be typed back; figures are never broken.
+        table.add_column(
+            header.replace(" (", "\n("), justify="right" if right else "left", overflow="fold",
+            no_wrap=header not in ("layer", "input read"), min_width=12 if header == "layer" else None,
+        )  # fmt: skip
     for layer in net.switchable_layers:
         knob = net.space.knobs[net.space.position(layer.knob)]
         finest = knob.text(layer.patterns[-1])
@@ -117,9 +128,10 @@ def _print_left_alone(console: Console, net: DynamicNetwork) -> None:
     by_reason: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for each in net.left_alone:
         by_reason[each.reason].append((each.name, each.macs))
-    table = Table(title="left alone", title_justify="left", header_style="bold")
-    for header in ("layers", "why", "MACs of the full mode"):
-        table.add_column(header, justify="right" if header.startswith("MACs") else "left")
+    table = plain_table("left alone")
+    table.add_column("layers", overflow="fold", ratio=2)
+    table.add_column("why", ratio=3)
+    table.add_column("MACs of the\nfull mode", justify="right", no_wrap=True)
     for reason, layers in by_reason.items():
         names = ", ".join(name for name, _ in layers[:3])
         more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""

@@ -87,15 +87,27 @@ def demo(
 @_one_line_errors
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="torchvision or timm name, or package.module:function.")
+        str,
+        typer.Argument(
+            help="torchvision or timm name, or package.module:function; or a front.json or bundle,"
+            " whose modes are shown."
+        ),
     ],
     size: Annotated[str, typer.Option("--input", help="One example, CxHxW (or one number).")] = "",
+    mode: Annotated[str, typer.Option(help="Of a front or bundle: one mode in full, as m07.")] = "",
     groups: Groups = "1,2,4,8,16",
     shuffle: Shuffle = "first",
     classifier: Annotated[bool, typer.Option(help="Switch the classifier as well.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what can be switched in a network, what each uniform mode costs, and what stays."""
+    """Show what can be switched in a network, or the modes of a front or bundle."""
+    from wenable.cli.inspect_modes import holds_modes, inspect_modes
+
+    if holds_modes(model):
+        inspect_modes(Path(model), mode, json)
+        return
+    if mode:
+        raise ValueError(f"`--mode` (={mode}) is for a front.json or a bundle; {model} is neither")
     from wenable.cli.inspect import run_inspect
 
     run_inspect(model, size, groups, shuffle, classifier, json)
@@ -207,12 +219,30 @@ def explore(
             " --profile), or FILE=2 by a cost table. Can be given several times; all of them hold."
         ),
     ] = None,
+    calibration_images: Annotated[
+        int | None,
+        typer.Option(
+            help="Training images on which each mode is calibrated; by default as many as the search"
+            " split has, from 256 to 2,048 (digits: 128)."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search a trained network for the modes worth having."""
     from wenable.cli.explore import run_explore
 
-    run_explore(network, data, threshold, out, cost, strategy, profile, limit or [], json)
+    run_explore(
+        network,
+        data,
+        threshold,
+        out,
+        cost,
+        strategy,
+        profile,
+        limit or [],
+        json,
+        calibration_images,
+    )
 
 
 BundleFile = Annotated[Path, typer.Argument(help="A bundle, as wenable export writes it.")]
@@ -229,10 +259,14 @@ def export(
     out: Annotated[Path, typer.Option(help="The bundle to write, as net.wen.")],
     modes: Annotated[
         str,
-        typer.Option(help="Modes with semicolons, as 'full;1/4'; all calibrated ones if empty."),
+        typer.Option(
+            help="Modes with semicolons, as 'full;1/4', or 'm01;m03' of a --front; all calibrated"
+            " ones if empty."
+        ),
     ] = "",
     front: Annotated[
-        Path | None, typer.Option(help="The modes of a front.json, with their accuracies.")
+        Path | None,
+        typer.Option(help="The modes of a front.json, or some by --modes, with their accuracies."),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="The engine every mode is checked on.")
@@ -302,7 +336,7 @@ def run(
             " input."
         ),
     ],
-    mode: Annotated[str, typer.Option(help="One of the exported modes.")] = "",
+    mode: Annotated[str, typer.Option(help="One of the exported modes, as 1/4 or m02.")] = "",
     deadline_ms: Annotated[
         float | None, typer.Option(help="Instead of a mode: the most accurate that meets it.")
     ] = None,
@@ -324,7 +358,9 @@ def bench(
     bundle: BundleFile,
     engines: Annotated[str, typer.Option(help="With commas; all installed ones if empty.")] = "",
     threads: Annotated[str, typer.Option(help="With commas, as 1,2; one and all if empty.")] = "",
-    modes: Annotated[str, typer.Option(help="With semicolons; all exported ones if empty.")] = "",
+    modes: Annotated[
+        str, typer.Option(help="With semicolons, as 'm01;1/4'; all exported ones if empty.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
     json: Json = False,
 ) -> None:
@@ -345,8 +381,11 @@ def report(
     predictions: Annotated[
         Path | None, typer.Option(help="What wenable verify --out wrote.")
     ] = None,
-    format: Annotated[str, typer.Option(help="With commas: html, svg, png, md.")] = "html",
+    format: Annotated[str, typer.Option(help="With commas: html, svg, png, md, csv.")] = "html",
     title: Annotated[str, typer.Option(help="The page's heading.")] = "",
+    search_split: Annotated[
+        bool, typer.Option("--search-split", help="Show the accuracies of the search split too.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write fronts as one page that needs no network, and as pictures and tables for papers."""
@@ -354,7 +393,7 @@ def report(
     from wenable.cli.terminal import consoles, print_json
 
     formats = [each.strip() for each in format.split(",") if each.strip()]
-    paths = run_report(fronts, predictions, out, formats, title)
+    paths = run_report(fronts, predictions, out, formats, title, search_split)
     if json:
         print_json([str(path) for path in paths])
     else:

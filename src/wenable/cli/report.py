@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from wenable.files import write_whole
+from wenable.report.csv_table import csv_table
+from wenable.report.figures import shown_accuracy, split_of
 from wenable.report.markdown_table import markdown_table
 from wenable.report.page import write_report
 from wenable.report.page_data import is_modelled, table_points
 from wenable.tables import Front, Point
 
-FORMATS = ("html", "svg", "png", "md")
+FORMATS = ("html", "svg", "png", "md", "csv")
 _PICTURED = {"macs": "MACs", "latency": "ms"}
 
 
@@ -24,15 +26,18 @@ def run_report(
     out: Path,
     formats: Sequence[str] = ("html",),
     title: str = "",
+    search_split: bool = False,
 ) -> list[Path]:
     """Write what `formats` asks for, and return the paths of the files.
 
     - `fronts`: files that `explore` wrote, `front.json` or `NAME=front.json`. Without a name the
-      file's is taken, with its folder where two files have the same.
+      file's is taken, with its folder where two files have the same. Accuracies are those on the test
+      split; of a front that has none, those on the search split, and it says so.
     - `predictions`: a verification of predicted costs, for the page; None for none.
-    - `out`: the page, such as `report.html`. `front.md`, `front.svg` and `front.png` go beside it;
-      of several fronts each has its own picture, `front-NAME.svg`.
-    - `formats`: some of html, svg, png, md.
+    - `out`: the page, such as `report.html`. `front.md`, `front.csv`, `front.svg` and `front.png` go
+      beside it; of several fronts each has its own picture, `front-NAME.svg`.
+    - `formats`: some of html, svg, png, md, csv.
+    - `search_split`: show the accuracies on the search split beside those on the test split.
 
     Raises `ValueError` for an unknown format, a name used twice, a file that is no front, fronts
     of different units, or a picture of a cost other than MACs and ms. What can be refused is refused
@@ -44,16 +49,21 @@ def run_report(
     _check_formats(formats)
     series = _read_fronts(fronts)
     verifications = [] if predictions is None else [_read_json(predictions)]
-    table = markdown_table(series)  # refuses mixed units before anything is written
+    table = markdown_table(
+        series, search_split=search_split
+    )  # refuses mixed units before anything is written
     pictures = [kind for kind in ("svg", "png") if kind in formats]
     if pictures:
         _check_pictures(series)
     out.parent.mkdir(parents=True, exist_ok=True)
     written = []
     if "html" in formats:
-        written.append(write_report(out, series, title=title, predictions=verifications))
+        page = {"title": title, "predictions": verifications, "search_split": search_split}
+        written.append(write_report(out, series, **page))
     if "md" in formats:
         written.append(write_whole(out.parent / "front.md", table))
+    if "csv" in formats:
+        written.append(write_whole(out.parent / "front.csv", csv_table(series)))
     for kind in pictures:
         written += [_picture(name, front, series, out, kind) for name, front in series.items()]
     return written
@@ -129,7 +139,7 @@ def _drawable(front: Front) -> tuple[Point, ...]:
     return tuple(
         point
         for point in front.points
-        if point.cost.value is not None and point.accuracy.value is not None
+        if point.cost.value is not None and shown_accuracy(point, split_of(front)).value is not None
     )
 
 
@@ -146,4 +156,4 @@ def _picture(name: str, front: Front, series: dict[str, Front], out: Path, kind:
     modelled = any(is_modelled(point.cost) for point in points)
     words = f"{name} (cost modelled)" if modelled else name
     path = out.parent / f"{_stem(name, series)}.{kind}"
-    return plot_fronts({front.cost: Panel(points, ())}, path, title=words)
+    return plot_fronts({front.cost: Panel(points, (), split_of(front))}, path, title=words)

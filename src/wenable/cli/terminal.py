@@ -6,14 +6,16 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from wenable.cli.strips import shown_mode, strip_key
 from wenable.space import Mode
 from wenable.tables import Reading
 
@@ -94,36 +96,84 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def short_mode(mode: Mode) -> str:
-    """Return a mode's text form, with a word to the full one."""
-    return str(mode) if mode != mode.space.full else "1 (full)"
-
-
-def mode_table(title: str, rows: list[tuple[str, Mode, int, int, dict[str, Reading]]]) -> Table:
+def mode_table(
+    title: str,
+    rows: list[tuple[str, Mode, int, int, dict[str, Reading]]],
+    ids: Mapping[str, Mode] | None = None,
+) -> Table:
     """Return a table of modes: mode, label, MACs with their share, and a column for each reading.
 
     Each row is `(label, mode, macs, macs of the full mode, readings)`; the keys of the readings are
     the headers, with their unit.
+
+    - `ids`: the modes' short names, for a column of their own.
     """
-    table = Table(title=title, title_justify="left", header_style="bold", padding=(0, 0))
-    table.add_column("mode", overflow="fold")
-    table.add_column("", max_width=14)
-    table.add_column("MACs M", justify="right")
-    table.add_column("share", justify="right")
+    table = modes_table(title, [mode for _, mode, *_ in rows], ids)
+    labelled = any(label for label, *_ in rows)
+    if labelled:
+        table.add_column("", max_width=14)
+    table.add_column("MACs\nM", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
     for name in rows[0][4]:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(broken_header(name), justify="right", no_wrap=True)
     for label, mode, macs, full, readings in rows:
         cells = [interval_text(reading) for reading in readings.values()]
         share = f"{100 * macs / full:.1f} %"
-        table.add_row(short_mode(mode), label, f"{macs / 1e6:.2f}", share, *cells)
+        labels = [label] if labelled else []
+        table.add_row(*mode_cells(mode, ids), *labels, f"{macs / 1e6:.2f}", share, *cells)
     return table
 
 
+def modes_table(
+    title: str, modes: Iterable[Mode | None], ids: Mapping[str, Mode] | None = None
+) -> Table:
+    """Return a table with the columns that name a mode, and below it what the signs of strips mean.
+
+    - `modes`: those of the rows; `ids`: their short names, for a column of their own.
+    """
+    table = plain_table(title)
+    if ids:
+        table.add_column("id", no_wrap=True)
+    # A strip may go on in the next line at any sign; a short text is never as wide as this.
+    table.add_column("mode", overflow="fold", min_width=10)
+    key = strip_key((mode for mode in modes if mode is not None), encoding())
+    if key:
+        table.caption = key
+    return table
+
+
+def plain_table(title: str = "") -> Table:
+    """Return a table whose columns fit a terminal of 80: a line under the headers and no more."""
+    return Table(
+        title=title or None, title_justify="left", caption_justify="left", header_style="bold",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False,
+    )  # fmt: skip
+
+
+def mode_cells(mode: Mode, ids: Mapping[str, Mode] | None = None) -> list[str]:
+    """Return the cells that name a mode in a table of `modes_table`."""
+    named = [name for name, each in (ids or {}).items() if each == mode]
+    return [*([named[0] if named else ""] if ids else []), shown_mode(mode, encoding())]
+
+
+def broken_header(name: str) -> str:
+    """Return a header with its remark in brackets on a line of its own."""
+    return name.replace(" (", "\n(", 1)
+
+
+def encoding() -> str:
+    """Return how standard output writes letters."""
+    return sys.stdout.encoding or "utf-8"
+
+
 def interval_text(reading: Reading) -> str:
-    """Return a figure with its interval, without the unit: `98.6 (97.1-99.3)`, shares in percent."""
+    """Return a figure with its interval, without the unit: `98.6 (97.1-99.3)`.
+
+    Shares are in percent, MACs in millions.
+    """
     if reading.value is None:
         return "-"
-    scale, digits = (100, 1) if reading.unit == "top-1" else (1, 2)
+    scale, digits = {"top-1": (100, 1), "MACs": (1e-6, 2)}.get(reading.unit, (1, 2))
     text = f"{scale * reading.value:.{digits}f}"
     if reading.low is None or reading.high is None:
         return text

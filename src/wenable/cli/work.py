@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,16 +11,20 @@ import torch
 from rich.console import Console
 
 import wenable as we
+from wenable.cli.durations import SearchClock
 from wenable.cli.terminal import progress_bar
 from wenable.cost_table import CostTable
 from wenable.data import ImageBatches, TensorBatches, batches, digits, image_folder
 from wenable.data.image_folder import FolderSplits, ImageFiles
+from wenable.data.kept import KeptBatches
 from wenable.data.summary import summary
 from wenable.data.transforms import ImageSettings, evaluation_transform, training_transform
 from wenable.dynamic_network import DynamicNetwork
+from wenable.evaluation import evaluate_each
 from wenable.exploration.greedy import SearchStep
 from wenable.exploration.limits import Limit
 from wenable.measure.latency import TimingPlan
+from wenable.outcomes import Outcomes
 from wenable.preprocessing import Preprocessing
 from wenable.processes import rank, world_size
 from wenable.search import Cost, Strategy
@@ -28,6 +32,10 @@ from wenable.space import Mode
 from wenable.tables import Front, Reading
 from wenable.training import StepReport, TrainConfig
 from wenable.training.recipes import Recipe, recipe_named
+
+DIGITS_TO_CALIBRATE = 128
+SEARCH_CALIBRATION = (256, 2048)
+"""The fewest and the most images on which a search calibrates a mode where nothing is said."""
 
 # A search measures hundreds of modes: three short blocks each, close together.
 SEARCH_TIMING = TimingPlan(blocks=3, calls=8, warmup=2, gap_ms=5.0)
@@ -118,8 +126,40 @@ def find_splits(name: str) -> FolderSplits:
     return image_folder(name)
 
 
-def load_data_for(net: DynamicNetwork, name: str) -> Data:
+def load_data_to_search(
+    net: DynamicNetwork, name: str, calibration_images: int | None = None
+) -> Data:
+    """Return a data set for a search, which goes through its images for every mode: kept in memory.
+
+    - `calibration_images`: how many training images each mode is calibrated on. By default as many as
+      the search split has, so that neither takes much longer than the other, from 256 to 2,048.
+
+    Raises `ValueError` where that is below 1, and as `load_data_for`.
+    """
+    if calibration_images is not None and calibration_images < 1:
+        raise ValueError(f"`--calibration-images` (={calibration_images}) must be at least 1")
+    if name == "digits":
+        data = _digits(calibration_images or DIGITS_TO_CALIBRATE)
+    else:
+        splits = find_splits(name)
+        least, most = SEARCH_CALIBRATION
+        count = calibration_images or min(max(len(splits.search), least), most)
+        data = load_data_for(net, name, calibration_images=count, splits=splits)
+    kept = [KeptBatches(each) for each in (data.calibration, data.search)]
+    return replace(data, calibration=kept[0], search=kept[1])
+
+
+def load_data_for(
+    net: DynamicNetwork,
+    name: str,
+    *,
+    calibration_images: int | None = None,
+    splits: FolderSplits | None = None,
+) -> Data:
     """Return a data set by name or folder, its images prepared as a saved network wants them.
+
+    - `calibration_images`: how many training images serve calibration; 2,048 by default.
+    - `splits`: those of the folder, if they were looked for before.
 
     Raises `ValueError` where the network does not say how, or has other classes.
     """
@@ -132,7 +172,9 @@ def load_data_for(net: DynamicNetwork, name: str) -> Data:
             " it is saved; `wenable train` does"
         )
     recipe = Recipe(TrainConfig(), ImageSettings.of_evaluation(wanted), batch_size=1)
-    data = load_data(name, recipe)
+    if calibration_images is not None:
+        recipe = replace(recipe, calibration_images=calibration_images)
+    data = load_data(name, recipe, splits=splits)
     found = data.preprocessing.labels if data.preprocessing else ()
     if wanted.labels and found != wanted.labels:
         raise ValueError(
@@ -142,18 +184,18 @@ def load_data_for(net: DynamicNetwork, name: str) -> Data:
     return data
 
 
-def _digits() -> Data:
+def _digits(calibration: int = DIGITS_TO_CALIBRATE) -> Data:
     if world_size() > 1:
         raise ValueError("`--data` (='digits') is too small a set for several processes; use one")
     splits = digits()
-    first = torch.utils.data.Subset(splits.train, range(128))
+    first = torch.utils.data.Subset(splits.train, range(min(calibration, len(splits.train))))
 
     def training_batches(size: int, seed: int) -> TensorBatches:
         return TensorBatches(splits.train, size, seed=seed)
 
     return Data(
         training_batches,
-        list(torch.utils.data.DataLoader(first, 128)),
+        list(torch.utils.data.DataLoader(first, DIGITS_TO_CALIBRATE)),
         list(batches(splits.search, 300)),
         list(batches(splits.test, 250)),
         torch.zeros(1, 1, 8, 8),
@@ -192,10 +234,12 @@ def explore_with_bar(
 ) -> Front:
     """Run a search and show how far it is."""
     with progress_bar(console, f"searching by {cost}") as update:
+        clock = SearchClock(console.print)
 
         def show(step: SearchStep) -> None:
+            clock(step)
             words = f"{step.evaluations} modes, accuracy {100 * step.taken.accuracy.known:.1f} %"
-            update(step.number, step.most, words)
+            update(step.number, max(step.likely or step.most, step.number), words)
 
         return we.explore(
             net,
@@ -216,10 +260,23 @@ def accuracies(
     net: DynamicNetwork, modes: Iterable[Mode], data: Data, split: str
 ) -> dict[Mode, Reading]:
     """Calibrate each mode where it is not yet, and return its accuracy on a split."""
-    found: dict[Mode, Reading] = {}
+    return {mode: each[0] for mode, each in evaluations(net, modes, data, split).items()}
+
+
+def evaluations(
+    net: DynamicNetwork, modes: Iterable[Mode], data: Data, split: str
+) -> dict[Mode, tuple[Reading, Outcomes]]:
+    """Calibrate each mode where it is not yet; return its accuracy, and which examples were right."""
+    found: dict[Mode, tuple[Reading, Outcomes]] = {}
     examples = data.test if split == "test" else data.search
     for mode in dict.fromkeys(modes):
         if not net.is_calibrated(mode):
             we.calibrate(net, mode, data.calibration)
-        found[mode] = we.evaluate(net, mode, examples, split=f"the {split} split")
+        found[mode] = evaluate_each(net, mode, examples, split=f"the {split} split")
     return found
+
+
+def with_tests(front: Front, tested: Mapping[Mode, tuple[Reading, Outcomes]]) -> Front:
+    """Return a front with what was evaluated on the test split."""
+    readings = {mode: reading for mode, (reading, _) in tested.items()}
+    return front.with_tests(readings, {mode: outcomes for mode, (_, outcomes) in tested.items()})

@@ -79,7 +79,7 @@ def evolve(
     first = [space.mode(choice) for choice in start] or list(space.uniform_modes())
     tables = [table, *(limit.table for limit in limits)]
     study = _study(population, seed)
-    evaluate = Evaluations(accuracy, table, trials, on_step)
+    evaluate = Evaluations(accuracy, table, trials, on_step, likely=trials)
     check_exceeded(threshold, evaluate(space.full))
     for mode in dict.fromkeys(_without_left_out(mode, patterns, tables) for mode in (*first, kept)):
         study.enqueue_trial(dict(mode))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
+from wenable.accuracy_comparison import compare_accuracies
 from wenable.cost_table import CostTable
 from wenable.exploration.greedy import SearchStep
 from wenable.exploration.limits import Limit
@@ -19,6 +21,7 @@ class Evaluations:
     - `table`: the cost of any mode.
     - `most`: how many modes the search will ask for at most.
     - `on_step`: called after each evaluation; a mode that is known already makes no step.
+    - `likely`: how many it will ask for if all goes as usual.
 
     >>> from wenable.space import Knob, Space
     >>> space = Space((Knob("a", (1, 2)),))
@@ -34,8 +37,11 @@ class Evaluations:
         table: CostTable,
         most: int,
         on_step: Callable[[SearchStep], None] | None = None,
+        *,
+        likely: int = 0,
     ) -> None:
         self._accuracy, self._table, self._most, self._on_step = accuracy, table, most, on_step
+        self._likely = likely
         self._points: dict[Mode, Point] = {}
 
     def __call__(self, mode: Mode) -> Point:
@@ -46,7 +52,7 @@ class Evaluations:
             )
             if self._on_step is not None:
                 known = len(self._points)
-                self._on_step(SearchStep(known, self._most, point, 1, known))
+                self._on_step(SearchStep(known, self._most, point, 1, known, self._likely))
         return self._points[mode]
 
     @property
@@ -213,15 +219,11 @@ def hypervolume(
 
 
 def indistinguishable(front: Front) -> list[tuple[Point, Point]]:
-    """Return the neighbours on a front whose accuracy intervals overlap.
+    """Return the neighbours on a front whose accuracies cannot be told apart.
 
-    The data cannot tell such two apart by this comparison: the cheaper one may be as accurate.
-    Intervals that do not overlap are clear evidence; ones that overlap a little may still differ.
-    Both modes were evaluated on the same images, so a paired test (McNemar's) would be sharper;
-    but a `Reading` holds no answer for each image, and so this cannot be done here.
-
-    - `front`: its points carry the intervals of their accuracies, 95 % by `evaluate`. A pair in
-      which one has none is left out.
+    The data do not show which is better: the cheaper one may be as accurate. `compare_accuracies`
+    decides, by McNemar's test where it is known which examples were right. A pair of which nothing
+    is known, no example and no interval, is left out.
 
     Returns pairs, the more costly point first, from the most to the least costly.
 
@@ -238,13 +240,6 @@ def indistinguishable(front: Front) -> list[tuple[Point, Point]]:
     """
     return [
         (one, other)
-        for one, other in zip(front.points, front.points[1:], strict=False)
-        if _overlap(one, other)
+        for one, other in pairwise(front.points)
+        if compare_accuracies(one, other).told_apart is False
     ]
-
-
-def _overlap(one: Point, other: Point) -> bool:
-    a, b = one.accuracy, other.accuracy
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return False
-    return a.low <= b.high and b.low <= a.high

@@ -17,6 +17,7 @@ class SearchStep:
     - `number`: 1 for the first; `most`: how many there can be at most.
     - `taken`: the candidate that was taken; `candidates`: how many were evaluated for it.
     - `evaluations`: how many modes the search has evaluated so far.
+    - `likely`: how many steps there will be if all goes as usual; 0 where nobody can say.
     """
 
     number: int
@@ -24,6 +25,7 @@ class SearchStep:
     taken: Point
     candidates: int
     evaluations: int
+    likely: int = 0
 
 
 def greedy(

@@ -22,6 +22,7 @@ from wenable.exporting.tracing import trace
 from wenable.extraction import extract
 from wenable.files import check_writable, write_whole
 from wenable.layers.executions import is_pointwise
+from wenable.mode_ids import is_id
 from wenable.modules import in_eval_mode
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.session import Session
@@ -40,6 +41,7 @@ def export(
     *,
     engine: str = "onnxruntime",
     readings: Mapping[Any, Mapping[str, Reading]] | None = None,
+    ids: Mapping[str, Mode] | None = None,
 ) -> Path:
     """Write the modes of a network to one bundle, which `wenable.runtime` runs without torch.
 
@@ -47,6 +49,8 @@ def export(
     - `engine`: the one that every mode is checked on before the file is written: its answers must be
       those of the extracted network to 1e-4 of the largest. The bundle runs on others as well.
     - `readings`: for each mode by name, as "accuracy" or "latency"; the runtime chooses by them.
+    - `ids`: short names of the modes, as `Front.ids` has them, so that they are called the same in
+      the bundle. It may name more than the exported ones; where it lacks one, all are numbered anew.
 
     The file is whole or not there: an export that fails leaves the old one.
 
@@ -61,7 +65,7 @@ def export(
     for mode in wanted:
         warn_if_uncalibrated(net, mode, "exported")
     with in_eval_mode(net), torch.no_grad():
-        content = _bundle(net, wanted, given)
+        content = _bundle(net, wanted, given, ids or {})
         _check(net, wanted, content, engine)
     return write_whole(path, content)
 
@@ -95,8 +99,15 @@ def checked_modes(
 
 
 def _bundle(
-    net: DynamicNetwork, modes: list[Mode], readings: Mapping[Mode, Mapping[str, Reading]]
+    net: DynamicNetwork,
+    modes: list[Mode],
+    readings: Mapping[Mode, Mapping[str, Reading]],
+    ids: Mapping[str, Mode],
 ) -> bytes:
+    short = {mode: name for name, mode in ids.items() if is_id(name)}
+    names = (
+        [{"id": short[mode]} for mode in modes] if set(modes) <= set(short) else [{}] * len(modes)
+    )
     graph, constants = trace(net)
     weights = {name for name, _ in net.named_parameters()}
     tensors = {  # not `ascontiguousarray`, which makes a list of one of a single number
@@ -125,7 +136,8 @@ def _bundle(
         ],
         "norms": [[name, norm.num_features] for name, norm in norms.items()],
         "modes": [
-            {"mode": str(mode), "readings": readings_of(net, mode, readings)} for mode in modes
+            {"mode": str(mode), "readings": readings_of(net, mode, readings), **name}
+            for mode, name in zip(modes, names, strict=True)
         ],
         "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
         "sha256": {name: checksum(array) for name, array in tensors.items()},

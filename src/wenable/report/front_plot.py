@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wenable.files import write_whole
+from wenable.report.figures import SEARCH, shown_accuracy
 from wenable.tables import Point
 
 # Blue and orange that stay apart for colour-blind readers, and in grey.
@@ -26,10 +27,20 @@ _LATENCY = (1.0, "latency of one image (ms, median and quartiles)")
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel shows: the points of a front, and the uniform modes beside it."""
+    """What one panel shows: the points of a front, and the uniform modes beside it.
+
+    - `split`: where the accuracies that are drawn were evaluated, `figures.TEST` or
+      `figures.SEARCH`; the axis says it.
+    """
 
     front: tuple[Point, ...]
     uniform: tuple[Point, ...]
+    split: str = SEARCH
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """All points that are drawn."""
+        return (*self.front, *self.uniform)
 
 
 def plot_fronts(
@@ -40,16 +51,23 @@ def plot_fronts(
     - `panels`: cost (`"macs"`, `"latency"`) -> what to show.
     - `path`: its ending, `.png` or `.svg`, says the format.
 
-    Raises `ValueError` where there is nothing to show.
+    Raises `ValueError` where there is nothing to show, or a point lacks the reading that is drawn.
     """
-    if not any(panel.front or panel.uniform for panel in panels.values()):
+    if not any(panel.points for panel in panels.values()):
         raise ValueError("`panels` is empty; there is nothing to plot")
+    for panel in panels.values():
+        for point in panel.points:
+            _ = shown_accuracy(point, panel.split).known, point.cost.known
     figure = Figure(figsize=(5.6 * len(panels), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    splits = {panel.split for panel in panels.values()}
     for axis, (cost, panel) in zip(axes, panels.items(), strict=True):
         _draw(axis, cost, panel)
-    axes[0].set_ylabel("top-1 accuracy (%, 95 % interval)")
+        if len(splits) > 1:
+            axis.set_title(panel.split, fontsize="medium")
+    where = f", {splits.pop()}" if len(splits) == 1 else ""
+    axes[0].set_ylabel(f"top-1 accuracy{where}\n(%, 95 % interval)")
     axes[0].legend(loc="lower right", frameon=False)
     if title:
         figure.suptitle(title, fontsize="medium")
@@ -60,17 +78,17 @@ def plot_fronts(
 
 def _draw(axis: Axes, cost: str, panel: Panel) -> None:
     scale, label = _SCALES.get(cost, _LATENCY)
-    _points(axis, panel.uniform, scale, _UNIFORM, "D", "uniform modes")
+    _points(axis, panel.uniform, panel.split, scale, _UNIFORM, "D", "uniform modes")
     for point in panel.uniform:
-        where = (point.cost.known * scale, 100 * point.accuracy.known)
+        where = (point.cost.known * scale, 100 * shown_accuracy(point, panel.split).known)
         axis.annotate(
             str(point.mode), where, xytext=(5, 5), textcoords="offset points", fontsize="small"
         )
     front = sorted(panel.front, key=lambda point: point.cost.known)
-    _points(axis, tuple(front), scale, _FRONT, "o", "front of the search")
+    _points(axis, tuple(front), panel.split, scale, _FRONT, "o", "front of the search")
     axis.plot(
         [point.cost.known * scale for point in front],
-        [100 * point.accuracy.known for point in front],
+        [100 * shown_accuracy(point, panel.split).known for point in front],
         color=_FRONT,
         linewidth=1,
         alpha=0.6,
@@ -82,15 +100,22 @@ def _draw(axis: Axes, cost: str, panel: Panel) -> None:
 
 
 def _points(
-    axis: Axes, points: tuple[Point, ...], scale: float, color: str, marker: str, label: str
+    axis: Axes,
+    points: tuple[Point, ...],
+    split: str,
+    scale: float,
+    color: str,
+    marker: str,
+    label: str,
 ) -> None:
     if not points:
         return
+    accuracies = [shown_accuracy(point, split) for point in points]
     axis.errorbar(
         [point.cost.known * scale for point in points],
-        [100 * point.accuracy.known for point in points],
+        [100 * accuracy.known for accuracy in accuracies],
         xerr=_whiskers([point.cost for point in points], scale),
-        yerr=_whiskers([point.accuracy for point in points], 100),
+        yerr=_whiskers(accuracies, 100),
         fmt=marker,
         color=color,
         elinewidth=0.8,

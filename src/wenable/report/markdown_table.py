@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from wenable.report.figures import SEARCH, shown_accuracy, shown_name, split_of
 from wenable.report.page_data import is_modelled, page_data, shown_unit, table_points
 from wenable.tables import Front, Reading
 
 
-def markdown_table(series: Mapping[str, Front]) -> str:
+def markdown_table(series: Mapping[str, Front], *, search_split: bool = False) -> str:
     """Return one table of the fronts' points, from the least costly, with their sources below.
 
+    The accuracies are those on the test split; of a front that has none there, those on the search
+    split, and the head of the column says so.
+
     - `series`: name -> front. There is a column with the names where there is more than one.
+    - `search_split`: show the accuracies on the search split beside those on the test split.
 
     Raises `ValueError` where there is no front, or where units differ between fronts.
 
@@ -21,39 +26,51 @@ def markdown_table(series: Mapping[str, Front]) -> str:
     >>> point = Point(mode, Reading(0.9, "top-1", 0.88, 0.92), Reading(3.0, "ms"))
     >>> front = Front((point,), point, (point,), 1, 0.5, "latency", "greedy")
     >>> print(markdown_table({"laptop": front}).splitlines()[2])
-    | `1` | 90.0 (88.0 to 92.0) | 3.00 | - | chosen |
+    | m01 | `1` | 90.0 (88.0 to 92.0) | 3.00 | - | chosen |
     """
     data = page_data(series, "", ())
     accuracy, cost = data["accuracy"], data["cost"]
+    beside = search_split and any(front.is_tested for front in series.values())
     heads = [
+        "id",
         "mode",
         f"{accuracy['name']} ({accuracy['shown']})",
+        *([f"{accuracy['unit']} accuracy, {SEARCH} ({accuracy['shown']})"] if beside else []),
         f"{cost['name']} ({cost['shown']})",
         "samples",
         "remark",
     ]
-    rules = ["---", "--:", "--:", "--:", "---"]
+    rules = ["---", "---", *("--:" for _ in heads[2:-1]), "---"]
     if len(series) > 1:
         heads, rules = ["series", *heads], ["---", *rules]
-    rows = [row for name, front in series.items() for row in _rows(name, front, len(series) > 1)]
+    rows = [
+        [*([_plain(shown_name(name, front, series))] if len(series) > 1 else []), *row]
+        for name, front in series.items()
+        for row in _rows(front, beside)
+    ]
     table = [_line(map(_plain, heads)), _line(rules), *map(_line, rows)]
     return "\n".join([*table, "", *_sources(series)]).rstrip() + "\n"
 
 
-def _rows(name: str, front: Front, named: bool) -> list[list[str]]:
+def _rows(front: Front, beside: bool) -> list[list[str]]:
     rows = []
+    ids = {mode: name for name, mode in front.ids.items()}
     for point in table_points(front):
         remark = "chosen" if point.mode == front.chosen.mode else ""
         if point.mode not in front.modes:
-            remark += ", not on the front"
-        row = [
-            f"`{point.mode}`",
-            figure_text(point.accuracy),
-            figure_text(point.cost),
-            _samples(point.accuracy, point.cost),
-            remark,
-        ]
-        rows.append([_plain(name), *row] if named else row)
+            remark = ", ".join(filter(None, (remark, "not on the front")))
+        shown = shown_accuracy(point, split_of(front))
+        rows.append(
+            [
+                ids[point.mode],
+                f"`{point.mode}`",
+                figure_text(shown),
+                *([figure_text(point.accuracy)] if beside else []),
+                figure_text(point.cost),
+                _samples(shown, point.cost),
+                remark,
+            ]
+        )
     return rows
 
 
@@ -92,7 +109,8 @@ def _sources(series: Mapping[str, Front]) -> list[str]:
     lines: dict[str, None] = {}
     for name, front in series.items():
         for point in table_points(front):
-            for label, reading in (("accuracy", point.accuracy), ("cost", point.cost)):
+            shown = shown_accuracy(point, split_of(front))
+            for label, reading in (("accuracy", shown), ("cost", point.cost)):
                 parts = (reading.interval, reading.source, reading.device, reading.note)
                 words = "; ".join(_plain(part) for part in parts if part)
                 if words:

@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const state = { deadline: null, at: "value", hidden: new Set(), view: "front", explored: false, theme: "" };
+const state = { deadline: null, at: "value", hidden: new Set(), view: "front", explored: false, search: data.search_split, theme: "" };
 const sources = numberSources(data);
 const sort = { column: null, way: 1 };
 let chart = null;
@@ -15,6 +15,7 @@ function readAddress() {
   if (Number.isFinite(deadline) && deadline >= 0) state.deadline = deadline;
   if (set.get("at") === "p99" && anyPercentile()) state.at = "p99";
   if (set.get("view") === "all") state.view = "all";
+  if (set.has("search")) state.search = set.get("search") === "1";
   if (["dark", "light"].includes(set.get("theme"))) state.theme = set.get("theme");
   if (set.has("hide")) state.hidden = new Set(set.get("hide").split(",").map(Number).filter((s) => s in data.series));
 }
@@ -25,6 +26,7 @@ function writeAddress() {
   if (state.at === "p99") set.set("at", "p99");
   if (state.view === "all") set.set("view", "all");
   if (state.hidden.size) set.set("hide", [...state.hidden].join(","));
+  if (state.search !== data.search_split) set.set("search", state.search ? "1" : "0");
   if (state.theme) set.set("theme", state.theme);
   try {
     history.replaceState(null, "", `#${set}`);
@@ -115,6 +117,7 @@ function chartNote() {
     const gap = missing[0].cost.value === null ? missing[0].cost : missing[0].accuracy;
     notes.push(`${missing.length} of the points are not drawn: ${gap.reason}.`);
   }
+  if (data.series.some((series, s) => series.tested && series.explored.length && !state.hidden.has(s))) notes.push("The faint dots were only explored: their accuracy is that on the search split.");
   if (chart?.outside) notes.push(`${chart.outside} explored modes lie outside this view.`);
   return notes.join(" ");
 }
@@ -161,9 +164,9 @@ function fillControls() {
   byId("percentile").append(choices("at", [["value", central], ["p99", "99th percentile", !anyPercentile()]], state.at, (at) => { state.at = at; redraw(); writeAddress(); }));
   byId("percentile").hidden = !anyPercentile();
   byId("budget-unit").textContent = data.cost.shown;
-  if (explored) {
-    byId("table-controls").append(make("label", {}, make("input", { type: "checkbox", id: "with-explored", on: { change: (event) => { state.explored = event.target.checked; showTable(); showRuns(); } } }), "explored modes too"));
-  }
+  const check = (id, key, words) => make("label", {}, make("input", { type: "checkbox", id, checked: state[key], on: { change: (event) => { state[key] = event.target.checked; sort.column = null; showTable(); showRuns(); writeAddress(); } } }), words);
+  if (data.series.some((series) => series.tested)) byId("table-controls").append(check("with-search", "search", "search split beside"));
+  if (explored) byId("table-controls").append(check("with-explored", "explored", "explored modes too"));
 }
 
 function showTheme() {

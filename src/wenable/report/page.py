@@ -37,6 +37,7 @@ def write_report(
     *,
     title: str = "",
     predictions: Sequence[Mapping[str, Any]] = (),
+    search_split: bool = False,
 ) -> Path:
     """Write a page about one or several fronts, and return its path.
 
@@ -48,6 +49,8 @@ def write_report(
     - `title`: the heading; the names of the series where it is empty.
     - `predictions`: verifications, each as the JSON form that says `wenable-verification`: predicted
       costs beside measured ones. `median_error` in it is a share: 0.08 is 8 %.
+    - `search_split`: open with the accuracies on the search split in the table, beside those on the
+      test split; a reader can switch them on and off.
 
     Raises `ValueError` where there is no front, units differ or a verification is malformed, and
     `OSError` where the file cannot be written. The file is written whole or not at all.
@@ -56,7 +59,7 @@ def write_report(
         `write_report("report.html", {"laptop": front}, title="ResNet-50 on a laptop")`
     """
     heading = title or " and ".join(series)
-    data = page_data(series, heading, predictions)
+    data = page_data(series, heading, predictions) | {"search_split": search_split}
     return write_whole(path, _fill(heading, data))
 
 

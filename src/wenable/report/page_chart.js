@@ -2,6 +2,9 @@
 
 const known = (point) => point.cost.value !== null && point.accuracy.value !== null;
 
+/** What was only explored has an accuracy on the search split and no other. */
+const knownBehind = (point) => point.cost.value !== null && point.search.value !== null;
+
 /** The cost that has to fit the budget, in shown units: the 99th percentile if wanted and there. */
 function costAt(point, at, shown) {
   const value = at === "p99" && point.cost.p99 !== null ? point.cost.p99 : point.cost.value;
@@ -12,11 +15,11 @@ function costAt(point, at, shown) {
 function chartAxes(data, state, width) {
   const shown = data.series.filter((_, s) => !state.hidden.has(s));
   const fronts = (shown.length ? shown : data.series).flatMap((series) => series.points.filter(known));
-  const behind = state.view === "all" ? shown.flatMap((series) => series.explored.filter(known)) : [];
+  const behind = state.view === "all" ? shown.flatMap((series) => series.explored.filter(knownBehind)) : [];
   const ends = (figure, unit) => [
     ...fronts.flatMap((p) => [p[figure].value, p[figure].low ?? p[figure].value, p[figure].high ?? p[figure].value]),
     ...(figure === "cost" && state.at === "p99" ? fronts.map((p) => p.cost.p99 ?? p.cost.value) : []),
-    ...behind.map((p) => p[figure].value),
+    ...behind.map((p) => p[figure === "accuracy" ? "search" : figure].value),
   ].map((value) => value * unit.scale);
   if (!fronts.length) return null;
   const ceiling = data.accuracy.unit === "top-1" ? 100 : Infinity;
@@ -42,7 +45,7 @@ function drawChart(place, data, state, choose) {
   const line = draw("line", { class: "budget-line", y1: box.top - 6, y2: box.bottom });
   const layer = draw("g", { "clip-path": "url(#plot)" });
   svg.append(reach, layer, line);
-  const places = { x: (p) => x(p.cost.value * data.cost.scale), y: (p) => y(p.accuracy.value * data.accuracy.scale) };
+  const places = { x: (p) => x(p.cost.value * data.cost.scale), y: (p) => y(p.accuracy.value * data.accuracy.scale), behind: (p) => y(p.search.value * data.accuracy.scale) };
   const shown = data.series.map((series, s) => [series, s]).filter(([, s]) => !state.hidden.has(s));
   for (const [series, s] of shown) layer.append(exploredMarks(series, s, places));
   for (const [series, s] of shown) layer.append(frontMarks(data, series, s, places, x, y, state, choose));
@@ -64,13 +67,13 @@ function showBudget(svg, parts, budget, chosen) {
 
 function exploredMarks(series, s, places) {
   return draw("g", { class: `explored ${colourOf(s)}`, "aria-hidden": "true" },
-    ...series.explored.filter(known).map((p) => draw("circle", { cx: places.x(p), cy: places.y(p), r: 2.6 })));
+    ...series.explored.filter(knownBehind).map((p) => draw("circle", { cx: places.x(p), cy: places.behind(p), r: 2.6 })));
 }
 
 function outsideCount(shown, data, axes) {
   const within = (value, axis) => value >= axis.low && value <= axis.high;
-  return shown.flatMap(([series]) => series.explored.filter(known))
-    .filter((p) => !within(p.cost.value * data.cost.scale, axes.x) || !within(p.accuracy.value * data.accuracy.scale, axes.y)).length;
+  return shown.flatMap(([series]) => series.explored.filter(knownBehind))
+    .filter((p) => !within(p.cost.value * data.cost.scale, axes.x) || !within(p.search.value * data.accuracy.scale, axes.y)).length;
 }
 
 /** A series' line, whiskers and points; arrow keys walk from point to point. */
@@ -113,7 +116,7 @@ function pointMark(p, i, s, series, data, places, choose) {
 function pointLines(p, series, data) {
   const p99 = p.cost.p99 === null ? "" : `99th percentile ${digits(p.cost.p99, data.cost)} ${data.cost.shown}`;
   const part = [p.chosen ? "chosen by the search" : "", p.front ? "" : "not on the front"].filter(Boolean).join(", ");
-  return [`mode ${p.mode}`, series.name + (part ? `: ${part}` : ""), readingText(p.accuracy, data.accuracy), provenance(p.accuracy), readingText(p.cost, data.cost), p99, provenance(p.cost)];
+  return [`${p.id} · mode ${p.mode}`, series.name + (part ? `: ${part}` : ""), readingText(p.accuracy, data.accuracy), provenance(p.accuracy), series.tested ? `on the search split, where it was chosen: ${readingText(p.search, data.accuracy)}` : "", readingText(p.cost, data.cost), p99, provenance(p.cost)];
 }
 
 function whiskers(p, data, x, y, state) {

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
+from wenable.accuracy_comparison import compare_accuracies
+from wenable.report.figures import TEST, common_split, shown_accuracy, shown_name, split_of
 from wenable.tables import Front, Point, Reading
 
 # unit -> (factor, unit shown, decimals); other units are shown as they are, with three digits
@@ -59,19 +62,30 @@ def page_data(
     costs = dict.fromkeys(cost_name(front.cost) for front in series.values())
     return {
         "title": title,
-        "accuracy": {**shown_unit(accuracy), "name": f"{accuracy} accuracy"},
+        "accuracy": {**shown_unit(accuracy), "name": accuracy_name(series)},
         "cost": {**shown_unit(cost), "name": " or ".join(costs)},
-        "series": [_series(name, front) for name, front in series.items()],
+        "series": [
+            _series(shown_name(name, front, series), front) for name, front in series.items()
+        ],
         "predictions": [_verification(values) for values in predictions],
     }
 
 
+def accuracy_name(series: Mapping[str, Front]) -> str:
+    """Return what the accuracies shown are called, with the split they are on if it is one for all.
+
+    >>> from wenable.space import Knob, Space
+    >>> point = Point(Space((Knob("a", (1, 2)),)).full, Reading(0.9, "top-1"), Reading(3.0, "ms"))
+    >>> accuracy_name({"a": Front((point,), point, (point,), 1, 0.5, "latency", "greedy")})
+    'top-1 accuracy, search split, chosen on it'
+    """
+    split = common_split(series.values())
+    return f"{_only_unit(series, 'accuracy')} accuracy{f', {split}' if split else ''}"
+
+
 def table_points(front: Front) -> tuple[Point, ...]:
     """Return the points of a front and the chosen one, from the least to the most costly."""
-    points = front.points
-    if front.chosen.mode not in front.modes:
-        points = (*points, front.chosen)
-    return tuple(sorted(points, key=_cost_or_infinity))
+    return tuple(sorted(front.found, key=_cost_or_infinity))
 
 
 def _only_unit(series: Mapping[str, Front], figure: str) -> str:
@@ -92,6 +106,7 @@ def _series(name: str, front: Front) -> dict[str, Any]:
     return {
         "name": name,
         "strategy": front.strategy,
+        "tested": split_of(front) == TEST,
         "cost": cost_name(front.cost),
         "threshold": front.threshold,
         "evaluations": front.evaluations,
@@ -115,6 +130,8 @@ def _cost_or_infinity(point: Point) -> float:
 
 def _point(point: Point, front: Front) -> dict[str, Any]:
     return {
+        "id": next((name for name, mode in front.ids.items() if mode == point.mode), ""),
+        "next": _next_costlier(point, front),
         "mode": str(point.mode),
         "options": list(point.mode.options),
         "texts": [
@@ -123,9 +140,19 @@ def _point(point: Point, front: Front) -> dict[str, Any]:
         ],
         "front": point.mode in front.modes,
         "chosen": point.mode == front.chosen.mode,
-        "accuracy": _reading(point.accuracy),
+        "accuracy": _reading(shown_accuracy(point, split_of(front))),
+        "search": _reading(point.accuracy),
         "cost": _reading(point.cost),
     }
+
+
+def _next_costlier(point: Point, front: Front) -> dict[str, Any] | None:
+    """Return how the accuracy compares with that of the next costlier mode of the front."""
+    for costlier, cheaper in pairwise(front.points):
+        if cheaper.mode == point.mode:
+            found = compare_accuracies(costlier, cheaper)
+            return {"alike": found.told_apart is False, "how": str(found)}
+    return None
 
 
 def _reading(reading: Reading) -> dict[str, Any]:

@@ -24,7 +24,7 @@ function runCard(data, series, s, state) {
     return { point, words: nothingFits(data, series, state), card: make("article", { class: `run none ${colourOf(s)}`, "data-series": s }, heading, make("p", { class: "warning" }, nothingFits(data, series, state))) };
   }
   const card = make("article", { class: `run ${colourOf(s)}`, "data-series": s }, heading,
-    make("p", { class: "running" }, make("span", { class: "sr" }, "mode "), modeText(point.mode)),
+    make("p", { class: "running" }, make("span", { class: "sr" }, "mode "), make("span", { class: "id" }, `${point.id} `), modeText(point.mode)),
     make("div", { class: "facts" }, fact(data.accuracy.name, point.accuracy, data.accuracy), fact(data.cost.name, point.cost, data.cost), percentileFact(point, data)),
     ...neighbourNotes(point, series).map((text) => make("p", { class: "note same" }, `≈ ${text}`)),
     state.at === "p99" && point.cost.p99 === null ? make("p", { class: "note" }, "It has no 99th percentile; its value was held against the budget.") : null,
@@ -61,14 +61,11 @@ function percentileFact(point, data) {
 function neighbourNotes(point, series) {
   const front = series.points.filter((p) => p.front);
   const i = front.indexOf(point);
-  const neighbours = [[front[i - 1], "cheaper"], [front[i + 1], "costlier"]];
-  return neighbours.filter(([other]) => other)
-    .map(([other, way]) => sameAs(point, other, `the next ${way} mode, ${shortMode(other.mode)}`)).filter(Boolean);
-}
-
-/** A long mode's text cut at a comma; the whole text stands in the table. */
-function shortMode(text) {
-  return text.length > 32 ? `${text.slice(0, text.lastIndexOf(",", 30))},…` : text;
+  const [below, above] = [front[i - 1], front[i + 1]];
+  return [
+    below && sameAs(below, point, `the next cheaper mode, ${below.id}`),
+    above && sameAs(point, above, `the next costlier mode, ${above.id}`),
+  ].filter(Boolean);
 }
 
 function budgetText(value) {

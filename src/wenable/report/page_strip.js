@@ -56,7 +56,7 @@ function stripKey(every) {
 function stripRows(data, shown, choose) {
   const blocks = data.series.map((series, s) => {
     const rows = series.points.map((point) => {
-      const name = make("button", { type: "button", class: "mode", "aria-label": `${point.mode}: set the budget to its cost`, disabled: point.cost.value === null, on: { click: () => choose(point) } }, point.mode);
+      const name = make("button", { type: "button", class: "mode", "aria-label": `${point.mode}: set the budget to its cost`, disabled: point.cost.value === null, on: { click: () => choose(point) } }, make("span", { class: "id" }, point.id), ` ${point.mode}`);
       const figures = make("span", { class: "figures" }, `${shownValue(point.accuracy, data.accuracy)} · ${shownValue(point.cost, data.cost)}`);
       return make("li", { "data-series": s, "data-mode": point.mode }, name, smallStrip(point, series), figures);
     });

@@ -5,7 +5,7 @@ function numberSources(data) {
   const found = new Map();
   for (const series of data.series) {
     for (const point of [...series.points, ...series.explored]) {
-      for (const reading of [point.accuracy, point.cost]) {
+      for (const reading of [point.accuracy, point.search, point.cost]) {
         const text = sourceText(reading);
         if (text && !found.has(text)) found.set(text, found.size + 1);
       }
@@ -32,14 +32,17 @@ function tableRows(data, state) {
   });
 }
 
-function tableColumns(data, sources) {
+function tableColumns(data, state, sources) {
   const figure = (key, shown) => ({ title: `${shown.name}, ${shown.shown}`, order: (r) => r.point[key].value, cell: (r) => figureCell(r.point[key], shown, sources) });
   const many = data.series.length > 1;
+  const tested = data.series.some((series) => series.tested);
   const p99 = data.series.some((series) => series.points.some((p) => p.cost.p99 !== null));
   return [
     many && { title: "series", order: (r) => r.series.name, cell: (r) => [swatch(r.s), r.series.name] },
+    { title: "id", order: (r) => r.point.id, cell: (r) => [r.point.id || "–"] },
     { title: "mode", header: true, order: (r) => r.point.mode, cell: (r) => [modeText(r.point.mode)] },
     figure("accuracy", data.accuracy),
+    tested && (state.search || state.explored) && figure("search", { ...data.accuracy, name: `${data.accuracy.unit} accuracy, search split, chosen on it` }),
     figure("cost", data.cost),
     p99 && { title: `99th percentile, ${data.cost.shown}`, number: true, order: (r) => r.point.cost.p99, cell: (r) => [r.point.cost.p99 === null ? "–" : digits(r.point.cost.p99, data.cost)] },
     { title: "remarks", order: (r) => remarks(r).join("; "), cell: (r) => remarks(r).flatMap((text, i) => (i ? [make("br"), text] : [text])) },
@@ -69,7 +72,7 @@ function compare(a, b) {
 
 /** Fill the table; a click on a heading sorts by it, and back. */
 function fillTable(table, data, state, sources, sort, resort) {
-  const columns = tableColumns(data, sources);
+  const columns = tableColumns(data, state, sources);
   const rows = tableRows(data, state);
   if (sort.column !== null) rows.sort((a, b) => sort.way * compare(columns[sort.column].order(a), columns[sort.column].order(b)));
   const heads = columns.map((column, i) => make("th", { scope: "col", "aria-sort": sort.column !== i ? "none" : sort.way > 0 ? "ascending" : "descending" },

@@ -77,11 +77,13 @@ function overlaps(a, b) {
   return a.low <= b.high && b.low <= a.high;
 }
 
-/** Say in what a point cannot be told apart from another, called `words`; empty where it can. */
-function sameAs(point, other, words) {
-  if (point.cost.value === null || other.cost.value === null) return "";
-  const same = ["accuracy", "cost"].filter((figure) => overlaps(point[figure], other[figure]));
-  return same.length ? `${same.join(" and ")} cannot be told apart from ${words}` : "";
+/** Say in what a point and the next costlier one cannot be told apart; `words` names the other. */
+function sameAs(cheaper, costlier, words) {
+  const same = new Map();
+  if (cheaper.next?.alike) same.set("accuracy", cheaper.next.how);
+  if (cheaper.cost.value !== null && costlier.cost.value !== null && overlaps(cheaper.cost, costlier.cost)) same.set("cost", "intervals");
+  const how = [...same].map(([figure, way]) => (same.size > 1 ? `${figure}: ${way}` : way)).join("; ");
+  return same.size ? `${[...same.keys()].join(" and ")} cannot be told apart from ${words} (${how})` : "";
 }
 
 const tip = document.getElementById("tip");

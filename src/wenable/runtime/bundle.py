@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from wenable.mode_ids import is_id, numbered, resolve
 from wenable.preprocessing import Preprocessing
 from wenable.runtime.building import ModeWeights, norms_to_fold
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node
@@ -56,10 +57,14 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class ExportedMode:
-    """A mode of a bundle, with what was measured of it: "accuracy", "latency" and so on."""
+    """A mode of a bundle, with what was measured of it: "accuracy", "latency" and so on.
+
+    - `id`: its short name where it was given one, that of the front it comes from; else empty.
+    """
 
     mode: Mode
     readings: Mapping[str, Reading]
+    id: str = ""
 
 
 class Bundle:
@@ -98,6 +103,7 @@ class Bundle:
         modes = _list(manifest["modes"], "`modes`", least=1)
         self.modes = tuple(_mode(each, self.space) for each in modes)
         _check_unlike([str(each.mode) for each in self.modes], "mode")
+        _check_unlike([f"m{int(each.id[1:])}" for each in self.modes if each.id], "short name")
         kept = manifest["preprocessing"]
         self.preprocessing = None
         if kept is not None:
@@ -239,9 +245,19 @@ class Bundle:
             arrays[each.name] = drawn.astype(dtype)
         return arrays
 
+    @cached_property
+    def ids(self) -> dict[str, Mode]:
+        """The exported modes by short names: those they were given, or `m01` for the first."""
+        if all(each.id for each in self.modes):
+            return {each.id: each.mode for each in self.modes}
+        return numbered(each.mode for each in self.modes)
+
     def number_of(self, mode: Any) -> int:
-        """Return the number of an exported mode; raises `ValueError` with all of them otherwise."""
-        wanted = self.space.mode(mode)
+        """Return the number of an exported mode, by a short name too.
+
+        Raises `ValueError` with all of them where it is none.
+        """
+        wanted = resolve(mode, self.space, self.ids, str(self.path))
         for number, exported in enumerate(self.modes):
             if exported.mode == wanted:
                 return number
@@ -423,9 +439,13 @@ def _mode(values: Mapping[str, Any], space: Space) -> ExportedMode:
     if count > len(space.knobs):  # before anything of that size is made
         raise ValueError(f"a mode (={text!r:.100}) is not one of its {len(space.knobs)} knobs")
     readings = _object(values["readings"], f"`readings` of mode {text!r:.100}")
+    name = values.get("id", "")
+    if type(name) is not str or (name and not is_id(name)):
+        raise ValueError(f"the short name (={name!r:.100}) of a mode must be as m01")
     return ExportedMode(
         space.mode(text),
         {_text(key, "the name of a reading"): _reading(each) for key, each in readings.items()},
+        name,
     )
 
 

@@ -1,0 +1,147 @@
+"""`wenable inspect FILE`: the modes of a front or a bundle by their short names, and one in full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from wenable.cli.terminal import (
+    broken_header,
+    consoles,
+    counted,
+    interval_text,
+    mode_cells,
+    modes_table,
+    plain_table,
+    print_json,
+)
+from wenable.mode_ids import resolve
+from wenable.report.figures import TEST, shown_accuracy, split_of
+from wenable.space import Mode
+from wenable.tables import Front, Reading
+
+
+@dataclass(frozen=True)
+class NamedModes:
+    """The modes in a file by their short names, and the figures that the file has of each.
+
+    - `readings`: mode -> header -> reading.
+    """
+
+    what: str
+    ids: Mapping[str, Mode]
+    readings: Mapping[Mode, Mapping[str, Reading]]
+
+
+def holds_modes(name: str) -> bool:
+    """Say whether a name is that of a file with modes: a front or a bundle."""
+    return Path(name).suffix in (".json", ".wen") and Path(name).is_file()
+
+
+def read_modes(path: Path) -> NamedModes:
+    """Return the modes of a front or a bundle; raises `ValueError` for another file."""
+    return _of_bundle(path) if path.suffix == ".wen" else _of_front(read_front(path))
+
+
+def read_front(path: Path) -> Front:
+    """Return the front in a file; raises `ValueError`, naming the file, where it holds none."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a JSON {type(values).__name__}; allowed: an object")
+        return Front.from_json(values)
+    except ValueError as error:
+        raise ValueError(f"{path} is no file of a front: {error}") from error
+
+
+def _of_front(front: Front) -> NamedModes:
+    split, unit = split_of(front), front.chosen.cost.unit
+    name = front.cost.replace("_", " ")
+    cost = name if unit in ("MACs", name) else f"{name} {unit}"
+    readings = {
+        point.mode: {
+            _head(split): shown_accuracy(point, split),
+            **({_head("search split"): point.accuracy} if split == TEST else {}),
+            f"{cost} M" if unit == "MACs" else cost: point.cost,
+        }
+        for point in front.found
+    }
+    words = f"front by {front.cost}, {front.strategy}: {counted(len(front.ids), 'mode')}"
+    return NamedModes(words, front.ids, readings)
+
+
+def _head(split: str) -> str:
+    return f"accuracy % ({split})".replace(", ", ",\n")
+
+
+def _of_bundle(path: Path) -> NamedModes:
+    from wenable.runtime.bundle import Bundle
+
+    bundle = Bundle(path)
+    readings = {
+        each.mode: {f"{name} {_unit(reading)}": reading for name, reading in each.readings.items()}
+        for each in bundle.modes
+    }
+    return NamedModes(f"bundle of {counted(len(bundle.ids), 'mode')}", bundle.ids, readings)
+
+
+def _unit(reading: Reading) -> str:
+    return {"top-1": "%", "MACs": "M"}.get(reading.unit, reading.unit)
+
+
+def inspect_modes(path: Path, mode: str, as_json: bool) -> None:
+    """Print the modes of a file, or one of them with every layer; `mode` may be a short name."""
+    console, _ = consoles(as_json)
+    named = read_modes(path)
+    space = next(iter(named.ids.values())).space
+    chosen = resolve(mode, space, named.ids, str(path)) if mode else None
+    if as_json:
+        print_json([_plain(name, each, named) for name, each in _wanted(named, chosen).items()])
+    elif chosen is None:
+        _print_all(console, path, named)
+    else:
+        _print_one(console, named, chosen)
+
+
+def _wanted(named: NamedModes, chosen: Mode | None) -> dict[str, Mode]:
+    kept = {n: each for n, each in named.ids.items() if chosen is None or each == chosen}
+    return kept or {"": chosen} if chosen is not None else kept
+
+
+def _plain(name: str, mode: Mode, named: NamedModes) -> dict[str, Any]:
+    knobs = {knob.name: knob.text(mode[knob.name]) for knob in mode.space.knobs}
+    readings = {key: asdict(each) for key, each in named.readings.get(mode, {}).items()}
+    flat = {" ".join(key.split()): each for key, each in readings.items()}
+    return {"id": name or None, "mode": str(mode), "knobs": knobs, "readings": flat}
+
+
+def _print_all(console: Console, path: Path, named: NamedModes) -> None:
+    table = modes_table(f"{path}: {named.what}", named.ids.values(), named.ids)
+    heads = list(dict.fromkeys(head for row in named.readings.values() for head in row))
+    for head in heads:
+        table.add_column(broken_header(head), justify="right", no_wrap=True)
+    for mode in named.ids.values():
+        row = named.readings.get(mode, {})
+        cells = [interval_text(row[head]) if head in row else "-" for head in heads]
+        table.add_row(*mode_cells(mode, named.ids), *cells)
+    console.print(table)
+    console.print("`--mode ID` prints one of them in full; every command takes the ids.")
+
+
+def _print_one(console: Console, named: NamedModes, mode: Mode) -> None:
+    name = next((name for name, each in named.ids.items() if each == mode), "")
+    # In one piece: this is the text to copy.
+    console.print(f"{name} {mode}".strip(), soft_wrap=True)
+    for head, reading in named.readings.get(mode, {}).items():
+        console.print(f"{' '.join(head.split())}: {interval_text(reading)}")
+    table = plain_table()
+    table.add_column("knob", overflow="fold")
+    table.add_column("option", no_wrap=True)
+    for knob in mode.space.knobs:
+        table.add_row(knob.name, knob.text(mode[knob.name]))
+    console.print(table)
