@@ -98,7 +98,7 @@ def test_train_then_explore(tmp_path: Path):
     assert "(test split)" in explored.stdout
     # The front has both splits: the 300 images it was chosen on, and the 500 that nobody saw.
     net, data = we.load(tmp_path / "front" / "net.safetensors"), digits()
-    rows = list(csv.DictReader((tmp_path / "front" / "front.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "front" / "front.csv").read_text().splitlines()))
     assert [row["id"] for row in rows] == list(reversed(front.ids))
     for point in front.found:
         for part, reading, outcomes in (

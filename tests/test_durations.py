@@ -34,12 +34,17 @@ def test_the_first_mode_is_not_taken_for_the_others():
     # The first takes 20 s, as images are read; each further one 2 s: 20 + 100 x 2.
     steps = [SearchStep(i, 169, POINT, 1, i, 101) for i in range(1, 8)]
     said = said_of([20, 22, 24, 26, 28, 30, 32], steps)
-    assert said == ["about 101 modes, at most 169, 2 s each: about 3 min 40 s"]
+    assert said == ["about 101 modes, 2 s each: about 3 min 40 s"]
 
 
 def test_a_search_in_steps_is_estimated_from_the_first_that_is_whole():
     steps = [SearchStep(i, 72, POINT, 18, 1 + 18 * i) for i in range(1, 4)]
-    assert said_of([30, 55, 80], steps) == ["at most 72 steps: at most about 36 min"]
+    assert said_of([30, 55, 80], steps) == ["at most 72 steps, 30 s each: at most about 36 min"]
+
+
+def test_what_is_over_in_seconds_needs_no_estimate():
+    steps = [SearchStep(i, 20, POINT, 1, i, 12) for i in range(1, 6)]
+    assert said_of([0.1 * i for i in range(1, 6)], steps) == []
 
 
 def test_nothing_is_said_before_anything_is_known():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from wenable.exploration.greedy import SearchStep
 
+_WORTH_SAYING_S = 10.0
 _FIRST = 4
 """So many modes are evaluated before the first estimate: one alone may be an outlier."""
 
@@ -51,20 +52,16 @@ class SearchClock:
         passed = self._now() - self._started
         if self._first is None:
             self._first = passed  # with what is done once: images read, kernels made
-            if step.evaluations < _FIRST:
-                return
-        # Whole steps where each evaluates several modes, modes where each is one.
         if self._said or step.evaluations < _FIRST:
             return
         self._said = True
-        if step.candidates > 1:
-            self._say(
-                f"at most {step.most} steps: at most about {duration_words(passed * step.most)}"
-            )
-            return
-        each = (passed - self._first) / max(step.number - 1, 1)
-        likely = step.likely or step.most
-        whole = duration_words(self._first + each * (likely - 1))
-        self._say(
-            f"about {likely} modes, at most {step.most}, {duration_words(each)} each: about {whole}"
-        )
+        if step.candidates > 1:  # whole steps of several modes each
+            each, of, most = passed / step.number, f"{step.most} steps", "at most "
+            whole = each * step.most
+        else:
+            likely = step.likely or step.most
+            each, of, most = (passed - self._first) / max(step.number - 1, 1), f"{likely} modes", ""
+            whole = self._first + each * (likely - 1)
+        if whole >= _WORTH_SAYING_S:
+            words = f"{duration_words(each)} each: {most}about {duration_words(whole)}"
+            self._say(f"{most or 'about '}{of}, {words}")

@@ -130,7 +130,9 @@ def _print_all(console: Console, path: Path, named: NamedModes) -> None:
         cells = [interval_text(row[head]) if head in row else "-" for head in heads]
         table.add_row(*mode_cells(mode, named.ids), *cells)
     console.print(table)
-    console.print("`--mode ID` prints one of them in full; every command takes the ids.")
+    console.print(
+        "`--mode ID` prints one of them in full. Every command that takes a mode takes an id."
+    )
 
 
 def _print_one(console: Console, named: NamedModes, mode: Mode) -> None:

@@ -234,7 +234,9 @@ def explore_with_bar(
 ) -> Front:
     """Run a search and show how far it is."""
     with progress_bar(console, f"searching by {cost}") as update:
-        clock = SearchClock(console.print)
+        # A search that goes on has its first steps from the journal, which says nothing of the time.
+        going_on = journal is not None and journal.exists()
+        clock = SearchClock((lambda words: None) if going_on else console.print)
 
         def show(step: SearchStep) -> None:
             clock(step)

@@ -66,6 +66,8 @@ class KeptBatches:
             return
         self._room -= size
         self._kept.append(batch)
+        # A pass need not be gone through to its end for this to be known.
+        self._complete = hasattr(self.source, "__len__") and len(self._kept) == len(self)
 
 
 def _bytes_of(batch: Any) -> int:
