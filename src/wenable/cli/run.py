@@ -72,7 +72,7 @@ def _rows(
         used = session.controller(len(x)).decisions[-1].name
     for number in range(len(x)):
         name = given.name if len(x) == 1 else f"{given.name}[{number}]"
-        row = {"input": name, "mode": used, "latency_ms": taken}
+        row = {"input": name, "id": _id(used, session), "mode": used, "latency_ms": taken}
         if isinstance(y, np.ndarray) and y.ndim == 2 and len(y) == len(x):
             yield row | {"answer": _most_likely(y[number], session, top_k)}
         else:  # no classes: a map of them, boxes, several outputs
@@ -85,7 +85,15 @@ def _line(row: dict[str, Any]) -> str:
         answer = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["answer"])
     else:
         answer = "outputs " + ", ".join(str(tuple(shape)) for shape in row["shapes"])
-    return f"{row['input']}: {answer}  ({row['latency_ms']:.2f} ms, mode {row['mode']})"
+    # A text of many layers says less than its short name, which `wenable inspect` explains.
+    mode = row["id"] if "," in row["mode"] else row["mode"]
+    return f"{row['input']}: {answer}  ({row['latency_ms']:.2f} ms, mode {mode})"
+
+
+def _id(mode: str, session: Session) -> str:
+    """Return the short name of an exported mode."""
+    wanted = session.bundle.modes[session.bundle.number_of(mode)].mode
+    return next(name for name, each in session.bundle.ids.items() if each == wanted)
 
 
 def _most_likely(logits: np.ndarray, session: Session, count: int) -> list[tuple[str, float]]:
