@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,14 @@ def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
     return write_whole(path, safetensors_bytes(tensors, {"wenable": json.dumps(header)}))
 
 
-def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
+def load(
+    path: str | os.PathLike[str], model: nn.Module | Callable[..., nn.Module] | None = None
+) -> Any:
     """Return the dynamic network that `save` wrote, in eval mode and the full mode.
 
-    - `model`: the architecture, with any weights; needed where it was not built by
-      `wenable.zoo.build`. It is left untouched.
+    - `model`: the architecture, with any weights, which is left untouched; or a function that builds
+      it, called with the arguments that the file holds, as `num_classes=3`. Needed where the network
+      was not built by `wenable.zoo.build` from torchvision, timm or `wenable.zoo`.
 
     Raises `FileNotFoundError`, or `ValueError` where the file is truncated, altered, from a newer
     version of the format, or made for another architecture.
@@ -101,6 +104,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> Any:
                 " wenable.load(path, model=...)"
             )
         model = build(Source.from_json(header["architecture"]))
+    elif not isinstance(model, nn.Module):
+        model = _built(model, Source.arguments_from_json(header["architecture"] or {}))
     try:
         example = zeros_from_json(header["example"])
         method = method_from_json(header["method"])
@@ -127,6 +132,18 @@ def _register_late_buffers(net: DynamicNetwork, weights: Mapping[str, torch.Tens
     if set(weights) - set(net.state_dict()):
         with torch.no_grad(), in_eval_mode(net), same_random_numbers(net):
             net(*net.example_batch)
+
+
+def _built(function: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        model = function(**arguments)
+    except TypeError as error:
+        raise ValueError(f"`model` cannot be called with {dict(arguments)}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"`model` must be a network or return one, and returned a {type(model).__name__}"
+        )
+    return model
 
 
 def _answers(net: DynamicNetwork) -> list[torch.Tensor]:

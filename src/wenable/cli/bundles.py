@@ -28,13 +28,20 @@ if TYPE_CHECKING:
 
 
 def run_export(
-    network: Path, modes: str, front: Path | None, out: Path, engine: str, as_json: bool
+    network: Path,
+    model: str,
+    modes: str,
+    front: Path | None,
+    out: Path,
+    engine: str,
+    as_json: bool,
 ) -> None:
-    """Write modes of a saved network to a bundle."""
+    """Write modes of a saved network to a bundle; `model` builds it where it is the user's own."""
     import wenable as we
+    from wenable.cli.opening import open_saved
 
     console, progress = consoles(as_json)
-    net = we.load(network)
+    net = open_saved(network, model)
     wanted, readings, ids = _wanted(net, modes, front)
     if engine == "executorch":
         _export_executorch(net, wanted, readings, out, as_json)

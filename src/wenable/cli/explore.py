@@ -12,6 +12,7 @@ from rich.table import Table
 import wenable as we
 from wenable.accuracy_comparison import compare_accuracies
 from wenable.cli.limits import parse_limits
+from wenable.cli.opening import open_saved
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
 from wenable.cli.work import (
     Data,
@@ -35,6 +36,7 @@ from wenable.tables import Front
 
 def run_explore(
     network: Path,
+    model: str,
     data_name: str,
     threshold: float,
     out: Path,
@@ -47,6 +49,7 @@ def run_explore(
 ) -> None:
     """Search a saved network and write what was found under `out`.
 
+    - `model`: the name of the function that builds the network, where it is one of the user's own.
     - `cost`: as `explore` takes it; "" for latency where there is a profile, and MACs elsewhere.
     - `profile`: what `wenable profile` measured on the device that will run the network.
     - `limits`: as `parse_limits` reads them.
@@ -55,7 +58,7 @@ def run_explore(
     """
     console, progress = consoles(as_json)
     flush_denormals()
-    net = we.load(network)
+    net = open_saved(network, model)
     data = load_data_to_search(net, data_name, calibration_images)
     for line in data.summary:
         progress.print(line, markup=False, emoji=False, soft_wrap=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.console import Console
 
 import wenable as we
+from wenable.cli.opening import Wanted, one_of, open_network, open_saved
 from wenable.cli.terminal import (
     consoles,
     mode_cells,
@@ -22,25 +24,39 @@ from wenable.cli.terminal import (
 from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.plan import SwitchableLayer
 from wenable.methods.weight_enabling import ShufflePolicy
-from wenable.zoo import build
+from wenable.zoo import MadeFor, full_name
 
 
 def run_inspect(
-    name: str, size: str, groups: str, shuffle: str, classifier: bool, as_json: bool
+    name: str, model: str, size: str, groups: str, shuffle: str, classifier: bool, as_json: bool
 ) -> None:
-    """Convert a network by name and print what can be switched in it."""
+    """Print what can be switched in a network by name, or in one that wenable saved.
+
+    - `model`: instead of `name`; or the function that builds the saved network, where it is the
+      user's own.
+    """
     console, progress = consoles(as_json)
-    method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle), classifier)
-    with progress.status(f"building and tracing {name}"):
-        model = build(name).eval()
-        shape = parse_size(size) if size else default_size(model)
-        net = we.convert(model, torch.zeros(1, *shape), method=method)
+    if Path(name).is_file():
+        if size:
+            raise ValueError(f"`--input` (={size!r}) is for networks by name; {name} holds its own")
+        with progress.status(f"opening {name}"):
+            net, shown = open_saved(Path(name), model), name
+    else:
+        name = one_of(name, model)
+        method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle), classifier)
+        with progress.status(f"building and tracing {name}"):
+            opened = open_network(name, Wanted())
+            shape = parse_size(size) if size else default_size(opened.made_for)
+            net = we.convert(opened.model.eval(), torch.zeros(1, *shape), method=method)
+            shown = full_name(name)
     if as_json:
         print_json(describe(net))
         return
-    source = getattr(model, "wenable_source", None)
+    inputs = ", ".join(
+        "x".join(map(str, each["shape"][1:])) for each in net.example_to_json() if "shape" in each
+    )
     console.print(
-        f"[bold]{source.name if source else name}[/bold], input {'x'.join(map(str, shape))}:"
+        f"[bold]{shown}[/bold], input {inputs}:"
         f" {len(net.space.names)} knobs, {len(net.left_alone)} layers left alone,"
         f" {net.space.size:.3g} modes"
     )
@@ -49,10 +65,9 @@ def run_inspect(
     _print_left_alone(console, net)
 
 
-def default_size(model: torch.nn.Module) -> tuple[int, ...]:
-    """Return the input size a network says it was made for (as timm's do), or 3x224x224."""
-    told = getattr(model, "default_cfg", None) or {}
-    return tuple(told.get("input_size") or (3, 224, 224))
+def default_size(told: MadeFor | None) -> tuple[int, ...]:
+    """Return the shape of one example that a network was made for, or 3x224x224."""
+    return told.input_size if told is not None else (3, 224, 224)
 
 
 def describe(net: DynamicNetwork) -> dict[str, Any]:

@@ -22,6 +22,21 @@ _settings = {"debug": False}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Groups = Annotated[str, typer.Option(help="The patterns offered: a chain of divisors from 1.")]
 Shuffle = Annotated[str, typer.Option(help="Which layers read shuffled: first, all or none.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(help="torchvision or timm name, or package.module:function.", metavar="MODEL"),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="The same as MODEL: a name, or package.module:function."),
+]
+OwnModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="package.module:function that builds the network, where that is one of yours.",
+    ),
+]
 DataSet = Annotated[str, typer.Option("--data", help="digits, or a folder of images.")]
 
 
@@ -89,10 +104,12 @@ def inspect(
     model: Annotated[
         str,
         typer.Argument(
-            help="torchvision or timm name, or package.module:function; or a front.json or bundle,"
-            " whose modes are shown."
+            help="torchvision or timm name, package.module:function, or a network saved by wenable; or a"
+            " front.json or bundle, whose modes are shown.",
+            metavar="MODEL",
         ),
-    ],
+    ] = "",
+    own_model: OwnModel = "",
     size: Annotated[str, typer.Option("--input", help="One example, CxHxW (or one number).")] = "",
     mode: Annotated[str, typer.Option(help="Of a front or bundle: one mode in full, as m07.")] = "",
     groups: Groups = "1,2,4,8,16",
@@ -110,17 +127,16 @@ def inspect(
         raise ValueError(f"`--mode` (={mode}) is for a front.json or a bundle; {model} is neither")
     from wenable.cli.inspect import run_inspect
 
-    run_inspect(model, size, groups, shuffle, classifier, json)
+    run_inspect(model, own_model, size, groups, shuffle, classifier, json)
 
 
 @app.command()
 @_one_line_errors
 def train(
-    model: Annotated[
-        str, typer.Argument(help="torchvision or timm name, or package.module:function.")
-    ],
     data: DataSet,
     out: Annotated[Path, typer.Option(help="The folder for the trained network.")],
+    model: ModelName = "",
+    own_model: ModelOption = "",
     recipe: Annotated[
         str, typer.Option(help="Settings by name, as cifar or paper-resnet50; see the docs.")
     ] = "",
@@ -148,8 +164,30 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write logs for TensorBoard under --out.")
     ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Height and width of the images; what the network was made for if unset."
+        ),
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Outputs of the network; the classes of the data if unset.")
+    ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            "--pretrained", help="Start from the weights that MODEL's package has for it."
+        ),
+    ] = False,
     weights: Annotated[
-        Path | None, typer.Option(help="A safetensors file with weights to start from.")
+        Path | None,
+        typer.Option(help="Start from a file of weights: .safetensors, or a state dict as .pth."),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tensors that --weights are not taken for, as 'fc.*'; can be given several times."
+        ),
     ] = None,
     groups: Groups = "1,2,4,8,16",
     shuffle: Shuffle = "first",
@@ -166,6 +204,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train all modes of a network at once (Algorithm 1) and calibrate the uniform ones."""
+    from wenable.cli.opening import Wanted, one_of
     from wenable.cli.train import run_train
 
     settings = {
@@ -179,9 +218,10 @@ def train(
         "executions": executions,
         "seed": seed,
     }
+    wanted = Wanted(pretrained, weights, tuple(leave_out or ()), num_classes, image_size)
     run_train(
-        model, data, out, recipe, settings, batch_size=batch_size, groups=groups, shuffle=shuffle,
-        weights=weights, workers=workers, skip_bad=skip_bad, resume=resume,
+        one_of(model, own_model), data, out, recipe, settings, batch_size=batch_size, groups=groups,
+        shuffle=shuffle, wanted=wanted, workers=workers, skip_bad=skip_bad, resume=resume,
         tensorboard=tensorboard, as_json=json,
     )  # fmt: skip
 
@@ -193,6 +233,7 @@ def explore(
     data: DataSet,
     threshold: Annotated[float, typer.Option(help="Stop at this accuracy, 0 to 1.")],
     out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
+    model: OwnModel = "",
     cost: Annotated[
         str,
         typer.Option(
@@ -233,6 +274,7 @@ def explore(
 
     run_explore(
         network,
+        model,
         data,
         threshold,
         out,
@@ -257,6 +299,7 @@ Threads = Annotated[int | None, typer.Option(help="Threads of one call; all core
 def export(
     network: Annotated[Path, typer.Argument(help="A network saved by wenable.")],
     out: Annotated[Path, typer.Option(help="The bundle to write, as net.wen.")],
+    model: OwnModel = "",
     modes: Annotated[
         str,
         typer.Option(
@@ -279,7 +322,7 @@ def export(
     """Write modes of a saved network to one file that runs without torch."""
     from wenable.cli.bundles import run_export
 
-    run_export(network, modes, front, out, "executorch" if executorch else engine, json)
+    run_export(network, model, modes, front, out, "executorch" if executorch else engine, json)
 
 
 @app.command()

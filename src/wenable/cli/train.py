@@ -15,9 +15,11 @@ import torch
 from rich.console import Console
 
 import wenable as we
+from wenable.cli.opening import Wanted
+from wenable.cli.starting import network_and_data
 from wenable.cli.terminal import consoles, mode_table, parse_groups, print_json, progress_bar
 from wenable.cli.training_logs import TrainingLogs
-from wenable.cli.work import accuracies, load_data, loss_words
+from wenable.cli.work import accuracies, loss_words
 from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.weight_enabling import ShufflePolicy
 from wenable.processes import join_processes, rank
@@ -25,7 +27,6 @@ from wenable.space import Mode
 from wenable.tables import Reading
 from wenable.training import Checkpoint, StepReport, sample_modes
 from wenable.training.recipes import Recipe, recipe_named
-from wenable.zoo import build
 
 
 def run_train(
@@ -38,7 +39,7 @@ def run_train(
     batch_size: int | None,
     groups: str,
     shuffle: str,
-    weights: Path | None,
+    wanted: Wanted,
     workers: int,
     skip_bad: bool,
     resume: bool,
@@ -53,15 +54,16 @@ def run_train(
     recipe = _recipe(recipe_name, data_name, settings, batch_size)
     config = recipe.training
     method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle))
-    data = load_data(data_name, recipe, workers=workers, skip_bad=skip_bad)
-    for line in data.summary:
+    torch.manual_seed(config.seed)
+    start = network_and_data(
+        name, data_name, recipe, wanted, recipe_named=bool(recipe_name), workers=workers,
+        skip_bad=skip_bad,
+    )  # fmt: skip
+    recipe, data = start.recipe, start.data
+    for line in start.lines:
         progress.print(line, markup=False, emoji=False, soft_wrap=True)
     loader = data.training_batches(recipe.batch_size, config.seed)
-    torch.manual_seed(config.seed)
-    model = build(name)
-    if weights is not None:
-        _load_weights(model, weights)
-    net = we.convert(model, data.example, method=method).to(device)
+    net = we.convert(start.model, data.example, method=method).to(device)
     net.preprocessing = data.preprocessing
     # Before an hour's work, not behind it: a folder that cannot be made would lose it.
     out.mkdir(parents=True, exist_ok=True)
@@ -92,16 +94,6 @@ def _recipe(
     said = {key: value for key, value in settings.items() if value is not None}
     recipe = replace(recipe, training=replace(recipe.training, **said))
     return recipe if batch_size is None else replace(recipe, batch_size=batch_size)
-
-
-def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        first_line = " ".join(str(error).split())[:200]
-        raise ValueError(f"`--weights` (={path}) does not fit the network: {first_line}") from error
 
 
 def _cost_line(net: DynamicNetwork, recipe: Recipe, batches: int) -> str:
