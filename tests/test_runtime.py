@@ -1,5 +1,6 @@
 """The runtime refuses what it cannot run, keeps its modes within a budget, and needs no torch."""
 
+import contextlib
 import json
 import math
 import random
@@ -24,6 +25,7 @@ from wenable.runtime.engines import EngineError, installed_engines, open_engine
 from wenable.runtime.graph import LINEAR, NORM, Graph, Node, TensorType
 from wenable.runtime.lowering import Lowering, SwitchableLayer
 from wenable.runtime.onnx_writer import onnx_model
+from wenable.runtime.prepared import ClosedError
 from wenable.runtime.session import Session
 
 ROOT = Path(__file__).parent.parent
@@ -186,12 +188,12 @@ def test_modes_unused_for_longest_are_dropped_beyond_the_budget(path: Path):
     session.run(images(), mode=session.modes[0])
     assert session.prepared_modes == (*session.modes[1:], session.modes[0])
 
-    sizes = [len(session.model(number)) for number in range(3)]
-    session = opened(path, memory_budget_mb=(sum(sizes) + 100) / 2**20)
+    counted = [session._held_bytes(len(session.model(number)), 2) for number in range(3)]
+    session = opened(path, memory_budget_mb=(sum(counted) + 100) / 2**20)
     session.engine = counting = Counting(session.engine)
     first, second, third, fourth = session.modes[:4]
     for mode in (first, second, third, first):
-        session.prepare(mode)
+        session.prepare(mode, 2)
     assert session.prepared_modes == (second, third, first)
     session.run(images(), mode=fourth)
     assert session.prepared_modes[-2:] == (first, fourth)
@@ -256,14 +258,14 @@ def test_a_mode_that_many_threads_want_first_is_prepared_once(path: Path):
 def test_choosing_and_dispatching_a_mode_is_cheap(path: Path):
     session, x, answer = opened(path), images(1), [np.zeros((1, 5), np.float32)]
     session.controller()
-    for number in range(len(session.modes)):  # what is left is all but the engine's own time
-        session._prepared[number] = lambda inputs: answer, 0
+    for held in session._prepared._modes.values():
+        held.runner = lambda inputs: answer  # what is left is all but the engine's own time
     best = math.inf
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.thread_time()  # of this thread alone: other programs take no part in it
         for _ in range(50):
             session.run(x, deadline_ms=5.0)
-        best = min(best, (time.perf_counter() - start) / 50)
+        best = min(best, (time.thread_time() - start) / 50)
     # The goal is 50 microseconds, and it took about 20 where this was written; machines are shared.
     assert best < 200e-6
 
@@ -414,3 +416,118 @@ def test_a_convolution_whose_weight_is_computed_runs_as_it_is():
     batch = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
     found = ran(Graph((x,), (y,), nodes, 20), tensors, batch, norms)
     np.testing.assert_allclose(found, 12 * batch + 1)
+
+
+def test_a_closed_session_refuses_in_one_line_and_holds_nothing(path: Path):
+    with opened(path) as session:
+        assert session.run(images()).shape == (2, 5)
+        session.run(images(), deadline_ms=1000.0)
+    assert session.prepared_modes == ()
+    assert session.prepared_mb == 0
+    for use in (
+        lambda: session.run(images()),
+        lambda: session.run(images(), mode="1/4"),
+        lambda: session.run(images(), deadline_ms=1000.0),
+        lambda: session.prepare("1/2"),
+        lambda: session.warm_up(),
+        lambda: session.controller(),
+        session.__enter__,
+    ):
+        with pytest.raises(ClosedError, match=r"^the session is closed; open the bundle again$"):
+            use()
+    session.close()  # once more does nothing
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_closing_ends_the_threads_and_calls_that_run_come_to_their_end(path: Path, engine: str):
+    before = threading.active_count()
+    session = Session(path, engine=engine, threads=2)
+    expected, answers = session.run(images(64)), list[np.ndarray]()
+    together = threading.Barrier(5)
+
+    def work() -> None:
+        together.wait()
+        with contextlib.suppress(ClosedError):
+            for _ in range(200):
+                answers.append(session.run(images(64)))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for each in workers:
+        each.start()
+    session.run(images(), deadline_ms=1000.0)  # something begins in the background
+    together.wait()
+    session.close()
+    assert not any(each.name == "wenable-prepare" for each in threading.enumerate())
+    for each in workers:
+        each.join()
+    for answer in answers:
+        np.testing.assert_array_equal(answer, expected)
+    assert threading.active_count() == before
+
+
+def test_a_session_that_was_not_closed_does_not_keep_a_program_from_ending(path: Path):
+    code = """
+import sys
+from wenable.runtime import Session
+session = Session(sys.argv[1], engine=sys.argv[2], threads=2)
+session.run(session.example(), deadline_ms=1000.0)
+"""
+    for engine in installed_engines():
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), engine], cwd=ROOT, timeout=120, check=False
+        )
+        assert done.returncode == 0
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, True, "2", None])
+def test_sizes_of_batch_are_whole_numbers(path: Path, batch: Any):
+    session = opened(path)
+    for use in (
+        lambda: session.warm_up([batch]),
+        lambda: session.controller(batch),
+        lambda: session.prepare("1/2", batch),
+    ):
+        with pytest.raises(ValueError, match=r"`batch` .* must be a whole number above 0"):
+            use()
+    assert not session.prepared_modes
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_warm_up_prepares_all_modes_for_sizes_of_batch(path: Path, engine: str):
+    session = Session(path, engine=engine, threads=1)
+    session.warm_up(batches=(1, 3))
+    prepared = session.prepared_mb
+    for batch in (1, 3):
+        assert session.run(images(batch), deadline_ms=1e5).shape == (batch, 5)
+        decision = session.controller(batch).decisions[-1]
+        assert decision.name == session.modes[0]
+        assert decision.before_ms < 50  # nothing was prepared in it
+    assert session.prepared_mb == prepared
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_a_deadline_counts_from_the_call_of_run(path: Path, engine: str):
+    """On a real engine: the first request prepares a mode, and that is part of its time."""
+    session = Session(path, engine=engine, threads=1, memory_budget_mb=1e-3)
+    for number in range(6):
+        begun = time.perf_counter()
+        session.run(images(), deadline_ms=0.01)
+        took_ms = 1e3 * (time.perf_counter() - begun)
+        outcome = session.controller(2).outcomes[-1]
+        assert outcome.latency_ms <= outcome.total_ms <= took_ms
+        if number == 0:
+            assert outcome.total_ms > 2 * outcome.latency_ms  # it was prepared in it
+    counters = session.controller(2).counters
+    assert (counters.within, counters.late) == (0, 6)
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_engines_say_why_they_refuse_a_model(engine: str):
+    x = TensorType("x", "float32", (None, 2))
+    wrong = onnx_model([x], [TensorType("y", "float32", (None, 2))],
+                       [Node("Nonsense", ("x",), ("y",))], {}, 20)  # fmt: skip
+    with pytest.raises(EngineError, match="Nonsense") as caught:
+        open_engine(engine, 1).prepare(wrong)
+    assert "Exception from" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700

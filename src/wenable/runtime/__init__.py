@@ -13,4 +13,5 @@ from wenable.runtime.decisions import Decision as Decision
 from wenable.runtime.device_profile import DeviceProfile as DeviceProfile
 from wenable.runtime.engines import EngineError as EngineError
 from wenable.runtime.images import prepare_image as prepare_image
+from wenable.runtime.prepared import ClosedError as ClosedError
 from wenable.runtime.session import Session as Session

@@ -27,7 +27,7 @@ from wenable.preprocessing import Preprocessing
 from wenable.runtime.building import ModeWeights, norms_to_fold
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node
 from wenable.runtime.lowering import SwitchableLayer
-from wenable.runtime.sizes import check_sizes
+from wenable.runtime.sizes import check_sizes, most_held
 from wenable.space import Mode, Space
 from wenable.tables import Reading
 
@@ -178,6 +178,7 @@ class Bundle:
                 )
         check_sizes(graph, self._tensors)
         self._checked_batches = {1}
+        self._computed: dict[int, int] = {}
 
     def check_batch(self, batch: int) -> None:
         """Raise `BundleError` where the graph grows faster than the batch, beyond any memory."""
@@ -187,6 +188,17 @@ class Bundle:
             except ValueError as error:
                 raise BundleError(_one_line(f"{self.path} {error}")) from error
             self._checked_batches.add(batch)
+
+    def computed_bytes(self, batch: int) -> int:
+        """Return about how many bytes of values live at once while the graph runs a batch."""
+        if batch not in self._computed:
+            self._computed[batch] = 4 * most_held(self.graph, self._tensors, batch)
+        return self._computed[batch]
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """The bytes of its weights and constants."""
+        return sum(each.nbytes for each in self._tensors.values())
 
     def _check_folded(self, convolution: Node, norm: Node) -> None:
         weight, *bias = (self._tensors[each] for each in convolution.inputs[1:])

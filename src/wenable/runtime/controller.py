@@ -63,7 +63,6 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
         log_size: int = 1024,
     ) -> None:
-        self.modes = _checked_modes(modes)
         if not 0 < target < 1:
             raise ValueError(f"`target` (={target}) must be above 0, below 1")
         if not 0 <= hysteresis < 1:
@@ -80,6 +79,24 @@ class Controller:
         self.target, self.hysteresis = target, hysteresis
         self._clock = clock
         self._lock = threading.Lock()
+        self._settings = (target, window, memory_s, forget_s)
+        self._take(_checked_modes(modes))
+        self._log = DecisionLog(self._mode_named, log_size)
+
+    def replace(self, modes: Sequence[ModeFigures]) -> None:
+        """Go on with other figures of the same modes, as measured ones in the place of estimates.
+
+        What was learned of the machine is forgotten, since it was learned beside the old figures;
+        decisions, outcomes and counters stay. Raises `ValueError` for other modes, or in another order.
+        """
+        new = _checked_modes(modes)
+        if [each.name for each in new] != [each.name for each in self.modes]:
+            raise ValueError("`modes` must be the same modes in the same order")
+        with self._lock:
+            self._take(new)
+
+    def _take(self, modes: tuple[ModeFigures, ...]) -> None:
+        self.modes = modes
         # Everything that a choice walks over lies in the order of accuracy, the best first.
         self._order = _by_accuracy(self.modes)
         self._place_of = {mode: place for place, mode in enumerate(self._order)}
@@ -87,9 +104,8 @@ class Controller:
         ordered = [self.modes[mode] for mode in self._order]
         self._energies = [math.inf if m.energy_mj is None else m.energy_mj for m in ordered]
         self._has_energy = any(math.isfinite(energy) for energy in self._energies)
-        self._machine = Machine(ordered, target, window, memory_s, forget_s)
+        self._machine = Machine(ordered, *self._settings)
         self._held = -math.inf  # logarithm of level x spread, after the hysteresis
-        self._log = DecisionLog(self._mode_named, log_size)
 
     def choose(
         self,
@@ -97,11 +113,16 @@ class Controller:
         deadline_ms: float | None = None,
         max_energy_mj: float | None = None,
         strict: bool = False,
+        spent_ms: float = 0.0,
+        waits_ms: Sequence[float] | None = None,
     ) -> Decision:
         """Return the most accurate mode that is predicted to stay within what is asked.
 
         - `deadline_ms`: for the latency at the target quantile, from the start of the request.
         - `max_energy_mj`: for the energy reading of the mode; modes without one are passed over.
+        - `spent_ms`: what is gone of the request's time.
+        - `waits_ms`: what each mode needs before it can start, in the order of `modes`: 0 where it is
+          ready, and what preparing it takes otherwise.
 
         With nothing asked that is the most accurate mode of all. Where no mode meets it, the one
         that exceeds it least (of a deadline: the fastest), with `meets` False; or, if `strict`,
@@ -123,7 +144,11 @@ class Controller:
         with self._lock:
             now = self._clock()
             level, costs, scale = self._scale(now)
-            place, meets, reason = self._pick(costs, scale, deadline_ms, max_energy_mj)
+            waits = None if waits_ms is None else [waits_ms[mode] for mode in self._order]
+            left_ms = None if deadline_ms is None else deadline_ms - spent_ms
+            if waits is not None:  # as one sum, that the search knows nothing of it
+                costs = [cost + wait / scale for cost, wait in zip(costs, waits, strict=True)]
+            place, meets, reason = self._pick(costs, scale, left_ms, max_energy_mj)
             mode = self._order[place]
             figures = self.modes[mode]
             decision = Decision(
@@ -132,11 +157,12 @@ class Controller:
                 max_energy_mj=max_energy_mj,
                 mode=mode,
                 name=figures.name,
-                predicted_ms=costs[place] * scale,
+                predicted_ms=spent_ms + costs[place] * scale,
                 energy_mj=figures.energy_mj,
                 slowdown=math.exp(level),
                 meets=meets,
                 reason=reason,
+                before_ms=spent_ms + (0.0 if waits is None else waits[place]),
             )
             if strict and not meets:
                 self._log.refused += 1
@@ -144,12 +170,22 @@ class Controller:
             self._log.decided(decision)
         return decision
 
-    def observe(self, mode: Decision | int | str, latency_ms: float) -> Outcome:
+    def observe(
+        self,
+        mode: Decision | int | str,
+        latency_ms: float,
+        *,
+        total_ms: float | None = None,
+        learn: bool = True,
+    ) -> Outcome:
         """Learn from a request that has just ended, and return it as it was recorded.
 
         - `mode`: the decision it ran under (its deadline is then counted), or the mode by its place
           or its name.
-        - `latency_ms`: how long it took; do not report a call that also prepared its mode.
+        - `latency_ms`: how long the mode ran.
+        - `total_ms`: how long the request took from its beginning, which is held against the deadline;
+          `latency_ms` where nothing is said.
+        - `learn`: False for the first call of a mode after it was prepared, which says nothing of others.
 
         Raises `ValueError` for an unknown mode and a latency that is not finite and above 0.
 
@@ -165,9 +201,11 @@ class Controller:
         figures = self.modes[index]
         with self._lock:
             now = self._clock()
-            self._machine.observe(self._place_of[index], latency_ms, now)
+            if learn:
+                self._machine.observe(self._place_of[index], latency_ms, now)
             ratio = latency_ms / figures.latency_ms
-            outcome = Outcome(now, index, figures.name, latency_ms, ratio, deadline_ms)
+            total_ms = latency_ms if total_ms is None else total_ms
+            outcome = Outcome(now, index, figures.name, latency_ms, ratio, deadline_ms, total_ms)
             self._log.observed(outcome)
         return outcome
 
@@ -226,6 +264,7 @@ class Controller:
         for place, (cost, used) in enumerate(zip(costs, self._energies, strict=True)):
             if cost * scale <= most_ms and used <= energy_mj:
                 return place, True, _MEETS
+        most_ms = max(most_ms, 1e-9)
         excess = [
             max(cost * scale / most_ms, used / energy_mj)
             for cost, used in zip(costs, self._energies, strict=True)
@@ -277,7 +316,13 @@ def _unmet_text(decision: Decision) -> str:
     if decision.max_energy_mj is not None:
         limits.append(f"`max_energy_mj` (={decision.max_energy_mj})")
     energy = "" if decision.energy_mj is None else f" and {decision.energy_mj:.3g} mJ"
+    before = ""
+    if decision.before_ms > 0.1 * decision.predicted_ms:
+        before = (
+            f", {decision.before_ms:.3g} ms of it before the mode starts (`warm_up` prepares modes"
+            " ahead of time)"
+        )
     return (
         f"no mode is predicted to meet {' and '.join(limits)}: the nearest, {decision.name!r}, needs"
-        f" {decision.predicted_ms:.3g} ms{energy} at a slowdown of {decision.slowdown:.2f}"
+        f" {decision.predicted_ms:.3g} ms{energy} at a slowdown of {decision.slowdown:.2f}{before}"
     )

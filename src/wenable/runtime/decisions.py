@@ -66,6 +66,8 @@ class Decision:
     - `energy_mj`: its energy reading; None where it has none.
     - `slowdown`: how many times slower than unloaded the machine is now.
     - `meets`: whether the mode is predicted to stay within what was asked; `reason`: why this one.
+    - `before_ms`: what was gone of the request's time when the mode was chosen, and what preparing the
+      mode is expected to take; `predicted_ms` contains both.
     """
 
     time_s: float
@@ -78,11 +80,16 @@ class Decision:
     slowdown: float
     meets: bool
     reason: str
+    before_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One request that ran: `ratio` is its latency over the unloaded median of its mode."""
+    """One request that ran.
+
+    - `latency_ms`: of the mode's run; `ratio`: that over the unloaded median of its mode.
+    - `total_ms`: from the beginning of the request, waiting and preparing included.
+    """
 
     time_s: float
     mode: int
@@ -90,6 +97,7 @@ class Outcome:
     latency_ms: float
     ratio: float
     deadline_ms: float | None = None
+    total_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,8 @@ class Counters:
     - `decisions`: choices made; `by_mode`: the same for each mode, by name.
     - `unmet`: choices that no mode was predicted to meet; `refused`: those that raised instead.
     - `switches`: choices of another mode than the one before.
-    - `observations`: latencies seen; `within` and `late`: those whose deadline is known.
+    - `observations`: requests seen; `within` and `late`: those whose deadline is known, by their time
+      from the beginning of the request.
     """
 
     decisions: int
@@ -135,7 +144,7 @@ class DecisionLog:
         """Count and keep an outcome."""
         self._observed += 1
         if outcome.deadline_ms is not None:
-            late = outcome.latency_ms > outcome.deadline_ms
+            late = outcome.total_ms > outcome.deadline_ms
             self._late += late
             self._within += not late
         self.outcomes.append(outcome)

@@ -16,6 +16,7 @@ from wenable.runtime.device_profile import (
     write_profile,
 )
 from wenable.runtime.engines import EngineError, installed_engines, open_engine
+from wenable.runtime.forking import lost_by_a_fork
 from wenable.runtime.stored_order import chains
 
 _TIMING = TimingPlan(blocks=4, calls=6, warmup=2, gap_ms=20.0)
@@ -27,9 +28,10 @@ def fastest_engine(bundle: Bundle, threads: int | None) -> str:
     With one engine installed nothing is measured. Raises `EngineError` where none is installed, or
     none of them takes the bundle.
     """
-    names = installed_engines()
-    if not names:
+    installed = installed_engines()
+    if not installed:
         raise EngineError("no engine is installed: pip install 'wenable[onnxruntime]'")
+    names = tuple(name for name in installed if not lost_by_a_fork(name)) or installed
     if len(names) == 1:
         return names[0]
     versions = " ".join(f"{name} {open_engine(name, 1).version}" for name in names)

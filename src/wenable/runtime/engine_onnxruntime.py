@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.engines import EngineError, OperationTime
+from wenable.runtime.engines import EngineError, Lost, OperationTime, reason_of
+from wenable.runtime.forking import abandon, tell_after_fork
 from wenable.runtime.quiet_onnxruntime import onnxruntime
 
 _COMPUTES = frozenset(
     ["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"]
 )
+_SHRINK = "memory.enable_memory_arena_shrinkage"
 
 
 class OnnxRuntime:
@@ -27,6 +29,7 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
+    per_batch = False
 
     def __init__(self, threads: int, provider: str = "CPUExecutionProvider") -> None:
         available = onnxruntime.get_available_providers()
@@ -37,9 +40,13 @@ class OnnxRuntime:
         self.version = str(onnxruntime.__version__)
         self.threads, self.provider = threads, provider
 
-    def prepare(self, model: bytes) -> _Runner:
+    def prepare(self, model: bytes, batch: int | None = None) -> _Runner:
         """Return a runner for an ONNX model; raises `EngineError` where it is refused."""
         return _Runner(self._open(model, onnxruntime.SessionOptions()))
+
+    def held_bytes(self, model: int, computed: int) -> int:
+        """Return what a prepared model takes: its weights, packed, and the largest batch so far."""
+        return int(1.15 * model) + computed + 2**20
 
     def operation_times(
         self, model: bytes, inputs: Mapping[str, np.ndarray], calls: int
@@ -71,25 +78,53 @@ class OnnxRuntime:
                     onnxruntime.InferenceSession, model, options, providers=[self.provider]
                 ).result()
         except Exception as error:  # it raises a type of its own for every kind of failure
-            raise EngineError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime refuses the model: {reason_of(error)}") from error
         # One whose libraries are missing is left out with no more than a warning.
         if self.provider not in (used := session.get_providers()):
             raise EngineError(
                 f"ONNX Runtime could not start the provider {self.provider!r} and took"
                 f" {', '.join(used)} instead; are its libraries installed?"
             )
+        _let_go_of_the_model(session)
         return session
+
+
+def _let_go_of_the_model(session: onnxruntime.InferenceSession) -> None:
+    """Drop the copy of the model that a session keeps, to be made anew with another provider.
+
+    It is as large as the weights, and providers are not changed here.
+    """
+    session.disable_fallback()
+    if getattr(session, "_model_bytes", None) is not None:
+        session._model_bytes = None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Runner:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
+        self._session: Any = session
+        tell_after_fork(self)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return self._run(inputs, None)
+
+    def run_and_shrink(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run, and give the memory back that only so large a batch takes."""
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry(_SHRINK, "cpu:0")
+        return self._run(inputs, options)
+
+    def after_fork(self) -> None:
+        """Abandon the session, whose threads did not come along."""
+        abandon(self._session)
+        self._session = Lost()
+
+    def _run(
+        self, inputs: Mapping[str, np.ndarray], options: onnxruntime.RunOptions | None
+    ) -> list[np.ndarray]:
         try:
-            outputs: Any = self._session.run(None, dict(inputs))
+            outputs: Any = self._session.run(None, dict(inputs), options)
         except Exception as error:
-            raise EngineError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime cannot run the model: {reason_of(error)}") from error
         return outputs
 
 
@@ -108,7 +143,3 @@ def _operation_times(events: list[dict[str, Any]]) -> list[OperationTime]:
         )
         for (name, kind), times in found.items()
     ]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.engines import EngineError, OperationTime
+from wenable.runtime.engines import (
+    EngineError,
+    Lost,
+    OperationTime,
+    check_not_lost,
+    reason_of,
+)
+from wenable.runtime.forking import abandon, started, tell_after_fork
 from wenable.runtime.quiet_openvino import openvino
 
 _COMPUTES = frozenset(["Convolution", "GroupConvolution", "FullyConnected", "MatMul"])
@@ -21,26 +28,43 @@ class OpenVino:
     """
 
     name = "openvino"
+    per_batch = True
 
     def __init__(self, threads: int) -> None:
         self.version = str(openvino.__version__)
         self.threads = threads
-        self._core = openvino.Core()
+        self._core: openvino.Core | None = openvino.Core()
+        tell_after_fork(self)
 
-    def prepare(self, model: bytes) -> _Runner:
-        """Return a runner for an ONNX model; raises `EngineError` where it is refused."""
+    def prepare(self, model: bytes, batch: int | None = None) -> _Runner:
+        """Return a runner for an ONNX model; raises `EngineError` where it is refused.
+
+        - `batch`: the one size of batch that it serves; where nothing is said it is compiled again for
+          each size that it is given, since OpenVINO is slow where that may vary, and holds them all.
+        """
+        core = self._opened_core()
         try:
-            return _Runner(self._core, self._read(model), self._settings())
+            return _Runner(core, _read(core, model), self._settings(), batch)
         except Exception as error:  # its errors are RuntimeErrors of several kinds
-            raise EngineError(f"OpenVINO refuses the model: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO refuses the model: {reason_of(error)}") from error
+
+    def held_bytes(self, model: int, computed: int) -> int:
+        """Return what a model takes that was compiled for one size of batch."""
+        return int(1.2 * model) + int(1.5 * computed) + 4 * 2**20
+
+    def after_fork(self) -> None:
+        """Abandon what holds threads that did not come along."""
+        abandon(self._core)
+        self._core = None
 
     def operation_times(
         self, model: bytes, inputs: Mapping[str, np.ndarray], calls: int
     ) -> list[OperationTime]:
         """Return the least time of each operation, in the order in which they run."""
         settings = self._settings() | {"PERF_COUNT": "YES"}
+        core = self._opened_core()
         try:
-            compiled = _Runner(self._core, self._read(model), settings).compiled
+            compiled = _Runner(core, _read(core, model), settings, 1).compiled
             request = compiled.create_infer_request()
             found: dict[tuple[str, str], list[float]] = {}
             for _ in range(calls + 1):
@@ -50,7 +74,7 @@ class OpenVino:
                     found.setdefault((each.node_name, each.node_type), []).append(ms)
             fused = _fused_names(compiled)
         except Exception as error:
-            raise EngineError(f"OpenVINO cannot run the model: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO cannot run the model: {reason_of(error)}") from error
         return [
             OperationTime(
                 () if kind == "Reorder" else fused.get(name, (name,)),
@@ -61,8 +85,11 @@ class OpenVino:
             if any(times[1:])
         ]
 
-    def _read(self, model: bytes) -> openvino.Model:
-        return self._core.read_model(model=model, weights=b"")
+    def _opened_core(self) -> openvino.Core:
+        check_not_lost(self.name)
+        if self._core is None:
+            self._core = openvino.Core()
+        return self._core
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -73,41 +100,85 @@ class OpenVino:
 
 
 class _Runner:
-    """Compiled for each size of batch that is asked for: OpenVINO is slow where it may vary."""
+    """Compiled for one size of batch, or for each that it is given."""
 
     def __init__(
-        self, core: openvino.Core, model: openvino.Model, settings: Mapping[str, Any]
+        self,
+        core: openvino.Core,
+        model: openvino.Model,
+        settings: Mapping[str, Any],
+        batch: int | None,
     ) -> None:
-        self._core, self._model, self._settings = core, model, dict(settings)
+        self._core, self._settings = core, dict(settings)
+        self._model: Any = model
         self._names = [each.get_any_name() for each in model.inputs]
-        self._compiled: dict[int, openvino.CompiledModel] = {}
+        self._compiled: dict[int, _Compiled] = {}
         self._compiling = threading.Lock()
-        self._own = threading.local()  # a request serves one thread at a time
-        self.compiled = self._for_batch(1)
+        started(OpenVino.name)
+        self.compiled: Any = self._for_batch(batch or 1).compiled
+        if batch is not None:
+            self._model = None  # it holds the weights once more
+        tell_after_fork(self)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         batch = len(inputs[self._names[0]])
-        requests = self._own.__dict__.setdefault("requests", {})
         try:
-            if batch not in requests:
-                requests[batch] = self._for_batch(batch).create_infer_request()
-            # Copies: the request's own memory is written over by its next call.
-            found = requests[batch].infer(dict(inputs), share_inputs=True, share_outputs=False)
+            compiled = self._compiled.get(batch) or self._for_batch(batch)
+            return compiled(inputs)
         except Exception as error:
-            raise EngineError(f"OpenVINO cannot run the model: {_first_line(error)}") from error
-        return list(found.to_tuple())
+            raise EngineError(f"OpenVINO cannot run the model: {reason_of(error)}") from error
 
-    def _for_batch(self, batch: int) -> openvino.CompiledModel:
+    def run_and_shrink(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run: a model that is compiled for its batch takes what it takes."""
+        return self(inputs)
+
+    def after_fork(self) -> None:
+        """Abandon what was compiled, whose threads did not come along."""
+        for thing in (self._core, self._model, self.compiled, self._compiled):
+            abandon(thing)
+        self._model, self.compiled, self._compiled = Lost(), Lost(), {}
+        self._compiling = threading.Lock()
+
+    def _for_batch(self, batch: int) -> _Compiled:
         with self._compiling:
             if batch not in self._compiled:
+                if self._model is None:
+                    raise ValueError(
+                        f"it was compiled for batches of {min(self._compiled)}, not {batch}"
+                    )
                 sizes = {
                     each.get_any_name(): [batch, *list(each.partial_shape)[1:]]
                     for each in self._model.inputs
                 }
                 self._model.reshape(sizes)
-                compiled = self._core.compile_model(self._model, "CPU", self._settings)
-                self._compiled[batch] = compiled
+                self._compiled[batch] = _Compiled(
+                    self._core.compile_model(self._model, "CPU", self._settings)
+                )
             return self._compiled[batch]
+
+
+class _Compiled:
+    """A compiled model and its idle requests; each serves one call at a time."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self.compiled = compiled
+        self._idle: list[Any] = []
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        try:
+            # Copies: the request's own memory is written over by its next call.
+            found = request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+        finally:
+            self._idle.append(request)
+        return list(found.to_tuple())
+
+
+def _read(core: openvino.Core, model: bytes) -> openvino.Model:
+    return core.read_model(model=model, weights=b"")
 
 
 def _fused_names(compiled: openvino.CompiledModel) -> dict[str, tuple[str, ...]]:
@@ -120,7 +191,3 @@ def _fused_names(compiled: openvino.CompiledModel) -> dict[str, tuple[str, ...]]
                 str(names["originalLayersNames"].value).split(",")
             )
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]

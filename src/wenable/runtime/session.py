@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import Choose, build_model, choose_each
-from wenable.runtime.bundle import Bundle, ExportedMode
-from wenable.runtime.controller import Controller, ModeFigures
+from wenable.runtime.bundle import Bundle
+from wenable.runtime.controller import Controller
 from wenable.runtime.device_profile import DeviceProfile, kept_profile
 from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import Engine, Runner, open_engine
+from wenable.runtime.forking import tell_after_fork
+from wenable.runtime.known_modes import known_modes
+from wenable.runtime.latencies import Latencies
 from wenable.runtime.lowering import Lowering
+from wenable.runtime.prepared import PreparedModes
+from wenable.runtime.requests import LimitedRequests
 from wenable.runtime.stored_order import chains
+from wenable.runtime.unloaded import Load
 from wenable.space import Mode, ModeChoice
-from wenable.tables import Reading
-
-_QUICK = TimingPlan(blocks=4, calls=8, warmup=2, gap_ms=5.0)
-_NO_ENERGY = "the bundle has no energy reading"
 
 
 class Session:
@@ -37,12 +36,17 @@ class Session:
     - `engine`: `"onnxruntime"`, `"openvino"`, or `"auto"` for the fastest one installed, which is
       measured once and remembered.
     - `threads`: of one call; None for one for each core.
-    - `memory_budget_mb`: modes that were not used for longest are dropped beyond it, counted by the
-      size of their models; None for no limit.
+    - `memory_budget_mb`: in MiB, for all that prepared modes hold: weights, and what a batch of the
+      largest size so far takes. Beyond it modes that were not used for longest are dropped, and
+      where all are in use a request waits for room. One mode that is larger by itself is held alone.
+      None for no limit.
     - `profile`: what `wenable profile` measured of this bundle on this device, or a path to it. None
       takes the one that is kept for this user where there is one, and otherwise a default table.
     - `choose`: how each layer is executed in each pattern, instead of what the profile says.
     - `target`: the share of requests with a deadline that are to meet it.
+
+    Close it when it is done with, or use it in a `with` statement. After a fork the child prepares
+    modes of its own; see "Processes" in the documentation.
 
     Raises `FileNotFoundError`, `BundleError` for a damaged file, `EngineError` for an engine that is
     not installed, `ValueError` for a setting outside its range.
@@ -68,16 +72,32 @@ class Session:
             engine = fastest_engine(self.bundle, threads)
         self.engine: Engine = open_engine(engine, threads)
         self._numbers: dict[ModeChoice, int] = {}
-        self._budget = None if memory_budget_mb is None else int(memory_budget_mb * 2**20)
+        self._wanted = [
+            (each.name, np.dtype(each.dtype), tuple(each.shape[1:]))
+            for each in self.bundle.graph.inputs
+        ]
         self.profile = self._profile(profile)
         self._choose = choose
         self._chains = chains(self.bundle.graph, self.bundle.weights_of(0).tensors)
-        self._target = target
-        self._controllers: dict[int, Controller] = {}
-        self._lock = threading.Lock()
-        self._prepared: OrderedDict[int, tuple[Runner, int]] = OrderedDict()
-        self._preparing: dict[int, threading.Lock] = {}
-        self._measuring = threading.RLock()
+        self._prepared = PreparedModes(
+            self.model,
+            self._runner,
+            self._held_bytes,
+            largest=self.bundle.weight_bytes,
+            per_batch=self.engine.per_batch,
+            budget=None if memory_budget_mb is None else int(memory_budget_mb * 2**20),
+        )
+        self._load = Load()
+        known = known_modes(self.bundle, self.profile)
+        self._limited = LimitedRequests(
+            known,
+            self._prepared,
+            Latencies(self.modes, [each.share for each in known], {1: self.profile.latencies}),
+            self._load,
+            self.bundle.example,
+            target=target,
+        )
+        tell_after_fork(self)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -87,12 +107,31 @@ class Session:
     @property
     def prepared_modes(self) -> tuple[str, ...]:
         """The modes that are held ready, those not used for longest first."""
-        with self._lock:
-            return tuple(str(self.bundle.modes[number].mode) for number in self._prepared)
+        return tuple(str(self.bundle.modes[number].mode) for number in self._prepared.numbers())
 
-    def prepare(self, mode: ModeChoice) -> None:
-        """Make a mode ready, so that its first call takes no longer than the next."""
-        self._runner(self._number_of(mode))
+    @property
+    def prepared_mb(self) -> float:
+        """What is counted for the modes that are held ready, in MiB; see `memory_budget_mb`."""
+        return self._prepared.held_bytes / 2**20
+
+    def prepare(self, mode: ModeChoice, batch: int = 1) -> None:
+        """Make a mode ready for a size of batch, so that its first call takes no longer than the next.
+
+        Only OpenVINO prepares a mode for each size of batch.
+        """
+        self._prepared.leave(self._prepared.take(self._number_of(mode), self._size(batch)))
+
+    def warm_up(self, batches: Iterable[int] = (1,)) -> None:
+        """Prepare all modes for these sizes of batch, and time them, so that no request waits for it.
+
+        Where a budget does not hold all of them, the cheaper ones stay ready. Each size is timed
+        unless the profile has it, and while nothing else runs: under load, for as long as three
+        seconds, estimates are kept, and requests go on trying in the background.
+
+        Raises `ValueError` for a size that is no whole number above 0, `EngineError`, `BundleError`.
+        """
+        for batch in [self._size(each) for each in batches]:
+            self._limited.warm_up(batch)
 
     def run(
         self,
@@ -113,77 +152,70 @@ class Session:
           with `strict` it is refused (`BudgetError`). Energies are of one example: a larger batch is
           refused under such a limit.
 
-        The first request with a limit measures the modes, for its size of batch, unless the profile
-        has their latencies; `controller(batch)` does it ahead of time.
+        A deadline counts from this call on: checks, waiting, and preparing a mode are part of it, so a
+        mode that is not ready is chosen only where there is time to prepare it. `warm_up` prepares and
+        times modes ahead of requests. Without it the first request prepares the cheapest mode, and
+        the others follow in the background.
 
         Raises `ValueError` for an input of another shape or type, one with NaN or infinity, an
         unknown mode, or a limit that makes no sense; `BundleError` where the graph would hold more
-        for a batch of this size than is allowed; `EngineError` where the engine fails.
+        for a batch of this size than is allowed; `EngineError` where the engine fails; `ClosedError`
+        after `close`.
         """
+        started, load = time.perf_counter(), self._load
         inputs = self._inputs(x)
-        if deadline_ms is None and max_energy_mj is None:
-            outputs = self._runner(0 if mode is None else self._number_of(mode))(inputs)
-            return outputs[0] if len(outputs) == 1 else tuple(outputs)
-        if mode is not None:
-            raise ValueError(f"`mode` (={mode}) and a limit were both given; ask for one of them")
-        controller = self.controller(len(next(iter(inputs.values()))))
-        decision = controller.choose(
-            deadline_ms=deadline_ms, max_energy_mj=max_energy_mj, strict=strict
-        )
-        runner, started = self._runner(decision.mode), time.perf_counter()
-        outputs = runner(inputs)
-        controller.observe(decision, 1e3 * (time.perf_counter() - started))
+        batch = len(x[0] if isinstance(x, tuple) else x)
+        load.running.append(None)
+        try:
+            if deadline_ms is None and max_energy_mj is None:
+                number = 0 if mode is None else self._number_of(mode)
+                outputs = self._prepared.call(number, batch, inputs)
+            elif mode is not None:
+                raise ValueError(
+                    f"`mode` (={mode}) and a limit were both given; ask for one of them"
+                )
+            else:
+                outputs = self._limited.run(
+                    inputs, batch, started, deadline_ms=deadline_ms,
+                    max_energy_mj=max_energy_mj, strict=strict,
+                )  # fmt: skip
+        finally:
+            load.running.pop()
+            load.served += 1
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def controller(self, batch: int = 1) -> Controller:
         """Return what chooses modes under a limit: its decisions, counters, predicted latencies.
 
-        At its first use all modes are prepared, as far as the memory budget goes, and measured once
-        for each size of batch, in turns of random order, unless the profile has their latencies for
-        one example.
+        Each size of batch has its own. Where no request of this size came yet, `warm_up` is called.
         """
-        with self._measuring:
-            if batch not in self._controllers:
-                for number in range(len(self.bundle.modes)):
-                    self._runner(number)  # under a deadline there is no time to prepare one
-                figures = self._figures(batch)
-                self._controllers[batch] = Controller(figures, target=self._target)
-            return self._controllers[batch]
+        return self._limited.controller(self._size(batch))
 
-    def _figures(self, batch: int) -> list[ModeFigures]:
-        kept = self.profile.latencies if batch == 1 else {}
-        if not set(self.modes) <= set(kept):
-            inputs = self.bundle.example(batch)
-            runners = {
-                str(each.mode): self._runner(number)
-                for number, each in enumerate(self.bundle.modes)
-            }
-            calls = {mode: partial(runner, inputs) for mode, runner in runners.items()}
-            kept = measure_latencies(calls, _QUICK, source="measured when it was needed")
-        ranks = _ranks(self.bundle)
-        energies = [self._energy(each, batch) for each in self.bundle.modes]
-        return [
-            ModeFigures(
-                str(each.mode),
-                ranks[number],
-                kept[str(each.mode)].known,
-                kept[str(each.mode)].p99,
-                _measured_energy(energies[number]),
-                _energy_reason(energies[number]),
-            )
-            for number, each in enumerate(self.bundle.modes)
-        ]
+    def close(self) -> None:
+        """Drop all prepared modes and end their threads; calls that run go on to their end.
 
-    def _energy(self, exported: ExportedMode, batch: int) -> Reading | None:
-        """Return the energy of a mode: that of this device before what its bundle tells."""
-        mode = str(exported.mode)
-        reading = self.profile.energies.get(mode) or exported.readings.get("energy")
-        if reading is None and not self.profile.energies and self.profile.energy_reason:
-            why = f"{_NO_ENERGY}, and none was measured here: {self.profile.energy_reason}"
-            return Reading(None, "mJ", reason=why)
-        if reading is not None and batch != 1:
-            return Reading(None, "mJ", reason=f"measured for one example, not for {batch}")
-        return reading
+        Afterwards every use is refused with `ClosedError`. Closing again does nothing.
+        """
+        self._prepared.close()
+        self._limited.close()
+
+    def __enter__(self) -> Session:
+        self._prepared.check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked process, which the threads of prepared modes did not come along to."""
+        self._prepared.forget()
+        self._limited.forget()
+        self._load.running.clear()
 
     def example(self, batch: int = 1) -> Any:
         """Return inputs to try a session with: random numbers, or zeros for whole ones."""
@@ -207,42 +239,39 @@ class Session:
         return self._numbers[mode]
 
     def _inputs(self, x: Any) -> Mapping[str, np.ndarray]:
-        wanted = self.bundle.graph.inputs
         given = x if isinstance(x, tuple) else (x,)
-        if len(given) != len(wanted):
-            raise ValueError(f"`x` must be {len(wanted)} arrays, not {len(given)}")
-        for array, expected in zip(given, wanted, strict=True):
-            if not isinstance(array, np.ndarray) or str(array.dtype) != expected.dtype:
-                found = getattr(array, "dtype", type(array).__name__)
-                raise ValueError(f"`x` ({found}) must be a numpy array of {expected.dtype}")
-            sizes = ("N", *expected.shape[1:])
-            if array.shape[1:] != expected.shape[1:] or array.ndim != len(sizes) or not len(array):
-                shape = ", ".join(map(str, sizes))
+        if len(given) != len(self._wanted):
+            raise ValueError(f"`x` must be {len(self._wanted)} arrays, not {len(given)}")
+        found: dict[str, np.ndarray] = {}
+        for array, (name, dtype, shape) in zip(given, self._wanted, strict=True):
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                kind = getattr(array, "dtype", type(array).__name__)
+                raise ValueError(f"`x` ({kind}) must be a numpy array of {dtype}")
+            if array.shape[1:] != shape or not array.ndim or not len(array):
+                sizes = ", ".join(map(str, ("N", *shape)))
                 raise ValueError(
-                    f"`x` (of shape {array.shape}) must have shape ({shape}), N above 0"
+                    f"`x` (of shape {array.shape}) must have shape ({sizes}), N above 0"
                 )
             if array.dtype.kind == "f" and not _is_finite(array):
                 raise ValueError("`x` holds NaN or infinity")
+            found[name] = array
         self.bundle.check_batch(len(given[0]))
-        return {expected.name: array for array, expected in zip(given, wanted, strict=True)}
+        return found
 
-    def _runner(self, number: int) -> Runner:
-        with self._lock:
-            if number in self._prepared:
-                self._prepared.move_to_end(number)
-                return self._prepared[number][0]
-            own = self._preparing.setdefault(number, threading.Lock())
-        with own:  # two threads that want one mode prepare it once; other modes go on
-            with self._lock:
-                if number in self._prepared:
-                    self._prepared.move_to_end(number)
-                    return self._prepared[number][0]
-            model = self.model(number)
-            runner = self.engine.prepare(model)
-            with self._lock:
-                self._prepared[number] = (runner, len(model))
-                self._drop_beyond_budget()
-        return runner
+    def _runner(self, model: bytes, batch: int) -> Runner:
+        if self.engine.per_batch:
+            return self.engine.prepare(model, batch)
+        return self.engine.prepare(model)
+
+    def _held_bytes(self, model: int, batch: int) -> int:
+        return self.engine.held_bytes(model, self.bundle.computed_bytes(batch))
+
+    def _size(self, batch: int) -> int:
+        """Return a size of batch; raises where it is none, or larger than the graph can bear."""
+        if type(batch) is not int or batch < 1:
+            raise ValueError(f"`batch` (={batch!r}) must be a whole number above 0")
+        self.bundle.check_batch(batch)
+        return batch
 
     def model(self, number: int) -> bytes:
         """Return the ONNX model of mode `number`, as the engine gets it."""
@@ -257,38 +286,8 @@ class Session:
         policy = self.profile.policies.get(str(self.bundle.modes[number].mode), "measured")
         return self.profile.lowerings(layers, self._chains, patterns, policy)
 
-    def _drop_beyond_budget(self) -> None:
-        held = sum(size for _, size in self._prepared.values())
-        while self._budget is not None and held > self._budget and len(self._prepared) > 1:
-            _, (_, size) = self._prepared.popitem(last=False)
-            held -= size
-
 
 def _is_finite(array: np.ndarray) -> bool:
     """Say whether all values are finite; a sum, which is fast, tells it of nearly every array."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
-
-
-def _ranks(bundle: Bundle) -> list[float | None]:
-    """Return by what modes are preferred: accuracy, or where one has none, the share of the MACs."""
-    for name in ("accuracy", "macs"):
-        found = [each.readings.get(name) for each in bundle.modes]
-        values = [reading.value for reading in found if reading and reading.value is not None]
-        if len(values) == len(found):
-            most = max(*values, 1.0)
-            return [value / most for value in values]
-    return [None] * len(bundle.modes)
-
-
-def _measured_energy(reading: Reading | None) -> float | None:
-    """Return an energy that may stand for a budget: one that was measured."""
-    if reading is None or reading.unit != "mJ" or "model" in reading.source:
-        return None
-    return reading.value
-
-
-def _energy_reason(reading: Reading | None) -> str:
-    if reading is None:
-        return _NO_ENERGY
-    return reading.reason or "its reading was modelled, not measured in mJ"

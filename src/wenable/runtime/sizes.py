@@ -8,13 +8,13 @@ and are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from wenable.runtime.graph import Graph
+from wenable.runtime.graph import Graph, Node
 from wenable.runtime.shapes import Operands, Shape, shapes_made
 
 MOST_VALUES = 2**28
@@ -31,17 +31,34 @@ def check_sizes(graph: Graph, tensors: Mapping[str, np.ndarray], batch: int = 1)
 
     Also where an operation's size depends on data, or its operands do not fit.
     """
-    shapes = value_shapes(graph, tensors, batch)
-    last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs}
-    last |= {each.name: len(graph.nodes) for each in graph.outputs}
-    held = sum(math.prod(shapes[each.name]) for each in graph.inputs)
-    for place, node in enumerate(graph.nodes):
-        held += sum(math.prod(shapes[name]) for name in node.outputs if name)
-        if held > batch * MOST_VALUES:
+    for node, held in _held(graph, tensors, batch):
+        if node is not None and held > batch * MOST_VALUES:
             raise ValueError(
                 f"its graph holds {held} values at once where {node.op} makes {node.outputs[0]!r} for"
                 f" {batch} example(s); allowed: {MOST_VALUES} for each"
             )
+
+
+def most_held(graph: Graph, tensors: Mapping[str, np.ndarray], batch: int = 1) -> int:
+    """Return how many values a graph holds at once at most, those of the bundle left out.
+
+    Raises `ValueError` where an operation's size depends on data, or its operands do not fit.
+    """
+    return max(held for _, held in _held(graph, tensors, batch))
+
+
+def _held(
+    graph: Graph, tensors: Mapping[str, np.ndarray], batch: int
+) -> Iterator[tuple[Node | None, int]]:
+    """Yield how many values are held at the beginning, with None, and when each node has run."""
+    shapes = value_shapes(graph, tensors, batch)
+    last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs}
+    last |= {each.name: len(graph.nodes) for each in graph.outputs}
+    held = sum(math.prod(shapes[each.name]) for each in graph.inputs)
+    yield None, held
+    for place, node in enumerate(graph.nodes):
+        held += sum(math.prod(shapes[name]) for name in node.outputs if name)
+        yield node, held
         done = {name for name in node.inputs if last[name] == place and name in shapes}
         unread = {name for name in node.outputs if name and name not in last}
         held -= sum(math.prod(shapes[name]) for name in (done - set(tensors)) | unread)

@@ -1,0 +1,76 @@
+"""What a bundle and a profile say of the modes, as far as choosing among them goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wenable.runtime.bundle import Bundle, ExportedMode
+from wenable.runtime.device_profile import DeviceProfile
+from wenable.tables import Reading
+
+_NO_ENERGY = "the bundle has no energy reading"
+
+
+@dataclass(frozen=True)
+class KnownMode:
+    """One mode.
+
+    - `rank`: by what it is preferred: accuracy, or where one has none, the share of the MACs.
+    - `share`: its multiply-accumulates beside the others', without a unit.
+    - `energy`: of one example in mJ, as it was measured, or why there is none.
+    """
+
+    name: str
+    rank: float | None
+    share: float
+    energy: Reading
+
+
+def known_modes(bundle: Bundle, profile: DeviceProfile) -> list[KnownMode]:
+    """Return what is known of each mode of a bundle, in their order."""
+    ranks, shares = _ranks(bundle), _shares(bundle)
+    return [
+        KnownMode(str(each.mode), ranks[number], shares[number], _energy(each, profile))
+        for number, each in enumerate(bundle.modes)
+    ]
+
+
+def _values(bundle: Bundle, name: str) -> list[float] | None:
+    """Return the readings of this name, or None where a mode has none."""
+    found = [each.readings.get(name) for each in bundle.modes]
+    values = [reading.value for reading in found if reading and reading.value is not None]
+    return values if len(values) == len(found) else None
+
+
+def _ranks(bundle: Bundle) -> list[float | None]:
+    for name in ("accuracy", "macs"):
+        values = _values(bundle, name)
+        if values is not None:
+            most = max(*values, 1.0)
+            return [value / most for value in values]
+    return [None] * len(bundle.modes)
+
+
+def _shares(bundle: Bundle) -> list[float]:
+    macs = _values(bundle, "macs")
+    if macs is not None and min(macs) > 0:
+        return macs
+    layers = bundle.layers.values()
+    return [
+        sum(each.inputs * each.outputs / mode.mode[each.knob] for each in layers) or 1.0
+        for mode in bundle.modes
+    ]
+
+
+def _energy(exported: ExportedMode, profile: DeviceProfile) -> Reading:
+    """Return the energy of a mode: that of this device before what its bundle tells."""
+    reading = profile.energies.get(str(exported.mode)) or exported.readings.get("energy")
+    if reading is None:
+        why = _NO_ENERGY
+        if not profile.energies and profile.energy_reason:
+            why = f"{_NO_ENERGY}, and none was measured here: {profile.energy_reason}"
+        return Reading(None, "mJ", reason=why)
+    if reading.unit != "mJ" or "model" in reading.source:
+        why = reading.reason or "its reading was modelled, not measured in mJ"
+        return Reading(None, "mJ", reason=why)
+    return reading
