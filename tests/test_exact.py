@@ -417,3 +417,25 @@ def test_modes_far_below_the_threshold_do_not_make_fine_patterns_seem_cheap(monk
         "wenable.exploration.exact._telling", lambda points, *_: list(points)
     )  # as if all told something
     assert found > 1.01 * area()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "options"), [(6, (1, 2)), (7, (1, 2, 4, 8, 16)), (18, (1, 2, 4))]
+)
+def test_what_it_will_evaluate_is_told_within_a_factor_of_two(knobs: int, options: tuple[int, ...]):
+    space = Space(tuple(Knob(str(i), options) for i in range(knobs)))
+    rng = random.Random(5)
+    weights = {name: rng.random() ** 3 / knobs**0.5 for name in space.names}
+    costs = {name: {n: (1 + 2 * i % 3) / n for n in options} for i, name in enumerate(space.names)}
+
+    def accuracy(mode: Mode) -> Reading:
+        share = 0.92 * math.exp(-sum(weights[name] * math.log2(n) / 4 for name, n in mode.items()))
+        draw = random.Random(str(mode))
+        return top1(sum(draw.random() < share for _ in range(500)) / 500, 500)
+
+    steps: list[SearchStep] = []
+    table = CostTable(space, "MACs", 0.5, costs)
+    front = exact(space, accuracy, table, threshold=0.4, on_step=steps.append)
+    assert len(steps) == front.evaluations
+    assert {step.likely for step in steps} == {steps[0].likely}
+    assert 0.5 <= front.evaluations / steps[0].likely <= 2
