@@ -7,9 +7,13 @@ import re
 import pytest
 from rich.console import Console
 
+from wenable.cli.bundle_tables import comparison_tables, predictions_table, profile_table
 from wenable.cli.strips import shown_mode, strip, strip_key
 from wenable.cli.terminal import mode_table
+from wenable.comparison import ModeComparison
 from wenable.mode_ids import numbered
+from wenable.profiling.verification import Verification
+from wenable.runtime import DeviceProfile
 from wenable.space import Knob, Space
 from wenable.tables import Reading
 
@@ -68,18 +72,80 @@ def test_a_table_at_80_columns_breaks_no_word_and_no_figure(knobs: int):
         "latency ms": Reading(14.43, "ms", 14.42, 14.45),
     }
     rows = [
-        ("chosen" if i == 4 else "", mode, 24_850_000, 24_850_000, readings)
+        ("macs latency (chosen)" if i == 4 else "uniform", mode, 24_850_000, 24_850_000, readings)
         for i, mode in enumerate(modes)
     ]
     out = io.StringIO()
     Console(file=out, width=80).print(mode_table("front by latency", rows, numbered(modes)))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum("98.7 (97.1-99.3)" in line and "14.43 (14.42-14.45)" in line for line in lines) == 13
+    words = "\n".join(lines)
+    shown = ("98.7 (97.1-99.3)", "14.43 (14.42-14.45)")
+    if knobs > 20:  # the interval stands below
+        shown = ("98.7", "97.1-99.3", "14.43", "14.42-14.45")
+    assert {words.count(figure) for figure in shown} == {13}
     assert sum("100.0 %" in line and "24.85" in line for line in lines) == 13
-    for name in ("m01", "m13", "1 (full)", "1/16", "chosen", "(test split)"):
+    for name in ("m01", "m13", "1 (full)", "1/16", "(chosen)", "latency ms", "(test split)"):
         assert any(name in line for line in lines), name
     # Every layer of every mixed mode has its sign.
     rows_only = "\n".join(lines).split("█\u00a01")[0]
     bars = re.findall("[▁▃▅▆█]", rows_only)
     assert len(bars) == 11 * knobs
+
+
+def test_a_comparison_at_80_columns_shows_the_whole_version_and_whole_figures():
+    of, rng = space(20), random.Random(3)
+    modes = [of.full, of.sample(rng)]
+    version = "2026.4.1-22982-e213a147257-releases/2026/4"
+    timed = Reading(14.43, "ms", 14.42, 14.45, count=160)
+    rows = [
+        ModeComparison(
+            str(mode),
+            engine,
+            version,
+            threads,
+            timed,
+            {"openvino": timed, "onnxruntime": timed},
+            {"openvino": timed},
+        )
+        for threads in (1, 2)
+        for engine in ("openvino", "onnxruntime")
+        for mode in modes
+    ]
+    out = io.StringIO()
+    for table in comparison_tables(rows, of, numbered(modes)):
+        Console(file=out, width=80).print(table)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(version in line for line in lines) == 4
+    assert sum(line.count("14.43") for line in lines) == 4 * 2 * 4
+    assert sum(line.count("14.42-14.45") for line in lines) == 4 * 2 * 3
+    # What is too wide is cut off at the right: both ratios are there.
+    assert sum(line.count("1.00") for line in lines) == 4 * 2 * 2
+    signs = "".join(re.findall("[▁▃▅▆█]", "\n".join(lines)))
+    assert all(sign in signs for sign in strip(modes[1]))
+
+
+@pytest.mark.parametrize("ms", [0.4321, 14.43, 312.7, 4021.3])
+def test_tables_of_a_bundle_are_not_cut_off_at_80_columns(ms: float):
+    of, rng = space(30), random.Random(4)
+    modes = [of.full, of.sample(rng), of.smallest]
+    timed = Reading(ms, "ms", 0.98 * ms, 1.02 * ms, count=160, p99=1.1 * ms)
+    energies = {str(mode): Reading(ms, "mJ", 0.9 * ms, 1.1 * ms) for mode in modes}
+    latencies = {str(mode): timed for mode in modes}
+    profile = DeviceProfile("b", "a board", "made-up 1", 1, latencies=latencies, energies=energies)
+    found = Verification({str(mode): ms for mode in modes}, latencies, "made-up", "a board")
+    row = ModeComparison("1", "made-up", "1.0", 1, timed, {"made-up": timed}, {"made-up": timed})
+    for table in (
+        profile_table(profile, of, numbered(modes)),
+        predictions_table(found, of, numbered(modes)),
+        predictions_table(found, of, numbered(modes), found),
+        *comparison_tables([row], of, numbered(modes)),
+    ):
+        wide = Console(file=io.StringIO(), width=300).render_lines(table)
+        narrow = Console(file=io.StringIO(), width=80).render_lines(table)
+        words = ["".join(part.text for line in lines for part in line) for lines in (wide, narrow)]
+        figures = [
+            sorted(re.findall(r"[-+]?\d[\d.]*", each.split("█\u00a01")[0])) for each in words
+        ]
+        assert figures[0] == figures[1]

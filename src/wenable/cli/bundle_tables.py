@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from wenable.cli.terminal import counted, interval_text, mode_cells, modes_table
+from wenable.cli.terminal import (
+    counted,
+    interval_text,
+    mode_cells,
+    modes_table,
+    stacked_text,
+)
 from wenable.space import Mode, Space
 
 if TYPE_CHECKING:
     from wenable.comparison import ModeComparison
     from wenable.profiling.verification import Verification
     from wenable.runtime import DeviceProfile
-    from wenable.tables import Reading
 
 
 def profile_table(found: DeviceProfile, space: Space, ids: Mapping[str, Mode]) -> Table:
@@ -70,8 +75,8 @@ def comparison_tables(
         for mode, each in of_one.items():
             best_engine, best = each.best_plain
             table.add_row(
-                *mode_cells(mode, ids), _two_lines(each.ours), _two_lines(each.plain[engine]),
-                _two_lines(best, "" if best_engine == engine else best_engine),
+                *mode_cells(mode, ids), stacked_text(each.ours), stacked_text(each.plain[engine]),
+                stacked_text(best, "" if best_engine == engine else best_engine),
                 f"{each.best_full.known:.2f}", f"{each.best_plain_over_ours:.2f}",
                 f"{each.full_over_ours:.2f}",
             )  # fmt: skip
@@ -82,9 +87,3 @@ def comparison_tables(
 def _figures(table: Table, headers: Sequence[str]) -> None:
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
-
-
-def _two_lines(reading: Reading, where: str = "") -> str:
-    """Return a figure with its interval below it, which takes half of the width."""
-    figure, _, interval = interval_text(reading).partition(" ")
-    return "\n".join(filter(None, (figure, interval, where)))

@@ -7,9 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
 
-from wenable.cli.terminal import consoles, counted, print_json
+from wenable.cli.terminal import consoles, counted, plain_table, print_json
 from wenable.measure.device import conditions, processor, usable_cores
 from wenable.measure.meters import available_meters
 from wenable.runtime.engines import ENGINES, EngineError, open_engine
@@ -47,9 +46,10 @@ def run_doctor(as_json: bool) -> None:
             [{"what": what, "found": found, "detail": text} for what, found, text in findings]
         )
         return
-    table = Table(header_style="bold")
+    table = plain_table()
     for header in ("", "what", "detail"):
-        table.add_column(header)
+        # A version that is cut off could not be reported: it goes on in the next line.
+        table.add_column(header, overflow="fold")
     for what, found, text in findings:
         # Escaped: brackets, as in the names of extras, would be taken for styles and left out.
         mark = "[green]yes[/green]" if found else "[yellow]no[/yellow]"

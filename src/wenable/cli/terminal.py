@@ -110,6 +110,9 @@ def mode_table(
     """
     table = modes_table(title, [mode for _, mode, *_ in rows], ids)
     labelled = any(label for label, *_ in rows)
+    # A long strip takes several lines anyway, and the width that intervals leave to it.
+    long = any("," in str(mode) and len(mode) > 20 for _, mode, *_ in rows)
+    written = stacked_text if long else interval_text
     if labelled:
         table.add_column("", max_width=14)
     table.add_column("MACs\nM", justify="right", no_wrap=True)
@@ -117,7 +120,7 @@ def mode_table(
     for name in rows[0][4]:
         table.add_column(broken_header(name), justify="right", no_wrap=True)
     for label, mode, macs, full, readings in rows:
-        cells = [interval_text(reading) for reading in readings.values()]
+        cells = [written(reading) for reading in readings.values()]
         share = f"{100 * macs / full:.1f} %"
         labels = [label] if labelled else []
         table.add_row(*mode_cells(mode, ids), *labels, f"{macs / 1e6:.2f}", share, *cells)
@@ -135,7 +138,7 @@ def modes_table(
     if ids:
         table.add_column("id", no_wrap=True)
     # A strip may go on in the next line at any sign; a short text is never as wide as this.
-    table.add_column("mode", overflow="fold", min_width=10)
+    table.add_column("mode", overflow="fold", min_width=8)
     key = strip_key((mode for mode in modes if mode is not None), encoding())
     if key:
         table.caption = key
@@ -156,6 +159,12 @@ def mode_cells(mode: Mode, ids: Mapping[str, Mode] | None = None) -> list[str]:
     return [*([named[0] if named else ""] if ids else []), shown_mode(mode, encoding())]
 
 
+def stacked_text(reading: Reading, where: str = "") -> str:
+    """Return a figure with its interval below it, which takes half of the width, and a last line."""
+    figure, _, interval = interval_text(reading).partition(" ")
+    return "\n".join(filter(None, (figure, interval.strip("()"), where)))
+
+
 def broken_header(name: str) -> str:
     """Return a header with its remark in brackets on a line of its own."""
     return name.replace(" (", "\n(", 1)
@@ -169,11 +178,12 @@ def encoding() -> str:
 def interval_text(reading: Reading) -> str:
     """Return a figure with its interval, without the unit: `98.6 (97.1-99.3)`.
 
-    Shares are in percent, MACs in millions.
+    Shares are in percent, MACs in millions; large figures have fewer decimals.
     """
     if reading.value is None:
         return "-"
     scale, digits = {"top-1": (100, 1), "MACs": (1e-6, 2)}.get(reading.unit, (1, 2))
+    digits = min(digits, max(0, 4 - len(str(int(abs(scale * reading.value))))))
     text = f"{scale * reading.value:.{digits}f}"
     if reading.low is None or reading.high is None:
         return text
