@@ -152,7 +152,7 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
         assert energies.cost(str(point.mode)) <= mj
     for limit, message in (
         ("memory_kib=0.5", "at most 0.5 KiB"),
-        ("memory_kib=nan", "`most` (=nan) of a limit must be a finite number"),
+        ("memory_kib=nan", "`--limit` (='memory_kib=nan') must be a finite number, at least 0"),
         ("memory_kib", "must be NAME=NUMBER; names: macs_m, memory_kib, latency_ms, energy_mj"),
         ("latency_ms=5", "needs a table of a device: `--profile` was not given"),
         ("energy_mj=5", "needs a table of a device: `--profile` was not given"),
@@ -165,7 +165,7 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
         refused = run(*command, "--limit", limit, fails=True)
         assert message in " ".join(refused.stderr.split()), limit
     refused = run(*command, "--strategy", "greedy", "--limit", "macs_m=1", fails=True)
-    assert "`limits` are for the strategies 'exact' and 'evolve'" in refused.stderr
+    assert "`--limit` are for the strategies 'exact' and 'evolve'" in refused.stderr
 
 
 KILLED = """
@@ -489,26 +489,26 @@ def test_a_gpu_that_torch_cannot_use_is_no_gpu_that_is_absent(tmp_path: Path):
         (["inspect", "no_such_net"], "is known to neither torchvision nor timm"),
         (["inspect", "resnet18", "--groups", "1,3,4"], "does not nest: 3 does not divide 4"),
         (["inspect", "resnet18", "--groups", "x"], "`--groups` (='x') must be whole numbers"),
-        (["inspect", "resnet18", "--groups", ""], "`groups` (=()) is empty"),
-        (["inspect", "resnet18", "--shuffle", "odd"], "`shuffle` (='odd') is no policy"),
+        (["inspect", "resnet18", "--groups", ""], "`--groups` (=()) is empty"),
+        (["inspect", "resnet18", "--shuffle", "odd"], "`--shuffle` (='odd') is no policy"),
         (["inspect", "resnet18", "--input", "3xx4"], "`--input` (='3xx4') must be sizes"),
         (["inspect", "resnet18", "--input", "99999x99999x3"], "allowed: 100,000,000"),
         (["train", "resnet18", "--data", "mnist", "--out", "o"], "`--data` (='mnist') is unknown"),
         (
             ["train", "resnet18", "--data", "digits", "--out", "o", "--passes", "1"],
-            "`passes` (=1) must be at least 2",
+            "`--passes` (=1) must be at least 2",
         ),
         (
             ["train", "wenable.zoo:digits_resnet", "--data", "digits", "--out", "o",
              "--batch-size", "5000"],
-            "`size` (=5000) of a batch must be from 1 to the 997 training images",
+            "`--batch-size` (=5000) of a batch must be from 1 to the 997 training images",
         ),
         (["inspect", "os:getcwdb"], "returned a bytes, not a torch.nn.Module"),
-        (["inspect", "os:system"], "`model` (='os:system') cannot be called"),
+        (["inspect", "os:system"], "`MODEL` (='os:system') cannot be called"),
         (["inspect", "a:b:c"], "(='a:b:c') cannot be imported"),
-        (["demo", "--epochs", "0", "--out", "o/x"], "`epochs` (=0) must be at least 1"),
+        (["demo", "--epochs", "0", "--out", "o/x"], "`--epochs` (=0) must be at least 1"),
         (["explore", "absent", "--data", "digits", "--threshold", "0.5", "--out", "o"],
-         "`path` (=absent) does not exist"),
+         "`NETWORK` (=absent) does not exist"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch):

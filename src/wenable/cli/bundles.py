@@ -11,6 +11,7 @@ from wenable.cli.bundle_tables import comparison_tables, predictions_table, prof
 from wenable.cli.durations import duration_words
 from wenable.cli.inspect_modes import read_front
 from wenable.cli.terminal import (
+    busy,
     consoles,
     counted,
     mode_cells,
@@ -46,7 +47,7 @@ def run_export(
     if engine == "executorch":
         _export_executorch(net, wanted, readings, out, as_json)
         return
-    with progress.status(f"exporting and checking {counted(len(wanted), 'mode')} on {engine}"):
+    with busy(progress, f"exporting and checking {counted(len(wanted), 'mode')} on {engine}"):
         path = we.export(net, wanted, out, engine=engine, readings=readings, ids=ids)
     size = path.stat().st_size
     if as_json:
@@ -65,7 +66,7 @@ def _export_executorch(
     import wenable as we
 
     console, progress = consoles(as_json)
-    with progress.status(f"lowering and checking {len(wanted)} modes for XNNPACK"):
+    with busy(progress, f"lowering and checking {len(wanted)} modes for XNNPACK"):
         written = we.export_executorch(net, wanted, out, readings=readings)
     if as_json:
         print_json(
@@ -260,11 +261,9 @@ def run_bench(
         wanted = [str(opened.modes[number].mode) for number in numbers]
     counts = _threads(threads)
     rows: list[ModeComparison] = []
-    with progress.status("preparing") as status:
+    with busy(progress, "preparing") as say:
         for count in counts:
-            rows += compare(
-                bundle, engines=names, threads=count, modes=wanted, on_progress=status.update
-            )
+            rows += compare(bundle, engines=names, threads=count, modes=wanted, on_progress=say)
     values = {"device": describe_device(), "modes": [each.to_json() for each in rows]}
     if out is not None:
         write_whole(out, json.dumps(values, indent=1) + "\n")

@@ -17,7 +17,7 @@ import wenable as we
 from wenable.cli.demo_check import write_answers
 from wenable.cli.explore import alike_words
 from wenable.cli.strips import shown_mode
-from wenable.cli.terminal import consoles, encoding, mode_table
+from wenable.cli.terminal import busy, consoles, encoding, mode_table
 from wenable.cli.work import (
     Data,
     evaluations,
@@ -119,7 +119,7 @@ def _final_figures(
     modes = list(net.space.uniform_modes())
     modes += [mode for front in fronts.values() for mode in (*front.modes, front.chosen.mode)]
     modes = sorted(dict.fromkeys(modes), key=lambda mode: -net.macs(mode))
-    with progress.status(f"final figures of {len(modes)} modes on the test split"):
+    with busy(progress, f"final figures of {len(modes)} modes on the test split"):
         tested = evaluations(net, modes, data, "test")
         timing = TimingPlan(blocks=6, calls=20, gap_ms=20.0)
         measured = mode_latencies(net, modes, timing)

@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 
 from wenable.cli.terminal import consoles, counted, plain_table, print_json
 from wenable.measure.device import conditions, processor, usable_cores
@@ -51,9 +51,7 @@ def run_doctor(as_json: bool) -> None:
         # A version that is cut off could not be reported: it goes on in the next line.
         table.add_column(header, overflow="fold")
     for what, found, text in findings:
-        # Escaped: brackets, as in the names of extras, would be taken for styles and left out.
-        mark = "[green]yes[/green]" if found else "[yellow]no[/yellow]"
-        table.add_row(mark, escape(what), escape(text))
+        table.add_row(Text("yes", "green") if found else Text("no", "yellow"), what, text)
     console.print(table)
 
 

@@ -61,7 +61,7 @@ def run_explore(
     net = open_saved(network, model)
     data = load_data_to_search(net, data_name, calibration_images)
     for line in data.summary:
-        progress.print(line, markup=False, emoji=False, soft_wrap=True)
+        progress.print(line)
     cost = cost or ("macs" if profile is None else "latency")
     tables = {} if profile is None else _tables(profile)
     table = _table_for(cost, tables, profile)
@@ -129,8 +129,8 @@ def alike_words(
     # The space within a pair is one that no line breaks at.
     pairs = ", ".join(f"{ids[a.mode]}\u00a0and\u00a0{ids[b.mode]} ({c.figure})" for a, b, c in told)
     return [
-        f"[yellow]{len(alike)} of {len(front) - 1} neighbours on {what} cannot be told apart by"
-        f" their accuracy[/] by {told[0][2].way}: {pairs}{', ...' if alike[3:] else ''}."
+        f"{len(alike)} of {len(front) - 1} neighbours on {what} cannot be told apart by"
+        f" their accuracy by {told[0][2].way}: {pairs}{', ...' if alike[3:] else ''}."
         " More images would tell."
     ]
 

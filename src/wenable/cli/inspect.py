@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 import wenable as we
 from wenable.cli.opening import Wanted, one_of, open_network, open_saved
 from wenable.cli.terminal import (
+    busy,
     consoles,
     mode_cells,
     modes_table,
@@ -39,12 +41,12 @@ def run_inspect(
     if Path(name).is_file():
         if size:
             raise ValueError(f"`--input` (={size!r}) is for networks by name; {name} holds its own")
-        with progress.status(f"opening {name}"):
+        with busy(progress, f"opening {name}"):
             net, shown = open_saved(Path(name), model), name
     else:
         name = one_of(name, model)
         method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle), classifier)
-        with progress.status(f"building and tracing {name}"):
+        with busy(progress, f"building and tracing {name}"):
             opened = open_network(name, Wanted())
             shape = parse_size(size) if size else default_size(opened.made_for)
             net = we.convert(opened.model.eval(), torch.zeros(1, *shape), method=method)
@@ -55,11 +57,11 @@ def run_inspect(
     inputs = ", ".join(
         "x".join(map(str, each["shape"][1:])) for each in net.example_to_json() if "shape" in each
     )
-    console.print(
-        f"[bold]{shown}[/bold], input {inputs}:"
-        f" {len(net.space.names)} knobs, {len(net.left_alone)} layers left alone,"
+    words = (
+        f", input {inputs}: {len(net.space.names)} knobs, {len(net.left_alone)} layers left alone,"
         f" {net.space.size:.3g} modes"
     )
+    console.print(Text.assemble((shown, "bold"), words))
     _print_modes(console, net)
     _print_layers(console, net)
     _print_left_alone(console, net)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def _parse(text: str, net: DynamicNetwork, tables: Mapping[str, CostTable | str]
             f"`--limit` (={text!r}) must be NAME=NUMBER; names: {', '.join(NAMES)}, or the file of a"
             " cost table"
         )
+    if not 0 <= most < math.inf:
+        raise ValueError(f"`--limit` (={text!r}) must be a finite number, at least 0")
     if name == "macs_m":
         return Limit(macs_table(net), 1e6 * most)
     if name == "memory_kib":

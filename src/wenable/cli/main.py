@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 app = typer.Typer(
     help="One trained network, many operating modes: fast or accurate, as the moment asks.",
@@ -52,8 +51,11 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         except (ValueError, FloatingPointError, ImportError, OSError, RuntimeError) as error:
             if _settings["debug"]:
                 raise
-            console = Console(stderr=True, highlight=False, soft_wrap=True)
-            console.print(f"error: {error}", style="red", markup=False, emoji=False)
+            from wenable.cli.option_names import as_typed, option_names
+            from wenable.cli.terminal import PlainConsole
+
+            words = as_typed(str(error), option_names(command), kwargs)
+            PlainConsole(stderr=True).print(f"error: {words}", style="red", soft_wrap=True)
             raise typer.Exit(1) from error
 
     return run

@@ -45,13 +45,11 @@ def run_once(
         except (ValueError, OSError) as error:
             failed += 1
             rows.append({"input": each.name, "error": str(error)})
-            problems.print(
-                f"error: {error}", style="red", markup=False, emoji=False, soft_wrap=True
-            )
+            problems.print(f"error: {error}", style="red", soft_wrap=True)
             continue
         rows += found
         for row in found:
-            console.print(_line(row), markup=False, emoji=False)
+            console.print(_line(row))
     if as_json:
         print_json(rows)
     if failed and len(given) > 1:

@@ -14,27 +14,51 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from wenable.cli.strips import shown_mode, strip_key
 from wenable.space import Mode
 from wenable.tables import Reading
 
 
-def consoles(as_json: bool) -> tuple[Console, Console]:
+class PlainConsole(Console):
+    """A console that shows text as it is: brackets in the name of a file or an extra are no style.
+
+    What is to have a style is a `rich.text.Text`. Where nobody looks, as in a pipe, lines are not broken.
+    """
+
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        super().__init__(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **settings: Any) -> None:
+        """Print as `rich.console.Console` does."""
+        if soft_wrap is None and not self.is_terminal:
+            soft_wrap = all(isinstance(each, str | Text) for each in objects)
+        super().print(*objects, soft_wrap=soft_wrap, **settings)
+
+
+def consoles(as_json: bool) -> tuple[PlainConsole, PlainConsole]:
     """Return the console for results and the one for progress; the latter is always stderr."""
-    return Console(highlight=False, quiet=as_json), Console(stderr=True, highlight=False)
+    return PlainConsole(quiet=as_json), PlainConsole(stderr=True)
+
+
+@contextmanager
+def busy(console: Console, words: str) -> Iterator[Callable[[str], None]]:
+    """Say what is being done while it lasts; call what it yields with other words."""
+    with console.status(Text(words)) as status:  # rich would read styles in a plain string
+        yield lambda now: status.update(Text(now))
 
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, str], None]]:
     """Show a bar with the time left; call what it yields with (done, of, a few words)."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None, words="")

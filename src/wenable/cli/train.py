@@ -61,7 +61,7 @@ def run_train(
     )  # fmt: skip
     recipe, data = start.recipe, start.data
     for line in start.lines:
-        progress.print(line, markup=False, emoji=False, soft_wrap=True)
+        progress.print(line)
     loader = data.training_batches(recipe.batch_size, config.seed)
     net = we.convert(start.model, data.example, method=method).to(device)
     net.preprocessing = data.preprocessing
