@@ -99,7 +99,9 @@ def test_every_parameter_of_a_command_has_the_name_it_is_typed_by():
     [
         ("`limits[1]` (=at most 3) cannot be kept", {}, "`--limit` (=at most 3) cannot be kept"),
         ("`size` (=7) must be", {"batch_size": 7}, "`--batch-size` (=7) must be"),
-        ("`size` (=7) must be", {"batch_size": 7, "epochs": 7}, "`size` (=7) must be"),
+        ("`size` (=7) must be", {"batch_size": 7, "epochs": 7}, "`--batch-size` (=7) must be"),
+        ("`size` (=9) must be", {"batch_size": 7, "epochs": 9}, "`--epochs` (=9) must be"),
+        ("`most` (=7) must be", {"batch_size": 7, "epochs": 7}, "`most` (=7) must be"),
         ("`path` (=a b) is a folder", {"out": Path("a b")}, "`--out` (=a b) is a folder"),
         ("`path` (=x) is not", {"network": Path("x")}, "`NETWORK` (=x) is not"),
         ("`threshold` (=2.0) and `limits`", {}, "`--threshold` (=2.0) and `--limit`"),
@@ -132,6 +134,8 @@ def test_messages_name_what_was_typed(message: str, values: dict, expected: str)
             ["train", "resnet18", "--data", "digits", "--out", "o", "--learning-rate", "-1"],
             "`--learning-rate` (=-1.0)",
         ),
+        (["inspect", "--model", "a.b:c"], "`--model` (='a.b:c') cannot be imported"),
+        (["inspect", "a.b:c"], "`MODEL` (='a.b:c') cannot be imported"),
         (["inspect", "resnet18", "--groups", "1,3,4"], "`--groups` (=(1, 3, 4))"),
     ],
 )

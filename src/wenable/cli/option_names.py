@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from typer.models import ArgumentInfo, OptionInfo
 
 # What the library calls by another name than the commands.
-_ALIASES = {"limits": "limit", "table": "profile"}
+_ALIASES = {"limits": "limit", "size": "batch_size", "table": "profile"}
 _NAME = re.compile(r"`(\w+)(\[\d+\])?`(?: \(=(.*?)\))?")
 
 
@@ -24,7 +24,7 @@ def option_names(command: Callable[..., Any]) -> dict[str, str]:
                 # Where the default stands outside, typer keeps the first name in its place.
                 written = (info.default, *(info.param_decls or ()))
                 long = [each for each in written if str(each).startswith("--")]
-                given = long[0] if long else f"--{parameter.replace('_', '-')}"
+                given = str(long[0]) if long else f"--{parameter.replace('_', '-')}"
                 names[parameter] = given.partition("/")[0]
             elif isinstance(info, ArgumentInfo):
                 names[parameter] = info.metavar or parameter.upper()
@@ -36,7 +36,8 @@ def as_typed(message: str, names: Mapping[str, str], values: Mapping[str, Any]) 
 
     - `names`: those of the command, as `option_names` returns them; `values`: what it was given.
 
-    An argument of another name than any of the command's is recognised by its value.
+    An argument of another name than any of the command's is recognised by its value, if it is the
+    only one of that value.
 
     >>> as_typed("`size` (=0) must be from 1", {"batch_size": "--batch-size"}, {"batch_size": 0})
     '`--batch-size` (=0) must be from 1'
@@ -44,10 +45,12 @@ def as_typed(message: str, names: Mapping[str, str], values: Mapping[str, Any]) 
 
     def typed(found: re.Match[str]) -> str:
         name, _, shown = found.groups()
-        key = name if name in names else _ALIASES.get(name, "")
-        if key not in names and shown is not None:
-            key = _given_as(shown, values)
-        if key not in names:
+        by_value = _given_as(shown, values) if shown is not None else ""
+        tried = [name, by_value, _ALIASES.get(name, "")]
+        if names.get(name, "").isupper() and not values.get(name):  # given by an option instead
+            tried = tried[1:]
+        key = next((each for each in tried if each in names), None)
+        if key is None:
             return found[0]
         rest = found[0].partition("` ")[2]
         return f"`{names[key]}`" + (f" {rest}" if rest else "")
