@@ -229,21 +229,30 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
         "--epochs", 2, "--batch-size", 8, "--groups", "1,4", "--workers", 0, "--skip-bad", "--tensorboard",
     ]  # fmt: skip
 
+    class Interrupted:  # as Ctrl-C in the middle of the first epoch
+        exit_status = 130
+
+        def __init__(self) -> None:
+            self.steps = iter(range(100))
+
+        def __call__(self) -> bool:
+            return next(self.steps) == 1
+
     @contextmanager
-    def interrupted():  # as Ctrl-C in the middle of the first epoch
-        steps = iter(range(100))
-        yield lambda: next(steps) == 1
+    def interrupted():
+        yield Interrupted()
 
     with monkeypatch.context() as patch:
-        patch.setattr("wenable.cli.train._interrupted", interrupted)
-        stopped = run(*arguments, "--out", tmp_path / "run")
+        patch.setattr("wenable.cli.train.stop_requests", interrupted)
+        stopped = run(*arguments, "--out", tmp_path / "run", fails=True)
+        assert stopped.exit_code == 130
         assert "the same command with --resume goes on" in " ".join(stopped.stdout.split())
         assert not (tmp_path / "run" / "net.safetensors").exists()
     resumed = run(*arguments, "--out", tmp_path / "run", "--resume")
     assert "could not be read and were left out" in " ".join(resumed.stderr.split())
     assert "8 steps of 2 passes" in " ".join(resumed.stderr.split())
     rows = (tmp_path / "run" / "epochs.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+    assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
     run(*arguments, "--out", tmp_path / "whole")
     first, second = (we.load(tmp_path / name / "net.safetensors") for name in ("run", "whole"))
     for name, tensor in first.state_dict().items():
@@ -433,12 +442,12 @@ def test_training_starts_from_weights(tmp_path: Path):
         "train", "wenable.zoo:digits_resnet", "--data", "digits", "--epochs", 1, "--passes", 2,
         "--learning-rate", 1e-9, "--groups", "1,4", "--out", tmp_path / "run", "--weights",
     ]  # fmt: skip
-    run(*arguments, tmp_path / "weights.safetensors")
+    run(*arguments, tmp_path / "weights.safetensors", "--overwrite")
     found = we.load(tmp_path / "run" / "net.safetensors").state_dict()
     name = "blocks.0.conv1.weight"
     torch.testing.assert_close(found[name], weights[name], rtol=0, atol=1e-6)
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    refused = run(*arguments, tmp_path / "other.safetensors", fails=True)
+    refused = run(*arguments, tmp_path / "other.safetensors", "--overwrite", fails=True)
     assert "does not fit the network" in " ".join(refused.stderr.split())
 
 

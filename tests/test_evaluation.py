@@ -61,9 +61,20 @@ def test_the_network_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.zeros(3, dtype=torch.long), r"`labels` \(of shape \(3,\)\) must hold one class"),
+        (torch.zeros(3, dtype=torch.long), "`labels` .* must be as many as the inputs"),
         (torch.full((4,), 5), "must be classes from 0 to 4"),
         (torch.full((4,), -1), "must be classes from 0 to 4"),
+        (
+            torch.full((4,), 255),
+            r"from 255 to 255\).*a label that is to be ignored cannot be given",
+        ),
+        (torch.full((4,), -100), "a label that is to be ignored cannot be given"),
+        (torch.full((4,), 255, dtype=torch.uint8), "must be classes from 0 to 4"),
+        (torch.zeros(4), r"\(float32 of shape \(4,\)\) must hold one class, a whole number"),
+        (torch.full((4,), torch.nan), "must hold one class, a whole number"),
+        (torch.zeros(4, dtype=torch.bool), r"\(bool of shape \(4,\)\) must hold one class"),
+        (torch.zeros(4, 1, dtype=torch.long), "must hold one class"),
+        (torch.eye(5)[:4], "must hold one class, a whole number"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: torch.Tensor, message: str):
@@ -71,12 +82,41 @@ def test_labels_that_do_not_fit_are_refused(labels: torch.Tensor, message: str):
         we.evaluate(converted(), "full", [(torch.randn(4, 3, 6, 6), labels)])
 
 
+def test_a_network_with_one_output_has_no_accuracy():
+    net = we.convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), torch.ones(1, 4))
+    batch = torch.ones(4, 4), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(ValueError, match="over one class every accuracy is 1"):
+        we.evaluate(net, "full", [batch])
+    with pytest.raises(ValueError, match="over one class every accuracy is 1"):
+        we.explore(net, [batch], [batch], threshold=0.5)
+
+
+@pytest.mark.parametrize("strategy", ["exact", "greedy", "plain"])
+def test_a_search_refuses_what_evaluating_refuses(strategy: str):
+    images = torch.randn(4, 3, 6, 6)
+    for labels, message in (
+        (torch.zeros(4), "must hold one class, a whole number"),
+        (torch.full((4,), 255), "must be classes from 0 to 4"),
+        (torch.eye(5)[:4], "must hold one class"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            we.explore(converted(), [(images, labels)], [images], threshold=0.5, strategy=strategy)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_whole_type_are_counted_alike(kind: torch.dtype):
+    net, images = converted(), torch.randn(20, 3, 6, 6)
+    labels = torch.arange(20) % 5
+    expected = we.evaluate(net, "full", [(images, labels)])
+    assert we.evaluate(net, "full", [(images, labels.to(kind))]) == expected
+
+
 def test_outputs_that_are_no_tensor_are_refused():
     class Dictionary(nn.Module):
         def forward(self, x):
             return {"logits": x}
 
-    with pytest.raises(ValueError, match=r"outputs \(a dict\) must be one tensor"):
+    with pytest.raises(ValueError, match=r"outputs \(a dict with the keys 'logits'\) must be one"):
         count_right(Dictionary(), [(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))])
 
 

@@ -141,13 +141,50 @@ def nan_in_one(process: int, folder: Path) -> None:
     share = own_share(process)
     if process == 1:
         share[1][0][0, 0, 0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"not finite in another|the loss of mode"):
+    with pytest.raises(FloatingPointError, match=r"the loss of mode 1 is nan") as caught:
         we.train(network(Tokens), share, CONFIG)
+    assert ("process 1 of this run" in str(caught.value)) == (process == 0)  # each knows the reason
     save_file({"done": torch.ones(1)}, folder / f"{process}.safetensors")
 
 
 def test_nan_in_one_process_stops_both(tmp_path):
     assert len(run_two(nan_in_one, tmp_path)) == 2
+
+
+def unlike(process: int, folder: Path) -> None:
+    """What two processes do not have in common is told before the first step, by both."""
+    negative = own_share(process)
+    negative[0] = (negative[0][0], negative[0][1] - 9 * process)
+    for share, config, message in (
+        (
+            own_share(process)[: 3 - process],
+            CONFIG,
+            "`batches an epoch`: process 0 has 3, process 1 has 2",
+        ),
+        (
+            own_share(process),
+            replace(CONFIG, seed=process),
+            "`seed`: process 0 has 0, process 1 has 1",
+        ),
+        (
+            own_share(process),
+            replace(CONFIG, epochs=2 + process),
+            "`epochs`: process 0 has 2, process 1",
+        ),
+        (own_share(process) * (1 - process), CONFIG, "`loader` is empty"),
+        (negative, CONFIG, "must be classes from 0 to 4"),
+    ):
+        net, steps = network(Tokens), []
+        before = copy.deepcopy(net.state_dict())
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            we.train(net, share, config, on_step=steps.append)
+        assert not steps
+        assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
+    save_file({"done": torch.ones(1)}, folder / f"{process}.safetensors")
+
+
+def test_processes_that_are_not_alike_are_refused_before_the_first_step(tmp_path):
+    assert len(run_two(unlike, tmp_path)) == 2
 
 
 # --- evaluating and exploring on parts of the data ----------------------------------------------------

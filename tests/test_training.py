@@ -1,6 +1,7 @@
 """Algorithm 1 against a plain loop written from the paper, and what stops a run."""
 
 import copy
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,13 @@ from torch import nn
 
 import wenable as we
 from tests.networks import IMAGES, Tokens, converted, small_resnet
-from wenable.training import StepReport, TrainConfig, sample_modes, train_step
+from wenable.training import (
+    ScheduleChangeWarning,
+    StepReport,
+    TrainConfig,
+    sample_modes,
+    train_step,
+)
 from wenable.training.loop import Checkpoint
 from wenable.training.optimizers import make_optimizer, make_schedule
 from wenable.training.state import TrainState, read_checkpoint
@@ -172,14 +179,14 @@ def test_frozen_networks_are_refused():
 def test_batches_that_do_not_fit_are_refused():
     net, (x, y) = converted(), batches(1)[0]
     for loader, message in (
-        ([], "`loader` must have a length above 0"),
-        ([(x, y[:3])], "must be as many as the images"),
+        ([], "`loader` is empty"),
+        ([(x, y[:3])], "must be as many as the inputs"),
         ([(x, y + 9)], "must be classes from 0 to 4"),
         ([(x[:, :2], y)], "does not fit this network"),
     ):
         with pytest.raises(ValueError, match=message):
             we.train(net, loader, we.TrainConfig(epochs=1))
-    with pytest.raises(ValueError, match="`loader` must have a length"):
+    with pytest.raises(ValueError, match="is an iterator, which can be gone through once"):
         we.train(net, iter([(x, y)]))
 
 
@@ -457,7 +464,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     we.train(with_dropout(), batches(2), SETTINGS, checkpoint=Checkpoint(path))
     for net, config, count, message in (
         (with_dropout(), replace(SETTINGS, seed=1), 2, "belongs to a run with `seed` = 0"),
-        (with_dropout(), SETTINGS, 3, "belongs to a run of 6 steps"),
+        (
+            with_dropout(),
+            SETTINGS,
+            3,
+            "belongs to a run of 2 steps an epoch; with this data there are 3",
+        ),
+        (
+            with_dropout(),
+            replace(SETTINGS, epochs=2),
+            2,
+            r"6 steps, of 3 epochs; `epochs` \(=2\) must",
+        ),
         (converted(Tokens()), SETTINGS, 2, "belongs to another network"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -494,8 +512,85 @@ def test_a_run_stopped_at_the_end_of_an_epoch_reports_that_epoch(tmp_path):
             with_dropout(), batches(1), SETTINGS, on_epoch=ended.append, checkpoint=checkpoint,
             should_stop=lambda: True,
         )  # fmt: skip
-    assert ended == [0, 1, 2]
+    assert ended == [0, 0, 1, 1, 2]  # once more where it goes on, in case that nobody saw it
     assert complete
+
+
+def test_a_run_killed_before_the_end_of_an_epoch_was_noted_notes_it_when_it_goes_on(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "run.safetensors", resume=True)
+    noted: list[int] = []
+
+    def killed(epoch: int) -> None:
+        if epoch == 1 and checkpoint_steps() == 4 and not noted[1:]:
+            raise KeyboardInterrupt  # after the checkpoint, before anything was noted
+        noted.append(epoch)
+
+    def checkpoint_steps() -> int:
+        return int(read_checkpoint(checkpoint.path)[0]["step"])
+
+    with pytest.raises(KeyboardInterrupt):
+        we.train(with_dropout(), batches(2), SETTINGS, on_epoch=killed, checkpoint=checkpoint)
+    assert noted == [0]
+    noted.append(-1)
+    we.train(with_dropout(), batches(2), SETTINGS, on_epoch=killed, checkpoint=checkpoint)
+    assert noted == [0, -1, 1, 2]
+
+
+def test_more_epochs_go_on_by_the_schedule_of_the_new_number(tmp_path):
+    short = replace(SETTINGS, epochs=2, warmup=0.0, schedule="cosine", learning_rate=0.1)
+    long = replace(short, epochs=5)
+    checkpoint = Checkpoint(tmp_path / "run.safetensors", resume=True)
+    net = with_dropout()
+    assert we.train(net, batches(2), short, checkpoint=checkpoint)
+    reports: list[StepReport] = []
+    net = with_dropout()
+    with pytest.warns(ScheduleChangeWarning) as caught:
+        assert we.train(net, batches(2), long, on_step=reports.append, checkpoint=checkpoint)
+    assert [report.step for report in reports] == [5, 6, 7, 8, 9, 10]
+    # the cosine of ten steps, from the fifth on, by its definition
+    rates = [0.1 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(4, 10)]
+    assert [report.learning_rate for report in reports] == pytest.approx(rates)
+    said = str(caught[0].message)
+    assert "goes on to 5 epochs, begun as one of 2" in said
+    assert f"is {rates[0]:.3g} at step 4 where it was to be 0, and follows" in said
+    # what was extended is kept: going on once more changes nothing
+    assert we.train(with_dropout(), batches(2), long, checkpoint=checkpoint)
+
+
+def test_fewer_epochs_and_growing_passes_say_what_changes(tmp_path):
+    config = replace(SETTINGS, epochs=4, passes=5, grow_from=2, schedule="constant", warmup=0.0)
+    checkpoint = Checkpoint(tmp_path / "run.safetensors", resume=True)
+    steps: list[StepReport] = []
+    we.train(
+        with_dropout(), batches(2), config, on_step=steps.append, checkpoint=checkpoint,
+        should_stop=lambda: len(steps) == 3,
+    )  # fmt: skip
+    with pytest.warns(
+        ScheduleChangeWarning, match=r"is 0\.02 at step 3 where it was to be 0\.02"
+    ) as caught:
+        we.train(with_dropout(), batches(2), replace(config, epochs=2), checkpoint=checkpoint)
+    assert "a step makes 5 passes where it was to make 3" in str(caught[0].message)
+
+
+def test_what_is_called_after_an_epoch_sees_the_averaged_weights():
+    net, twin = with_dropout(), with_dropout()
+    average: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+    name = "block1.conv2.weight"
+
+    def follow(_: StepReport) -> None:
+        weight = net.get_parameter(name).detach().clone()
+        average.append(weight if not average else 0.75 * average[-1] + 0.25 * weight)
+
+    def look(epoch: int) -> None:
+        torch.testing.assert_close(net.get_parameter(name).detach(), average[-1])
+        seen.append(average[-1])
+
+    config = replace(SETTINGS, averaging=0.75)
+    we.train(net, batches(2), config, on_step=follow, on_epoch=look)
+    assert len(seen) == 3
+    we.train(twin, batches(2), config)  # looking changes nothing
+    assert same(weights_of(net), weights_of(twin))
 
 
 def test_settings_survive_json():

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from wenable.dynamic_network import DynamicNetwork
+from wenable.batch_parts import inputs_alone
+from wenable.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
 from wenable.layers.precision import PrecisionLayer
 from wenable.layers.quantization import InputRange
@@ -32,13 +33,14 @@ def calibrate(
 
     - `modes`: one or several modes, in any form that `set_mode` takes.
     - `batches`: batches of training images, shape `(N, ...)`, or `(images, labels)` pairs, whose
-      images are a tuple where the network takes several inputs; gone through once for each mode,
+      images are a tuple or list where the network takes several inputs; gone through once for each mode,
       so an iterator serves one mode only.
 
     Where several processes train together, each gives its own images and all get the statistics of
     all of them.
 
-    Raises `ValueError` where `batches` is empty, or a mode is not of this network.
+    Raises `ValueError` where `batches` is empty or holds no tensors that the network takes, or a mode
+    is not of this network.
 
     >>> import wenable as we
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.BatchNorm2d(8))
@@ -49,6 +51,7 @@ def calibrate(
 
     Source: "post-statistics" of US-Nets, here for each mode of a WeNet.
     """
+    check_dynamic(net)
     several: list[Any] = [modes] if isinstance(modes, Mapping | str) else list(modes)
     wanted = [net.space.mode(mode) for mode in several]
     if iter(batches) is batches and len(wanted) > 1:
@@ -69,8 +72,7 @@ def _estimate(net: DynamicNetwork, batches: Iterable[Any]) -> tuple[dict[str, St
     norms, images, device = net.switchable_norms(), 0, device_of(net)
     with _collecting(norms) as moments, in_eval_mode(net), torch.no_grad():
         for batch in batches:
-            x = batch[0] if isinstance(batch, list | tuple) else batch
-            images += call_network(net, x, device)[1]
+            images += call_network(net, inputs_alone(batch, net), device)[1]
     images = int(sum_over_processes(torch.tensor(images, device=device)))
     for name, seen in moments.items():
         if several_processes():

@@ -400,3 +400,17 @@ def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
         stacklevel=3,
     )
     return True
+
+
+def check_dynamic(net: object) -> None:
+    """Raise `ValueError` unless a network was converted and is not wrapped; say what to pass instead."""
+    if isinstance(net, DynamicNetwork):
+        return
+    name = type(net).__name__
+    for attribute in ("module", "_orig_mod"):
+        if isinstance(getattr(net, attribute, None), DynamicNetwork):
+            raise ValueError(
+                f"`net` is a {name} around a dynamic network; pass the network itself:"
+                f" `net.{attribute}`"
+            )
+    raise ValueError(f"`net` (a {name}) is no dynamic network; wenable.convert makes one")

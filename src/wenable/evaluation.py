@@ -9,25 +9,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
+from wenable.batch_parts import inputs_and_targets
+from wenable.dynamic_network import DynamicNetwork, check_dynamic, warn_if_uncalibrated
 from wenable.modules import call_network, device_name, device_of, in_eval_mode
 from wenable.outcomes import Outcomes
 from wenable.processes import gathered_from_processes
 from wenable.space import ModeChoice
 from wenable.tables import Reading
+from wenable.targets import check_classes
 
 
 def evaluate(
     net: DynamicNetwork,
     mode: ModeChoice,
-    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    loader: Iterable[Any],
     *,
     split: str = "",
     pooled: bool = False,
 ) -> Reading:
     """Return the top-1 accuracy of a mode as a share between 0 and 1, with a 95 % interval.
 
-    - `loader`: batches of images `(N, ...)` and labels `(N,)`.
+    - `loader`: batches of images `(N, ...)` and labels `(N,)`, classes as whole numbers; several
+      inputs are a tuple or a list in the place of the images.
     - `split`: the name of the data, for the reading's source.
     - `pooled`: under `torchrun`, each process is given its own part of the data, and every one
       returns the accuracy on all parts. Otherwise each is given all of it, and works for itself.
@@ -35,7 +38,8 @@ def evaluate(
     The interval is Wilson's for a binomial share. Warns `UncalibratedWarning`, and says so in the
     reading's note, where the mode's norm statistics were never estimated.
 
-    Raises `ValueError` where the loader is empty, labels do not match, or the outputs hold NaN.
+    Raises `ValueError` where the loader is empty, the labels are no classes of this network, the
+    outputs are not one tensor `(N, classes)`, or they hold NaN.
 
     >>> import wenable as we
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -66,6 +70,7 @@ def evaluate_each(
     >>> each.count, each.right == 10 * reading.known
     (10, True)
     """
+    check_dynamic(net)
     mode = net.space.mode(mode)
     uncalibrated = warn_if_uncalibrated(net, mode, "evaluated")
     with net.using(mode):
@@ -92,7 +97,7 @@ def evaluate_each(
 
 
 def count_right(
-    model: nn.Module, loader: Iterable[tuple[torch.Tensor, torch.Tensor]], what: str = "the network"
+    model: nn.Module, loader: Iterable[Any], what: str = "the network"
 ) -> tuple[int, int]:
     """Return how many examples a network classifies right, and of how many."""
     right, _ = right_ones(model, loader, what)
@@ -106,9 +111,10 @@ def right_ones(
     right, seen = list[torch.Tensor](), list[torch.Tensor]()
     device = device_of(model)
     with in_eval_mode(model), torch.no_grad():
-        for images, labels in loader:
-            outputs, _ = call_network(model, images, device)
-            check_batch(outputs, labels)
+        for batch in loader:
+            inputs, labels = inputs_and_targets(batch, model)
+            outputs, _ = call_network(model, inputs, device)
+            check_classes(outputs, labels)
             if bool(outputs.isnan().any()):
                 raise ValueError(f"the outputs of {what} hold NaN; its accuracy means nothing")
             right.append(outputs.argmax(1).cpu() == labels.cpu())
@@ -116,25 +122,6 @@ def right_ones(
     if not sum(map(len, seen)):
         raise ValueError("`loader` is empty; accuracy needs at least one example")
     return torch.cat(right), torch.cat(seen)
-
-
-def check_batch(outputs: Any, labels: torch.Tensor) -> None:
-    """Raise `ValueError` unless outputs `(N, classes)` and labels `(N,)` fit together."""
-    if not isinstance(outputs, torch.Tensor):
-        raise ValueError(
-            f"the network's outputs (a {type(outputs).__name__}) must be one tensor (N, classes)"
-        )
-    if outputs.ndim != 2 or labels.shape != outputs.shape[:1]:
-        raise ValueError(
-            f"`labels` (of shape {tuple(labels.shape)}) must hold one class for each of the"
-            f" outputs (of shape {tuple(outputs.shape)})"
-        )
-    classes = outputs.shape[1]
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(
-            f"`labels` (from {int(labels.min())} to {int(labels.max())}) must be classes from 0 to"
-            f" {classes - 1}, as many as the network has outputs"
-        )
 
 
 def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:

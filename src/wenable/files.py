@@ -7,6 +7,7 @@ import glob
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _LEFT_BEHIND_S = 3600.0
@@ -43,6 +44,22 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
         raise
     _flush_folder(target.parent)
     return target
+
+
+@contextlib.contextmanager
+def no_empty_folder_left(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Where the block fails, remove the folders that it made for `path` and put nothing into.
+
+    - `path`: a file or a folder that the block is to write.
+    """
+    new = [each for each in (Path(path), *Path(path).parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        for each in new:  # the innermost first; one that holds something stays, and all around it
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        raise
 
 
 def _prefix(target: Path) -> str:

@@ -99,9 +99,14 @@ def device_name(model: nn.Module) -> str:
 
 
 def call_network(model: nn.Module, x: Any, device: torch.device) -> tuple[Any, int]:
-    """Return the outputs for a batch, one tensor or a tuple of several inputs, and its length."""
-    inputs = x if isinstance(x, tuple) else (x,)
-    return model(*(each.to(device) for each in inputs)), len(inputs[0])
+    """Return the outputs for a batch, one tensor or several inputs as a tuple or list, and its length.
+
+    What is no tensor is passed as it is.
+    """
+    inputs = x if isinstance(x, tuple | list) else (x,)
+    tensors = [each for each in inputs if isinstance(each, torch.Tensor)]
+    moved = [each.to(device) if isinstance(each, torch.Tensor) else each for each in inputs]
+    return model(*moved), len(tensors[0])
 
 
 def weights_fingerprint(net: nn.Module, *, with_norms: bool = False) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import distributed
@@ -18,16 +20,33 @@ def world_size() -> int:
     return distributed.get_world_size() if several_processes() else 1
 
 
-def join_processes() -> torch.device:
+def join_processes(wanted: str = "auto") -> torch.device:
     """Under `torchrun`, meet the other processes; return the device that this one is to use.
 
-    That is a GPU of its own where torch sees one, and the CPU otherwise.
+    - `wanted`: a device of torch's, as `"cpu"` or `"cuda:1"`; `"auto"` is a GPU of its own for each
+      process where torch sees one, and the CPU otherwise.
+
+    Raises `ValueError` for a device that is not there.
     """
-    gpu = torch.cuda.is_available()
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = _device(wanted)
     if "RANK" in os.environ and not several_processes():
-        distributed.init_process_group("nccl" if gpu else "gloo")
-    return torch.device("cuda", local) if gpu else torch.device("cpu")
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def _device(wanted: str) -> torch.device:
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if wanted == "auto":
+        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(wanted)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"`--device` (={wanted!r}) cannot be used: {reason}") from error
+    return device
 
 
 def several_processes() -> bool:
@@ -42,6 +61,42 @@ def true_anywhere(value: bool, device: torch.device) -> bool:
     flag = torch.tensor(float(value), device=device)
     distributed.all_reduce(flag, distributed.ReduceOp.MAX)
     return bool(flag)
+
+
+@contextmanager
+def failing_together(device: torch.device, kind: type[Exception] = RuntimeError) -> Iterator[None]:
+    """Where the block raises in one process, raise in all, for its reason: none is left waiting.
+
+    - `kind`: what the others raise.
+    """
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    if not true_anywhere(own is not None, device):
+        return
+    reasons = texts_of_all("" if own is None else str(own) or type(own).__name__, device)
+    if own is not None:
+        raise own
+    process, reason = next((i, each) for i, each in enumerate(reasons) if each)
+    raise kind(f"process {process} of this run stopped: {reason}")
+
+
+def texts_of_all(text: str, device: torch.device) -> list[str]:
+    """Return what each process gave, in their order."""
+    if not several_processes():
+        return [text]
+    # As bytes in a tensor: torch would pickle an object.
+    own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+    lengths = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(world_size())]
+    distributed.all_gather(lengths, torch.tensor([len(own)], device=device))
+    longest = max(int(each) for each in lengths)
+    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
+    padded[: len(own)] = own
+    found = [torch.zeros_like(padded) for _ in lengths]
+    distributed.all_gather(found, padded)
+    return [bytes(each[: int(n)].tolist()).decode() for each, n in zip(found, lengths, strict=True)]
 
 
 def text_of_the_first(text: str, device: torch.device) -> str:

@@ -12,6 +12,7 @@ import torch
 from wenable.affordable_search.certain_errors import certainly_wrong, margins, rounding
 from wenable.affordable_search.recorded import RecordedModes, Source
 from wenable.affordable_search.work import Work
+from wenable.batch_parts import inputs_alone, inputs_and_targets
 from wenable.calibration import calibrate
 from wenable.dynamic_network import DynamicNetwork
 from wenable.evaluation import evaluate_each
@@ -100,7 +101,7 @@ class Candidates:
 
         def watched() -> Iterator[Any]:
             for number, batch in enumerate(self.search):
-                labels.append(batch[1])
+                labels.append(inputs_and_targets(batch, self.net)[1])
                 running.close()
                 running.enter_context(self.recorded.running(mode, number, used))
                 yield batch
@@ -168,7 +169,7 @@ class Candidates:
         leader = self._leader(new)
         with in_eval_mode(self.net), torch.no_grad():
             for batch in self.calibration:
-                x = batch[0] if isinstance(batch, list | tuple) else batch
+                x = inputs_alone(batch, self.net)
                 images += _length(x)
                 for mode, knob, running in self._sharing(new, _length(x), "calibration"):
                     own = mode == leader
@@ -308,12 +309,14 @@ class Candidates:
     def _hold_the_hardest(self, margins: torch.Tensor) -> None:
         """Keep as many of the hardest images as fit, so that they can be had in any order."""
         self.images = ()
-        size = next(sum(each[0].nbytes for each in _inputs(batch)) for batch in self.search)
+        size = next(
+            sum(each[0].nbytes for each in inputs_alone(batch, self.net)) for batch in self.search
+        )
         fit = int(self.reuse.cache_mb * 2**20 / max(size, 1))
         chosen = torch.sort(margins, stable=True).indices[:fit].sort().values
         parts, start = list[tuple[torch.Tensor, ...]](), 0
         for batch in self.search:
-            inputs = _inputs(batch)
+            inputs = inputs_alone(batch, self.net)
             end = start + len(inputs[0])
             rows = chosen[(chosen >= start) & (chosen < end)] - start
             parts.append(tuple(each.cpu()[rows] for each in inputs))
@@ -356,10 +359,6 @@ def _statistics(norm: SwitchableBatchNorm, seen: Moments) -> Statistics:
     present = norm.present_statistics()
     # A norm that no input reaches keeps what it has, as in `calibrate`.
     return seen.statistics(present.mean.dtype) if seen.count else present
-
-
-def _inputs(batch: Any) -> tuple[torch.Tensor, ...]:
-    return batch[0] if isinstance(batch[0], tuple) else (batch[0],)
 
 
 def _length(x: Any) -> int:

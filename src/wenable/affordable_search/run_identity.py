@@ -37,9 +37,9 @@ def _identity(batches: Iterable[Any]) -> dict[str, Any]:
     sizes, checksum = list[int](), 0
     for batch in batches:
         parts = batch if isinstance(batch, list | tuple) else [batch]
-        sizes.append(len(parts[0][0] if isinstance(parts[0], tuple) else parts[0]))
+        sizes.append(len(parts[0][0] if isinstance(parts[0], tuple | list) else parts[0]))
         for part in parts:
-            for tensor in part if isinstance(part, tuple) else (part,):
+            for tensor in part if isinstance(part, tuple | list) else (part,):
                 values = torch.as_tensor(tensor).detach().cpu().contiguous().flatten()
                 checksum = zlib.crc32(values.view(torch.uint8).numpy().data, checksum)
     return {"images": sum(sizes), "batches": sizes, "crc32": checksum}

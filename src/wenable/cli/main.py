@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from wenable.cli.errors import one_line_errors as _one_line_errors
+from wenable.cli.errors import shown_in_full
+from wenable.cli.options import DataSet, Groups, Json, OwnModel, Shuffle
+from wenable.cli.train_command import evaluate, train
 
 app = typer.Typer(
     help="One trained network, many operating modes: fast or accurate, as the moment asks.",
@@ -16,49 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_settings = {"debug": False}
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Groups = Annotated[str, typer.Option(help="The patterns offered: a chain of divisors from 1.")]
-Shuffle = Annotated[str, typer.Option(help="Which layers read shuffled: first, all or none.")]
-ModelName = Annotated[
-    str,
-    typer.Argument(help="torchvision or timm name, or package.module:function.", metavar="MODEL"),
-]
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", help="The same as MODEL: a name, or package.module:function."),
-]
-OwnModel = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="package.module:function that builds the network, where that is one of yours.",
-    ),
-]
-DataSet = Annotated[str, typer.Option("--data", help="digits, or a folder of images.")]
-
-
-def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Print what a user can mend as one line; `wenable --debug` shows the traceback instead."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except typer.Exit:  # which is a RuntimeError
-            raise
-        except (ValueError, FloatingPointError, ImportError, OSError, RuntimeError) as error:
-            if _settings["debug"]:
-                raise
-            from wenable.cli.option_names import as_typed, option_names
-            from wenable.cli.terminal import PlainConsole
-
-            words = as_typed(str(error), option_names(command), kwargs)
-            PlainConsole(stderr=True).print(f"error: {words}", style="red", soft_wrap=True)
-            raise typer.Exit(1) from error
-
-    return run
 
 
 def _print_version(asked: bool) -> None:
@@ -83,7 +43,7 @@ def settings(
     version: Version = False,
 ) -> None:
     """One trained network, many operating modes: fast or accurate, as the moment asks."""
-    _settings["debug"] = debug
+    shown_in_full["debug"] = debug
 
 
 @app.command()
@@ -132,100 +92,8 @@ def inspect(
     run_inspect(model, own_model, size, groups, shuffle, classifier, json)
 
 
-@app.command()
-@_one_line_errors
-def train(
-    data: DataSet,
-    out: Annotated[Path, typer.Option(help="The folder for the trained network.")],
-    model: ModelName = "",
-    own_model: ModelOption = "",
-    recipe: Annotated[
-        str, typer.Option(help="Settings by name, as cifar or paper-resnet50; see the docs.")
-    ] = "",
-    passes: Annotated[int | None, typer.Option(help="s of Algorithm 1: passes a step.")] = None,
-    counting: Annotated[
-        str | None, typer.Option(help="What --passes counts: all of them, or the random ones only.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Times through the training data.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images in a batch, all processes.")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
-    sampling: Annotated[
-        str | None, typer.Option(help="Random modes uniform over patterns or over macs.")
-    ] = None,
-    distillation: Annotated[
-        bool | None, typer.Option(help="Teach the other modes what the full one answers.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="float32, or autocast in bfloat16 or float16.")
-    ] = None,
-    executions: Annotated[
-        str | None, typer.Option(help="How layers are computed: grouped, or timed on this device.")
-    ] = None,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write logs for TensorBoard under --out.")
-    ] = False,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Height and width of the images; what the network was made for if unset."
-        ),
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(help="Outputs of the network; the classes of the data if unset.")
-    ] = None,
-    pretrained: Annotated[
-        bool,
-        typer.Option(
-            "--pretrained", help="Start from the weights that MODEL's package has for it."
-        ),
-    ] = False,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Start from a file of weights: .safetensors, or a state dict as .pth."),
-    ] = None,
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Tensors that --weights are not taken for, as 'fc.*'; can be given several times."
-        ),
-    ] = None,
-    groups: Groups = "1,2,4,8,16",
-    shuffle: Shuffle = "first",
-    seed: Annotated[
-        int | None, typer.Option(help="Of the weights, the modes and the data's order.")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 2,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out and count images that cannot be read.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint under --out.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Train all modes of a network at once (Algorithm 1) and calibrate the uniform ones."""
-    from wenable.cli.opening import Wanted, one_of
-    from wenable.cli.train import run_train
-
-    settings = {
-        "passes": passes,
-        "counting": counting,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "sampling": sampling,
-        "distillation": distillation,
-        "precision": precision,
-        "executions": executions,
-        "seed": seed,
-    }
-    wanted = Wanted(pretrained, weights, tuple(leave_out or ()), num_classes, image_size)
-    run_train(
-        one_of(model, own_model), data, out, recipe, settings, batch_size=batch_size, groups=groups,
-        shuffle=shuffle, wanted=wanted, workers=workers, skip_bad=skip_bad, resume=resume,
-        tensorboard=tensorboard, as_json=json,
-    )  # fmt: skip
+app.command()(train)
+app.command()(evaluate)
 
 
 @app.command()

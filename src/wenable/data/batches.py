@@ -45,6 +45,11 @@ class TensorBatches:
             )
         self.data, self.size, self.seed = data, size, seed
 
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """The labels of all examples, where there are any."""
+        return self.data.tensors[-1] if len(self.data.tensors) > 1 else None
+
     def __len__(self) -> int:
         return len(self.data) // self.size
 
@@ -100,6 +105,11 @@ class ImageBatches:
         self.skipped: dict[str, str] = {}
         self.skip_bad = skip_bad
         self._images = _SeededImages(files, transform, seed)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The labels of all images, those included that cannot be read."""
+        return torch.tensor([label for _, label in self.files.samples], dtype=torch.long)
 
     def __len__(self) -> int:
         own = len(self.files) // self.processes

@@ -13,9 +13,10 @@ from wenable.dynamic_network import DynamicNetwork
 from wenable.modules import device_of
 from wenable.space import Mode
 from wenable.training.config import TrainConfig
-from wenable.training.loop import EpochBatches, StepReport, batches_of, run_steps
+from wenable.training.loading import Batch, EpochBatches
+from wenable.training.loop import StepReport, run_steps
+from wenable.training.start import Start, start_of_run
 from wenable.training.state import TrainState
-from wenable.training.step import Batch
 
 Entries = dict[nn.Parameter, torch.Tensor]
 """Parameter -> which of its entries are meant, a mask of its shape."""
@@ -46,8 +47,8 @@ def train_incrementally(
 
     The network is left in eval mode and in the full mode. Its modes have to be calibrated next.
 
-    Raises `ValueError` for a network of another method, an empty loader, labels that do not fit, or
-    `distillation`, which needs a wider mode that is trained; `FloatingPointError` where a loss is NaN
+    Raises `ValueError` for a network of another method, `distillation`, which needs a wider mode that is
+    trained, and for loaders and labels that `train` refuses; `FloatingPointError` where a loss is NaN
     or infinite.
 
     Source: Tann et al., Runtime Configurable Deep Neural Networks for Energy-Accuracy Trade-off
@@ -66,7 +67,7 @@ def train_incrementally(
         raise ValueError(
             "`config` has `distillation`, where modes learn from the full one, which is trained last"
         )
-    batches = batches_of(net, loader)
+    start = start_of_run(net, loader, config)
     _check_method(net)
     if config.channels_last:
         net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -77,7 +78,7 @@ def train_incrementally(
             for mode in reversed(net.space.uniform_modes()):
                 used = _used_entries(net, mode)
                 added = {p: used[p] & ~trained[p] for p in trained}
-                _train_stage(net, loader, batches, config, mode, added, on_step)
+                _train_stage(net, loader, start, config, mode, added, on_step)
                 trained = {p: used[p] | trained[p] for p in trained}
                 net.eval()
                 net.set_mode(mode)
@@ -91,15 +92,15 @@ def train_incrementally(
 def _train_stage(
     net: DynamicNetwork,
     loader: Any,
-    batches: int,
+    start: Start,
     config: TrainConfig,
     mode: Mode,
     added: Entries,
     on_step: Callable[[StepReport], None] | None,
 ) -> None:
-    state = TrainState(net, config, batches * config.epochs)
+    state = TrainState(net, config, start.batches * config.epochs)
     with _all_but(added, state.optimizer) as put_back:
-        run_steps(state, loader, batches, lambda step: (mode,), on_step)
+        run_steps(state, loader, start, lambda step: (mode,), on_step)
         if state.average is not None:
             net.load_state_dict(state.average.module.state_dict())
             put_back()  # an average of equal numbers need not be that number

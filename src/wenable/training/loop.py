@@ -6,15 +6,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
 
+from wenable.batch_parts import Inputs, inputs_and_targets
 from wenable.dynamic_network import DynamicNetwork
 from wenable.modules import device_name, device_of
 from wenable.processes import rank, text_of_the_first, true_anywhere
@@ -22,23 +24,12 @@ from wenable.space import Mode
 from wenable.training.config import TrainConfig
 from wenable.training.execution_memory import ExecutionMemory, default_memory_path
 from wenable.training.executions import Executions, by_pattern, choose_executions
+from wenable.training.loading import Batch, EpochBatches, batches_of_epoch
 from wenable.training.parallel import agree_on_statistics, in_parallel
 from wenable.training.sampling import sample_modes
-from wenable.training.state import TrainState
-from wenable.training.step import Batch, autocast_of, parts_of, train_step
-
-
-@runtime_checkable
-class EpochBatches(Protocol):
-    """A loader whose batches are a function of the epoch, so that a run can go on inside one."""
-
-    def __len__(self) -> int:
-        """Return the number of batches of an epoch."""
-        ...
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Go through the batches of an epoch, from number `start` on."""
-        ...
+from wenable.training.start import Start, buffers_put_back, start_of_run
+from wenable.training.state import ScheduleChangeWarning, TrainState
+from wenable.training.step import autocast_of, parts_of, train_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +70,19 @@ def train(
 ) -> bool:
     """Train all modes of a network at once (WeNet, Algorithm 1), in place.
 
-    - `loader`: batches of images `(N, ...)` and labels `(N,)`: a list or a DataLoader, iterated once
-      an epoch, or an `ImageBatches` (`wenable.data`), whose order is a function of the epoch.
-    - `on_step`, `on_epoch`: called after every step, for progress and logs, and after every epoch
-      with its number, the network in eval mode.
+    - `loader`: batches of images `(N, ...)` and labels: classes as whole numbers `(N,)`, or shares of
+      classes `(N, classes)` that sum up to 1; `(N, H, W)` where the outputs are `(N, classes, H, W)`.
+      Several inputs are a tuple or a list in the place of the images. A list or a DataLoader, gone
+      through once an epoch, or an `ImageBatches` (`wenable.data`), whose order is a function of the
+      epoch. One without a length is gone through once before the first step, to count.
+    - `on_step`: called after every step, for progress and logs.
+    - `on_epoch`: called after every epoch with its number, the network in eval mode and with its
+      averaged weights where there are any. A run that goes on from the end of an epoch calls it for
+      that epoch again, since the run may have been killed before it was done.
     - `checkpoint`: where to write the run, and whether to go on from there. A run that was stopped
-      and goes on ends, on a CPU, with the very weights of one that was not.
+      and goes on ends, on a CPU, with the very weights of one that was not. It may go on to another
+      number of epochs: its schedule is that of the new number from there on, which a
+      `ScheduleChangeWarning` says.
     - `should_stop`: asked after every step; where it says so, the run is written and ends.
 
     Under `torchrun` (an initialised `torch.distributed`), each process trains on batches of its own
@@ -94,7 +92,13 @@ def train(
     its averaged weights where `config.averaging` asks for them. Its modes have to be calibrated
     next: the statistics that training leaves behind belong to none of them.
 
-    Raises `ValueError` for an empty loader, labels that do not fit, or a checkpoint of another run;
+    The loss is the cross-entropy over classes. What it does not fit is refused before the first step
+    (what a list or a `TensorDataset` holds is looked through, other loaders at their first batch): a
+    single output, outputs that are not one tensor, targets of a regression, several classes at once,
+    labels to be ignored.
+
+    Raises `ValueError` for an empty loader, labels that do not fit, or a checkpoint of another run, and
+    where processes differ in their settings or in the number of batches;
     `FloatingPointError` where a loss is NaN or infinite; the last checkpoint is good then.
 
     >>> import wenable as we
@@ -106,18 +110,20 @@ def train(
     ('1', False)
     """
     config = TrainConfig() if config is None else config
-    batches = batches_of(net, loader)
+    start = start_of_run(net, loader, config)
     if config.channels_last:
         net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    state = TrainState(net, config, batches * config.epochs)
+    state = TrainState(net, config, start.batches * config.epochs)
     if checkpoint is not None and checkpoint.resume and Path(checkpoint.path).is_file():
         state.load(checkpoint.path)
+        if state.planned is not None:
+            warnings.warn(state.change_of_schedule(), ScheduleChangeWarning, stacklevel=2)
     devices = [device_of(net)] if device_of(net).type == "cuda" else []
     try:
         # What is random in a step is seeded by the step; the caller's own numbers go on as before.
         with torch.random.fork_rng(devices):
             complete = run_steps(
-                state, loader, batches, lambda step: sample_modes(net, config, step, state.steps),
+                state, loader, start, lambda step: sample_modes(net, config, step, state.steps),
                 on_step, on_epoch, checkpoint, should_stop,
             )  # fmt: skip
     finally:
@@ -128,20 +134,10 @@ def train(
     return complete
 
 
-def batches_of(net: DynamicNetwork, loader: Any) -> int:
-    """Return the batches of an epoch; raises `ValueError` where there is nothing to train, or on."""
-    batches = len(loader) if isinstance(loader, Sized) else 0
-    if not batches:
-        raise ValueError("`loader` must have a length above 0: a DataLoader or a list of batches")
-    if not any(parameter.requires_grad for parameter in net.parameters()):
-        raise ValueError("`net` has no parameter that asks for a gradient; nothing can be trained")
-    return batches
-
-
 def run_steps(
     state: TrainState,
     loader: Any,
-    batches: int,
+    start: Start,
     modes_of: Callable[[int], tuple[Mode, ...]],
     on_step: Callable[[StepReport], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
@@ -150,27 +146,32 @@ def run_steps(
 ) -> bool:
     """Make the steps of a run that are left; return whether it is complete.
 
-    - `batches`: of an epoch. `modes_of`: a step -> the modes that it trains, as `train_step` takes
-      them.
+    - `start`: as `start_of_run` found it.
+    - `modes_of`: a step -> the modes that it trains, as `train_step` takes them.
     """
     net, config = state.net, state.config
     parallel = in_parallel(net)
     loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    mix = _mixing(config, net)
+    batches = start.batches
     written, stop = time.monotonic(), False
+    if state.step and state.step % batches == 0:
+        _end_epoch(state, state.step // batches - 1, on_epoch)
     for epoch in range(state.step // batches, config.epochs):
         net.train()
-        for batch in _batches(loader, epoch, state.step % batches):
-            if config.executions == "timed" and state.executions is None:
-                state.choose(_fastest_executions(state, batch))
-            torch.manual_seed(_seed(config.seed, state.step, rank()))
-            state.schedule.step_update(state.step)
-            modes = modes_of(state.step)
-            rate = float(state.optimizer.param_groups[0]["lr"])
-            losses = train_step(
-                net, mix(batch), modes, loss_function, state.optimizer, config,
-                scaler=state.scaler, parallel=parallel,
-            )  # fmt: skip
+        for batch in batches_of_epoch(loader, epoch, state.step % batches, batches):
+            with buffers_put_back(net) if state.step == 0 else nullcontext():
+                inputs, targets = inputs_and_targets(batch, net)
+                start.check(targets)
+                if config.executions == "timed" and state.executions is None:
+                    state.choose(_fastest_executions(state, inputs, targets))
+                torch.manual_seed(_seed(config.seed, state.step, rank()))
+                state.schedule.step_update(state.step)
+                modes = modes_of(state.step)
+                rate = float(state.optimizer.param_groups[0]["lr"])
+                losses = train_step(
+                    net, start.mix(inputs, targets), modes, loss_function, state.optimizer, config,
+                    scaler=state.scaler, parallel=parallel,
+                )  # fmt: skip
             if state.average is not None:
                 state.average.update_parameters(net)
             state.step += 1
@@ -187,55 +188,31 @@ def run_steps(
             if stop and not ended:
                 return False
         agree_on_statistics(net)
-        if on_epoch is not None:
-            net.eval()
-            on_epoch(epoch)
+        _end_epoch(state, epoch, on_epoch)
         if stop:
             break
     return state.step == state.steps
 
 
-def _fastest_executions(state: TrainState, batch: Batch) -> Executions:
+def _end_epoch(state: TrainState, epoch: int, on_epoch: Callable[[int], None] | None) -> None:
+    if on_epoch is not None:
+        state.net.eval()
+        with state.averaged():
+            on_epoch(epoch)
+
+
+def _fastest_executions(state: TrainState, inputs: Inputs, targets: torch.Tensor) -> Executions:
     """Return the executions that the first process finds fastest; all processes take them."""
     net, found = state.net, ""
     if rank() == 0:
-        inputs, _, _ = parts_of(batch, state.config, device_of(net))[0]
+        inputs, _, _ = parts_of(inputs, targets, state.config, device_of(net))[0]
         memory = ExecutionMemory(default_memory_path(), device_name(net))
         chosen = choose_executions(net, inputs, lambda: autocast_of(net, state.config), memory)
         found = json.dumps(chosen)
     return by_pattern(json.loads(text_of_the_first(found, device_of(net))))
 
 
-def _batches(loader: Any, epoch: int, start: int) -> Iterator[Batch]:
-    """Return the batches of an epoch from number `start` on."""
-    if isinstance(loader, EpochBatches):
-        return loader.batches(epoch, start)
-    if start and not isinstance(loader, Sequence):
-        raise ValueError(
-            "`loader` draws the order of its images anew, so a run cannot go on inside an epoch;"
-            " pass an ImageBatches or a list of batches"
-        )
-    return islice(iter(loader), start, None)
-
-
 def _seed(seed: int, step: int, process: int) -> int:
     """Return a seed for what is random in one step: independent ones, however they are numbered."""
     digest = hashlib.sha256(f"{seed} {step} {process}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def _mixing(config: TrainConfig, net: DynamicNetwork) -> Callable[[Batch], Batch]:
-    """Return torchvision's MixUp or CutMix, as the settings say; or what leaves a batch as it is."""
-    if not config.mixup and not config.cutmix:
-        return lambda batch: batch
-    from torchvision.transforms import v2
-
-    with torch.no_grad():
-        net.eval()
-        classes = net(*net.example_batch).shape[1]
-    kinds: list[nn.Module] = []
-    if config.mixup:
-        kinds.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
-    if config.cutmix:
-        kinds.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
-    return v2.RandomChoice(kinds)

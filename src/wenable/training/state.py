@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wenable.dynamic_network import DynamicNetwork
 from wenable.files import write_whole
+from wenable.modules import device_of
 from wenable.training.config import TrainConfig
 from wenable.training.executions import Executions, by_pattern, use_executions
 from wenable.training.optimizers import make_optimizer, make_schedule
 
 FORMAT, VERSION = "wenable-checkpoint", 2
+
+
+class ScheduleChangeWarning(UserWarning):
+    """A run goes on to another number of epochs than it was begun with: its schedule changes."""
 
 
 class TrainState:
@@ -33,7 +40,11 @@ class TrainState:
         self.net, self.config, self.steps, self.step = net, config, steps, 0
         self.optimizer = make_optimizer(net, config)
         self.schedule = make_schedule(self.optimizer, config, steps)
-        self.scaler = torch.amp.GradScaler() if config.precision == "float16" else None
+        # Made for another device it would disable itself.
+        scaled = config.precision == "float16"
+        self.scaler = torch.amp.GradScaler(device_of(net).type) if scaled else None
+        self.planned: tuple[int, int] | None = None
+        """The epochs and steps that the run was begun with, where they were others."""
         self.executions: Executions | None = None
         use_executions(net, {})
         self.average: AveragedModel | None = None
@@ -77,22 +88,14 @@ class TrainState:
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take up the state that `save` wrote.
 
+        Another number of epochs is taken, as long as the run has not made more of them yet; the
+        schedule is that of the new number from here on.
+
         Raises `FileNotFoundError`, or `ValueError` where the file is damaged, or belongs to a run
-        with other settings, another network or another number of steps.
+        with other settings, another network or another number of batches an epoch.
         """
         header, tensors = read_checkpoint(path)
-        ours = self.config.to_json()
-        for name, value in header["config"].items():
-            if ours.get(name) != value:
-                raise ValueError(
-                    f"{path} belongs to a run with `{name}` = {value!r}; this one has"
-                    f" {ours.get(name)!r}: resume with the same settings, or start a new run"
-                )
-        if header["steps"] != self.steps:
-            raise ValueError(
-                f"{path} belongs to a run of {header['steps']} steps; with this data there are"
-                f" {self.steps}"
-            )
+        self._check_settings(path, header)
         parts: dict[str, dict[str, torch.Tensor]] = {"net": {}, "average": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -111,6 +114,64 @@ class TrainState:
         if header["executions"] is not None:
             self.choose(by_pattern(header["executions"]))
         self.step = int(header["step"])
+        if header["config"]["epochs"] != self.config.epochs:
+            self.planned = header["config"]["epochs"], header["steps"]
+
+    def _check_settings(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+        ours, theirs = self.config.to_json(), header["config"]
+        for name, value in theirs.items():
+            if ours.get(name) != value and name != "epochs":
+                raise ValueError(
+                    f"{path} belongs to a run with `{name}` = {value!r}; this one has"
+                    f" {ours.get(name)!r}: resume with the same settings, or start a new run"
+                )
+        batches, of_theirs = self.steps // ours["epochs"], header["steps"] // theirs["epochs"]
+        if batches != of_theirs:
+            raise ValueError(
+                f"{path} belongs to a run of {of_theirs} steps an epoch; with this data there are"
+                f" {batches}"
+            )
+        if header["step"] > self.steps:
+            raise ValueError(
+                f"{path} has made {header['step']} steps, of {-(-header['step'] // batches)} epochs;"
+                f" `epochs` (={ours['epochs']}) must not be fewer"
+            )
+
+    def change_of_schedule(self) -> str:
+        """Return in a sentence what another number of epochs changes; empty where it is the same."""
+        if self.planned is None:
+            return ""
+        epochs, steps = self.planned
+        planned = replace(self.config, epochs=epochs)
+        rates = []
+        for config, count in ((planned, steps), (self.config, self.steps)):
+            make_schedule(self.optimizer, config, count).step_update(self.step)
+            rates.append(float(self.optimizer.param_groups[0]["lr"]))
+        words = (
+            f"the run goes on to {self.config.epochs} epochs, begun as one of {epochs}: the learning rate"
+            f" is {rates[1]:.3g} at step {self.step} where it was to be {rates[0]:.3g}, and follows the"
+            f" schedule of {self.config.epochs} epochs from here"
+        )
+        if self.config.grow_from is not None:
+            before, now = (
+                planned.modes_at(self.step, steps),
+                self.config.modes_at(self.step, self.steps),
+            )
+            words += f"; a step makes {now} passes where it was to make {before}"
+        return words
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the network have its averaged weights, if there are any, inside a `with` block."""
+        if self.average is None:
+            yield
+            return
+        own = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        self.net.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.net.load_state_dict(own)
 
     def choose(self, executions: Executions) -> None:
         """Compute the layers in these ways from now on, and in every run that goes on from this."""

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wenable.dynamic_network import DynamicNetwork
-from wenable.evaluation import check_batch
+from wenable.batch_parts import Inputs, inputs_and_targets
+from wenable.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.modules import device_of
-from wenable.processes import true_anywhere
+from wenable.processes import failing_together
 from wenable.space import Mode
 from wenable.training.config import TrainConfig
+from wenable.training.loading import Batch
+from wenable.training.losses import (
+    Loss,
+    check_for,
+    check_loss,
+    loss_of,
+    taught_loss,
+)
 
-Batch = tuple[Any, torch.Tensor]
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Parts = list[tuple[Inputs, torch.Tensor, float]]
+"""Of a batch: inputs, targets, and the share of the batch."""
 
 
 def train_step(
@@ -35,68 +43,79 @@ def train_step(
 ) -> tuple[float, ...]:
     """Make one step of Algorithm 1 (lines 4-20) and return the loss of each mode.
 
-    - `batch`: images, or a tuple of inputs, and labels `(N,)` or class shares `(N, classes)`.
-    - `config`: its `distillation`, `accumulate`, `precision` and `clip` are used.
-    - `scaler`: of the losses in float16.
+    - `batch`: images and labels `(N,)` or class shares `(N, classes)`; several inputs are a tuple or
+      list in the place of the images.
+    - `loss_function`: of outputs and labels, the mean over the examples. Labels are compared with the
+      outputs where it is PyTorch's cross-entropy; what another takes is not known here.
+    - `config`: its `distillation`, `accumulate`, `precision` and `clip` are used. With `distillation`
+      all modes but the first learn its answers, as shares of classes, without label smoothing.
+    - `scaler`: of the losses in float16, which needs one.
     - `parallel`: the same network wrapped for several processes. Gradients of all modes are
       exchanged once, in the last backward pass.
 
     Gradients of all modes are accumulated, as sums, before one step of the optimizer.
 
-    Raises `ValueError` for labels that do not fit, and `FloatingPointError`, before the weights are
-    touched, where a loss is NaN or infinite in any process. The norms' running averages have seen
-    the batch by then, as in any training pass; calibration does not use them.
+    Raises `ValueError` for labels that do not fit and for settings that do not go together, and
+    `FloatingPointError`, before the weights are touched, where a loss is NaN or infinite in any
+    process. The norms' running averages have seen the batch by then, as in any training pass;
+    calibration does not use them.
     """
     config = TrainConfig() if config is None else config
-    parts = parts_of(batch, config, device_of(net))
+    check_dynamic(net)
+    check_loss(loss_function, config)
+    if config.precision == "float16" and (scaler is None or not scaler.is_enabled()):
+        raise ValueError(
+            "`precision` (='float16') needs a `scaler` that is enabled, or small gradients are lost:"
+            f" torch.amp.GradScaler({device_of(net).type!r})"
+        )
+    inputs, targets = inputs_and_targets(batch, net)
+    parts = parts_of(inputs, targets, config, device_of(net))
     optimizer.zero_grad(set_to_none=True)
     teacher: list[torch.Tensor] = []
     losses = []
     for mode in modes:
         net.set_mode(mode)
         losses.append(0.0)
-        for number, (inputs, labels, share) in enumerate(parts):
+        for number, (given, labels, share) in enumerate(parts):
             last = len(losses) == len(modes) and number == len(parts) - 1
             with _exchange(parallel, last), autocast_of(net, config):
-                outputs = (parallel or net)(*inputs)
-                if len(losses) == 1 and labels.ndim == 1:
-                    check_batch(outputs, labels)
-                taught = config.distillation and len(losses) > 1
-                loss = loss_function(outputs, teacher[number] if taught else labels) * share
+                outputs = (parallel or net)(*given)
+                if len(losses) == 1 and number == 0:
+                    check_for(loss_function, outputs, targets)
+                if config.distillation and len(losses) > 1:
+                    loss = taught_loss(outputs, teacher[number]) * share
+                else:
+                    loss = loss_of(loss_function, outputs, labels) * share
                 if config.distillation and len(losses) == 1:
                     teacher.append(outputs.detach().float().softmax(1))
                 (scaler.scale(loss) if scaler else loss).backward()
             losses[-1] += float(loss.detach())
         if parallel is None:
             _check_losses(losses, modes)
-    if true_anywhere(not all(map(math.isfinite, losses)), device_of(net)):
+    with failing_together(device_of(net), FloatingPointError):
         _check_losses(losses, modes)
-        raise FloatingPointError(
-            "a loss is not finite in another process; the weights are as before"
-        )
     _step(net, optimizer, config, scaler)
     return tuple(losses)
 
 
 def parts_of(
-    batch: Batch, config: TrainConfig, device: torch.device
-) -> list[tuple[tuple[torch.Tensor, ...], torch.Tensor, float]]:
-    """Return the parts of a batch on the device: inputs, labels, their share of the batch."""
-    images = batch[0] if isinstance(batch[0], tuple) else (batch[0],)
-    inputs = [each.to(device) for each in images]
-    if config.channels_last:
-        inputs = [
-            each.to(memory_format=torch.channels_last) if each.ndim == 4 else each
-            for each in inputs
-        ]
-    labels = batch[1].to(device)
-    if len(labels) != len(inputs[0]):
-        raise ValueError(
-            f"`labels` (of shape {tuple(labels.shape)}) must be as many as the images"
-            f" (of shape {tuple(inputs[0].shape)})"
-        )
-    chunks = zip(*(each.chunk(config.accumulate) for each in (*inputs, labels)), strict=True)
-    return [(chunk[:-1], chunk[-1], len(chunk[-1]) / len(labels)) for chunk in chunks]
+    inputs: Inputs, targets: torch.Tensor, config: TrainConfig, device: torch.device
+) -> Parts:
+    """Return the parts that a batch is gone through in, on the device."""
+    labels = targets.to(device).chunk(config.accumulate)
+    columns: list[Sequence[Any]] = []
+    for each in inputs:
+        if not isinstance(each, torch.Tensor):  # a plain value, the same in every part
+            columns.append([each] * len(labels))
+            continue
+        moved = each.to(device)
+        if config.channels_last and each.ndim == 4:
+            moved = moved.to(memory_format=torch.channels_last)
+        columns.append(moved.chunk(config.accumulate))
+    return [
+        (given, part, len(part) / len(targets))
+        for *given, part in zip(*columns, labels, strict=True)
+    ]
 
 
 def _exchange(parallel: DistributedDataParallel | None, last: bool) -> Any:
@@ -124,25 +143,44 @@ def _step(
     config: TrainConfig,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    if scaler is not None:  # it leaves out a step whose scaled gradients overflowed
-        if config.clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-        scaler.step(optimizer)
-        scaler.update()
+    if scaler is not None:
+        _scaled_step(net, optimizer, config, scaler)
         return
     norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
     # A finite loss can have gradients that are not: of a square root at 0, say.
     if not bool(norm.isfinite()):
-        name = next(
-            n
-            for n, p in net.named_parameters()
-            if p.grad is not None and not bool(p.grad.isfinite().all())
-        )
-        raise FloatingPointError(
-            f"the gradient of {name!r} is not finite though the losses are; the weights are as"
-            " before this step"
-        )
+        raise FloatingPointError(_gradient_words(net))
     if config.clip is not None:
         nn.utils.clip_grads_with_norm_(list(net.parameters()), config.clip, norm)
     optimizer.step()
+
+
+def _scaled_step(
+    net: DynamicNetwork,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Make a step with scaled gradients; one in which they overflowed is left out, by the scaler."""
+    scaler.unscale_(optimizer)
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+    before = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    # It halves the scale at every overflow. Below one there is nothing to win: the gradient itself
+    # is not finite, and every step to come would be left out too.
+    if scaler.get_scale() < before <= 1:
+        raise FloatingPointError(_gradient_words(net))
+
+
+def _gradient_words(net: DynamicNetwork) -> str:
+    name = next(
+        n
+        for n, p in net.named_parameters()
+        if p.grad is not None and not bool(p.grad.isfinite().all())
+    )
+    return (
+        f"the gradient of {name!r} is not finite though the losses are; the weights are as before"
+        " this step"
+    )

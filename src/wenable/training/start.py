@@ -1,0 +1,116 @@
+"""What is asked of a network and its data before the first step of a run; nothing is changed here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from wenable.batch_parts import inputs_and_targets
+from wenable.dynamic_network import DynamicNetwork, check_dynamic
+from wenable.modules import device_of, in_eval_mode
+from wenable.processes import failing_together, texts_of_all
+from wenable.targets import check_range, check_scores, check_targets
+from wenable.training.config import TrainConfig
+from wenable.training.loading import batches_in_memory, batches_per_epoch, labels_in_memory
+from wenable.training.mixing import Mix, mixing
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known of a run before its first step.
+
+    - `batches`: of an epoch; `scores`: the shape of the outputs for one example; `mix`: MixUp or
+      CutMix as the settings say.
+    """
+
+    batches: int
+    scores: tuple[int, ...]
+    mix: Mix
+
+    def check(self, targets: torch.Tensor) -> None:
+        """Raise `ValueError` where the targets of a batch do not fit the outputs.
+
+        How large maps of outputs are can depend on the input; the step compares that.
+        """
+        whole = not targets.is_floating_point()
+        rest = self.scores[2:]
+        if targets.ndim == len(self.scores) - whole:
+            rest = targets.shape[1 if whole else 2 :]
+        check_targets(targets, (len(targets), self.scores[1], *rest))
+
+
+def start_of_run(net: DynamicNetwork, loader: Any, config: TrainConfig) -> Start:
+    """Return what a run needs to know, or raise `ValueError` for what makes it impossible."""
+    check_dynamic(net)
+    with failing_together(device_of(net)):
+        _check_parameters(net)
+        scores = _scores(net)
+        given = [each for each in net.example_batch if isinstance(each, torch.Tensor)]
+        shapes = tuple(tuple(each.shape) for each in given)
+        start = Start(batches_per_epoch(loader), scores, mixing(config, shapes, scores))
+        for batch in batches_in_memory(loader):
+            start.check(inputs_and_targets(batch, net)[1])
+        labels = labels_in_memory(loader)
+        if labels is not None and len(labels) and not labels.is_floating_point():
+            check_range(labels, scores[1])
+    _compare_processes(net, start.batches, config)
+    return start
+
+
+@contextmanager
+def buffers_put_back(net: torch.nn.Module) -> Iterator[None]:
+    """Give norms the running averages that they had before where the block raises."""
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    try:
+        yield
+    except Exception:
+        with torch.no_grad():
+            for name, buffer in net.named_buffers():
+                buffer.copy_(before[name])
+        raise
+
+
+def _check_parameters(net: DynamicNetwork) -> None:
+    parameters = list(net.parameters())
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError("`net` has no parameter that asks for a gradient; nothing can be trained")
+    if any(each.dtype == torch.float16 for each in parameters):
+        raise ValueError(
+            "`net` has parameters in float16, whose small gradients are lost; train it as"
+            " `net.float()` with `precision='float16'`, which scales the losses"
+        )
+
+
+def _scores(net: DynamicNetwork) -> tuple[int, ...]:
+    """Return the shape of the class scores of one example, in the full mode."""
+    with in_eval_mode(net), net.using("full"), torch.no_grad():
+        outputs = net(*net.example_batch)
+    check_scores(outputs)
+    return tuple(outputs.shape)
+
+
+def _compare_processes(net: DynamicNetwork, batches: int, config: TrainConfig) -> None:
+    """Raise `ValueError` where processes would go different ways, which ends in a hang or worse."""
+    own = config.to_json() | {
+        "batches an epoch": batches,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "search space": str(net.space),
+    }
+    theirs = [json.loads(text) for text in texts_of_all(json.dumps(own), device_of(net))]
+    for name in own:
+        values = [each[name] for each in theirs]
+        if len(set(map(str, values))) > 1:
+            shown = ", ".join(f"process {i} has {value}" for i, value in enumerate(values))
+            way_out = (
+                "; give each of them as many, as a DistributedSampler does"
+                if name.startswith("batches")
+                else ""
+            )
+            raise ValueError(
+                f"the processes of a run must agree in `{name}`: {shown[:300]}{way_out}"
+            )
