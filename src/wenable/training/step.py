@@ -113,7 +113,7 @@ def parts_of(
             moved = moved.to(memory_format=torch.channels_last)
         columns.append(moved.chunk(config.accumulate))
     return [
-        (given, part, len(part) / len(targets))
+        (tuple(given), part, len(part) / len(targets))
         for *given, part in zip(*columns, labels, strict=True)
     ]
 
