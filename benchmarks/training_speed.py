@@ -31,7 +31,7 @@ from results.provenance import present_commit
 from results.records import ROOT, page_file, read_records, records_file, write_records
 from wenable.files import write_whole
 from wenable.layers.executions import DENSE
-from wenable.modules import device_name
+from wenable.modules import device_name, device_of
 from wenable.training import sample_modes, train_step
 from wenable.training.executions import Executions, choose_executions, use_executions
 from wenable.training.optimizers import make_optimizer
@@ -187,6 +187,8 @@ def _steps(
 ) -> dict[str, Callable[[tuple[we.Mode, ...]], None]]:
     """Return a training step for every way of computing the layers."""
     optimizer, loss_function = make_optimizer(net, config), nn.CrossEntropyLoss()
+    scaled = config.precision == "float16"
+    scaler = torch.amp.GradScaler(device_of(net).type) if scaled else None
     dense = {
         name: dict.fromkeys([n for n in ways if n > 1], DENSE) for name, ways in chosen.items()
     }
@@ -194,7 +196,7 @@ def _steps(
 
     def step(way: str) -> Callable[[tuple[we.Mode, ...]], None]:
         def run(modes: tuple[we.Mode, ...]) -> None:
-            train_step(net, batch, modes, loss_function, optimizer, config)
+            train_step(net, batch, modes, loss_function, optimizer, config, scaler=scaler)
 
         def chosen_way(modes: tuple[we.Mode, ...]) -> None:
             use_executions(net, ways[way])
