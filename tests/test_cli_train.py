@@ -18,7 +18,7 @@ from torch import nn
 import wenable as we
 from tests.test_cli import run
 from tests.test_data import write_images
-from wenable.cli import errors, main
+from wenable.cli import errors, options
 from wenable.cli.stopping import stop_requests
 from wenable.files import no_empty_folder_left
 from wenable.training import config as settings
@@ -90,16 +90,8 @@ def test_the_log_has_a_row_for_the_weights_at_the_start_and_one_for_each_epoch(t
     ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _own_networks_load(monkeypatch):
-    """Networks of the tests' own are loaded by name too, which a file alone may not ask for."""
-    monkeypatch.setattr(we, "load", lambda path: _load(path))
-
-
 def _load(path: Any) -> we.DynamicNetwork:
-    from wenable.saving import load
-
-    return load(path, model=tiny())
+    return we.load(path, tiny())
 
 
 def test_a_kill_between_checkpoint_and_evaluation_leaves_no_hole(tmp_path: Path, monkeypatch):
@@ -144,7 +136,7 @@ def test_the_best_network_is_kept_beside_the_last(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(training_logs, "accuracies", said)
     shown = run(*TINY, "--epochs", 3, "--out", out, "--keep-best", "--learning-rate", 0.2)
     assert "after the best epoch: " in words(shown.stdout)
-    best = we.load(out / "best.safetensors")
+    best = _load(out / "best.safetensors")
     assert all(map(torch.equal, best.parameters(), seen[2]))
     assert not all(map(torch.equal, best.parameters(), seen[3]))
 
@@ -390,7 +382,7 @@ def test_folders_that_hold_something_or_stood_before_stay(tmp_path: Path):
 
 def test_the_help_tells_every_choice_and_default_as_they_are():
     text = words(run("train", "--help").stdout.replace("│", " "))
-    assert tuple(RECIPES) == main.RECIPES
+    assert tuple(RECIPES) == options.RECIPES
     for name in RECIPES:
         assert name in text
     choices = {
@@ -440,7 +432,7 @@ def test_settings_reach_the_run_and_errors_name_the_option(tmp_path: Path):
 
 # --- evaluate -------------------------------------------------------------------------------------
 
-EVALUATE = ("evaluate", "--data", "digits")
+EVALUATE = ("evaluate", "--data", "digits", "--model", "tests.test_cli_train:tiny")
 
 
 def test_modes_are_evaluated_on_a_split(tmp_path: Path):
