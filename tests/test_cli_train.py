@@ -180,7 +180,7 @@ def test_a_run_is_extended_and_says_what_that_changes(tmp_path: Path):
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert all(row["loss"] for row in rows[1:])
     other = run(*TINY, "--epochs", 3, "--out", out, "--learning-rate", 0.2, "--resume", fails=True)
-    assert "belongs to a run with `learning_rate` = 0.1" in words(other.stderr)
+    assert "belongs to a run with `--learning-rate` = 0.1" in words(other.stderr)
 
 
 STOPPED = """
@@ -277,7 +277,7 @@ def test_processes_that_fail_alike_print_one_error(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     alone = run("inspect", "no_such_net", fails=True)  # the first one went on: it has to be said
     assert alone.exit_code == 1
-    assert words(alone.stderr).startswith("process 1: error: `model` (='no_such_net')")
+    assert words(alone.stderr).startswith("process 1: error: `MODEL` (='no_such_net')")
     monkeypatch.delenv("RANK")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
