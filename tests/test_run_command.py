@@ -2,7 +2,9 @@
 
 import io
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import wenable as we
 from tests.networks import small_resnet
 from wenable.cli.main import app
 from wenable.preprocessing import Preprocessing
+from wenable.runtime.engine_onnxruntime import OnnxRuntime
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 
@@ -146,3 +149,50 @@ def test_what_cannot_be_run_is_refused_in_one_line(
     lines = [line for line in result.stderr.splitlines() if line]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_each_input_says_whether_it_met_its_deadline(bundle: Path, pictures: Path):
+    given = (pictures / "a.png", pictures / "b.jpg")
+    kept = run(bundle, *given, "--deadline-ms", "1e5", "--strict")
+    assert kept.stdout.count(" of 100000 ms, met, mode 1)") == 2
+    assert "missed" not in kept.stderr
+    missed = run(bundle, *given, "--deadline-ms", "1e-6")
+    assert missed.stdout.count(" of 1e-06 ms, MISSED, mode 1)") == 2
+    assert "the deadline of 1e-06 ms was missed by 2 of 2" in missed.stderr
+    strict = run(bundle, *given, "--deadline-ms", "1e-6", "--strict", "--json", status=1)
+    assert [each["met"] for each in rows(strict)] == [False, False]
+    assert all(each["latency_ms"] > each["deadline_ms"] == 1e-6 for each in rows(strict))
+
+
+def test_the_first_input_is_not_timed_cold(bundle: Path, tmp_path: Path, monkeypatch):
+    """Batches of two sizes, so that each has a first call; what is slow at first is slowed down here."""
+    prepare = OnnxRuntime.prepare
+
+    def slow_at_first(self: OnnxRuntime, model: bytes, batch: int | None = None) -> Any:
+        runner, seen = prepare(self, model, batch), set[int]()
+
+        def call(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            size = len(next(iter(inputs.values())))
+            if size not in seen:
+                seen.add(size)
+                time.sleep(0.5)
+            return runner(inputs)
+
+        return call
+
+    monkeypatch.setattr(OnnxRuntime, "prepare", slow_at_first)
+    for size in (1, 3):
+        np.save(tmp_path / f"{size}.npy", np.zeros((size, 3, 16, 16), np.float32))
+    for options in ((), ("--deadline-ms", "1e5"), ("--mode", "1")):
+        found = rows(run(bundle, tmp_path / "1.npy", tmp_path / "3.npy", *options, "--json"))
+        assert len(found) == 4
+        assert max(each["latency_ms"] for each in found) < 400
+
+
+def test_strict_and_deadlines_that_make_no_sense_are_refused(bundle: Path, pictures: Path):
+    given = pictures / "a.png"
+    refused = run(bundle, given, "--strict", status=1)
+    assert "`--strict` was given without `--deadline-ms`" in refused.stderr
+    for deadline in ("0", "-1", "nan", "inf"):
+        refused = run(bundle, given, "--deadline-ms", deadline, status=1)
+        assert "must be a finite number above 0" in refused.stderr

@@ -256,12 +256,15 @@ def run(
     engine: Engine = "auto",
     threads: Threads = None,
     top_k: Annotated[int, typer.Option(help="How many of the most likely classes to show.")] = 3,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with status 1 where a deadline was missed.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a bundle on images, in a mode or under a deadline."""
     from wenable.cli.run import run_once
 
-    if not run_once(bundle, inputs, mode, deadline_ms, engine, threads, top_k, json):
+    if not run_once(bundle, inputs, mode, deadline_ms, engine, threads, top_k, strict, json):
         raise typer.Exit(1)
 
 

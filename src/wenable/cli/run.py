@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from wenable.cli.inputs import Named, named_inputs
 from wenable.cli.terminal import consoles, counted, print_json
@@ -22,26 +24,60 @@ def run_once(
     engine: str,
     threads: int | None,
     top_k: int,
+    strict: bool,
     as_json: bool,
 ) -> bool:
     """Run a bundle on each input, print the most likely classes, say whether all of them ran.
 
-    What cannot be read or run is named, and the others run all the same.
+    What cannot be read or run is named, and the others run all the same. The modes are made ready before
+    anything is timed. With `strict` a deadline that was missed counts as one that did not run.
     """
     if top_k < 1:
         raise ValueError(f"`--top-k` (={top_k}) must be at least 1")
     if mode and deadline_ms is not None:
         raise ValueError("`--mode` and `--deadline-ms` were both given; name one of them")
-    console, problems = consoles(as_json)
+    if deadline_ms is not None and not 0 < deadline_ms < math.inf:
+        raise ValueError(f"`--deadline-ms` (={deadline_ms}) must be a finite number above 0")
+    if strict and deadline_ms is None:
+        raise ValueError("`--strict` was given without `--deadline-ms`: there is nothing to miss")
+    terminal = consoles(as_json)
     given = named_inputs(inputs)
-    session = Session(bundle, engine=engine, threads=threads)
-    if mode:
-        session.prepare(mode)  # an unknown one is one error, not one for each input
+    with Session(bundle, engine=engine, threads=threads) as session:
+        if mode:
+            session.prepare(mode)  # an unknown one is one error, not one for each input
+        rows, failed = _run_each(given, session, mode, deadline_ms, top_k, terminal)
+    problems = terminal[1]
+    if as_json:
+        print_json(rows)
+    if failed and len(given) > 1:
+        problems.print(f"{failed} of {counted(len(given), 'input')} could not be run", style="red")
+    late = [row for row in rows if row.get("met") is False]
+    if late and deadline_ms is not None:
+        ran = sum("met" in row for row in rows)
+        problems.print(
+            f"the deadline of {deadline_ms:g} ms was missed by {len(late)} of {ran}", style="yellow"
+        )
+    return not failed and not (strict and late)
+
+
+def _run_each(
+    given: Sequence[Named],
+    session: Session,
+    mode: str,
+    deadline_ms: float | None,
+    top_k: int,
+    terminal: tuple[Console, Console],
+) -> tuple[list[dict[str, Any]], int]:
+    """Return what is known of each example, and how many inputs could not be run; print both."""
+    console, problems = terminal
+    warm: set[int] = set()
     rows: list[dict[str, Any]] = []
     failed = 0
     for each in given:
         try:
-            found = list(_rows(each, session, mode, deadline_ms, top_k))
+            x = each.read(session.bundle.preprocessing)
+            _warm_up(x, session, mode, deadline_ms, warm)
+            found = list(_rows(each.name, x, session, mode, deadline_ms, top_k))
         except (ValueError, OSError) as error:
             failed += 1
             rows.append({"input": each.name, "error": str(error)})
@@ -50,27 +86,47 @@ def run_once(
         rows += found
         for row in found:
             console.print(_line(row))
-    if as_json:
-        print_json(rows)
-    if failed and len(given) > 1:
-        problems.print(f"{failed} of {counted(len(given), 'input')} could not be run", style="red")
-    return not failed
+    return rows, failed
+
+
+def _warm_up(
+    x: np.ndarray, session: Session, mode: str, deadline_ms: float | None, warm: set[int]
+) -> None:
+    """Make ready what an input will run in, so that its time is not that of a first call.
+
+    - `warm`: the sizes of batch for which that was done.
+    """
+    if len(x) in warm:
+        return
+    if deadline_ms is None:
+        session.run(x, mode=mode or None)
+    else:
+        session.run(x)  # refuses an input that does not fit, before anything is timed for its batch
+        session.warm_up([len(x)])
+    warm.add(len(x))
 
 
 def _rows(
-    given: Named, session: Session, mode: str, deadline_ms: float | None, top_k: int
+    given: str,
+    x: np.ndarray,
+    session: Session,
+    mode: str,
+    deadline_ms: float | None,
+    top_k: int,
 ) -> Iterator[dict[str, Any]]:
     """Run one input, and go through what is known of each example in it."""
-    x = given.read(session.bundle.preprocessing)
     started = time.perf_counter()
     y = session.run(x, mode=mode or None, deadline_ms=deadline_ms)
     taken = 1e3 * (time.perf_counter() - started)
     used = session.modes[session.bundle.number_of(mode) if mode else 0]
+    met: dict[str, Any] = {}
     if deadline_ms is not None:
-        used = session.controller(len(x)).decisions[-1].name
+        outcome = session.controller(len(x)).outcomes[-1]
+        used, taken = outcome.name, outcome.total_ms
+        met = {"deadline_ms": deadline_ms, "met": taken <= deadline_ms}
     for number in range(len(x)):
-        name = given.name if len(x) == 1 else f"{given.name}[{number}]"
-        row = {"input": name, "id": _id(used, session), "mode": used, "latency_ms": taken}
+        name = given if len(x) == 1 else f"{given}[{number}]"
+        row = {"input": name, "id": _id(used, session), "mode": used, "latency_ms": taken} | met
         if isinstance(y, np.ndarray) and y.ndim == 2 and len(y) == len(x):
             yield row | {"answer": _most_likely(y[number], session, top_k)}
         else:  # no classes: a map of them, boxes, several outputs
@@ -85,7 +141,10 @@ def _line(row: dict[str, Any]) -> str:
         answer = "outputs " + ", ".join(str(tuple(shape)) for shape in row["shapes"])
     # A text of many layers says less than its short name, which `wenable inspect` explains.
     mode = row["id"] if "," in row["mode"] else row["mode"]
-    return f"{row['input']}: {answer}  ({row['latency_ms']:.2f} ms, mode {mode})"
+    time_ms = f"{row['latency_ms']:.2f} ms"
+    if "met" in row:
+        time_ms += f" of {row['deadline_ms']:g} ms, {'met' if row['met'] else 'MISSED'}"
+    return f"{row['input']}: {answer}  ({time_ms}, mode {mode})"
 
 
 def _id(mode: str, session: Session) -> str:
