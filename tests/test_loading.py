@@ -220,6 +220,14 @@ def test_a_loader_without_a_length_is_counted():
     we.train_incrementally(net, DataLoader(Stream(), 8), TrainConfig(epochs=1))
 
 
+def test_a_loader_that_may_never_end_is_told_to_need_a_length(monkeypatch):
+    monkeypatch.setattr("wenable.training.loading.PATIENCE_S", -1.0)
+    with pytest.warns(
+        UserWarning, match=r"counted before the first step: 1 so far.*needs a length"
+    ):
+        assert we.train(network(), DataLoader(Stream(), 8), TrainConfig(epochs=1))
+
+
 class Saying:
     """A loader that says one length and gives another."""
 

@@ -147,6 +147,13 @@ def we_batches(data: torch.utils.data.TensorDataset) -> Any:
     return TensorBatches(data, 4)
 
 
+def test_what_a_sampler_leaves_out_may_have_any_label():
+    labels = torch.where(CLASSES == 1, 255, CLASSES)
+    kept = torch.utils.data.SubsetRandomSampler((CLASSES != 1).nonzero().flatten().tolist())
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, labels), 6, sampler=kept)
+    assert we.train(network(), loader, TrainConfig(epochs=1))
+
+
 PIXELS = torch.arange(4 * 36).view(4, 6, 6) % 5
 IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 
@@ -303,6 +310,7 @@ def test_wrapped_and_plain_networks_are_told_apart():
         lambda each: we.train_incrementally(each, [batch]),
         lambda each: we.evaluate(each, "full", [batch]),
         lambda each: we.calibrate(each, "full", [batch]),
+        lambda each: we.explore(each, [batch], [batch], threshold=0.1),
         lambda each: train_step(each, batch, [net.space.full], nn.CrossEntropyLoss(), None),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError, match=r"a DataParallel around a dynamic.*`net.module`"):

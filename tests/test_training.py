@@ -478,8 +478,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         ),
         (converted(Tokens()), SETTINGS, 2, "belongs to another network"),
     ):
+        before = weights_of(net)
         with pytest.raises(ValueError, match=message):
             we.train(net, batches(count), config, checkpoint=Checkpoint(path, resume=True))
+        assert same(before, weights_of(net))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is truncated or no checkpoint"):
         TrainState(with_dropout(), SETTINGS, 6).load(path)

@@ -13,7 +13,7 @@ import torch
 from wenable.affordable_search import explore_affordably
 from wenable.calibration import calibrate
 from wenable.cost_table import BIT_OPERATIONS, CostTable, tabulated
-from wenable.dynamic_network import DynamicNetwork
+from wenable.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.evaluation import evaluate_each
 from wenable.exploration.evolve import evolve
 from wenable.exploration.exact import exact
@@ -82,6 +82,7 @@ def explore(
     a meter (with what was looked for), a threshold that the full mode does not exceed, or settings
     that the strategy has no use for.
     """
+    check_dynamic(net)
     if cost not in get_args(Cost):
         allowed = ", ".join(map(repr, get_args(Cost)))
         raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: {allowed}")

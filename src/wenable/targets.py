@@ -43,10 +43,10 @@ def check_targets(targets: torch.Tensor, scores: tuple[int, ...]) -> None:
     - `scores`: the shape of the outputs, `(N, classes)` or `(N, classes, ...)`.
 
     >>> check_targets(torch.tensor([0, 2]), (2, 3))
-    >>> check_targets(torch.tensor([[1.0, 1.0, 0.0]]), (1, 3))
+    >>> check_targets(torch.tensor([3]), (1, 3))
     Traceback (most recent call last):
         ...
-    ValueError: the shares in `labels` sum up to 2 ...
+    ValueError: `labels` (from 3 to 3) must be classes from 0 to 2, as many as the network has outputs
     """
     numbers = (scores[0], *scores[2:])
     if targets.dtype == torch.bool or targets.is_complex():

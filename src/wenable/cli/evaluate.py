@@ -16,7 +16,7 @@ from wenable.cli.work import accuracies, flush_denormals, load_data_for
 from wenable.dynamic_network import DynamicNetwork
 from wenable.files import check_writable, write_whole
 from wenable.mode_ids import resolve
-from wenable.processes import join_processes
+from wenable.processes import join_processes, rank
 from wenable.space import Mode
 from wenable.tables import Reading
 
@@ -51,6 +51,8 @@ def run_evaluate(
         check_writable(out)
     console, progress = consoles(as_json)
     where = join_processes(device)
+    first = rank() == 0  # of several processes each evaluates all, and the first one tells
+    console.quiet, progress.quiet = as_json or not first, not first
     flush_denormals()
     net = open_saved(network, model).to(where)
     wanted, ids = _modes(net, modes, front)
@@ -60,9 +62,9 @@ def run_evaluate(
         for number, mode in enumerate(wanted):
             update(number, len(wanted), str(mode)[:30])
             found |= accuracies(net, [mode], data, cast(Split, split))
-    if out is not None:
+    if out is not None and first:
         write_whole(out, _csv(net, found, split))
-    if as_json:
+    if as_json and first:
         rows = [
             {"mode": str(mode), "macs": net.macs(mode), "accuracy": asdict(reading)}
             for mode, reading in found.items()

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
+
+from wenable.data import ImageBatches, TensorBatches
+
+PATIENCE_S = 30.0
+"""How long batches are counted before it is said."""
 
 Batch = Any
 """`(inputs, targets)` or `(a, b, targets)`, as `wenable.batch_parts.inputs_and_targets` takes it."""
@@ -46,9 +60,22 @@ def batches_per_epoch(loader: Any) -> int:
         NotImplementedError,
     ):  # a DataLoader over an IterableDataset, a generator's class
         with torch.random.fork_rng([]):
-            batches = sum(1 for _ in loader)  # pyright: ignore[reportGeneralTypeIssues]
+            batches = _count(loader)
     if not batches:
         raise ValueError("`loader` is empty; an epoch needs at least one batch")
+    return batches
+
+
+def _count(loader: Any) -> int:
+    batches, patience = 0, time.monotonic() + PATIENCE_S
+    for batches, _ in enumerate(loader, start=1):
+        if time.monotonic() > patience:
+            patience = math.inf
+            warnings.warn(
+                f"`loader` has no length, and its batches are counted before the first step: {batches}"
+                " so far. One that never ends needs a length (`__len__`), where an epoch is cut",
+                stacklevel=4,
+            )
     return batches
 
 
@@ -96,11 +123,18 @@ def batches_in_memory(loader: Any) -> Sequence[Batch]:
 
 def labels_in_memory(loader: Any) -> torch.Tensor | None:
     """Return all labels that a loader will give where it knows them beforehand, and None otherwise."""
-    labels = getattr(loader, "labels", None)
-    if isinstance(labels, torch.Tensor):
-        return labels
+    if isinstance(loader, ImageBatches | TensorBatches):
+        return loader.labels
     if isinstance(loader, DataLoader) and loader.collate_fn is default_collate:
         data = loader.dataset
-        if isinstance(data, TensorDataset) and len(data.tensors) > 1:
+        # A sampler of another kind may leave out what is not to be learned.
+        if isinstance(data, TensorDataset) and len(data.tensors) > 1 and _takes_all(loader):
             return data.tensors[-1]
     return None
+
+
+def _takes_all(loader: DataLoader[Any]) -> bool:
+    return type(loader.batch_sampler) is BatchSampler and type(loader.sampler) in (
+        SequentialSampler,
+        RandomSampler,
+    )

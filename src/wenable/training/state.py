@@ -100,6 +100,7 @@ class TrainState:
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = tensor
+        _check_same_network(path, self.net.state_dict(), parts["net"])
         try:
             self.net.load_state_dict(parts["net"])
             if self.average is not None:
@@ -199,6 +200,21 @@ def read_checkpoint(
     if header.get("version") != VERSION:
         raise ValueError(f"{path} has format version {header.get('version')}; this reads {VERSION}")
     return header, tensors
+
+
+def _check_same_network(
+    path: str | os.PathLike[str],
+    ours: Mapping[str, torch.Tensor],
+    theirs: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise `ValueError` where a network differs in a tensor, before any of them is taken."""
+    for name in sorted(set(ours) | set(theirs)):
+        shapes = [tuple(each[name].shape) if name in each else None for each in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{path} belongs to another network: {name!r} has shape {shapes[1] or 'none'} there and"
+                f" {shapes[0] or 'none'} here"
+            )
 
 
 def _optimizer_state(

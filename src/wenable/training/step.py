@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -79,7 +79,8 @@ def train_step(
         for number, (given, labels, share) in enumerate(parts):
             last = len(losses) == len(modes) and number == len(parts) - 1
             with _exchange(parallel, last), autocast_of(net, config):
-                outputs = (parallel or net)(*given)
+                with _too_small_said(len(labels), config):
+                    outputs = (parallel or net)(*given)
                 if len(losses) == 1 and number == 0:
                     check_for(loss_function, outputs, targets)
                 if config.distillation and len(losses) > 1:
@@ -116,6 +117,25 @@ def parts_of(
         (tuple(given), part, len(part) / len(targets))
         for *given, part in zip(*columns, labels, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def _too_small_said(examples: int, config: TrainConfig) -> Iterator[None]:
+    """Say what a batch norm that gets one value a channel means for the data."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        part = (
+            f", a part of a batch by `accumulate` (={config.accumulate}),"
+            if config.accumulate > 1
+            else ""
+        )
+        raise ValueError(
+            f"a batch of {examples} example(s){part} leaves a batch norm one value a channel, which has"
+            " no variance: leave out the last, incomplete batch (`drop_last=True`), or take larger ones"
+        ) from error
 
 
 def _exchange(parallel: DistributedDataParallel | None, last: bool) -> Any:
