@@ -220,6 +220,19 @@ def test_a_loader_without_a_length_is_counted():
     we.train_incrementally(net, DataLoader(Stream(), 8), TrainConfig(epochs=1))
 
 
+def test_a_last_batch_of_one_example_is_told_to_be_too_small():
+    for loader, settings, message in (
+        (DataLoader(TensorDataset(X, CLASSES), 5), {}, r"a batch of 1 example\(s\) leaves"),
+        (
+            [(X[:2], CLASSES[:2])],
+            {"accumulate": 2},
+            r"of 1 example\(s\), a part of a batch by `acc",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message + ".*`drop_last=True`"):
+            we.train(network(), loader, TrainConfig(epochs=1, **settings))
+
+
 def test_a_loader_that_may_never_end_is_told_to_need_a_length(monkeypatch):
     monkeypatch.setattr("wenable.training.loading.PATIENCE_S", -1.0)
     with pytest.warns(
