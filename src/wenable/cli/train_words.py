@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from wenable.cli.durations import duration_words
 from wenable.cli.terminal import progress_bar
 from wenable.cli.work import Data, loss_words
 from wenable.dynamic_network import DynamicNetwork
@@ -72,9 +73,9 @@ def progress_shown(console: Console, on_step: Callable[[StepReport], None]) -> I
             on_step(report)
             started.append(time.monotonic())
             if len(started) == 5:
-                hours = (started[4] - started[0]) / 4 * report.steps / 3600
+                seconds = (started[4] - started[0]) / 4 * report.steps
                 console.print(
-                    f"estimated from the first steps: {hours:.2f} h for all of them, calibration and"
+                    f"estimated from the first steps: {duration_words(seconds)} for all of them, calibration and"
                     f" evaluation not counted{_memory_words()}"
                 )
             update(report.step, report.steps, loss_words(report))
