@@ -75,8 +75,8 @@ def progress_shown(console: Console, on_step: Callable[[StepReport], None]) -> I
             if len(started) == 5:
                 seconds = (started[4] - started[0]) / 4 * report.steps
                 console.print(
-                    f"estimated from the first steps: {duration_words(seconds)} for all of them, calibration and"
-                    f" evaluation not counted{_memory_words()}"
+                    f"estimated from the first steps: {duration_words(seconds)} for all of them,"
+                    f" calibration and evaluation not counted{_memory_words()}"
                 )
             update(report.step, report.steps, loss_words(report))
 
