@@ -8,7 +8,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from wenable.layers.executions import is_pointwise
 from wenable.mode_ids import is_id
 from wenable.modules import in_eval_mode
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
+from wenable.runtime.first_choice import TABLE
 from wenable.runtime.session import Session
 from wenable.space import Mode, ModeChoice
 from wenable.tables import Reading
@@ -188,6 +189,9 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
         except BundleError as error:
             reason = str(error).removeprefix(f"{path} is damaged: ")
             raise ValueError(f"the network cannot be exported: {reason}") from error
+        # By the table, which changes more than what is written; nothing is timed for a check.
+        table = dict.fromkeys(session.modes, TABLE)
+        session.profile = replace(session.profile, policies=table)
         for mode in modes:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UncalibratedWarning)  # told of already

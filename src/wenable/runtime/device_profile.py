@@ -232,6 +232,11 @@ class DeviceProfile:
                 )
 
 
+def policy_of(profile: DeviceProfile, mode: str) -> str | None:
+    """Return the policy of a mode by a profile; None where it has measured nothing of its layers."""
+    return profile.policies.get(mode, "measured" if profile.times_ms else None)
+
+
 def _is_free(reader: SwitchableLayer, before: Lowering, now: Lowering) -> bool:
     """Say whether storing the order costs nothing: the layer before runs as a whole anyway."""
     return before.groups == 1 and now.groups > 1 and reader.input_order() is not None

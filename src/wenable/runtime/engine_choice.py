@@ -13,9 +13,11 @@ from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import (
     default_profile_path,
     kept_profile,
+    policy_of,
     write_profile,
 )
 from wenable.runtime.engines import EngineError, installed_engines, open_engine
+from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import lost_by_a_fork
 from wenable.runtime.stored_order import chains
 
@@ -56,9 +58,11 @@ def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[
     for name in names:
         engine = open_engine(name, threads)
         known = kept_profile(bundle.structure, engine)  # what is timed is what a session will run
+        first_choice = FirstChoice(bundle, engine, linked)
         for number in {0, len(bundle.modes) - 1}:
             weights = bundle.weights_of(number)
-            policy = known.policies.get(str(bundle.modes[number].mode), "measured")
+            policy = policy_of(known, str(bundle.modes[number].mode))
+            policy = first_choice.policy(number) if policy is None else policy
             lowerings = known.lowerings(bundle.layers, linked, weights.patterns, policy)
             model = build_model(bundle.graph, bundle.layers, weights, lowerings)
             try:

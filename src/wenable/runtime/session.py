@@ -15,9 +15,10 @@ import numpy as np
 from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
-from wenable.runtime.device_profile import DeviceProfile, kept_profile
+from wenable.runtime.device_profile import DeviceProfile, kept_profile, policy_of
 from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import Engine, Runner, open_engine
+from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
 from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
@@ -41,7 +42,9 @@ class Session:
       where all are in use a request waits for room. One mode that is larger by itself is held alone.
       None for no limit.
     - `profile`: what `wenable profile` measured of this bundle on this device, or a path to it. None
-      takes the one that is kept for this user where there is one, and otherwise a default table.
+      takes the one that is kept for this user where there is one. Otherwise each mode is timed as
+      written and by a default table when it is first prepared, which is remembered; under a
+      budget it is not timed, and what is not remembered runs as written.
     - `choose`: how each layer is executed in each pattern, instead of what the profile says.
     - `target`: the share of requests with a deadline that are to meet it.
 
@@ -79,6 +82,10 @@ class Session:
         self.profile = self._profile(profile)
         self._choose = choose
         self._chains = chains(self.bundle.graph, self.bundle.weights_of(0).tensors)
+        # Timing takes memory that a budget is not asked for.
+        self._first_choice = FirstChoice(
+            self.bundle, self.engine, self._chains, measure=memory_budget_mb is None
+        )
         self._prepared = PreparedModes(
             self.model,
             self._runner,
@@ -283,7 +290,9 @@ class Session:
         layers, patterns = self.bundle.layers, self.bundle.weights_of(number).patterns
         if self._choose is not None:
             return choose_each(layers, patterns, self._choose)
-        policy = self.profile.policies.get(str(self.bundle.modes[number].mode), "measured")
+        policy = policy_of(self.profile, str(self.bundle.modes[number].mode))
+        if policy is None:
+            policy = self._first_choice.policy(number)
         return self.profile.lowerings(layers, self._chains, patterns, policy)
 
 

@@ -1,0 +1,123 @@
+"""How a mode is executed where `wenable profile` was not run: as written, or by the default table.
+
+The table merges small groups until they fill vectors. Which of the two is faster depends on the network,
+the mode, the engine and the processor, and no table knows that. So both are timed beside each other
+when a mode is first prepared, and the answer is remembered for this user. What is written stands,
+unless the table is clearly faster: no mode is slower than its plain export for want of a profile.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from wenable.measure.device import describe_device
+from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.runtime.building import build_model
+from wenable.runtime.bundle import Bundle
+from wenable.runtime.device_profile import DeviceProfile, write_profile
+from wenable.runtime.engines import Engine, EngineError
+from wenable.runtime.forking import no_fork_meanwhile
+from wenable.runtime.memory import give_back
+from wenable.runtime.stored_order import Chain
+from wenable.runtime.unloaded import waited_s
+from wenable.user_cache import cache_path
+
+AS_WRITTEN, TABLE = "as written", "measured"
+"""Of `device_profile.POLICIES`; where nothing was measured the second is the default table."""
+_MARGIN = 0.97
+"""The table is taken where it takes less than this share of the time."""
+_TIMING = TimingPlan(blocks=4, calls=4, warmup=2, gap_ms=2.0)
+_MOST_WAITING_S = 0.02
+"""For a core, while two models are timed: beyond that another program took part."""
+
+_lock = threading.Lock()
+_known: dict[str, dict[str, str]] = {}  # what belongs to a file of the cache, in this process
+
+
+class FirstChoice:
+    """Chooses between the two ways for the modes of a bundle on an engine.
+
+    - `linked`: see `stored_order.chains`.
+    - `measure`: False to go by what is remembered, and as written otherwise: timing two models beside
+      each other takes the memory of both.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, linked: Mapping[str, Chain], *, measure: bool = True
+    ) -> None:
+        self._bundle, self._engine, self._linked = bundle, engine, linked
+        self._measure = measure
+        version = f"{engine.name} {engine.version}"
+        self._nothing = DeviceProfile(bundle.structure, "", version, engine.threads)
+        words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{version}-{engine.threads}-{describe_device()}")
+        self._name = f"{bundle.structure[:16]}-{words}.json"
+
+    def policy(self, number: int) -> str:
+        """Return the policy of mode `number`: as remembered, or as timed now."""
+        mode = str(self._bundle.modes[number].mode)
+        patterns = self._bundle.weights_of(number).patterns
+        ways = {
+            policy: self._nothing.lowerings(self._bundle.layers, self._linked, patterns, policy)
+            for policy in (AS_WRITTEN, TABLE)
+        }
+        if ways[AS_WRITTEN] == ways[TABLE]:
+            return AS_WRITTEN
+        path = cache_path("choices", self._name)
+        with no_fork_meanwhile(), _lock:
+            known = _known.setdefault(str(path or self._name), {})
+            if mode not in known:
+                known.update(_kept(path) | known)
+            if mode in known or not self._measure:
+                return known.get(mode, AS_WRITTEN)
+            before = waited_s()
+            known[mode] = self._timed(number)
+            after = waited_s()
+            undisturbed = None in (before, after) or (after or 0) - (before or 0) < _MOST_WAITING_S
+            if undisturbed and path is not None:
+                _keep(path, mode, known[mode])
+            return known[mode]
+
+    def _timed(self, number: int) -> str:
+        bundle, weights = self._bundle, self._bundle.weights_of(number)
+        inputs, calls = bundle.example(), {}
+        for policy in (AS_WRITTEN, TABLE):
+            ways = self._nothing.lowerings(bundle.layers, self._linked, weights.patterns, policy)
+            model = build_model(bundle.graph, bundle.layers, weights, ways)
+            try:
+                runner = self._engine.prepare(model)
+                runner(inputs)
+            except EngineError:  # whoever asked for the mode is told, where the other way fails too
+                continue
+            calls[policy] = partial(runner, inputs)
+        if len(calls) < 2:
+            return next(iter(calls), AS_WRITTEN)
+        found = measure_latencies(calls, _TIMING)
+        calls.clear()
+        give_back()
+        faster = found[TABLE].known < _MARGIN * found[AS_WRITTEN].known
+        return TABLE if faster else AS_WRITTEN
+
+
+def _kept(path: Path | None) -> dict[str, str]:
+    """Return what is remembered; nothing where that cannot be read."""
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(mode): policy for mode, policy in values.items() if policy in (AS_WRITTEN, TABLE)
+        }
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return {}
+
+
+def _keep(path: Path, mode: str, policy: str) -> None:
+    try:
+        write_profile(path, _kept(path) | {mode: policy})
+    except OSError:  # where nothing can be kept it is timed again
+        return
