@@ -1,5 +1,7 @@
 """Some of the networks of `make coverage-of-networks`, small enough for every run of the tests."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ from benchmarks.coverage import check as checking
 from benchmarks.coverage.check import Outcome, check
 from benchmarks.coverage.groupable import groupable_macs
 from benchmarks.coverage.networks import Candidate, timm_networks, torchvision_networks
+from benchmarks.coverage.recount import recounted
 from benchmarks.coverage.table import table
 from benchmarks.export_coverage import representatives
 from results.records import ROOT, read_records, records_file
@@ -109,3 +112,15 @@ def test_each_family_that_converts_is_exported_by_its_smallest_network():
         key = row["library"], chosen[row["library"], row["family"]]
         smallest = next(each for each in rows if (each["library"], each["name"]) == key)
         assert smallest["parameters"] <= row["parameters"]
+
+
+@pytest.mark.parametrize("name", ["resnest14d", "vit_tiny_patch16_224"])
+def test_counting_again_finds_what_converting_found(name: str, monkeypatch):
+    monkeypatch.setattr(checking, "RANDOM_MODES", 0)
+    size = 224 if name.startswith("vit") else 64
+    candidate = Candidate("timm", "", name, (3, size, size))
+    outcome = check(candidate)
+    again = recounted(
+        replace(outcome, full_macs=0, knobs=0, share_by_default=0.0, left_alone={}), candidate
+    )
+    assert again == outcome

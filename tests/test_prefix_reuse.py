@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import wenable as we
 from tests.networks import Dense, Tokens, dense_network, give_norms_a_past, small_resnet
+from wenable.graph import run_counted
 from wenable.layers.batch_norm import Moments
 from wenable.modules import in_eval_mode
 from wenable.prefix_reuse import PrefixReuse
@@ -230,3 +231,44 @@ def test_a_negative_limit_is_refused():
     net, _ = network("tokens")
     with pytest.raises(ValueError, match=r"`cache_mb` \(=-1\) must be at least 0"):
         PrefixReuse(net, -1)
+
+
+class Attending(nn.Module):
+    """Blocks with attention and a kernel of their own, which need not run again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.blocks = nn.Sequential(*[AttendingBlock() for _ in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.embed(x)).mean(1))
+
+
+class AttendingBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(8, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(x, x, x, need_weights=False)[0] @ self.kernel
+        return x + self.mlp(x)
+
+
+def test_attention_that_is_left_out_is_not_counted():
+    net = we.convert(Attending(), torch.randn(1, 6, 8), method=we.WeightEnabling((1, 2)))
+    reuse, x = PrefixReuse(net), torch.randn(1, 6, 8)
+    attention = 4 * 6 * 8 * 8 + 2 * 6 * 6 * 8 + 6 * 8 * 8
+    mlp, embed, head = 2 * 6 * 8 * 16, 6 * 8 * 8, 16
+    assert net.macs("full") == embed + 3 * (attention + mlp) + head
+    last = "blocks.2.mlp.2"
+    mode = net.space.full.replace({last: 2})
+    # Two blocks are left out whole; of the last one attention runs again, which gives no single tensor.
+    found = reuse.macs(mode, last, 1)
+    with torch.no_grad(), in_eval_mode(net), reuse.recording(1) as outputs:
+        net(x)
+    with in_eval_mode(net), net.using(mode), reuse.replaying(last, outputs, 1):
+        ran = run_counted(net, (x,))[1]
+    assert found == ran == attention + mlp // 4 + head

@@ -22,6 +22,7 @@ from wenable import zoo
 from wenable.layers.batch_norm import SwitchableBatchNorm
 from wenable.methods import method_from_json
 from wenable.methods.width import active_channels
+from wenable.zoo import reference
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 
@@ -183,14 +184,14 @@ def half_mobilenet() -> nn.Module:
     return model
 
 
-class HalfCifarResNet(zoo.CifarResNet):
+class HalfCifarResNet(reference.CifarResNet):
     """ResNet-20 with 8, 16 and 32 channels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.layer1, self.layer2 = zoo._stage(8, 8, 3), zoo._stage(8, 16, 3)
-        self.layer3, self.linear = zoo._stage(16, 32, 3), nn.Linear(32, 10)
+        self.layer1, self.layer2 = reference._stage(8, 8, 3), reference._stage(8, 16, 3)
+        self.layer3, self.linear = reference._stage(16, 32, 3), nn.Linear(32, 10)
 
 
 @pytest.mark.parametrize("kind", ["slimmable", "us-net"])

@@ -3,6 +3,8 @@
     python -m benchmarks.coverage                     all networks; takes an hour or two on 2 cores
     python -m benchmarks.coverage --only resnet18     some, by name
     python -m benchmarks.coverage --resume            those that have no result yet
+    python -m benchmarks.coverage --recount           count the MACs of those that have one again: seconds
+                                                      each; go on with it by calling it again
     python -m benchmarks.coverage --pick              choose the smallest network of each timm module
 
 Results go to `results/coverage.jsonl` after every network, the table to `docs/results/coverage.md`.
@@ -29,6 +31,7 @@ from benchmarks.coverage.networks import (
     timm_networks,
     torchvision_networks,
 )
+from benchmarks.coverage.recount import recounted
 from benchmarks.coverage.table import table
 from results.provenance import present_commit
 from results.records import ROOT, page_file, read_records, records_file, write_records
@@ -48,7 +51,7 @@ def main() -> None:
         print(json.dumps(dataclasses.asdict(check(Candidate(**json.loads(arguments.one))))))
         return
     results = records_file(arguments.out, "coverage")
-    keep = arguments.resume or arguments.only
+    keep = arguments.resume or arguments.only or arguments.recount
     rows = read_records(results)["networks"] if keep and results.exists() else []
     outcomes = {(row["library"], row["name"]): Outcome(**row) for row in rows}
     commit = present_commit()
@@ -59,8 +62,16 @@ def main() -> None:
     ]
     for number, candidate in enumerate(candidates, 1):
         key = (candidate.library, candidate.name)
-        wanted = candidate.name in arguments.only if arguments.only else key not in outcomes
-        if wanted:
+        known = outcomes.get(key)
+        wanted = candidate.name in arguments.only if arguments.only else known is None
+        if arguments.recount:
+            chosen = wanted or not arguments.only
+            if chosen and known and known.knobs and known.counted != commit:
+                outcome = outcomes[key] = recounted(known, candidate)
+                outcome.counted = commit
+                print(_line(number, len(candidates), outcome), flush=True)
+                _write(results, outcomes)
+        elif wanted:
             outcome = outcomes[key] = _check_apart(candidate)
             outcome.commit = commit
             print(_line(number, len(candidates), outcome), flush=True)
@@ -73,6 +84,7 @@ def _arguments() -> Any:
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--library", nargs="*", default=["torchvision", "timm"])
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--recount", action="store_true", help="count MACs again, and no more")
     parser.add_argument("--out", type=Path, default=ROOT)
     parser.add_argument("--pick", action="store_true", help="choose timm's networks anew")
     parser.add_argument("--one", help=argparse.SUPPRESS)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import FlopCounterMode
 
 import wenable as we
-from benchmarks.coverage.groupable import attention_in_steps, groupable_macs
+from benchmarks.coverage.groupable import groupable_macs
 from benchmarks.coverage.networks import CLASSES, Candidate
+from wenable.graph import run_counted
+from wenable.methods.plan import LeftAlone
 
 BATCH = 2
 RANDOM_MODES = 3
@@ -36,7 +38,8 @@ class Outcome:
     - `extract_difference`: the largest difference between a mode and its extracted network, in
       units of the largest output.
     - `left_alone`: MACs by the reason for which a layer does not switch.
-    - `commit`: the state of wenable that this was found with.
+    - `commit`: the state of wenable that this was found with; `counted`: the one that its MACs, knobs
+      and shares were counted again with, empty where they were not.
     """
 
     library: str
@@ -59,6 +62,7 @@ class Outcome:
     left_alone: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     commit: str = ""
+    counted: str = ""
 
     @property
     def verdict(self) -> str:
@@ -140,11 +144,16 @@ def _switched(net: Any) -> int:
     return sum(layer.macs for layer in net.switchable_layers)
 
 
-def _note(outcome: Outcome, net: Any) -> None:
+def note_left_alone(outcome: Outcome, layers: Iterable[LeftAlone]) -> None:
+    """Add up the MACs of what does not switch, by reason; most first."""
     reasons: Counter[str] = Counter()
-    for layer in net.left_alone:
+    for layer in layers:
         reasons[layer.reason] += layer.macs
     outcome.left_alone = dict(reasons.most_common())
+
+
+def _note(outcome: Outcome, net: Any) -> None:
+    note_left_alone(outcome, net.left_alone)
     outcome.knobs = len(net.space.knobs)
     outcome.full_macs, outcome.smallest_macs = net.macs("full"), net.macs("smallest")
     outcome.switched_macs = _switched(net)
@@ -153,16 +162,12 @@ def _note(outcome: Outcome, net: Any) -> None:
 def _check_extracted(outcome: Outcome, net: Any, mode: we.Mode, batch: torch.Tensor) -> None:
     net.eval()
     plain = we.extract(net, mode)
-    asking = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    net.requires_grad_(False)  # torch's counter fails on one that is handed to a module
-    counter = FlopCounterMode(display=False)
-    with net.using(mode), attention_in_steps(), counter:
+    with net.using(mode):
         ours = _outputs(net, batch)
-    for parameter in asking:
-        parameter.requires_grad_(True)
     theirs = _outputs(plain, batch)
-    if counter.get_total_flops() != 2 * BATCH * net.macs(mode):
-        outcome.defects.append(f"mode {mode}: macs() disagrees with torch's counter")
+    # Of the plain network, without the switch: what the mode costs by what runs.
+    if run_counted(plain, (batch,))[1] != BATCH * net.macs(mode):
+        outcome.defects.append(f"mode {mode}: macs() disagrees with a count of what runs")
     for a, b in zip(ours, theirs, strict=True):
         difference = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))
         outcome.extract_difference = max(outcome.extract_difference, difference)

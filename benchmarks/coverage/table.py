@@ -21,8 +21,12 @@ maps larger than 1x1 and all dense layers but the classifier, where 2 divides in
 
 Checked for each, with norms, biases and layer scales of random values: the full mode equals the
 original bit for bit; the smallest and {modes} random modes, calibrated, agree with their extracted
-networks; `macs` agrees with torch's counter in each of them; each runs forward and backward in
+networks; `macs` agrees with a count of what runs in each of them; each runs forward and backward in
 training with a finite gradient at every layer that switches.
+
+MACs, knobs and shares are those of [one count](../counting.md) that does not depend on the kernels
+that ran, made again from the traces with `python -m benchmarks.coverage --recount`; the commit of
+each is in the records as `counted`.
 
 Made by `{command}` (`make coverage-of-networks`) on {machine} with {versions}. The figures of every
 network, the MACs by reason of what does not switch, and the commit they were found with are in

@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from wenable.escalation import Escalation, by_margin
+from wenable.graph import run_counted
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.modules import device_name, in_eval_mode
 from wenable.tables import Reading
@@ -56,7 +56,7 @@ class BigLittle:
 
     @property
     def macs(self) -> tuple[int, int]:
-        """The multiply-accumulates of each network for one example, as torch counts them."""
+        """The multiply-accumulates of each network for one example."""
         return self._little_macs, self._big_macs
 
     @property
@@ -120,7 +120,6 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
 
 
 def _counted(model: nn.Module, x: torch.Tensor) -> tuple[int, tuple[Any, ...]]:
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), in_eval_mode(model), counter:
-        outputs = model(x)
-    return counter.get_total_flops() // (2 * len(x)), tuple(outputs.shape[1:])
+    with in_eval_mode(model):
+        outputs, macs = run_counted(model, (x,))
+    return macs // len(x), tuple(outputs.shape[1:])

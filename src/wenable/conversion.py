@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import FlopCounterMode
 
 from wenable.convertible import check_convertible
 from wenable.dynamic_network import Calibration, DynamicNetwork, NetworkState
 from wenable.example_inputs import checked_inputs, describe
-from wenable.graph import Graph, trace
+from wenable.graph import Graph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
 from wenable.methods.plan import Follower, Method
 from wenable.methods.weight_enabling import WeightEnabling
@@ -27,6 +25,7 @@ from wenable.modules import (
     weights_fingerprint,
 )
 from wenable.reasons import first_line
+from wenable.recounting import structure_of
 
 
 def convert(
@@ -78,8 +77,11 @@ def convert(
         method=plan.method,
         original_class=type(model),
         example=describe(inputs),
-        fixed_macs=full_macs - sum(layer.macs for layer in plan.layers),
+        fixed_macs=full_macs // graph.examples - sum(layer.macs for layer in plan.layers),
+        macs_besides_layers=graph.macs_besides_layers(),
         fixed_weights=weights - sum(layer.weights for layer in plan.layers),
+        structure=(),
+        examples=graph.examples,
         mode=plan.space.full,
         switches=tuple(
             tuple(_switch(net, follower) for follower in plan.followers[knob])
@@ -91,6 +93,7 @@ def convert(
             if isinstance(module, SwitchableBatchNorm)
         },
     )
+    net._wenable.structure = structure_of(net)
     net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
     if check:
         norms = {call.module for call in graph.norms} & set(plan.replacements)
@@ -104,7 +107,7 @@ def convert(
 
 
 def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Graph, list[Any], int]:
-    """Return the graph of a network, its outputs for the example, flattened, and their MACs.
+    """Return the graph of a network, its outputs for the example, flattened, and the MACs of all.
 
     A copy runs and is thrown away: networks keep things from one pass to the next. It runs once
     before it is traced, so that the trace is of a pass like all the later ones.
@@ -127,24 +130,11 @@ def _switch(net: nn.Module, follower: Follower) -> Callable[[int], None]:
 
 
 def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], int]:
-    """Return the outputs, flattened, and the MACs for one example, counted by torch."""
-    examples = next(each.shape[0] for each in inputs if isinstance(each, torch.Tensor))
-    counter = FlopCounterMode(display=False)
+    """Return the outputs, flattened, and the MACs for the whole example."""
     # Some networks draw random numbers even in eval mode; both runs get the same ones.
-    with _without_gradients(net), _attention_in_steps(), same_random_numbers(net), counter:
-        outputs = net(*inputs)
-    return tree_flatten(outputs)[0], counter.get_total_flops() // (2 * examples)
-
-
-@contextmanager
-def _attention_in_steps() -> Iterator[None]:
-    """Keep torch's attention from its fused path, whose products the counter does not see."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+    with same_random_numbers(net):
+        outputs, macs = run_counted(net, inputs)
+    return tree_flatten(outputs)[0], macs
 
 
 def _leave_fused_path(net: nn.Module, replaced: Iterable[str]) -> None:
@@ -159,31 +149,18 @@ def _leave_fused_path(net: nn.Module, replaced: Iterable[str]) -> None:
             parent.activation_relu_or_gelu = 0
 
 
-@contextmanager
-def _without_gradients(net: nn.Module) -> Iterator[None]:
-    """Let no parameter ask for a gradient: the counter fails on one that is handed to a module."""
-    asking = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
-
-
 def _check_converted(
     net: Any, inputs: tuple[Any, ...], expected: list[Any], norms: set[str]
 ) -> None:
     """Compare the full mode with the original, and the cost of the smallest with its formula."""
     with in_eval_mode(net):
-        outputs, macs = _run_counted(net, inputs)
+        outputs, whole = _run_counted(net, inputs)
     same = len(outputs) == len(expected) and all(
         torch.equal(a.nan_to_num(), b.nan_to_num()) if isinstance(a, torch.Tensor) else a == b
         for a, b in zip(outputs, expected, strict=False)
     )
-    if not same or macs != net.macs("full"):
+    examples = net.examples_counted
+    if not same or whole // examples != net.macs("full"):
         raise RuntimeError(
             "the converted network does not compute what the original did, so it is not handed back;"
             " this is a defect of wenable: please report the network"
@@ -195,13 +172,13 @@ def _check_converted(
     ]
     with in_eval_mode(net), net.using("smallest"):
         try:
-            _, macs = _run_counted(net, inputs)
+            _, whole = _run_counted(net, inputs)
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
                 f" {first_line(error)}"
             ) from error
-        expected_macs = net.macs()
+        macs, expected_macs = whole // examples, net.macs()
     for handle in handles:
         handle.remove()
     past = sorted(norms - entered)

@@ -14,14 +14,22 @@ from torch import nn
 
 from wenable.concurrency import ModeGuard
 from wenable.example_inputs import ExampleInput, one_example
+from wenable.graph import Graph, trace
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
 from wenable.layers.exits import ExitReached
 from wenable.layers.precision import PrecisionLayer
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.methods.plan import LeftAlone, Method, Plan, SwitchableLayer
-from wenable.modules import copies_of_results, device_of, weights_fingerprint
+from wenable.modules import (
+    copies_of_results,
+    copy_network,
+    device_of,
+    in_eval_mode,
+    weights_fingerprint,
+)
 from wenable.preprocessing import Preprocessing
 from wenable.reasons import first_line
+from wenable.recounting import Structure, recount, structure_of
 from wenable.space import Mode, ModeChoice, Space
 
 
@@ -52,7 +60,13 @@ class NetworkState:
     original_class: type[nn.Module]
     example: tuple[ExampleInput, ...]
     fixed_macs: int
+    macs_besides_layers: Mapping[str, int]
+    """Module -> what it multiplies besides layers, for one example: attention's products, say."""
     fixed_weights: int
+    structure: Structure
+    """What the network was made of when its MACs were counted."""
+    examples: int
+    """How many examples the input held that they were counted with."""
     mode: Mode
     switches: tuple[tuple[Callable[[int], None], ...], ...]
     """For every knob, in the order of the space, what sets each of its layers and norms."""
@@ -116,12 +130,52 @@ class DynamicNetwork(nn.Module):
     @property
     def switchable_layers(self) -> tuple[SwitchableLayer, ...]:
         """The layers that switch, with their sizes, costs and shuffles."""
-        return self._wenable.plan.layers
+        return self._counted().plan.layers
 
     @property
     def left_alone(self) -> tuple[LeftAlone, ...]:
-        """The layers that do not switch, each with the reason."""
-        return self._wenable.plan.left_alone
+        """What multiplies and does not switch, each with the reason.
+
+        Layers of every kind that have a weight, and parameters that a module's own code multiplies
+        with; not the products of activations, as those of attention, which have none.
+        """
+        return self._counted().plan.left_alone
+
+    @property
+    def examples_counted(self) -> int:
+        """How many examples the input held that MACs were counted with, and are divided by.
+
+        1 if its first dimension was found to be no batch: MACs are those of the whole input then.
+        """
+        return self._wenable.examples
+
+    @property
+    def macs_besides_layers(self) -> Mapping[str, int]:
+        """What modules multiply besides layers, in every mode, for one example, by qualified name.
+
+        The products of attention, and those with parameters that are no layer's weight.
+        """
+        return self._counted().macs_besides_layers
+
+    def _counted(self) -> NetworkState:
+        """Return the state, counted again if layers were replaced since."""
+        state, structure = self._wenable, structure_of(self)
+        if structure != state.structure:
+            counts = recount(self, state.structure, state.plan, self._traced_anew)
+            state.plan, state.fixed_macs = counts.plan, counts.fixed_macs
+            state.macs_besides_layers = counts.macs_besides_layers
+            state.fixed_weights += counts.more_weights
+            state.structure = structure
+        return state
+
+    def _traced_anew(self) -> Graph:
+        """Trace a copy in the full mode, on an input as large as the one it was converted with."""
+        floating = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+        inputs = one_example(self._wenable.example, device_of(self), floating, whole=True)
+        twin = copy_network(self)
+        twin.set_mode("full")
+        with in_eval_mode(twin):
+            return trace(twin, inputs)
 
     def set_mode(self, mode: ModeChoice) -> None:
         """Run in `mode` from now on: a `Mode`, a dict over all knobs, or a text as `"1/4"`.
@@ -169,11 +223,17 @@ class DynamicNetwork(nn.Module):
         """Return the multiply-accumulates of a mode for one example, at the traced size.
 
         A layer in pattern 1/n counts 1/n of its full ones (WeNet, eq. 1 and 3), unless its method says
-        what each pattern costs; what cannot be switched counts as torch's `FlopCounterMode` counts it.
+        what each pattern costs. What is not switched counts as its operations say, whatever kernel
+        computes them: recurrent layers, the products of attention and functions among them. If the
+        input's first dimension is no batch, the whole input counts: see `examples_counted`. If layers
+        were replaced after `convert`, the network is counted again.
+
+        Raises `ValueError` if one of those had a knob.
         """
         mode = self.mode if mode is None else self.space.mode(mode)
-        switched = sum(layer.macs_at(mode[layer.knob]) for layer in self.switchable_layers)
-        return self._wenable.fixed_macs + switched
+        state = self._counted()
+        switched = sum(layer.macs_at(mode[layer.knob]) for layer in state.plan.layers)
+        return state.fixed_macs + switched
 
     def bit_operations(self, mode: ModeChoice | None = None) -> int:
         """Return the multiply-accumulates of a mode times the bits of both factors, for one example.
@@ -183,17 +243,19 @@ class DynamicNetwork(nn.Module):
         2021, without the additions).
         """
         mode = self.mode if mode is None else self.space.mode(mode)
+        state = self._counted()
         switched = sum(
             layer.macs_at(mode[layer.knob]) * layer.bits_in(mode) ** 2
-            for layer in self.switchable_layers
+            for layer in state.plan.layers
         )
-        return self._wenable.fixed_macs * 32**2 + switched
+        return state.fixed_macs * 32**2 + switched
 
     def parameter_count(self, mode: ModeChoice | None = None) -> int:
         """Return how many parameters a mode enables: those of the network `extract` returns."""
         mode = self.mode if mode is None else self.space.mode(mode)
-        switched = sum(layer.weights_at(mode[layer.knob]) for layer in self.switchable_layers)
-        return self._wenable.fixed_weights + switched
+        state = self._counted()
+        switched = sum(layer.weights_at(mode[layer.knob]) for layer in state.plan.layers)
+        return state.fixed_weights + switched
 
     @property
     def calibrated_modes(self) -> tuple[Mode, ...]:

@@ -77,22 +77,28 @@ def describe(inputs: Iterable[Any]) -> tuple[ExampleInput, ...]:
 
 
 def one_example(
-    inputs: Sequence[ExampleInput], device: torch.device, floating: torch.dtype | None
+    inputs: Sequence[ExampleInput],
+    device: torch.device,
+    floating: torch.dtype | None,
+    *,
+    whole: bool = False,
 ) -> tuple[Any, ...]:
     """Return inputs of a batch of one, always the same: random numbers, zeros for whole ones.
 
     - `floating`: the type of the network's weights, which may have changed since.
+    - `whole`: a batch as large as the example's.
     """
     generator = torch.Generator().manual_seed(0)
     made: list[Any] = []
     for each in inputs:
+        shape = each.shape if whole else (1, *each.shape[1:])
         if each.dtype is None:
             made.append(each.value)
         elif each.dtype.is_floating_point:
-            drawn = torch.randn(1, *each.shape[1:], generator=generator)
+            drawn = torch.randn(shape, generator=generator)
             made.append(drawn.to(device, floating or each.dtype))
         else:
-            made.append(torch.zeros(1, *each.shape[1:], dtype=each.dtype, device=device))
+            made.append(torch.zeros(shape, dtype=each.dtype, device=device))
     return tuple(made)
 
 

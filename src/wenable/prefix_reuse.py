@@ -51,7 +51,7 @@ class Cut:
     """What need not run again where only one knob differs from the recorded mode.
 
     - `units`: modules whose recorded outputs take their place, none inside another.
-    - `skipped`: layers with weights that lie in them.
+    - `skipped`: modules that multiply and lie in them.
     - `norms`: norms of which every call ended before the knob's first layer began; their statistics
       are those of the recorded mode.
     """
@@ -107,6 +107,9 @@ class PrefixReuse:
         self._modules.pop("")
         layers = self.net.switchable_layers
         self._macs = {each.name: each.macs for each in (*layers, *self.net.left_alone)}
+        for name, macs in self.net.macs_besides_layers.items():
+            if name:  # the network itself is never left out
+                self._macs[name] = self._macs.get(name, 0) + macs
         self._layers = {layer.name: layer for layer in layers}
         self._counted = {*self._macs, *self.net.switchable_norms()}
         inputs = _examples(self.net, seed=1)
@@ -179,7 +182,9 @@ class PrefixReuse:
 
     def _macs_of(self, layer: str, mode: Mode) -> int:
         switchable = self._layers.get(layer)
-        return switchable.macs_at(mode[switchable.knob]) if switchable else self._macs[layer]
+        if switchable is None:
+            return self._macs[layer]
+        return self._macs[layer] - switchable.macs + switchable.macs_at(mode[switchable.knob])
 
     # --- recording and replaying ------------------------------------------------------------------
 

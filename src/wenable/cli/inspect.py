@@ -77,6 +77,7 @@ def describe(net: DynamicNetwork) -> dict[str, Any]:
     return {
         "modes_in_space": net.space.size,
         "macs_full": net.macs("full"),
+        "macs_without_weights": products_without_weights(net),
         "uniform_modes": [
             {
                 "mode": str(mode),
@@ -96,6 +97,12 @@ def describe(net: DynamicNetwork) -> dict[str, Any]:
         ],
         "left_alone": [asdict(each) for each in net.left_alone],
     }
+
+
+def products_without_weights(net: DynamicNetwork) -> int:
+    """Return the MACs of the full mode that no layer has: those of attention, say."""
+    listed = (*net.switchable_layers, *net.left_alone)
+    return net.macs("full") - sum(each.macs for each in listed)
 
 
 def _print_modes(console: Console, net: DynamicNetwork) -> None:
@@ -154,5 +161,9 @@ def _print_left_alone(console: Console, net: DynamicNetwork) -> None:
         more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
         share = 100 * sum(macs for _, macs in layers) / net.macs("full")
         table.add_row(names + more, reason, f"{share:.1f} %")
-    if by_reason:
+    without = products_without_weights(net)
+    if without:
+        share = f"{100 * without / net.macs('full'):.1f} %"
+        table.add_row("-", "products of activations, as those of attention", share)
+    if table.row_count:
         console.print(table)

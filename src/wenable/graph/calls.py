@@ -44,6 +44,24 @@ class ModuleEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """One operation that multiplies and adds, in execution order.
+
+    - `operation`: its name, as `"linear"`; `position`: among all operations, as in `ModuleEnd`.
+    - `macs`: its multiply-accumulates for the whole example input.
+    - `owner`: the module whose weight it multiplies with, or the qualified name of a parameter or
+      buffer that is no module's weight; empty for a product of activations, as those of attention.
+    - `module`: the innermost module that ran it.
+    """
+
+    operation: str
+    position: int
+    macs: int
+    owner: str
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
 class Operations:
     """Every operation of a trace, in execution order, and whose it is.
 
@@ -69,8 +87,12 @@ class Graph:
     computed_weights: frozenset[str]
     """Modules whose weight is used otherwise than by their own operation: changed before it (weight
     norm, standardisation), or in another product besides (a tied decoder)."""
+    classifiers: frozenset[str]
+    """The layers that write an output of the network: the last ones on every way to it."""
+    products: tuple[Product, ...]
+    """Every operation that multiplies and adds, but those that compute a parametrized weight."""
     examples: int
-    """How many examples the traced batch held."""
+    """How many examples the traced input held; 1 where its first dimension is not a batch."""
     attention: frozenset[str]
     """The layers whose output goes straight into attention, or that read what comes out of it."""
     ends: Mapping[str, ModuleEnd]
@@ -78,11 +100,25 @@ class Graph:
     operations: Operations
     """The trace itself, for what the rest does not tell."""
 
-    @property
-    def classifiers(self) -> frozenset[str]:
-        """The layers whose output is the network's output, with no other layer behind them."""
-        single = (origin.single_producer for origin in self.outputs if origin is not None)
-        return frozenset(name for name in single if name is not None)
+    def macs(self, owner: str) -> int:
+        """Return the multiply-accumulates for one example of all that is multiplied with a weight.
+
+        - `owner`: as in `Product`; a layer that is called several times counts each of its calls.
+        """
+        own = sum(product.macs for product in self.products if product.owner == owner)
+        return own // self.examples
+
+    def macs_besides_layers(self) -> dict[str, int]:
+        """Return the multiply-accumulates for one example that belong to no layer that is entered.
+
+        Those are products of activations, as those of attention, and with parameters that are no
+        layer's weight, by the innermost module that runs them.
+        """
+        found: Counter[str] = Counter()
+        for product in self.products:
+            if product.owner not in self.ends or not product.owner:
+                found[product.module] += product.macs
+        return {module: macs // self.examples for module, macs in found.items()}
 
 
 def shared_modules(model: nn.Module) -> frozenset[str]:

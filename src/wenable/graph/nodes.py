@@ -7,13 +7,20 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from wenable.graph.macs import operation_name
+
+# Operations whose result shares its memory with their first argument.
+VIEWS = tuple(
+    """
+    select slice narrow view reshape flatten squeeze unsqueeze unflatten permute transpose expand
+    split split_with_sizes chunk getitem detach alias unbind movedim t
+    """.split()
+)
+
 
 def operation(node: Node) -> str:
     """Return the name of an operation, as `"conv2d"`; empty for a node that calls nothing."""
-    target = node.target if node.op == "call_function" else ""
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.removeprefix("aten::")
-    return getattr(target, "__name__", str(target))
+    return operation_name(node.target) if node.op == "call_function" else ""
 
 
 def shape_of(argument: Any) -> tuple[int, ...]:

@@ -27,26 +27,13 @@ def _layer(walker: Walker, node: Node, axis: int) -> Origin | None:
     shape = shape_of(node)
     module = walker.owner(node, weight, "weight")
     if module is None:
-        walker.computed |= _owners_behind(walker, weight)
+        walker.computed |= walker.products.modules_behind(weight)
         return Origin(axis, (Slice(shape[axis], frozenset({f"<{node.name}>"})),))
     walker.owners[node] = module
     direct = walker.running(node) == module
     call = LayerCall(module, walker.origin(source), shape_of(source), shape, direct, axis)
     walker.layers.append(call)
     return Origin(axis, (Slice(shape[axis], frozenset({module})),))
-
-
-def _owners_behind(walker: Walker, weight: Any) -> set[str]:
-    """Return the modules whose parameters a computed weight was computed from."""
-    found: set[str] = set()
-    todo = [weight] if isinstance(weight, Node) else []
-    while todo:
-        node = todo.pop()
-        if node.name in walker.names:
-            found.add(walker.names[node.name].rpartition(".")[0])
-        else:
-            todo.extend(node.all_input_nodes)
-    return found
 
 
 def _convolution(walker: Walker, node: Node) -> Origin | None:

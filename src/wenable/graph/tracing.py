@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from wenable.graph.calls import Graph, Operations
+from wenable.graph.examples import examples_in
+from wenable.graph.last_layers import last_layers
 from wenable.graph.recording import record
 from wenable.graph.walker import Walker
 
@@ -35,7 +36,9 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
         tuple(walker.norms),
         tuple(walker.outputs),
         frozenset(walker.computed),
-        next(len(each) for each in example_inputs if isinstance(each, torch.Tensor)),
+        last_layers(recording.nodes, walker.products.owners),
+        tuple(walker.products.found),
+        examples_in(model, example_inputs),
         frozenset(walker.attention),
         walker.ends,
         Operations(

@@ -10,20 +10,19 @@ from torch import nn
 from torch.fx import Node
 
 from wenable.graph.calls import LayerCall, ModuleEnd
-from wenable.graph.nodes import operation, shape_of
+from wenable.graph.macs import LAYERS
+from wenable.graph.nodes import VIEWS, operation, shape_of
 from wenable.graph.origin import Origin
+from wenable.graph.products import Products
 from wenable.graph.rules import RULES
 
-# Operations whose result shares its memory with their first argument.
-_VIEWS = """
-    select slice narrow view reshape flatten squeeze unsqueeze unflatten permute transpose expand
-    split split_with_sizes chunk getitem detach alias
-""".split()
 # Operations that read a parameter as it is; what they mean for switching is handled there.
-_READERS_OF_WEIGHTS = ("conv1d", "conv2d", "conv3d", "linear", "batch_norm")
+_READERS_OF_WEIGHTS = (*LAYERS, "batch_norm")
 # Products of two tensors that layers wrote: of queries with keys, of their softmax with values.
 _ATTENTION_PRODUCTS = ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm", "einsum")
 _ATTENTION = "<attention>"
+# A network that is one layer by itself; any other that holds a weight multiplies with a parameter.
+_LAYERS_ALONE = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
 
 
 class Walker:
@@ -38,6 +37,7 @@ class Walker:
         buffers = model.named_buffers(remove_duplicate=False)
         self.tensors: dict[str, torch.Tensor] = {**dict(parameters), **dict(buffers)}
         self.names = names
+        self.products = Products(self.modules, names, self.first_names)
         self.origins: dict[Node, Origin | None] = {}
         self.layers: list[LayerCall] = []
         self.norms: list[LayerCall] = []
@@ -55,12 +55,16 @@ class Walker:
         if node.op == "output":
             self.outputs = [self.origins.get(each) for each in node.all_input_nodes]
         if node.op != "call_function":
+            self.products.visit(node, 0, [], None)
             return
-        name = operation(node)
+        name, position = operation(node), len(self.origins)
         self._note_ends(node)
         self.writers[node] = self._written_by(node, name)
         rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
         origin = rule(self, node) if rule else None
+        running = [each for each in self._running_stack(node) if each is not None]
+        owner = self.owners.get(node) if name in LAYERS else None
+        self.products.visit(node, position, running, owner)
         if origin is not None and not _fits(origin, node):
             origin = None
         self.origins[node] = origin
@@ -71,7 +75,7 @@ class Walker:
     def _written_in_place(self, node: Node, origin: Origin | None) -> None:
         self.origins[node] = origin
         # What is written to part of a tensor changes the whole, in ways that are not followed.
-        while operation(node).removesuffix("_") in _VIEWS and isinstance(node.args[0], Node):
+        while operation(node).removesuffix("_") in VIEWS and isinstance(node.args[0], Node):
             node = node.args[0]
             self.origins[node] = None
 
@@ -126,7 +130,7 @@ class Walker:
         running = self.running(node)
         tensor = self.tensors[self.names[argument.name]]
         if running is not None and getattr(self.modules[running], leaf, None) is tensor:
-            return running
+            return running if running or isinstance(self.modules[""], _LAYERS_ALONE) else None
         module, _, found = self.names[argument.name].rpartition(".")
         return self.first_names.get(module) if found == leaf else None
 

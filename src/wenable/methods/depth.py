@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
-from wenable.graph import Graph, LayerCall
+from wenable.graph import Graph, Product
 from wenable.layers.exits import ExitPoint, with_exit, without_exit
 from wenable.methods.plan import Follower, Plan, SwitchableLayer
 from wenable.space import Knob, Space
@@ -88,15 +87,16 @@ class EarlyExits:
         labels = (END, *row[1:])
         knob = Knob(KNOB, tuple(range(1, len(row) + 1)), labels=labels)
         own = {name: _own_weights(module) for name, module in model.named_modules()}
+        multiplying = {_module_of(product, own) for product in graph.products}
         points = {
             name: with_exit(model.get_submodule(name), graph.ends[name].shape[1], shape[1], n)
             for n, name in enumerate(row, 1)
             if name
         }
         trunk = [
-            _of_trunk(name, model.get_submodule(name), weights, row, knob, graph)
+            _of_trunk(name, model.get_submodule(name), own, row, knob, graph)
             for name, weights in own.items()
-            if weights and name in graph.ends
+            if name in multiplying or (weights and name in graph.ends)
         ]
         branches = [_of_branch(name, point, knob) for name, point in points.items()]
         return Plan(
@@ -131,15 +131,25 @@ def _own_weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 
+def _module_of(product: Product, modules: Mapping[str, int]) -> str:
+    """Return the module that a product counts for: its weight's, or the one that ran it."""
+    if not product.owner:
+        return product.module
+    return product.owner if product.owner in modules else product.owner.rpartition(".")[0]
+
+
 def _of_trunk(
-    name: str, module: nn.Module, weights: int, row: list[str], knob: Knob, graph: Graph
+    name: str, module: nn.Module, own: Mapping[str, int], row: list[str], knob: Knob, graph: Graph
 ) -> SwitchableLayer:
-    """Return what a module costs in each pattern: all of it, or nothing behind the exit."""
-    calls = [call for call in graph.layers if call.module == name]
-    macs = sum(_macs(module, call) for call in calls) // graph.examples
-    position = graph.ends[name].position
-    runs = [position <= graph.ends[end].position for end in row]
-    shape = next(iter(module.parameters(recurse=False))).shape
+    """Return what a module costs in each pattern: all that it runs up to the exit."""
+    products = [each for each in graph.products if _module_of(each, own) == name]
+    stops = [graph.ends[end].position for end in row]
+    macs = [sum(each.macs for each in products if each.position <= stop) for stop in stops]
+    macs = tuple(each // graph.examples for each in macs)
+    # A module that is never entered, as one whose weight another uses, is done with its last product.
+    end = graph.ends[name].position if name in graph.ends else products[-1].position
+    weights = own[name]
+    shape = next((each.shape for each in module.parameters(recurse=False)), (0,))
     return SwitchableLayer(
         name=name,
         knob=knob.name,
@@ -147,11 +157,11 @@ def _of_trunk(
         patterns=knob.options,
         inputs=shape[1] if len(shape) > 1 else shape[0],
         outputs=shape[0],
-        macs=macs,
+        macs=macs[0],
         weights=weights,
         shuffle=None,
-        macs_by_pattern=tuple(macs if run else 0 for run in runs),
-        weights_by_pattern=tuple(weights if run else 0 for run in runs),
+        macs_by_pattern=macs,
+        weights_by_pattern=tuple(weights if end <= stop else 0 for stop in stops),
     )
 
 
@@ -174,10 +184,6 @@ def _of_branch(name: str, point: nn.Module, knob: Knob) -> SwitchableLayer:
         macs_by_pattern=tuple(classes * channels if each else 0 for each in taken),
         weights_by_pattern=tuple(weights if each else 0 for each in taken),
     )
-
-
-def _macs(module: nn.Module, call: LayerCall) -> int:
-    return math.prod(call.output_shape) * math.prod(module.get_parameter("weight").shape[1:])
 
 
 # --- extraction -----------------------------------------------------------------------------------

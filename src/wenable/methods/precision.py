@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecis
 from wenable.layers.quantization import FULL_BITS
 from wenable.methods.norms import has_hooks, switchable_norms
 from wenable.methods.plan import LeftAlone, Plan, SwitchableLayer
+from wenable.methods.remaining import kind_of, parametrization, remaining, why
 from wenable.space import Knob, Space
 
 ALLOWED_BITS = (32, 16, 8, 4, 2)
@@ -30,8 +30,8 @@ class SwitchablePrecision:
 
     - `bits`: the precisions offered, from 32 down, out of 32, 16, 8, 4 and 2.
     - `tie`: `"network"`, one knob for all layers (SP-Nets); `"none"`, one for each.
-    - `first_and_last`: whether the first layer in execution order and the one that writes the
-      network's output switch too. They are few of the products and much of the accuracy, so most
+    - `first_and_last`: whether the first layer in execution order and those that write the
+      network's outputs switch too. They are few of the products and much of the accuracy, so most
       quantised networks keep them (Zhou et al., DoReFa-Net, 2016).
     - `exclude`: layers that stay in floating point: name patterns as `"layer4.*"`.
 
@@ -109,23 +109,23 @@ class SwitchablePrecision:
         known, and for a name pattern that fits no layer.
         """
         calls = {call.module: call for call in graph.layers}
-        _check_names(self.exclude, calls)
+        others = remaining(model, graph, calls)
+        _check_names(self.exclude, (*calls, *(each.name for each in others)))
         knobs: dict[str, Knob] = {}
         left_alone = []
         for name, call in calls.items():
             layer = model.get_submodule(name)
             reason = self._refusal(name, layer, call, graph)
             if reason:
-                left_alone.append(
-                    LeftAlone(name, type(layer).__name__, _macs(layer, call, graph), reason)
-                )
+                left_alone.append(LeftAlone(name, kind_of(layer), graph.macs(name), reason))
             else:
                 knobs[name] = self.knob("precision" if self.tie == "network" else name)
+        left_alone += others
         if not knobs:
             few = "; ".join(f"{each.name!r} {each.reason}" for each in left_alone[:3])
             raise ValueError(
                 f"`model` (={type(model).__name__}) has nothing to switch"
-                + (f": {few}" if few else ": it has no convolution and no dense layer")
+                + (f": {few}" if few else ": nothing in it multiplies with a weight")
             )
         network_knob = next(iter(knobs.values())) if self.tie == "network" else None
         norms, followers = switchable_norms(model, graph, knobs, otherwise=network_knob)
@@ -135,7 +135,7 @@ class SwitchablePrecision:
             replacements={**layers, **norms},
             followers=followers,
             layers=tuple(
-                _describe(name, layers[name], knob, _macs(layers[name], calls[name], graph))
+                _describe(name, layers[name], knob, graph.macs(name))
                 for name, knob in knobs.items()
             ),
             left_alone=tuple(left_alone),
@@ -144,10 +144,9 @@ class SwitchablePrecision:
 
     def _refusal(self, name: str, layer: nn.Module, call: LayerCall, graph: Graph) -> str:
         """Return why a layer stays in floating point, or an empty text."""
-        if type(layer) not in (nn.Conv2d, nn.Linear):
-            return f"is a {type(layer).__name__}, not a plain torch.nn.Conv2d or Linear"
-        if name in graph.computed_weights:
-            return "has its weight computed before its use, or used in another way besides"
+        plain = type(layer) in (nn.Conv2d, nn.Linear) and not parametrization(layer)
+        if not plain or name in graph.computed_weights:
+            return why(name, layer, graph)
         if not call.direct:
             return "has its weight used by another module, past its own forward"
         if has_hooks(layer):
@@ -161,10 +160,10 @@ class SwitchablePrecision:
         return ""
 
 
-def _check_names(patterns: tuple[str, ...], names: Mapping[str, LayerCall]) -> None:
+def _check_names(patterns: tuple[str, ...], names: tuple[str, ...]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            few = ", ".join(map(repr, list(names)[:4]))
+            few = ", ".join(map(repr, names[:4]))
             raise ValueError(
                 f"`exclude` names {pattern!r}, which fits no layer of the network; its {len(names)}"
                 f" layers with weights are {few}, ..."
@@ -176,13 +175,6 @@ def _switchable(layer: nn.Module, knob: Knob) -> nn.Module:
         return SwitchablePrecisionConv2d(layer, knob)
     assert isinstance(layer, nn.Linear)
     return SwitchablePrecisionLinear(layer, knob)
-
-
-def _macs(layer: nn.Module, call: LayerCall, graph: Graph) -> int:
-    """Return the multiply-accumulates for one example, of all calls of a layer."""
-    calls = [each for each in graph.layers if each.module == call.module]
-    each_output = math.prod(layer.get_parameter("weight").shape[1:])
-    return sum(math.prod(each.output_shape) * each_output for each in calls) // graph.examples
 
 
 def _describe(name: str, layer: nn.Module, knob: Knob, macs: int) -> SwitchableLayer:

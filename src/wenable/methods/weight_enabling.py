@@ -17,6 +17,7 @@ from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.linear import WeightEnabledLinear
 from wenable.methods.norms import has_hooks, switchable_norms
 from wenable.methods.plan import LeftAlone, Plan, Shuffle, SwitchableLayer
+from wenable.methods.remaining import kind_of, parametrization, remaining, why
 from wenable.space import Knob, Space
 
 ShufflePolicy = Literal["first", "all", "none"]
@@ -33,7 +34,8 @@ class WeightEnabling:
       that reads another switchable layer of the block (behind the first 1x1 convolution of a
       bottleneck, as in section IV-B); `"all"`: every layer that reads what another switchable
       layer wrote; `"none"`.
-    - `classifier`: whether the layer that writes the network's output switches too.
+    - `classifier`: whether the layers that write the network's outputs switch too: the last ones on
+      every way to each of them (`wenable.graph.last_layers`).
     - `attention`: whether the layers that write queries, keys and values for attention, and those
       that read its output, switch too.
     - `only`, `exclude`: the layers to switch, or not to: name patterns as `"layer4.*"`, one or
@@ -127,7 +129,7 @@ class WeightEnabling:
             few = "; ".join(_most_frequent_reasons(left_alone))
             raise ValueError(
                 f"`model` (={type(model).__name__}) has nothing to switch"
-                + (f": {few}" if few else ": it has no convolution and no dense layer")
+                + (f": {few}" if few else ": nothing in it multiplies with a weight")
             )
         knobs = _tied(own) if self.tie == "block" else own
         shuffles = self._place_shuffles(knobs, calls)
@@ -137,8 +139,7 @@ class WeightEnabling:
             layer, shuffle = model.get_submodule(name), shuffles.get(name)
             groups = shuffle.groups if shuffle else 1
             replacements[name] = _weight_enabled(layer, own[name], groups, calls[name])
-            macs = _macs(layer, calls[name], graph.examples)
-            layers.append(_describe(name, layer, macs, knob, shuffle))
+            layers.append(_describe(name, layer, graph.macs(name), knob, shuffle))
         norms, followers = switchable_norms(model, graph, knobs)
         return Plan(
             space=Space(tuple(dict.fromkeys(knobs.values()))),
@@ -161,9 +162,10 @@ class WeightEnabling:
         """Return the knobs in execution order, and every other layer with its reason."""
         counts, shared = call_counts(graph.layers), shared_modules(model)
         knobs, left_alone = {}, []
-        unreached = [name for name, module in model.named_modules() if _kind(module)]
-        names = tuple(dict.fromkeys((*calls, *unreached)))
-        self._check_names(names)
+        named = [name for name, module in model.named_modules() if _kind(module)]
+        names = tuple(dict.fromkeys((*calls, *named)))
+        others = remaining(model, graph, names)
+        self._check_names((*names, *(each.name for each in others)))
         for name in names:
             module, call = model.get_submodule(name), calls.get(name)
             reason = _refusal(module, name, call, counts[name], graph, shared)
@@ -175,10 +177,8 @@ class WeightEnabling:
                     continue
                 sizes = " and ".join(f"{size} {label}" for label, size in knob.must_divide)
                 reason = f"has {sizes}, which no pattern above 1 divides"
-            macs = _macs(module, call, graph.examples) * counts[name] if call else 0
-            kind = _kind(module) or type(module).__name__
-            left_alone.append(LeftAlone(name, kind, macs, reason))
-        return knobs, left_alone
+            left_alone.append(LeftAlone(name, kind_of(module), graph.macs(name), reason))
+        return knobs, [*left_alone, *others]
 
     def _check_names(self, names: tuple[str, ...]) -> None:
         """Refuse name patterns that fit no layer: a typing error would pass for a choice."""
@@ -199,7 +199,11 @@ class WeightEnabling:
         if _is_chosen(self.exclude, name, module):
             return "is among `exclude`"
         if not self.classifier and name in graph.classifiers:
-            return "is the classifier; `classifier=True` switches it"
+            single = len(graph.classifiers) == 1
+            what = (
+                "is the classifier" if single else "writes an output of the network, among others"
+            )
+            return f"{what}; `classifier=True` switches it"
         if not self.attention and name in graph.attention:
             return "serves attention; `attention=True` switches it"
         return ""
@@ -307,14 +311,12 @@ def _refusal(
     shared: frozenset[str],
 ) -> str:
     """Return why a layer cannot be switched safely, or an empty text."""
-    if name in graph.computed_weights:
-        return "has its weight computed before its use, or used in another way besides"
-    if call is None:
-        return "is not reached by the example input"
+    if call is None or name in graph.computed_weights or parametrization(module):
+        return why(name, module, graph)
     if not call.direct:
         return "has its weight used by another module, past its own forward"
     if type(module) not in (nn.Conv2d, nn.Linear):
-        return f"is a {type(module).__name__}, not a plain torch.nn.Conv2d or Linear"
+        return why(name, module, graph)
     if count > 1:
         return f"is called {count} times in one pass"
     if name in shared:
@@ -330,14 +332,6 @@ def _refusal(
     elif not 2 <= len(call.input_shape) <= 4:
         return f"reads an input of {len(call.input_shape)} dimensions; 2, 3 and 4 are known"
     return ""
-
-
-def _macs(module: nn.Module, call: LayerCall, examples: int) -> int:
-    """Return the multiply-accumulates of one call for one example (eq. 2, at the output size).
-
-    The first dimension need not be the batch: windows of an image are often folded into it.
-    """
-    return math.prod(call.output_shape) * math.prod(_weight(module).shape[1:]) // examples
 
 
 def _weight(module: nn.Module) -> torch.Tensor:

@@ -36,8 +36,8 @@ class WeightEnablingWithPrecision:
       norms of its own.
     - `tie`: `"network"`, one knob `precision` for all layers; `"none"`, one for each, named
       `precision.LAYER`.
-    - `first_and_last`: as of `SwitchablePrecision`: whether the first layer and the one that writes the
-      network's output are rounded too.
+    - `first_and_last`: as of `SwitchablePrecision`: whether the first layer and those that write the
+      network's outputs are rounded too.
     - `exclude`: layers that stay whole and in floating point: name patterns as `"layer4.*"`.
 
     Low precision is simulated, as `SwitchablePrecision` says; `wenable.exporting.int8.export_int8`

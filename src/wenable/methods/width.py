@@ -19,6 +19,7 @@ from wenable.layers.slimmable import (
 )
 from wenable.methods.norms import has_hooks, known_norms, slimmable_norm
 from wenable.methods.plan import Follower, LeftAlone, Method, Plan, SwitchableLayer
+from wenable.methods.remaining import kind_of, parametrization, remaining
 from wenable.space import Knob, Space
 
 KNOB = "width"
@@ -203,7 +204,7 @@ def _plan(
         macs = _macs(name, narrowed, layer, graph)
         if len({*narrowed.inputs}) == len({*narrowed.outputs}) == 1:
             reason = rigid.get(name, "reads and writes all its channels at every width")
-            left_alone.append(LeftAlone(name, type(layer).__name__, macs[0], reason))
+            left_alone.append(LeftAlone(name, kind_of(layer), macs[0], reason))
             continue
         replacements[name] = _slimmable(name, layer, knob, narrowed)
         described.append(_describe(name, layer, knob, narrowed, macs))
@@ -228,7 +229,7 @@ def _plan(
         replacements=replacements,
         followers={KNOB: tuple(map(Follower, replacements))},
         layers=tuple(described),
-        left_alone=tuple(left_alone),
+        left_alone=(*left_alone, *remaining(model, graph, narrowing.layers)),
         method=method,
     )
 
@@ -275,6 +276,8 @@ def _rigid_layers(model: nn.Module, graph: Graph) -> dict[str, str]:
 
 
 def _rigidity(layer: nn.Module, call: LayerCall, graph: Graph, shared: set[str]) -> str:
+    if parametrization(layer):
+        return f"it {parametrization(layer)}"
     if type(layer) not in (nn.Conv2d, nn.Linear):
         return f"it is a {type(layer).__name__}, not a plain torch.nn.Conv2d or Linear"
     if call.module in graph.computed_weights:
@@ -306,9 +309,8 @@ def _weights(layer: nn.Module, narrowed: NarrowedLayer) -> Counts:
 
 def _macs(name: str, narrowed: NarrowedLayer, layer: nn.Module, graph: Graph) -> Counts:
     """Return the multiply-accumulates for one example at each width, of all calls of a layer."""
-    outputs = sum(math.prod(call.output_shape) for call in graph.layers if call.module == name)
-    positions = outputs // narrowed.outputs[0]
-    return tuple(each * positions // graph.examples for each in _weights(layer, narrowed))
+    weights = _weights(layer, narrowed)
+    return tuple(each * graph.macs(name) // weights[0] for each in weights)
 
 
 def _describe(

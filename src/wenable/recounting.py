@@ -1,0 +1,113 @@
+"""Keeps counts true where layers of a converted network are replaced: notices it, and counts again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from wenable.graph import Graph
+from wenable.methods.plan import LeftAlone, Plan, SwitchableLayer
+from wenable.methods.remaining import kind_of
+
+Structure = tuple[tuple[nn.Module, tuple[Any, ...], tuple[Any, ...]], ...]
+
+
+def structure_of(net: nn.Module) -> Structure:
+    """Return what a network is made of: every module, its children, and the sizes of its weights."""
+    return tuple(
+        (
+            module,
+            tuple(module._modules.items()),
+            tuple(each if each is None else each.shape for each in module._parameters.values()),
+        )
+        for module in net.modules()
+    )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What `recount` found: the plan with other figures, and what no knob changes."""
+
+    plan: Plan
+    fixed_macs: int
+    macs_besides_layers: dict[str, int]
+    more_weights: int
+
+
+def recount(net: nn.Module, before: Structure, plan: Plan, traced: Callable[[], Graph]) -> Counts:
+    """Return the counts of a network of which layers were replaced, added or taken out.
+
+    - `before`: its structure when `plan` was made; `traced`: traces it in the full mode.
+
+    Raises `ValueError` if a layer with a knob is no longer the one that the knob sets.
+    """
+    _check_switched(net, {id(module) for module, _, _ in before}, plan)
+    graph = traced()
+    layers = tuple(_of_switched(layer, graph) for layer in plan.layers)
+    full = sum(product.macs for product in graph.products) // graph.examples
+    return Counts(
+        replace(plan, layers=layers, left_alone=_left_alone(net, before, plan, graph)),
+        full - sum(layer.macs for layer in layers),
+        graph.macs_besides_layers(),
+        _weights(structure_of(net)) - _weights(before),
+    )
+
+
+def _check_switched(net: nn.Module, known: set[int], plan: Plan) -> None:
+    modules = dict(net.named_modules())
+    names = {*plan.replacements, *(layer.name for layer in plan.layers if layer.weights)}
+    for name in sorted(names):
+        own = plan.replacements.get(name)
+        found = modules.get(name)
+        if found is None and name not in plan.replacements:
+            continue  # the branch of an exit is no module
+        if found is None or id(found) not in known or (own is not None and found is not own):
+            raise ValueError(
+                f"{name!r} was replaced after `convert`, and the knob that set it sets nothing that"
+                " runs; replace it in the network before `convert`"
+            )
+
+
+def _of_switched(layer: SwitchableLayer, graph: Graph) -> SwitchableLayer:
+    macs = graph.macs(layer.name)
+    if macs == layer.macs:
+        return layer
+    if not macs or not layer.macs:
+        raise ValueError(
+            f"the network was changed after `convert`, and what {layer.name!r} costs in each mode can"
+            " no longer be told; change the network before `convert`"
+        )
+    by_pattern = tuple(each * macs // layer.macs for each in layer.macs_by_pattern)
+    return replace(layer, macs=macs, macs_by_pattern=by_pattern)
+
+
+def _left_alone(
+    net: nn.Module, before: Structure, plan: Plan, graph: Graph
+) -> tuple[LeftAlone, ...]:
+    """Return what does not switch: what stayed with its reason, and what came with its own."""
+    known = {id(module) for module, _, _ in before}
+    modules = dict(net.named_modules())
+    kept = {
+        each.name: replace(each, macs=graph.macs(each.name))
+        for each in plan.left_alone
+        if each.name not in modules or id(modules[each.name]) in known
+    }
+    kept = {name: each for name, each in kept.items() if name in modules or each.macs}
+    switched = {layer.name for layer in plan.layers}
+    for product in graph.products:
+        name = product.owner
+        if name and name not in switched and name not in kept:
+            module = modules.get(name, net)
+            kept[name] = LeftAlone(
+                name, kind_of(module), graph.macs(name), "was put in after `convert`"
+            )
+    return tuple(kept.values())
+
+
+def _weights(structure: Structure) -> int:
+    shapes = (shape for _, _, own in structure for shape in own if shape is not None)
+    return sum(torch.Size(shape).numel() for shape in shapes)
