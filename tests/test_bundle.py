@@ -292,6 +292,19 @@ HOSTILE = {
     ),
     "a space of text": (lambda m, _: m.update(space="x"), r"`space` \(='x'\) must be an object"),
     "NaN in a weight": (_tensor("weights.fc.weight", lambda a: a * np.float32("nan")), "holds NaN"),
+    "infinity in a weight": (
+        _tensor("weights.fc.weight", lambda a: a / np.float32(0)), "'fc.weight' holds infinity",
+    ),
+    "one infinity in a convolution": (
+        _tensor(
+            "weights.block1.conv1.weight",
+            lambda a: np.where(a == a.max(), -np.inf, a).astype(a.dtype),
+        ),
+        "'block1.conv1.weight' holds infinity",
+    ),
+    "infinity in a bias": (
+        _tensor("weights.fc.bias", lambda a: a + np.float32("inf")), "'fc.bias' holds infinity",
+    ),
     "infinite norms": (_tensor("norms.1", lambda a: a / 0), "the norms of mode 1/2 are not finite"),
     "norms cut off": (_tensor("norms.1", lambda a: a[:, :-1]), "lacks the norms of mode 1/2"),
     "norms of no mode": (lambda _, t: t.update({"norms.99": t["norms.1"]}), "belong to no mode"),

@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses import FakeTensor
 
 import wenable as we
+from wenable.exporting.plain_networks import plain_for_export, traced_by_exporter
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 GLOBAL: dict[tuple[int, ...], list[torch.Tensor]] = {}
@@ -219,6 +220,97 @@ def test_what_is_kept_while_evaluating_can_be_trained_with(cls):
     batch = (X, torch.tensor([0, 1]))
     we.evaluate(net, "full", [batch])
     assert we.train(net, [batch], we.TrainConfig(passes=2, epochs=1))
+
+
+class Tables:
+    """A cache as an object of its own, at the top of a file."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[int, tuple[torch.Tensor, str]] = {}
+        self.latest: list[torch.Tensor] = [linear_table(8)]
+
+    def of(self, size: int) -> torch.Tensor:
+        self.by_size[size] = (linear_table(size), "made anew in every pass")
+        self.latest.append(self.by_size[size][0])
+        return self.by_size[size][0]
+
+
+TABLES = Tables()
+LATEST = None
+
+
+def closed_over():
+    kept = {}
+
+    def of(size):
+        kept["latest"] = linear_table(size)
+        return kept["latest"]
+
+    return of, kept
+
+
+FROM_A_CLOSURE, CLOSED_OVER = closed_over()
+
+
+class InObject(Positions):
+    def table(self, x):
+        return TABLES.of(x.shape[-1])
+
+
+class InClosure(Positions):
+    def table(self, x):
+        return FROM_A_CLOSURE(x.shape[-1])
+
+
+class InGlobalName(Positions):
+    def table(self, x):
+        global LATEST
+        LATEST = linear_table(x.shape[-1])
+        return LATEST
+
+
+class InClassEachTime(Positions):
+    latest: torch.Tensor | None = None
+
+    def table(self, x):
+        type(self).latest = InClassEachTime.latest = linear_table(x.shape[-1])
+        return InClassEachTime.latest
+
+
+class OnlyWhileExported(Positions):
+    def table(self, x):
+        extra = int(torch.compiler.is_compiling())
+        return table_by_place(x.shape[-1] + extra, x.device, x.dtype)[: x.shape[-1]]
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [InObject, InClosure, InGlobalName, InClassEachTime, OnlyWhileExported, InClass, InGlobal],
+)
+def test_exporters_leave_no_fake_tensor_in_any_cache(cls):
+    model = fresh(cls)
+    net = we.convert(model, X)
+    plain = plain_for_export(net, "full")
+    with traced_by_exporter(plain, (X,)):
+        torch.export.export(plain, (X,), strict=False)
+    kept = [
+        table_by_place(9, X.device, X.dtype),
+        *(table for table, _ in TABLES.by_size.values()),
+        *TABLES.latest, *CLOSED_OVER.values(), LATEST, InClassEachTime.latest, InClass.anchors,
+        *(table for tables in GLOBAL.values() for table in tables),
+    ]  # fmt: skip
+    assert not [each for each in kept if isinstance(each, FakeTensor)]
+    assert torch.allclose(model(X), expected_of(model, X), atol=1e-6)
+    assert torch.allclose(net(X), expected_of(model, X), atol=1e-6)
+
+
+def test_the_exporter_would_leave_some():
+    """What the test above relies on: without clearing up, the caches are fake."""
+    plain = plain_for_export(we.convert(fresh(InGlobalName), X), "full")
+    torch.export.export(plain, (X,), strict=False)
+    assert isinstance(LATEST, FakeTensor)
+    fresh(InGlobalName)(X)
+    assert not isinstance(LATEST, FakeTensor)
 
 
 def test_no_fake_tensor_is_left_anywhere():

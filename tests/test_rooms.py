@@ -31,7 +31,9 @@ ROOMS: dict[str, set[str]] = {
     "reasons": set(),
     "batch_parts": set(),
     "targets": {"batch_parts"},
-    "graph": {"modules", "reasons"},
+    "stored_tensors": set(),
+    "outputs": set(),
+    "graph": {"modules", "outputs", "reasons"},
     "layers": {"space"},
     "methods": {"layers", "graph", "space"},
     "recounting": {"graph", "methods"},
@@ -43,10 +45,10 @@ ROOMS: dict[str, set[str]] = {
     "mode_costs": {"cost_table", "dynamic_network", "space"},
     "conversion": {
         "convertible", "dynamic_network", "example_inputs", "graph", "layers", "methods", "modules",
-        "reasons", "recounting",
+        "outputs", "reasons", "recounting",
     },
     "calibration": {"batch_parts", "dynamic_network", "layers", "modules", "processes", "space"},
-    "extraction": {"dynamic_network", "layers", "modules", "space"},
+    "extraction": {"dynamic_network", "layers", "modules", "outputs", "space"},
     "evaluation": {
         "batch_parts", "dynamic_network", "modules", "outcomes", "processes", "space", "tables", "targets",
     },
@@ -70,7 +72,7 @@ ROOMS: dict[str, set[str]] = {
     "data": {"images", "preprocessing"},
     "saving": {
         "conversion", "dynamic_network", "example_inputs", "layers", "methods", "modules", "files",
-        "preprocessing", "space", "version", "zoo",
+        "outputs", "preprocessing", "space", "stored_tensors", "version", "zoo",
     },
     "sharing": {"dynamic_network", "files", "report", "saving", "space", "tables", "version"},
     "report": {"accuracy_comparison", "cost_table", "files", "space", "tables"},
@@ -84,14 +86,14 @@ ROOMS: dict[str, set[str]] = {
     "early_exits": {"dynamic_network", "escalation", "layers", "modules"},
     "big_little": {"escalation", "graph", "measure", "modules", "tables"},
     "exporting": {
-        "dynamic_network", "extraction", "files", "layers", "mode_ids", "modules", "runtime", "space",
-        "tables", "version",
+        "dynamic_network", "example_inputs", "extraction", "files", "graph", "layers", "mode_ids",
+        "modules", "outputs", "reasons", "runtime", "space", "stored_tensors", "tables", "version",
     },
 }  # fmt: skip
 FREE_OF_TORCH = (
     "version", "files", "user_cache", "images", "journal", "space", "mode_ids", "outcomes",
     "tables", "accuracy_comparison", "cost_table", "preprocessing", "measure", "exploration", "reasons",
-    "runtime", "profiling", "comparison", "report", "escalation",
+    "runtime", "stored_tensors", "profiling", "comparison", "report", "escalation",
 )  # fmt: skip
 
 

@@ -242,3 +242,20 @@ def test_nan_is_not_saved_and_the_old_file_stands(saved: Path):
 
 def test_a_small_resnet_can_be_loaded_into_a_model_with_other_weights(saved: Path):
     assert we.load(saved, small_resnet()).is_calibrated("full")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_weights_that_are_not_finite_are_refused_though_their_hash_is_right(
+    saved: Path, value: float, monkeypatch: pytest.MonkeyPatch
+):
+    net = trained()
+    net.block1.conv1.weight.data[0, 0] = value
+    monkeypatch.setattr(
+        "wenable.saving.torch.Tensor.isfinite", lambda each: torch.ones_like(each).bool()
+    )
+    monkeypatch.setattr(
+        "wenable.saving.torch.Tensor.isnan", lambda each: torch.zeros_like(each).bool()
+    )
+    path = we.save(net, saved)
+    monkeypatch.undo()
+    refused(path, "NaN or infinite weights in 'block1.conv1.weight'")

@@ -309,3 +309,34 @@ def test_modes_are_immutable_mappings_in_execution_order():
         mode.options = (1, 1, 1)  # type: ignore[misc]
     with pytest.raises(KeyError, match="'x' is no knob"):
         mode["x"]
+
+
+@pytest.mark.parametrize("text", ["1/3", "1/32", "1/1024", "1/3,layers.0.conv1=1", " 1/6 "])
+def test_a_typed_pattern_that_nothing_has_is_refused_and_not_rounded(text: str):
+    with pytest.raises(
+        ValueError, match=r"a pattern that nothing in this network has; allowed: 1, 1/2"
+    ):
+        SPACE.mode(text)
+
+
+def test_a_typed_pattern_that_some_have_is_rounded_where_others_lack_it():
+    space = Space((Knob("a", (1, 2)), Knob("b", (1, 2, 4)), Knob("c", (1, 3))))
+    assert space.mode("1/4").options == (2, 4, 3)
+    assert space.mode("1/3").options == (2, 2, 3)
+    assert space.mode("1/4") == space.uniform(4)
+    assert space.uniform(1000) == space.smallest  # a number may be rounded
+    for text in ("1/5", "1/6", "1/12"):
+        with pytest.raises(ValueError, match="allowed: 1, 1/2, 1/3, 1/4"):
+            space.mode(text)
+    for text in ("1/4,a=1/4", "1/2,c=1/2", "1/4,1/4,1/3"):  # by name or place
+        with pytest.raises(ValueError, match="is not a pattern of"):
+            space.mode(text)
+
+
+def test_in_a_mixed_space_each_kind_of_text_names_an_option_that_there_is():
+    mixed = Space((Knob("a", (1, 2)), Knob("width", (1, 2), labels=("1.0", "0.5"))))
+    assert mixed.mode("1/2").options == (2, 1)
+    assert mixed.mode("0.5").options == (1, 2)
+    for text in ("1/3", "0.3", "1/2,width=0.3", "1/2,a=1/3"):
+        with pytest.raises(ValueError, match=r"`(mode|groups)`"):
+            mixed.mode(text)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten
 
 from wenable.convertible import check_convertible
 from wenable.dynamic_network import Calibration, DynamicNetwork, NetworkState
@@ -24,6 +23,7 @@ from wenable.modules import (
     same_random_numbers,
     weights_fingerprint,
 )
+from wenable.outputs import tensors_of
 from wenable.reasons import first_line
 from wenable.recounting import structure_of
 
@@ -121,6 +121,11 @@ def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Graph, list[Any],
                 f"`model` (={type(model).__name__}) does not run on this `example_input`:"
                 f" {first_line(error)}"
             ) from error
+        if not expected:
+            raise ValueError(
+                f"`model` (={type(model).__name__}) gives back no tensor for this `example_input`; allowed:"
+                " tensors, in tuples, lists, dicts, named tuples or dataclasses"
+            )
         return trace(net, inputs), expected, macs
 
 
@@ -134,7 +139,7 @@ def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], in
     # Some networks draw random numbers even in eval mode; both runs get the same ones.
     with same_random_numbers(net):
         outputs, macs = run_counted(net, inputs)
-    return tree_flatten(outputs)[0], macs
+    return tensors_of(outputs), macs
 
 
 def _leave_fused_path(net: nn.Module, replaced: Iterable[str]) -> None:
@@ -156,8 +161,7 @@ def _check_converted(
     with in_eval_mode(net):
         outputs, whole = _run_counted(net, inputs)
     same = len(outputs) == len(expected) and all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) if isinstance(a, torch.Tensor) else a == b
-        for a, b in zip(outputs, expected, strict=False)
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(outputs, expected, strict=True)
     )
     examples = net.examples_counted
     if not same or whole // examples != net.macs("full"):

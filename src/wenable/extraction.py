@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten
 
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.modules import copy_network, in_eval_mode, put_in_place
+from wenable.outputs import tensors_of
 from wenable.space import Mode, ModeChoice
 
 
@@ -80,10 +80,8 @@ def _agree(net: DynamicNetwork, plain: nn.Module, mode: Mode) -> bool:
     """Say whether both give the same on the network's own example, to rounding."""
     example = net.example_batch
     with torch.no_grad(), in_eval_mode(net), in_eval_mode(plain), net.using(mode):
-        expected = tree_flatten(net(*example))[0]
-        found = tree_flatten(plain(*example))[0]
-    pairs = zip(expected, found, strict=True)
-    return all(_close(a, b) for a, b in pairs if isinstance(a, torch.Tensor))
+        expected, found = tensors_of(net(*example)), tensors_of(plain(*example))
+    return len(expected) == len(found) and all(map(_close, expected, found))
 
 
 def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:

@@ -21,3 +21,20 @@ def first_line(error: BaseException) -> str:
     lines = (_COLOURS.sub("", line).strip() for line in str(error).splitlines())
     line = next((line for line in lines if line), type(error).__name__)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+
+
+def root_reason(error: BaseException) -> str:
+    """Return the first line of the error that another one was raised from, and that from, to the end.
+
+    >>> try:
+    ...     try:
+    ...         raise TypeError("unhashable")
+    ...     except TypeError as inner:
+    ...         raise RuntimeError("step 2 of 4 failed") from inner
+    ... except RuntimeError as error:
+    ...     root_reason(error)
+    'unhashable'
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)

@@ -18,7 +18,6 @@ import safetensors
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
-from torch.utils._pytree import tree_flatten
 
 from wenable.conversion import convert
 from wenable.dynamic_network import Calibration, DynamicNetwork
@@ -27,8 +26,10 @@ from wenable.files import write_whole
 from wenable.layers.batch_norm import Statistics
 from wenable.methods import method_from_json
 from wenable.modules import copy_network, in_eval_mode, same_random_numbers
+from wenable.outputs import tensors_of
 from wenable.preprocessing import Preprocessing
 from wenable.space import Space
+from wenable.stored_tensors import in_one_order
 from wenable.version import __version__
 from wenable.zoo import Source, build
 
@@ -81,7 +82,8 @@ def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
         "calibrations": calibrations,
     }
     header["sha256"] = _digest(header, tensors)
-    return write_whole(path, safetensors_bytes(tensors, {"wenable": json.dumps(header)}))
+    content = safetensors_bytes(tensors, {"wenable": json.dumps(header)})
+    return write_whole(path, in_one_order(content))
 
 
 def load(
@@ -121,6 +123,7 @@ def load(
     _register_late_buffers(net, weights)
     _check_architecture(net, weights, space, path)
     net.load_state_dict(weights)
+    _check_finite(net, path)
     _put_calibrations(net, wanted, tensors, path)
     _check_answers(net.eval(), tensors, path)
     net.preprocessing = preprocessing
@@ -153,12 +156,8 @@ def _answers(net: DynamicNetwork) -> list[torch.Tensor]:
     """
     net = copy_network(net)
     with torch.no_grad(), in_eval_mode(net), net.using("full"), same_random_numbers(net):
-        outputs = tree_flatten(net(*net.example_batch))[0]
-    return [
-        output.detach().cpu().flatten()[:64].float()
-        for output in outputs
-        if isinstance(output, torch.Tensor)
-    ]
+        outputs = tensors_of(net(*net.example_batch))
+    return [output.detach().cpu().flatten()[:64].float() for output in outputs]
 
 
 def _check_answers(net: DynamicNetwork, tensors: Mapping[str, torch.Tensor], path: Any) -> None:
@@ -234,6 +233,12 @@ def _check_architecture(
         )
 
 
+def _check_finite(net: DynamicNetwork, path: Any) -> None:
+    for name, parameter in net.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(f"{path} is damaged: it has NaN or infinite weights in {name!r}")
+
+
 def _put_calibrations(
     net: DynamicNetwork,
     wanted: list[Mapping[str, Any]],
@@ -251,6 +256,11 @@ def _put_calibrations(
                     )
                     for norm in net.switchable_norms()
                 }
+                for norm, one in statistics.items():
+                    if not bool(one.mean.isfinite().all() and one.var.isfinite().all()):
+                        raise ValueError(
+                            f"{path} is damaged: the statistics of {norm!r} are not finite"
+                        )
             calibration = Calibration(statistics, each["images"], int(each["weights"]))
             net.restore_calibration(net.space.mode(str(each["mode"])), calibration)
     except (KeyError, TypeError) as error:

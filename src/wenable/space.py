@@ -315,6 +315,10 @@ class Space:
         some knobs have labels and others do not, the text for all sets those of its kind and leaves
         the others at their most costly option: `"1/4"`, `"8-bit"`, `"1/4,precision=8-bit"`.
 
+        A pattern for all knobs is one that some knob has; knobs that lack it take the nearest they have
+        below, as in `uniform`. A pattern that none has is refused, and so is one that a knob lacks and
+        that was written for it by name or place.
+
         Raises `ValueError` for anything outside this space, naming the rule.
         """
         if isinstance(choice, Mode):
@@ -386,13 +390,26 @@ class Space:
         return 0 < len(self._labelled) < len(self.knobs)
 
     def _everywhere(self, text: str, whole: str) -> tuple[int, ...]:
-        """Return the options of a text that stands for all knobs."""
-        return tuple(self._meant_for(knob, text, whole) for knob in self.knobs)
+        """Return the options of a text that stands for all knobs.
+
+        A pattern that some knobs lack is rounded there; one that every knob lacks is a typing error.
+        """
+        options = tuple(self._meant_for(knob, text, whole) for knob in self.knobs)
+        if _is_pattern(text):
+            n = _read_pattern(text)
+            known = sorted(
+                {each for knob in self.knobs if not knob.labels for each in knob.options}
+            )
+            if known and n not in known:
+                raise ValueError(
+                    f"`mode` (={whole!r}) holds {text!r}, a pattern that nothing in this network has;"
+                    f" allowed: {', '.join(map(pattern_text, known))}"
+                )
+        return options
 
     def _meant_for(self, knob: Knob, text: str, whole: str) -> int:
         """Return what a text for all knobs means for one: its label, or n as it fits."""
-        is_pattern = text == "1" or text.startswith("1/")
-        if self._is_mixed and is_pattern == bool(knob.labels):
+        if self._is_mixed and _is_pattern(text) == bool(knob.labels):
             return knob.options[0]  # the text is of the other kind
         option = _read(knob, text, whole)
         return option if knob.labels else knob.nearest(option)
@@ -461,9 +478,14 @@ def pattern_text(n: int) -> str:
     return "1" if n == 1 else f"1/{n}"
 
 
+def _is_pattern(text: str) -> bool:
+    """Say whether a text is meant as a share of the weights, and not as a label."""
+    return text == "1" or text.startswith("1/")
+
+
 def _read_pattern(text: str) -> int:
     groups = text.removeprefix("1/") if text != "1" else "1"
-    if (text == "1" or text.startswith("1/")) and groups.isdecimal() and int(groups) > 0:
+    if _is_pattern(text) and groups.isdecimal() and int(groups) > 0:
         return int(groups)
     raise ValueError(
         f"{text!r}, which is no pattern; write 1 or 1/n, as in '1/4', '1*3,1/4,1/16*2' or"

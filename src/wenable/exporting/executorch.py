@@ -16,10 +16,17 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
+from wenable.exporting.plain_networks import (
+    check_exportable,
+    plain_for_export,
+    tensor_inputs,
+    traced_by_exporter,
+)
 from wenable.exporting.writing import checked_modes, compare_outputs, readings_of
-from wenable.extraction import extract
 from wenable.files import check_writable, write_whole
 from wenable.modules import in_eval_mode
+from wenable.outputs import OutputNames
+from wenable.reasons import first_line
 from wenable.space import Mode, ModeChoice
 from wenable.tables import Reading
 from wenable.version import __version__
@@ -64,8 +71,9 @@ def export_executorch(
     - `readings`: for each mode by name, as "accuracy" or "latency"; they travel in the file.
 
     A method takes one example: the batch is fixed at 1, and so are the sizes. The method `wenable`
-    returns a JSON text with the modes and their methods, the inputs, the preprocessing with its
-    labels, and the readings.
+    returns a JSON text with the modes and their methods, the inputs, the names of the outputs (which
+    are the tensors that the network gives back, in order), the preprocessing with its labels, and the
+    readings.
 
     Before the file is written every method is run by ExecuTorch on this machine, on the network's
     example and on random numbers: its answers must be those of the extracted network to 1e-4 of the
@@ -85,15 +93,16 @@ def export_executorch(
     check_writable(path)
     wanted, given = checked_modes(net, modes, readings)
     _need_executorch()
+    outputs = check_exportable(net, "an ExecuTorch file")
     for mode in wanted:
         warn_if_uncalibrated(net, mode, "exported")
     names = {mode: f"mode_{number}" for number, mode in enumerate(wanted)}
     # executorch warns of what it does inside; that a mode is uncalibrated was told above.
     with warnings.catch_warnings(), in_eval_mode(net), torch.no_grad():
         warnings.simplefilter("ignore")
-        plain = {name: extract(net, mode).cpu() for mode, name in names.items()}
-        example = tuple(each.cpu() for each in net.example_batch)
-        about = json.dumps(_about(net, names, given, example))
+        plain = {name: plain_for_export(net, mode) for mode, name in names.items()}
+        example = tensor_inputs(net)
+        about = json.dumps(_about(net, names, given, example, outputs))
         content, undelegated = _lower(plain, example, about)
         _check(content, names, plain, example, about)
     return ExecuTorchFile(
@@ -123,6 +132,7 @@ def _about(
     names: Mapping[Mode, str],
     readings: Mapping[Mode, Mapping[str, Reading]],
     example: tuple[torch.Tensor, ...],
+    outputs: OutputNames,
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -136,6 +146,7 @@ def _about(
             {"shape": list(each.shape), "dtype": str(each.dtype).removeprefix("torch.")}
             for each in example
         ],
+        "outputs": list(outputs.names),
         "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
     }
 
@@ -147,16 +158,16 @@ def _lower(
     lower: Any = import_module("executorch.exir").to_edge_transform_and_lower
     xnnpack: Any = import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     try:
-        programs = {
-            name: torch.export.export(each, example, strict=False) for name, each in plain.items()
-        }
+        programs = {}
+        for name, each in plain.items():
+            with traced_by_exporter(each, example):
+                programs[name] = torch.export.export(each, example, strict=False)
         edge = lower(
             programs, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods={ABOUT: about}
         )
         lowered = edge.to_executorch()
     except Exception as error:  # those of torch.export and of executorch are of many kinds
-        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
-        raise RuntimeError(f"ExecuTorch cannot hold the network: {reason}") from error
+        raise RuntimeError(f"ExecuTorch cannot hold the network: {first_line(error)}") from error
     operators = {
         plan.name: tuple(f"{each.name}.{each.overload}".rstrip(".") for each in plan.operators)
         for plan in lowered.executorch_program.execution_plan

@@ -14,9 +14,16 @@ import torch
 from torch import nn
 
 from wenable.dynamic_network import DynamicNetwork
+from wenable.exporting.fake_tensors import without_fakes_left
 from wenable.exporting.int8_check import Simulation, check_int8
-from wenable.extraction import extract
-from wenable.files import write_whole
+from wenable.exporting.plain_networks import (
+    check_exportable,
+    plain_for_export,
+    tensor_inputs,
+    traced_by_exporter,
+)
+from wenable.files import check_writable, write_whole
+from wenable.graph import modules_with_effect
 from wenable.layers.quantization import FakeQuantizedInput, weight_grid
 from wenable.modules import in_eval_mode, put_in_place
 from wenable.space import ModeChoice
@@ -36,7 +43,8 @@ def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[s
     (ONNX Runtime, OpenVINO, TensorRT) multiply 8-bit integers where such a layer's output is quantised
     again, directly or behind a ReLU; a layer before a sum runs in floating point on the same numbers.
     Layers of other precisions stay simulated. The model takes any number of examples; its input is
-    called `input` and its output `output`.
+    called `input` and its output `output`; several outputs have the names that the network gives them,
+    or their places.
 
     On x86 processors without VNNI, engines add pairs of products in 16 bits, which can overflow; ONNX
     Runtime's session option `session.x64quantprecision` set to `"1"` keeps that from happening.
@@ -47,22 +55,26 @@ def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[s
     makes of the simulation itself. They differ where a sum lies between two integers of the next layer
     and rounding decides.
 
-    Raises `ValueError` for a network with several inputs, or a mode without a layer of 8 bits;
+    Raises `ValueError` for a network with several inputs, weights that are not float32, outputs that
+    are no tensors, or a mode without a layer of 8 bits;
     `RuntimeError` where ONNX Runtime gives other answers. Warns `UncalibratedWarning`.
 
     Example::
 
         export_int8(net, "8-bit", "net.int8.onnx")
     """
-    example = net.example_batch
+    mode = net.space.mode(mode)
+    check_writable(path)
+    example = tensor_inputs(net)
     if len(example) != 1:
         raise ValueError(f"`net` takes {len(example)} inputs; one can be exported as int8")
-    plain = extract(net, mode).cpu().eval()
-    x = example[0].cpu()
+    outputs = check_exportable(net, "an int8 model")
+    plain = plain_for_export(net, mode)
+    x = example[0]
     with torch.no_grad(), in_eval_mode(plain):
-        rows = _quantised_rows(plain)
+        rows = _quantised_rows(plain, x)
         if not rows:
-            raise ValueError(f"`mode` (={net.space.mode(mode)}) has no layer of 8 bits")
+            raise ValueError(f"`mode` (={mode}) has no layer of 8 bits")
         norms = _norms_behind(plain, rows, x)
         before = copy.deepcopy(plain)
         simulation = Simulation(before, x, {name: norms.get(name) for name in rows})
@@ -71,7 +83,7 @@ def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[s
             norm = plain.get_submodule(norms[name]) if name in norms else None
             replacements[name] = IntegerLayer(row[0], row[1], norm)  # pyright: ignore[reportArgumentType]
         put_in_place(plain, {**replacements, **{norm: nn.Identity() for norm in norms.values()}})
-        content = _onnx_of(plain, x)
+        content = _onnx_of(plain, x, [name or "output" for name in outputs.names])
         check_int8(content, simulation)
     return write_whole(path, content)
 
@@ -162,8 +174,9 @@ def _folded(
     return integers * signs, folded_scale, (bias - mean) * factor + shift
 
 
-def _quantised_rows(plain: nn.Module) -> dict[str, nn.Sequential]:
-    """Return the layers of 8 bits, each behind the rounding of its input."""
+def _quantised_rows(plain: nn.Module, x: torch.Tensor) -> dict[str, nn.Sequential]:
+    """Return the layers of 8 bits that an output depends on, each behind the rounding of its input."""
+    used = modules_with_effect(plain, (x,))
     return {
         name: module
         for name, module in plain.named_modules()
@@ -171,6 +184,7 @@ def _quantised_rows(plain: nn.Module) -> dict[str, nn.Sequential]:
         and len(module) == 2
         and isinstance(module[0], FakeQuantizedInput)
         and module[0].bits == BITS
+        and f"{name}.1" in used
     }
 
 
@@ -178,7 +192,8 @@ def _norms_behind(
     plain: nn.Module, rows: dict[str, nn.Sequential], x: torch.Tensor
 ) -> dict[str, str]:
     """Return the batch norm of each layer whose output is read by that norm alone."""
-    program = torch.export.export(plain, (x,), strict=False)
+    with traced_by_exporter(plain, (x,)):
+        program = torch.export.export(plain, (x,), strict=False)
     names = program.graph_signature.inputs_to_parameters
 
     def owner(node: Any, position: int) -> str:
@@ -200,11 +215,15 @@ def _norms_behind(
     return found
 
 
-def _onnx_of(plain: nn.Module, x: torch.Tensor) -> bytes:
+def _onnx_of(plain: nn.Module, x: torch.Tensor, outputs: list[str]) -> bytes:
     # Two examples: torch takes a size of 1 for one that will never be another.
     example = torch.cat([x, x])
-    batch = ({0: torch.export.Dim.DYNAMIC},)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    batch = (({0: torch.export.Dim.DYNAMIC},),)
+    with (
+        warnings.catch_warnings(),
+        tempfile.TemporaryDirectory() as folder,
+        without_fakes_left(plain),
+    ):
         warnings.simplefilter("ignore")  # the exporter warns of its own parts
         program = torch.onnx.export(
             plain,
@@ -213,7 +232,7 @@ def _onnx_of(plain: nn.Module, x: torch.Tensor) -> bytes:
             optimize=False,
             verbose=False,
             input_names=["input"],
-            output_names=["output"],
+            output_names=outputs,
             dynamic_shapes=batch,
         )
         assert program is not None
@@ -245,5 +264,13 @@ def _with_constant_bounds(content: bytes) -> bytes:
             bound = np.array(numbers[node.input[0]], np.float32)
             graph.initializer.append(onnx.numpy_helper.from_array(bound, node.output[0]))
             graph.node.remove(node)
+    _forget_the_trace(graph)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return model.SerializeToString(deterministic=True)
+
+
+def _forget_the_trace(graph: Any) -> None:
+    """Drop where each operation was traced: stacks with the paths of this machine's files."""
+    for each in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        each.ClearField("metadata_props")
+        each.ClearField("doc_string")

@@ -11,19 +11,32 @@ import numpy as np
 import torch
 
 from wenable.dynamic_network import DynamicNetwork
+from wenable.exporting.output_names import with_outputs_named
+from wenable.exporting.plain_networks import (
+    input_names,
+    plain_for_export,
+    tensor_inputs,
+    traced_by_exporter,
+)
 from wenable.exporting.sequences import without_sequences
-from wenable.extraction import extract
+from wenable.graph import modules_with_effect
+from wenable.outputs import OutputNames
+from wenable.reasons import root_reason
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Attribute, Graph, Node, TensorType
 
 _SMALL = 4096
 """Values up to which a constant is computed at export; weights stay what they are."""
 
 
-def trace(net: DynamicNetwork) -> tuple[Graph, dict[str, np.ndarray]]:
+def trace(
+    net: DynamicNetwork, outputs: OutputNames | None = None
+) -> tuple[Graph, dict[str, np.ndarray]]:
     """Return the graph of a network, and every tensor that it reads, by name.
 
     Switchable layers and norms stand in it as operations of ours, with their names, whatever the
     mode; all else as ONNX's.
+
+    - `outputs`: their names, which they keep unless they are places only.
 
     Raises `ValueError` where a switchable layer or a norm is not found in the traced graph: it
     would be exported in one pattern only.
@@ -40,6 +53,8 @@ def trace(net: DynamicNetwork) -> tuple[Graph, dict[str, np.ndarray]]:
         tuple(_without_unused(marked, {each.name for each in model.graph.output})),
         next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx")),
     )
+    if outputs is not None and not outputs.are_positions:
+        graph = with_outputs_named(graph, outputs.names, taken=tensors)
     return graph, {name: tensors[name] for name in sorted(graph.tensors_read())}
 
 
@@ -47,28 +62,33 @@ def _onnx_program(net: DynamicNetwork) -> Any:
     """Return the ONNX model of the full mode, norms and weights as they are in the network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # statistics are put in for each mode
-        plain = extract(net, "full").eval()
+        plain = plain_for_export(net, "full")
     # A batch of 1 would be taken for a constant.
-    examples = tuple(each.expand(2, *each.shape[1:]).contiguous() for each in net.example_batch)
+    examples = tuple(each.expand(2, *each.shape[1:]).contiguous() for each in tensor_inputs(net))
     batch = torch.export.Dim("batch")
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), traced_by_exporter(plain, examples):
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 plain,
                 examples,
                 dynamo=True,
                 optimize=False,  # it would fold norms into weights
                 verbose=False,
-                dynamic_shapes=tuple({0: batch} for _ in examples),
+                input_names=input_names(net),
+                dynamic_shapes=(tuple({0: batch} for _ in examples),),
             )
+            model = program.model_proto
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ValueError(
+            f"the network cannot be exported: torch.onnx does not trace it: {root_reason(error)}"
+        ) from error
     finally:
         logger.setLevel(level)
-    assert program is not None
-    return program.model_proto
+    return model
 
 
 def _array(tensor: Any) -> np.ndarray:
@@ -139,6 +159,7 @@ class _Marking:
     """Finds the switchable layers and the norms among the operations, by the names of weights."""
 
     def __init__(self, net: DynamicNetwork, model: Any, tensors: Mapping[str, np.ndarray]) -> None:
+        self.net = net
         self.tensors = tensors
         self.weights = {f"{each.name}.weight": each for each in net.switchable_layers}
         self.norms = {
@@ -158,12 +179,18 @@ class _Marking:
         marked = [self._marked(node) for node in nodes]
         layers = {each.name for each in self.weights.values()}
         missing = sorted((layers | set(self.norms.values())) - self.found)
+        missing = [name for name in missing if name in self._used()] if missing else []
         if missing:
             raise ValueError(
                 f"the network cannot be exported: {missing[0]!r} is not found in its traced graph as a"
                 " layer of its own, so its pattern could not be switched"
             )
         return [node for node in marked if node.outputs[0] not in self.transposed]
+
+    def _used(self) -> frozenset[str]:
+        """Return the layers and norms that the network's outputs depend on."""
+        plain = plain_for_export(self.net, "full")
+        return modules_with_effect(plain, tensor_inputs(self.net))
 
     def _marked(self, node: Node) -> Node:
         if node.op == "Transpose" and node.inputs[0] in self.weights:

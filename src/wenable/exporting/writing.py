@@ -18,16 +18,18 @@ from safetensors.numpy import save as safetensors_bytes
 from torch import nn
 
 from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning, warn_if_uncalibrated
+from wenable.exporting.plain_networks import check_exportable, plain_for_export, tensor_inputs
 from wenable.exporting.tracing import trace
-from wenable.extraction import extract
 from wenable.files import check_writable, write_whole
 from wenable.layers.executions import is_pointwise
 from wenable.mode_ids import is_id
 from wenable.modules import in_eval_mode
+from wenable.outputs import OutputNames
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.first_choice import TABLE
 from wenable.runtime.session import Session
 from wenable.space import Mode, ModeChoice
+from wenable.stored_tensors import in_one_order
 from wenable.tables import Reading
 from wenable.version import __version__
 
@@ -53,20 +55,27 @@ def export(
     - `ids`: short names of the modes, as `Front.ids` has them, so that they are called the same in
       the bundle. It may name more than the exported ones; where it lacks one, all are numbered anew.
 
+    Outputs are the tensors that the network gives back, in order, whatever holds them: a tuple, a
+    dict, a named tuple, a dataclass, one inside another. They keep their names (`"logits"`,
+    `"boxes.0"`) in the bundle's graph; None is left out. Inputs that are no tensors stay as they are
+    in the network's example.
+
     The file is whole or not there: an export that fails leaves the old one.
 
     Returns the path. Raises `ValueError` for no modes, a mode twice, readings of a mode that is not
-    exported, another method than `WeightEnabling`, or a graph that a bundle cannot hold;
+    exported, another method than `WeightEnabling`, weights that are not float32, outputs that are no
+    tensors, or a graph that a bundle cannot hold;
     `OSError` where the file cannot be written; `RuntimeError` where a mode does not give the answers
     of the extracted network. Warns `UncalibratedWarning`.
     """
     _check_method(net)
     check_writable(path)
     wanted, given = checked_modes(net, modes, readings)
+    outputs = check_exportable(net, "a bundle")
     for mode in wanted:
         warn_if_uncalibrated(net, mode, "exported")
     with in_eval_mode(net), torch.no_grad():
-        content = _bundle(net, wanted, given, ids or {})
+        content = _bundle(net, wanted, given, ids or {}, outputs)
         _check(net, wanted, content, engine)
     return write_whole(path, content)
 
@@ -104,12 +113,14 @@ def _bundle(
     modes: list[Mode],
     readings: Mapping[Mode, Mapping[str, Reading]],
     ids: Mapping[str, Mode],
+    outputs: OutputNames,
 ) -> bytes:
     short = {mode: name for name, mode in ids.items() if is_id(name)}
     names = (
         [{"id": short[mode]} for mode in modes] if set(modes) <= set(short) else [{}] * len(modes)
     )
-    graph, constants = trace(net)
+    graph, constants = trace(net, outputs)
+    present = {node.layer for node in graph.nodes}
     weights = {name for name, _ in net.named_parameters()}
     tensors = {  # not `ascontiguousarray`, which makes a list of one of a single number
         f"{'weights' if name in weights else 'constants'}.{name}": np.array(array, order="C")
@@ -134,6 +145,7 @@ def _bundle(
                 "pointwise": _is_pointwise(net.get_submodule(layer.name)),
             }
             for layer in net.switchable_layers
+            if layer.name in present
         ],
         "norms": [[name, norm.num_features] for name, norm in norms.items()],
         "modes": [
@@ -148,7 +160,7 @@ def _bundle(
     manifest["identity"] = hashlib.sha256(identity.encode()).hexdigest()
     text = json.dumps(manifest)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return safetensors_bytes(tensors, {"wenable": text, "sha256": digest})
+    return in_one_order(safetensors_bytes(tensors, {"wenable": text, "sha256": digest}))
 
 
 def readings_of(
@@ -180,8 +192,7 @@ def _norms_of(net: DynamicNetwork, mode: Mode) -> np.ndarray:
 
 def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) -> None:
     """Run every mode from the file's content and compare with the extracted network."""
-    example = [each.cpu() for each in net.example_batch]
-    inputs = [each.repeat(2, *[1] * (each.ndim - 1)).numpy() for each in example]
+    inputs = [each.repeat(2, *[1] * (each.ndim - 1)).numpy() for each in tensor_inputs(net)]
     with tempfile.TemporaryDirectory() as folder:
         path = write_whole(Path(folder) / "check.wen", content)
         try:
@@ -195,7 +206,7 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
         for mode in modes:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UncalibratedWarning)  # told of already
-                plain: nn.Module = extract(net, mode).cpu()
+                plain = plain_for_export(net, mode)
             expected = plain(*(torch.from_numpy(each) for each in inputs))
             found = session.run(inputs[0] if len(inputs) == 1 else tuple(inputs), mode=mode)
             compare_outputs(expected, found, mode, engine)

@@ -12,4 +12,5 @@ from wenable.graph.counter import weight_hooks as weight_hooks
 from wenable.graph.examples import examples_in as examples_in
 from wenable.graph.origin import Origin as Origin
 from wenable.graph.origin import Slice as Slice
+from wenable.graph.tracing import modules_with_effect as modules_with_effect
 from wenable.graph.tracing import trace as trace

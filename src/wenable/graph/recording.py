@@ -21,8 +21,8 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.utils._pytree import tree_leaves
 
+from wenable.outputs import tensors_of
 from wenable.reasons import first_line
 
 
@@ -39,8 +39,10 @@ class Recording:
     names: dict[str, str]
 
 
-def record(model: nn.Module, inputs: tuple[Any, ...]) -> Recording:
+def record(model: nn.Module, inputs: tuple[Any, ...], *, used_only: bool = False) -> Recording:
     """Run a network, without gradients, and return its operations.
+
+    - `used_only`: leave out those that no output depends on.
 
     Raises `ValueError` when its code does what cannot be recorded.
     """
@@ -51,7 +53,7 @@ def record(model: nn.Module, inputs: tuple[Any, ...]) -> Recording:
         whole = list(inputs)
         for place, each in zip(places, given, strict=True):
             whole[place] = each
-        return _tensors_in(model(*whole))
+        return tensors_of(model(*whole))
 
     # Copies: a network may write into its input, and one tensor may be given twice.
     given = [inputs[place].detach().clone() for place in places]
@@ -65,6 +67,8 @@ def record(model: nn.Module, inputs: tuple[Any, ...]) -> Recording:
             f"`model` (={type(model).__name__}) cannot be traced with this `example_input`:"
             f" {first_line(error)}{_way_out(model)}"
         ) from error
+    if used_only:
+        traced.graph.eliminate_dead_code()
     nodes = tuple(traced.graph.nodes)
     placeholders = [node.name for node in nodes if node.op == "placeholder"]
     return Recording(nodes, dict(zip(placeholders, tensors, strict=False)))
@@ -84,10 +88,6 @@ def _way_out(model: nn.Module) -> str:
         f"; convert a part of it that can be: {name!r} holds {share} % of its weights, and"
         f" `model.{name} = wenable.convert(model.{name}, INPUT_OF_THAT_PART)` puts it back in place"
     )
-
-
-def _tensors_in(outputs: Any) -> list[torch.Tensor]:
-    return [each for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 from wenable.graph.calls import Graph, Operations
 from wenable.graph.examples import examples_in
 from wenable.graph.last_layers import last_layers
-from wenable.graph.recording import record
+from wenable.graph.recording import Recording, record
 from wenable.graph.walker import Walker
 
 
@@ -27,10 +27,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     Raises `ValueError` when the network cannot be traced, with the tracer's own first line.
     """
     recording = record(model, example_inputs)
-    walker = Walker(model, recording.names)
-    for node in recording.nodes:
-        walker.visit(node)
-        walker.note_other_uses(node)
+    walker = _walked(model, recording)
     return Graph(
         tuple(walker.layers),
         tuple(walker.norms),
@@ -48,3 +45,21 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
             {node: walker.running(node) or "" for node in recording.nodes},
         ),
     )
+
+
+def modules_with_effect(model: nn.Module, example_inputs: tuple[Any, ...]) -> frozenset[str]:
+    """Return the layers and norms that something in the output depends on.
+
+    Some are run for nothing: a second head whose answer is used while training only.
+    """
+    recording = record(model, example_inputs, used_only=True)
+    walker = _walked(model, recording)
+    return frozenset(call.module for call in (*walker.layers, *walker.norms))
+
+
+def _walked(model: nn.Module, recording: Recording) -> Walker:
+    walker = Walker(model, recording.names)
+    for node in recording.nodes:
+        walker.visit(node)
+        walker.note_other_uses(node)
+    return walker

@@ -20,6 +20,7 @@ from wenable.layers.executions import (
     pointwise_product,
     split_convolution,
 )
+from wenable.layers.permutation import shuffle_layers
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.space import Knob
 
@@ -116,7 +117,8 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
         product = self._plain_product(plain)
         if not self.shuffles:
             return product.train(self.training)
-        return self._in_a_row(nn.ChannelShuffle(self.shuffle_groups), product)
+        shuffle = shuffle_layers(self.in_channels, self.shuffle_groups, dimensions=4)
+        return self._in_a_row(shuffle, product)
 
     def extra_repr(self) -> str:
         """Add the patterns to what a convolution tells."""

@@ -8,6 +8,7 @@ from torch.nn.utils import skip_init
 from torchvision.ops import Permute
 
 from wenable.layers.executions import DENSE, groups_merged_to, masked_weight, merged_blocks
+from wenable.layers.permutation import shuffle_layers
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.space import Knob
 
@@ -87,7 +88,11 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         convolution = nn.Conv2d if self.dimensions == 4 else nn.Conv1d
         grouped = skip_init(convolution, *sizes, 1, groups=self.pattern, bias=has_bias, **place)
         self._copy_enabled_weights(grouped)
-        shuffle = [nn.ChannelShuffle(self.shuffle_groups)] if self.shuffles else []
+        shuffle = (
+            [shuffle_layers(self.in_features, self.shuffle_groups, max(self.dimensions, 3))]
+            if self.shuffles
+            else []
+        )
         before, after = self._channel_moves()
         return self._in_a_row(before, *shuffle, self._plain_product(grouped), after)
 

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -39,6 +39,11 @@ _MOST_VALUES = 2**28
 _MOST_CHANNELS = 2**24
 _MOST_ENTRIES = 4096
 """Of knobs, of modes."""
+_PRODUCTS = (
+    CONVOLUTION, LINEAR, "BatchNormalization", "Conv", "ConvTranspose", "GRU", "Gemm", "GroupNormalization",
+    "InstanceNormalization", "LSTM", "LayerNormalization", "MatMul", "Mul", "PRelu", "RNN",
+)  # fmt: skip
+"""Operations whose constants are factors and biases."""
 _STORED = {
     "F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32",
     "I8": "int8", "U8": "uint8", "BOOL": "bool",
@@ -161,6 +166,8 @@ class Bundle:
             if name in made:
                 raise ValueError(f"{name!r} is a tensor of it, and its graph makes it")
         for node in graph.nodes:
+            if node.op in _PRODUCTS:
+                self._check_finite(node.inputs)
             if node.op == NORM and node.layer not in norms:
                 raise ValueError(f"its graph has the norm {node.layer!r}, which it does not list")
             if node.op in (CONVOLUTION, LINEAR):
@@ -179,6 +186,13 @@ class Bundle:
         check_sizes(graph, self._tensors)
         self._checked_batches = {1}
         self._computed: dict[int, int] = {}
+
+    def _check_finite(self, names: Sequence[str]) -> None:
+        """Refuse infinity among factors; in a mask that is added, or as a bound, it has a meaning."""
+        for name in names:
+            array = self._tensors.get(name)
+            if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"the tensor {name!r} holds infinity")
 
     def check_batch(self, batch: int) -> None:
         """Raise `BundleError` where the graph grows faster than the batch, beyond any memory."""

@@ -422,6 +422,17 @@ def _without(shape: Shape, axes: set[int], keep: bool) -> Shape:
     return tuple(size for place, size in enumerate(shape) if place not in axes)
 
 
+def _recurrent(o: Operands) -> list[Shape]:
+    """The outputs of every step, and the last states: `(steps, directions, batch, hidden)` at first."""
+    if o.attribute("layout", 0) != 0:
+        raise ValueError(f"{o.node.op} with its batch first")
+    steps, batch, _ = o.shape()
+    hidden = o.attribute("hidden_size", o.shape(2)[-1])
+    directions = 2 if o.attribute("direction", "forward") == "bidirectional" else 1
+    last = (directions, batch, hidden)
+    return [(steps, *last), last, *([last] if o.node.op == "LSTM" else [])]
+
+
 _SAME = """Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization Cast CastLike Ceil Celu Clip Cos Cosh
     CumSum DequantizeLinear Elu Erf Exp EyeLike Floor Gelu GroupNormalization HardSigmoid HardSwish
     Hardmax Identity InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Log LogSoftmax
@@ -441,6 +452,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["AveragePool", "LpPool", "MaxPool"], _pool),
     **dict.fromkeys(["GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"], _global_pool),
     **dict.fromkeys(["ArgMax", "ArgMin"], _arg),
+    **dict.fromkeys(["GRU", "LSTM", "RNN"], _recurrent),
     "Concat": _concat, "Constant": _constant, "ConstantOfShape": _filled,
     "ConvTranspose": _transposed_convolution, "DepthToSpace": _depth_to_space, "Dropout": _dropout,
     "Einsum": _einsum, "Expand": _expand, "Flatten": _flatten, "Gather": _gather,

@@ -1,0 +1,139 @@
+"""Clears away what an exporter's trace leaves in caches outside of the network that it traced.
+
+Exporters run a network on fake tensors, which have sizes and no values. What the network keeps in
+itself goes with the copy that was traced; what it keeps behind `lru_cache`, in its class or in a
+global would be fake for every network that shares it.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import Any
+
+from torch import nn
+from torch._subclasses import FakeTensor
+
+_DEEPEST = 4
+"""How many containers inside one another are looked into."""
+_OTHERS = {"torch", "torchvision", "numpy", "wenable", *sys.stdlib_module_names} - {"__main__"}
+"""Packages that keep no tensor of a network."""
+_LRU_CACHE = type(functools.lru_cache(len))
+
+
+@contextmanager
+def without_fakes_left(network: nn.Module) -> Iterator[None]:
+    """Leave no fake tensor behind that the code of a network keeps when it is traced in the block.
+
+    Functions behind `lru_cache` forget what they hold when any of it is fake. The classes of the
+    network, the globals of their code and of the functions that they call, and the dicts, lists and
+    objects in them hold again what they held before.
+    """
+    before = {id(each): (each, _copy(each)) for each in _containers(network)}
+    try:
+        yield
+    finally:
+        for each in _containers(network):
+            _restore(each, before.get(id(each), (each, {}))[1])
+        for each in gc.get_objects():
+            if type(each) is _LRU_CACHE and any(map(_holds_a_fake, gc.get_referents(each))):
+                each.cache_clear()
+
+
+def _copy(container: Any) -> dict[Any, Any]:
+    """Return what a container holds, by key or by place."""
+    if isinstance(container, list):
+        return dict(enumerate(container))
+    return dict(vars(container) if isinstance(container, type) else container)
+
+
+def _restore(container: Any, before: dict[Any, Any]) -> None:
+    """Put what was there before in the place of what holds a fake tensor; what is new goes."""
+    now = _copy(container)
+    for key in reversed([key for key, value in now.items() if _holds_a_fake(value)]):
+        old = before.get(key)
+        keeps = key in before and not _holds_a_fake(old)
+        if isinstance(container, type):
+            setattr(container, key, old) if keeps else delattr(container, key)
+        elif keeps:
+            container[key] = old
+        else:
+            del container[key]
+
+
+def _holds_a_fake(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, FakeTensor):
+        return True
+    if depth == _DEEPEST:
+        return False
+    inner = _inside(value)
+    return any(_holds_a_fake(each, depth + 1) for each in inner)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """Return what a plain container holds, or the attributes of an object of the network's code."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    return list(vars(value).values()) if _is_an_object(value) else ()
+
+
+def _is_an_object(value: Any) -> bool:
+    kind = type(value)
+    plain = isinstance(value, type | ModuleType | FunctionType | nn.Module)
+    return not plain and hasattr(value, "__dict__") and _is_of_network(kind.__module__)
+
+
+def _is_of_network(module: Any) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] not in _OTHERS
+
+
+# --- where a network's code can keep something ----------------------------------------------------
+
+
+def _containers(network: nn.Module) -> list[Any]:
+    """Return the classes, namespaces, dicts and lists that the code of a network reaches."""
+    found: dict[int, Any] = {}
+    classes = {cls for module in network.modules() for cls in type(module).__mro__}
+    todo: list[tuple[Any, int]] = [(cls, 0) for cls in classes]
+    while todo:
+        value, depth = todo.pop()
+        container = _container(value)
+        if container is None or id(container) in found or depth > _DEEPEST:
+            continue
+        found[id(container)] = container
+        is_code = isinstance(value, type | ModuleType | FunctionType)
+        for each in _copy(container).values():
+            todo.append((each, 0 if is_code else depth + 1))
+        if isinstance(value, type):
+            todo.append((sys.modules.get(value.__module__), 0))
+        if isinstance(value, FunctionType):
+            todo += [(cell, 0) for cell in _closed_over(value)]
+    return list(found.values())
+
+
+def _container(value: Any) -> Any:
+    """Return the container that a value is, or that its code can write to; None when it is neither."""
+    while hasattr(value, "__wrapped__") and not isinstance(value, type | ModuleType):
+        value = value.__wrapped__
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    if isinstance(value, type):
+        return value if _is_of_network(value.__module__) else None
+    if isinstance(value, ModuleType):
+        return vars(value) if _is_of_network(value.__name__) else None
+    if isinstance(value, FunctionType):
+        return value.__globals__ if _is_of_network(value.__module__) else None
+    if isinstance(value, dict | list):
+        return value
+    return vars(value) if _is_an_object(value) else None
+
+
+def _closed_over(function: FunctionType) -> list[Any]:
+    cells = function.__closure__ or ()
+    return [cell.cell_contents for cell in cells if cell != type(cell)()]

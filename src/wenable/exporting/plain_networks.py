@@ -1,0 +1,95 @@
+"""The plain network of a mode as exporters want it: tensors in, tensors out, each with a name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from wenable.dynamic_network import DynamicNetwork
+from wenable.example_inputs import ExampleInput
+from wenable.exporting.fake_tensors import without_fakes_left
+from wenable.extraction import extract
+from wenable.modules import copy_network, in_eval_mode, same_random_numbers
+from wenable.outputs import OutputNames, output_names, tensors_of
+from wenable.space import ModeChoice
+
+
+def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
+    """Return the names of a network's outputs; refuses, before any work, what no file can hold.
+
+    - `what`: the file, for the refusal: `"a bundle"`.
+
+    Raises `ValueError` for weights that are not float32 or not finite, and for outputs other than
+    tensors, in tuples, lists, dicts, named tuples or dataclasses.
+    """
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"`net` holds {name!r} in {kind}; {what} holds networks in float32: export"
+                " copy.deepcopy(net).float()"
+            )
+    for name, parameter in net.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(f"`net` has NaN or infinite weights in {name!r}; nothing was written")
+    tried = copy_network(net)
+    with torch.no_grad(), in_eval_mode(tried), same_random_numbers(tried):
+        return output_names(tried(*tried.example_batch), what)
+
+
+def tensor_inputs(net: DynamicNetwork) -> tuple[torch.Tensor, ...]:
+    """Return the tensors among the inputs of a network's example, on the CPU, for one example."""
+    return tuple(each.cpu() for each in net.example_batch if isinstance(each, torch.Tensor))
+
+
+def plain_for_export(net: DynamicNetwork, mode: ModeChoice) -> nn.Module:
+    """Return the extracted network of a mode, on the CPU, with tensors for inputs and outputs.
+
+    Other inputs are those of the network's example. Several outputs are a tuple. The network keeps
+    its class, as a base of its new one, and the names of its parameters.
+    """
+    plain = extract(net, mode).cpu().eval()
+    kind = type(plain)
+    plain.__class__ = type(kind.__name__, (_TensorsOnly, kind), {})
+    plain.__dict__["wenable_inputs"] = net._wenable.example
+    return plain
+
+
+class _TensorsOnly(nn.Module):
+    """What `plain_for_export` adds to the class of a network."""
+
+    wenable_inputs: tuple[ExampleInput, ...]
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        """Run the network on its tensors and return its own: the only one, or a tuple."""
+        given = iter(tensors)
+        inputs = [next(given) if each.is_tensor else each.value for each in self.wenable_inputs]
+        found = tensors_of(super().forward(*inputs))
+        return found[0] if len(found) == 1 else tuple(found)
+
+
+def input_names(net: DynamicNetwork) -> list[str]:
+    """Return the names that the network's own forward has for its tensor inputs."""
+    parameters = list(inspect.signature(net.original_class.forward).parameters.values())[1:]
+    names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    example = net._wenable.example
+    names += [f"input_{place}" for place in range(len(names), len(example))]
+    return [name for name, each in zip(names, example, strict=False) if each.is_tensor]
+
+
+@contextmanager
+def traced_by_exporter(plain: nn.Module, example: tuple[torch.Tensor, ...]) -> Iterator[None]:
+    """Let an exporter trace a network, which is thrown away then, inside the block.
+
+    It has run on the same sizes before, so what it keeps is there. What the trace keeps outside of
+    the network is cleared away.
+    """
+    with torch.no_grad():
+        plain(*example)
+        with without_fakes_left(plain):
+            yield
