@@ -643,3 +643,33 @@ def test_every_width_goes_to_executorch(tmp_path: Path):
         with torch.no_grad(), net.using(mode):
             found = loaded.load_method(method).execute([x])[0]
             torch.testing.assert_close(found, net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        (
+            nn.Sequential(
+                nn.Conv1d(4, 16, 3), nn.ReLU(), nn.Conv1d(16, 16, 3), nn.ReLU(), nn.Conv1d(16, 4, 3)
+            ),
+            (2, 4, 12),
+            "'0' keeps its channels, since it is a Conv1d, not a plain torch.nn.Conv2d or Linear"
+            r" \(and 2 layers more",
+        ),
+        (
+            nn.Sequential(nn.Linear(8, 4)),
+            (2, 8),
+            "only read the network's input or write its output",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)),
+            (2, 4),
+            r"rounded to multiples of `divisor` \(=8\), all its layers keep .* a smaller `divisor`",
+        ),
+        (nn.Sequential(nn.ReLU(), nn.LayerNorm(4)), (2, 4), "no convolution and no dense layer"),
+    ],
+)
+def test_why_nothing_can_be_narrower_is_told_truly(model: nn.Module, shape, message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        we.convert(model, torch.zeros(shape), method=we.Slimmable())
+    assert "\n" not in str(caught.value)

@@ -52,11 +52,11 @@ def _copy(container: Any) -> dict[Any, Any]:
 
 
 def _restore(container: Any, before: dict[Any, Any]) -> None:
-    """Put what was there before in the place of what holds a fake tensor; what is new goes."""
+    """Put what was there before in the place of a fake tensor; what is new goes."""
     now = _copy(container)
-    for key in reversed([key for key, value in now.items() if _holds_a_fake(value)]):
+    for key in reversed([key for key, value in now.items() if _is_fake(value)]):
         old = before.get(key)
-        keeps = key in before and not _holds_a_fake(old)
+        keeps = key in before and not _is_fake(old)
         if isinstance(container, type):
             setattr(container, key, old) if keeps else delattr(container, key)
         elif keeps:
@@ -65,13 +65,17 @@ def _restore(container: Any, before: dict[Any, Any]) -> None:
             del container[key]
 
 
+def _is_fake(value: Any) -> bool:
+    """Say whether a value is a fake tensor, or cannot be changed and holds one."""
+    if isinstance(value, tuple | frozenset | set):
+        return any(map(_is_fake, value))
+    return isinstance(value, FakeTensor)
+
+
 def _holds_a_fake(value: Any, depth: int = 0) -> bool:
     if isinstance(value, FakeTensor):
         return True
-    if depth == _DEEPEST:
-        return False
-    inner = _inside(value)
-    return any(_holds_a_fake(each, depth + 1) for each in inner)
+    return depth < _DEEPEST and any(_holds_a_fake(each, depth + 1) for each in _inside(value))
 
 
 def _inside(value: Any) -> Iterable[Any]:
@@ -84,9 +88,8 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _is_an_object(value: Any) -> bool:
-    kind = type(value)
     plain = isinstance(value, type | ModuleType | FunctionType | nn.Module)
-    return not plain and hasattr(value, "__dict__") and _is_of_network(kind.__module__)
+    return not plain and hasattr(value, "__dict__") and _is_of_network(type(value).__module__)
 
 
 def _is_of_network(module: Any) -> bool:
@@ -103,6 +106,8 @@ def _containers(network: nn.Module) -> list[Any]:
     todo: list[tuple[Any, int]] = [(cls, 0) for cls in classes]
     while todo:
         value, depth = todo.pop()
+        if isinstance(value, tuple) and depth < _DEEPEST:
+            todo += [(each, depth + 1) for each in value]
         container = _container(value)
         if container is None or id(container) in found or depth > _DEEPEST:
             continue

@@ -247,17 +247,41 @@ def _different(
     widths: tuple[float, ...], divisor: int, graph: Graph, rigid: Mapping[str, str]
 ) -> tuple[float, ...]:
     """Return the widths without those that change no layer from the one before."""
-    narrowing = _narrow(widths, divisor, graph, rigid)
-    rows = [each.inputs for each in narrowing.layers.values()]
-    rows += [each.outputs for each in narrowing.layers.values()]
-    columns = list(zip(*rows, strict=True))
+    columns = _channels(widths, divisor, graph, rigid)
     found = [w for i, w in enumerate(widths) if i == 0 or columns[i] != columns[i - 1]]
     if len(found) < 2:
         raise ValueError(
-            f"the network has nothing to switch: at every width of {widths}, rounded to multiples of"
-            f" `divisor` (={divisor}), all its layers keep their channels"
+            f"the network has nothing to switch: {_why_none(widths, divisor, graph, rigid)}"
         )
     return tuple(found)
+
+
+def _channels(
+    widths: tuple[float, ...], divisor: int, graph: Graph, rigid: Mapping[str, str]
+) -> list[Counts]:
+    """Return what every layer reads and writes, for each width."""
+    narrowing = _narrow(widths, divisor, graph, rigid)
+    rows = [each.inputs for each in narrowing.layers.values()]
+    rows += [each.outputs for each in narrowing.layers.values()]
+    return list(zip(*rows, strict=True)) or [()] * len(widths)
+
+
+def _why_none(
+    widths: tuple[float, ...], divisor: int, graph: Graph, rigid: Mapping[str, str]
+) -> str:
+    """Return why no layer has fewer channels at any width."""
+    if not graph.layers:
+        return "it has no convolution and no dense layer that is used as one"
+    if len({*_channels(widths, 1, graph, rigid)}) > 1:
+        return (
+            f"at every width of {widths}, rounded to multiples of `divisor` (={divisor}), all its layers"
+            " keep their channels; allowed: a smaller `divisor`"
+        )
+    if not rigid:
+        return "its layers only read the network's input or write its output, which keep their channels"
+    name, reason = next(iter(rigid.items()))
+    more = f" (and {len(rigid) - 1} layers more are alike)" if len(rigid) > 1 else ""
+    return f"{name!r} keeps its channels, since {reason}{more}"
 
 
 def _rigid_layers(model: nn.Module, graph: Graph) -> dict[str, str]:
