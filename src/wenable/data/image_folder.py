@@ -106,10 +106,11 @@ def image_folder(
         _check_classes(part, train)
     _check_apart(parts)
     left_out = sum((part.left_out for part in parts), Counter())
-    learnt, *files = (part.files(train.classes) for part in parts)
+    learnt, *files = [part.files(train.classes) for part in parts]
     names = [each.name for each in found]
     if len(parts) == 3:
-        return FolderSplits(learnt, *files, (names[0], names[1], names[2]), left_out)
+        search, test = files
+        return FolderSplits(learnt, search, test, (names[0], names[1], names[2]), left_out)
     rest, search = _set_aside(learnt, search_share, seed)
     if not len(search):
         raise ValueError(

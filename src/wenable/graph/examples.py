@@ -71,7 +71,7 @@ def _row_stays(before: torch.Tensor, after: torch.Tensor, row: int, rows: int) -
         if size == rows
     ]
     if before.numel() and before.ndim and len(before) % rows == 0:  # windows of each, say
-        pairs.append(tuple(each.reshape(rows, -1)[row] for each in (before, after)))
+        pairs.append((before.reshape(rows, -1)[row], after.reshape(rows, -1)[row]))
     if not pairs:
         return None
     return any(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
