@@ -11,7 +11,7 @@ from wenable.measure.device import Condition
 from wenable.measure.energy import Clocks, EnergyPlan, measure_energies, record_windows
 from wenable.measure.energy_windows import Recording, Window, energy_readings
 from wenable.measure.meter import NoMeter
-from wenable.runtime.session import _measured_energy
+from wenable.runtime.known_modes import measured_energy
 from wenable.tables import Reading
 
 
@@ -218,7 +218,7 @@ def test_what_a_meter_gave_satisfies_a_budget_of_the_runtime(kind: str):
     one = measure_energies({"a": world.work("a", 0.05, 5.0)}, meter, QUICK, clocks=world.clocks())[
         "a"
     ]
-    assert _measured_energy(one.energy) == pytest.approx(250.0)
+    assert measured_energy(one.energy).value == pytest.approx(250.0)
     assert kind in one.energy.source
     missing = measure_energies({"a": int}, NoMeter("none"))["a"]
-    assert _measured_energy(missing.energy) is None
+    assert measured_energy(missing.energy).value is None

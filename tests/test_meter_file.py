@@ -15,7 +15,7 @@ from wenable.measure.energy_windows import Recording, Window, energy_readings
 from wenable.measure.meter_file import FileMeter, join_windows
 from wenable.measure.power_trace import PowerTrace
 from wenable.measure.trace_csv import read_trace
-from wenable.runtime.session import _measured_energy
+from wenable.runtime.known_modes import measured_energy
 
 
 def test_constant_power_and_a_ramp_give_their_closed_forms():
@@ -181,7 +181,7 @@ def test_a_file_called_after_a_model_is_still_measured(tmp_path: Path):
     recording = record_windows({"a": world.work("a", 0.1, 5.0)}, QUICK, clocks=world.clocks())
     path = write_history(tmp_path, world).rename(tmp_path / "model.csv")
     reading = join_windows(recording, FileMeter(path))["a"].energy
-    assert _measured_energy(reading) == pytest.approx(500.0, rel=0.01)
+    assert measured_energy(reading).value == pytest.approx(500.0, rel=0.01)
 
 
 def test_a_file_that_is_written_in_time_is_a_meter_like_any_other(tmp_path: Path):

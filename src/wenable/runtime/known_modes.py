@@ -70,6 +70,11 @@ def _energy(exported: ExportedMode, profile: DeviceProfile) -> Reading:
         if not profile.energies and profile.energy_reason:
             why = f"{_NO_ENERGY}, and none was measured here: {profile.energy_reason}"
         return Reading(None, "mJ", reason=why)
+    return measured_energy(reading)
+
+
+def measured_energy(reading: Reading) -> Reading:
+    """Return an energy that may stand for a budget: one that was measured; else why it is none."""
     if reading.unit != "mJ" or "model" in reading.source:
         why = reading.reason or "its reading was modelled, not measured in mJ"
         return Reading(None, "mJ", reason=why)
