@@ -58,6 +58,7 @@ def answers_of(bundle: str, engine: str) -> dict[str, list[float]]:
 
     session = Session(bundle, engine=engine, threads=1)
     x = session.example()
+    session.warm_up()
     session.run(x, deadline_ms=1000.0)
     assert session.controller().decisions[-1].meets
     return {mode: session.run(x, mode=mode).ravel().tolist() for mode in session.modes}

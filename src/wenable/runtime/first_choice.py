@@ -31,7 +31,7 @@ AS_WRITTEN, TABLE = "as written", "measured"
 """Of `device_profile.POLICIES`; where nothing was measured the second is the default table."""
 _MARGIN = 0.97
 """The table is taken where it takes less than this share of the time."""
-_TIMING = TimingPlan(blocks=4, calls=4, warmup=2, gap_ms=2.0)
+_TIMING = TimingPlan(blocks=3, calls=3, warmup=1, gap_ms=2.0)
 _MOST_WAITING_S = 0.02
 """For a core, while two models are timed: beyond that another program took part."""
 
