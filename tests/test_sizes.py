@@ -105,6 +105,10 @@ CASES: list[tuple[str, list[Any], dict[str, Any], int]] = [
     ("MatMul", [real(4), real(4)], {}, 1),
     ("Gemm", [real(4, 3), real(5, 4)], {"transA": 1, "transB": 1}, 1),
     ("Gemm", [real(3, 4), real(4, 5), real(5)], {}, 1),
+    ("LSTM", [real(5, 2, 3), real(2, 16, 3), real(2, 16, 4)],
+     {"hidden_size": 4, "direction": "bidirectional"}, 3),
+    ("GRU", [real(5, 2, 3), real(1, 12, 3), real(1, 12, 4)], {"hidden_size": 4}, 2),
+    ("RNN", [real(5, 2, 3), real(1, 4, 3), real(1, 4, 4)], {"hidden_size": 4}, 2),
     ("Einsum", [real(2, 3, 4), real(2, 5, 4)], {"equation": "bij, bkj -> bik"}, 1),
     ("Reshape", [IMAGE, whole(0, -1, 3, 2)], {}, 1),
     ("Reshape", [real(0, 4), whole(0, 3)], {"allowzero": 1}, 1),
@@ -228,9 +232,10 @@ class Computed(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(3, 16, 3, padding=1)
         self.second = nn.Conv2d(16, 16, 1)
+        self.last = nn.Conv2d(16, 16, 1)
 
     def forward(self, x):
-        y = self.second(self.first(x).relu())
+        y = self.last(self.second(self.first(x).relu()))
         windows = y.view(y.shape[0], 4, 4, 3, 2, 3, 2).permute(0, 3, 5, 1, 2, 4, 6)
         y = windows.reshape(-1, 16, 2, 2).flatten(1).view(y.shape[0], -1)
         grown = y.unsqueeze(1).expand(-1, 2, -1).reshape(y.shape[0], -1, 12)
