@@ -285,3 +285,45 @@ def test_networks_without_exits_and_wrong_thresholds_are_refused(net):
         run_with_exits(net, torch.zeros(IMAGES), [0.5])
     with pytest.raises(ValueError, match="must be from 0 to 1, as the margin is"):
         run_with_exits(net, torch.zeros(IMAGES), 2.0, "margin")
+
+
+class Behind(nn.Module):
+    """A part that mixes positions behind an exit: recurrent, or attention."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.part, self.head = part, nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = self.part(x, x, x)[0] if isinstance(self.part, nn.MultiheadAttention) else self.part(x)
+        x = x[0] if isinstance(x, tuple) else x
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("part", "macs"),
+    [
+        (nn.GRU(16, 16, batch_first=True), 64 * 3 * 16 * (16 + 16)),
+        (nn.LSTM(16, 16, batch_first=True), 64 * 4 * 16 * (16 + 16)),
+        # three projections and one back, queries times keys, and their softmax times values
+        (nn.MultiheadAttention(16, 4, batch_first=True), 64 * 4 * 16 * 16 + 2 * 64 * 64 * 16),
+        (
+            nn.TransformerEncoderLayer(16, 4, 32, batch_first=True),
+            64 * 4 * 16 * 16 + 2 * 64 * 64 * 16 + 2 * 64 * 16 * 32,
+        ),
+    ],
+)
+def test_whatever_lies_behind_an_exit_is_not_run_and_costs_nothing(part: nn.Module, macs: int):
+    model, x = Behind(part).eval(), torch.randn(2, 3, 8, 8)
+    net = we.convert(model, x, method=we.EarlyExits(("stem",)))
+    stem, branch = 64 * 27 * 16, 16 * 5
+    assert net.macs("full") == stem + macs + 16 * 5
+    assert net.macs("stem") == stem + branch
+    entered = []
+    handle = net.part.register_forward_hook(lambda *_: entered.append(1))
+    with net.using("stem"):
+        assert net(x).shape == (2, 5)
+    handle.remove()
+    assert not entered

@@ -227,3 +227,37 @@ def test_a_head_that_is_run_for_nothing_is_no_obstacle(method, tmp_path: Path):
         session = Session(we.export(net, ["1/2"], tmp_path / "net.wen"), engine="onnxruntime")
         np.testing.assert_allclose(session.run(X.numpy()), net(X).detach().numpy(), atol=1e-5)
         assert "b" not in session.bundle.layers
+
+
+def test_a_constant_that_an_exporter_made_of_the_example_is_noticed(tmp_path: Path, monkeypatch):
+    """The check runs on other numbers than those that were traced."""
+    from wenable.exporting import tracing, writing
+
+    def baked(net, outputs):
+        graph, tensors = tracing.trace(net, outputs)
+        plain = tracing.plain_for_export(net, "full")
+        answers = plain(tracing.tensor_inputs(net)[0]).detach()
+        last = graph.nodes[-1]
+        # The answers for the example, and nothing of the input but its batch.
+        rest = [
+            dataclasses.replace(
+                last, op=op, inputs=inputs, outputs=outputs, attributes=attributes, layer=""
+            )
+            for op, inputs, outputs, attributes in (
+                ("Mul", (graph.inputs[0].name, "zero"), ("zeros",), {}),
+                ("ReduceSum", ("zeros", "axis"), ("column",), {"keepdims": 1}),
+                ("Add", ("column", "answers"), (graph.outputs[0].name,), {}),
+            )
+        ]
+        tensors |= {
+            "zero": np.zeros((), np.float32),
+            "axis": np.array([1]),
+            "answers": answers.numpy(),
+        }
+        nodes = [*graph.nodes[:-1], dataclasses.replace(last, outputs=("unread",)), *rest]
+        return dataclasses.replace(graph, nodes=tuple(nodes)), tensors
+
+    net = we.convert(Gives(lambda a, b: a).eval(), X)
+    monkeypatch.setattr(writing, "trace", baked)
+    with pytest.raises(RuntimeError, match="differs on onnxruntime from the extracted network"):
+        we.export(net, ["1"], tmp_path / "net.wen")

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten
 from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.exporting.plain_networks import (
     check_exportable,
+    other_numbers,
     plain_for_export,
     tensor_inputs,
     traced_by_exporter,
@@ -188,18 +189,7 @@ def _check(
         raise RuntimeError(f"method {ABOUT} does not give its text back; nothing was written")
     for mode, name in names.items():
         method = program.load_method(name)
-        for inputs in (example, _random_like(example)):
+        for inputs in (example, other_numbers(example)):
             expected = tree_flatten(plain[name](*inputs))[0]
             found = tuple(each.numpy() for each in method.execute(list(inputs)))
             compare_outputs(expected, found, mode, "ExecuTorch")
-
-
-def _random_like(example: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Return other numbers than the example's; whole ones may be indices, and stay."""
-    generator = torch.Generator().manual_seed(1)
-    return tuple(
-        torch.randn(each.shape, generator=generator).to(each.dtype)
-        if each.is_floating_point()
-        else each
-        for each in example
-    )

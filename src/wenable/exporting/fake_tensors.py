@@ -100,34 +100,65 @@ def _is_of_network(module: Any) -> bool:
 
 
 def _containers(network: nn.Module) -> list[Any]:
-    """Return the classes, namespaces, dicts and lists that the code of a network reaches."""
+    """Return the classes, namespaces, dicts and lists that the code of a network reaches.
+
+    All of the packages that its classes are from is looked through, and of other packages what that
+    code names itself: what they import in turn would be half of what is installed.
+    """
     found: dict[int, Any] = {}
     classes = {cls for module in network.modules() for cls in type(module).__mro__}
-    todo: list[tuple[Any, int]] = [(cls, 0) for cls in classes]
+    own = {cls.__module__.partition(".")[0] for cls in classes} - _OTHERS
+    todo: list[tuple[Any, int, bool]] = [(cls, 0, True) for cls in classes]
     while todo:
-        value, depth = todo.pop()
+        value, depth, is_named_by_own = todo.pop()
         if isinstance(value, tuple) and depth < _DEEPEST:
-            todo += [(each, depth + 1) for each in value]
+            todo += [(each, depth + 1, is_named_by_own) for each in value]
+        value = _unwrapped(value)
+        package = _package_of(value)
+        if package is not None and package not in own and not is_named_by_own:
+            continue
         container = _container(value)
         if container is None or id(container) in found or depth > _DEEPEST:
             continue
         found[id(container)] = container
-        is_code = isinstance(value, type | ModuleType | FunctionType)
-        for each in _copy(container).values():
-            todo.append((each, 0 if is_code else depth + 1))
+        is_own = package in own if package is not None else is_named_by_own
+        inner = depth + 1 if package is None else 0
+        todo += [(each, inner, is_own) for each in _copy(container).values()]
         if isinstance(value, type):
-            todo.append((sys.modules.get(value.__module__), 0))
+            todo.append((sys.modules.get(value.__module__), 0, is_own))
         if isinstance(value, FunctionType):
-            todo += [(cell, 0) for cell in _closed_over(value)]
+            todo += [(cell, 0, is_own) for cell in _closed_over(value)]
     return list(found.values())
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the function behind decorators.
+
+    What an object answers to `__wrapped__` by code of its own does not count: mocks always answer.
+    """
+    seen: set[int] = set()
+    while not isinstance(value, type | ModuleType) and id(value) not in seen:
+        seen.add(id(value))
+        if isinstance(value, staticmethod | classmethod):
+            value = value.__func__
+        else:
+            attributes = getattr(value, "__dict__", None)
+            inner = attributes.get("__wrapped__") if isinstance(attributes, dict) else None
+            value = value if inner is None else inner
+    return value
+
+
+def _package_of(value: Any) -> str | None:
+    """Return the package that a class, function or module is from; None for any other value."""
+    if isinstance(value, ModuleType):
+        return value.__name__.partition(".")[0]
+    if isinstance(value, type | FunctionType):
+        return str(value.__module__).partition(".")[0]
+    return None
 
 
 def _container(value: Any) -> Any:
     """Return the container that a value is, or that its code can write to; None when it is neither."""
-    while hasattr(value, "__wrapped__") and not isinstance(value, type | ModuleType):
-        value = value.__wrapped__
-    if isinstance(value, staticmethod | classmethod):
-        value = value.__func__
     if isinstance(value, type):
         return value if _is_of_network(value.__module__) else None
     if isinstance(value, ModuleType):

@@ -47,6 +47,25 @@ def tensor_inputs(net: DynamicNetwork) -> tuple[torch.Tensor, ...]:
     return tuple(each.cpu() for each in net.example_batch if isinstance(each, torch.Tensor))
 
 
+def other_numbers(
+    example: tuple[torch.Tensor, ...], batch: int | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Return other numbers than an example's, for as many examples or for `batch`.
+
+    Whole numbers may be indices, and stay those of the example.
+    """
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for each in example:
+        count = len(each) if batch is None else batch
+        if each.is_floating_point():
+            drawn = torch.randn(count, *each.shape[1:], generator=generator)
+            made.append(drawn.to(each.dtype))
+        else:
+            made.append(each[:1].repeat(count, *[1] * (each.ndim - 1)))
+    return tuple(made)
+
+
 def plain_for_export(net: DynamicNetwork, mode: ModeChoice) -> nn.Module:
     """Return the extracted network of a mode, on the CPU, with tensors for inputs and outputs.
 

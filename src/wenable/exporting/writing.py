@@ -18,7 +18,12 @@ from safetensors.numpy import save as safetensors_bytes
 from torch import nn
 
 from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning, warn_if_uncalibrated
-from wenable.exporting.plain_networks import check_exportable, plain_for_export, tensor_inputs
+from wenable.exporting.plain_networks import (
+    check_exportable,
+    other_numbers,
+    plain_for_export,
+    tensor_inputs,
+)
 from wenable.exporting.tracing import trace
 from wenable.files import check_writable, write_whole
 from wenable.layers.executions import is_pointwise
@@ -191,8 +196,13 @@ def _norms_of(net: DynamicNetwork, mode: Mode) -> np.ndarray:
 
 
 def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) -> None:
-    """Run every mode from the file's content and compare with the extracted network."""
-    inputs = [each.repeat(2, *[1] * (each.ndim - 1)).numpy() for each in tensor_inputs(net)]
+    """Run every mode from the file's content and compare with the extracted network.
+
+    On the example that was traced, and on other numbers for more examples: what an exporter took for a
+    constant shows there.
+    """
+    example = tensor_inputs(net)
+    twice = tuple(each.repeat(2, *[1] * (each.ndim - 1)) for each in example)
     with tempfile.TemporaryDirectory() as folder:
         path = write_whole(Path(folder) / "check.wen", content)
         try:
@@ -207,9 +217,10 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UncalibratedWarning)  # told of already
                 plain = plain_for_export(net, mode)
-            expected = plain(*(torch.from_numpy(each) for each in inputs))
-            found = session.run(inputs[0] if len(inputs) == 1 else tuple(inputs), mode=mode)
-            compare_outputs(expected, found, mode, engine)
+            for inputs in (twice, other_numbers(example, batch=4)):
+                arrays = tuple(each.numpy() for each in inputs)
+                found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
+                compare_outputs(plain(*inputs), found, mode, engine)
 
 
 def compare_outputs(expected: Any, found: Any, mode: Mode, engine: str) -> None:
