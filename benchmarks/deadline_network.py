@@ -24,7 +24,7 @@ import wenable as we
 from experiments.networks import SmallBottleneckResNet
 from results.provenance import present_commit
 from wenable.cli.work import accuracies, flush_denormals, load_data
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.training import Checkpoint
 from wenable.training.recipes import Recipe, recipe_named

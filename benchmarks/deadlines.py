@@ -32,12 +32,12 @@ import wenable as we
 from benchmarks import deadline_network
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.files import write_whole
+from wenable.core.files import write_whole
+from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.measure.latency import quantile
 from wenable.profiling import profile
 from wenable.runtime import Session
-from wenable.tables import Reading
 
 HALF_WAVE_S, EXCUSED_S, FACTOR, PAUSE_S = 2.0, 0.2, 1.3, 0.002
 UNLOADED_CALLS = 400

@@ -4,8 +4,8 @@
         [--note TEXT] [--out .]
 
 Random weights, batch 1, 224x224, float32. Each network is exported with its uniform modes, profiled
-on every installed engine, compared by `wenable.comparison`, and the profile's predictions verified on
-24 random modes. Results go to `results/deployment.jsonl`, every predicted mode to
+on every installed engine, compared by `wenable.profiling.comparison`, and the profile's predictions
+verified on 24 random modes. Results go to `results/deployment.jsonl`, every predicted mode to
 `results/deployment-predictions.jsonl`, the tables to `docs/results/deployment.md`. Networks that are not
 asked for keep their earlier figures, and with `--keep-predictions` all networks their predictions, which
 take half of the time. Figures are replaced by machine, network and number of threads, and stand under the
@@ -29,14 +29,14 @@ import torch
 import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.comparison import compare
-from wenable.files import write_whole
+from wenable.core.files import write_whole
+from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.profiling import profile
+from wenable.profiling.comparison import compare
 from wenable.profiling.verification import verify
 from wenable.runtime import DeviceProfile, Session
 from wenable.runtime.engines import installed_engines
-from wenable.tables import Reading
 from wenable.zoo import build
 
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")

@@ -32,7 +32,7 @@ from benchmarks.coverage.check import Outcome, with_telling_values
 from benchmarks.coverage.networks import Candidate
 from results.provenance import present_commit
 from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.runtime import Session
 

@@ -29,17 +29,17 @@ import wenable as we
 from benchmarks.search_cost import Batches, digits_network, part, saved_network
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.affordable_search import Work, explore_affordably
 from wenable.cli.work import flush_denormals
-from wenable.cost_table import tabulated
-from wenable.dynamic_network import DynamicNetwork
-from wenable.exploration.evolve import evolve
-from wenable.exploration.fronts import hypervolume, indistinguishable, union
-from wenable.files import write_whole
-from wenable.modules import call_network, device_name, device_of, in_eval_mode
-from wenable.search import explore
-from wenable.space import Mode
-from wenable.tables import Front, Point, Reading
+from wenable.core.cost_table import tabulated
+from wenable.core.files import write_whole
+from wenable.core.readings import Front, Point, Reading
+from wenable.core.space import Mode
+from wenable.modules.passes import call_network, device_name, device_of, in_eval_mode
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.search import Work, explore_affordably
+from wenable.search.exploring import explore
+from wenable.strategies.fronts import hypervolume, indistinguishable, union
+from wenable.strategies.nsga2 import evolve
 
 COLORS = {"greedy": "#1f5fa8", "greedy-lazy": "#6fa8dc", "exact": "#c0392b", "evolve": "#7f8c3a"}
 RESAMPLES = 1000

@@ -24,7 +24,7 @@ from torch import nn
 import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
 
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")

@@ -28,14 +28,14 @@ import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file
 from results.runs_by_machine import add_run
+from wenable.core.files import write_whole
+from wenable.core.readings import Reading
+from wenable.core.space import pattern_text
 from wenable.exporting.int8 import export_int8
-from wenable.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.quiet_onnxruntime import onnxruntime
 from wenable.runtime.quiet_openvino import openvino
-from wenable.space import pattern_text
-from wenable.tables import Reading
 
 NETWORKS = ("resnet50", "mobilenet_v2")
 GROUPS = (1, 4, 16)

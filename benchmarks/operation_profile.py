@@ -28,7 +28,7 @@ import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file
 from results.runs_by_machine import add_run
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.runtime import DeviceProfile, Session
 from wenable.runtime.building import BuiltModel, build

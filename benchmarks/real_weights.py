@@ -23,10 +23,10 @@ from torchvision.transforms import v2
 import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.evaluation import wilson_interval
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.network.evaluation import wilson_interval
 from wenable.zoo import build
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -30,19 +30,19 @@ from experiments.data import load
 from experiments.networks import NETWORKS
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.affordable_search import (
+from wenable.cli.work import Data, flush_denormals, load_data, load_data_for
+from wenable.core.files import write_whole
+from wenable.core.readings import Front
+from wenable.modules.passes import device_name
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.search import (
     Strategy,
     Work,
     estimate_search,
     explore_affordably,
     plain_macs,
 )
-from wenable.cli.work import Data, flush_denormals, load_data, load_data_for
-from wenable.dynamic_network import DynamicNetwork
-from wenable.files import write_whole
-from wenable.modules import device_name
-from wenable.search import explore
-from wenable.tables import Front
+from wenable.search.exploring import explore
 from wenable.training import TrainConfig
 from wenable.zoo import build
 

@@ -29,9 +29,9 @@ from torch import nn
 import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 from wenable.layers.executions import DENSE
-from wenable.modules import device_name, device_of
+from wenable.modules.passes import device_name, device_of
 from wenable.training import sample_modes, train_step
 from wenable.training.executions import Executions, choose_executions, use_executions
 from wenable.training.optimizers import make_optimizer

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from wenable.evaluation import wilson_interval
-from wenable.modules import call_network, device_name, device_of, in_eval_mode
-from wenable.tables import Reading
+from wenable.core.readings import Reading
+from wenable.modules.passes import call_network, device_name, device_of, in_eval_mode
+from wenable.network.evaluation import wilson_interval
 
 
 def right_answers(

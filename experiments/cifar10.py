@@ -27,10 +27,10 @@ import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
 from wenable.cli.work import Data, accuracies, flush_denormals, load_data
-from wenable.files import write_whole
+from wenable.core.files import write_whole
+from wenable.core.readings import Reading
 from wenable.methods.weight_enabling import ShufflePolicy
-from wenable.modules import device_name
-from wenable.tables import Reading
+from wenable.modules.passes import device_name
 from wenable.training import Checkpoint, StepReport
 from wenable.training.config import Executions
 from wenable.training.recipes import Recipe, recipe_named

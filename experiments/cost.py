@@ -15,7 +15,7 @@ from experiments.budget import SAME_EPOCHS, SHELF, Budget, Scale, scale_named
 from experiments.comparisons import COMPARISONS, parts_of
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS, off_the_shelf
-from wenable.dynamic_network import DynamicNetwork
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.sampling import sample_modes
 
 BACKWARD = 3

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import wenable as we
-from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning
 from wenable.measure.device import describe_device
+from wenable.network.dynamic_network import DynamicNetwork, UncalibratedWarning
 from wenable.runtime import Bundle, DeviceProfile, Session
 from wenable.runtime.engines import Engine
 

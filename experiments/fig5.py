@@ -41,9 +41,9 @@ from experiments.results import (
 )
 from experiments.runs import Run, trained
 from wenable.cli.work import flush_denormals
-from wenable.dynamic_network import DynamicNetwork
-from wenable.modules import weights_fingerprint
-from wenable.space import Mode
+from wenable.core.space import Mode
+from wenable.modules.fingerprint import weights_fingerprint
+from wenable.network.dynamic_network import DynamicNetwork
 
 Strategy = Literal["greedy", "greedy-lazy", "exact"]
 POINTS_BELOW_FULL = 14.0

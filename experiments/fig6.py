@@ -40,7 +40,7 @@ from wenable.cli.work import flush_denormals
 from wenable.measure import find_meter, measure_energies
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.modules import in_eval_mode
+from wenable.modules.passes import in_eval_mode
 from wenable.runtime.engines import installed_engines, open_engine
 
 TIMING = TimingPlan(blocks=20, calls=20, warmup=5, gap_ms=5.0)

@@ -27,12 +27,12 @@ from experiments.options import command_of, start
 from experiments.results import read_results, with_provenance, write_results
 from experiments.runs import start_of
 from wenable.cli.work import flush_denormals
-from wenable.dynamic_network import DynamicNetwork
+from wenable.core.readings import Reading
 from wenable.measure import find_meter, measure_energies
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.engines import installed_engines, open_engine
-from wenable.tables import Reading
 
 TIMING = TimingPlan(blocks=10, calls=10, warmup=3, gap_ms=5.0)
 BATCHES = (1, 2, 4, 8, 16, 32)

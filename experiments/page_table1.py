@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.page_parts import Claim, made_by, table
 from experiments.table1 import BIG_LITTLE, DEPTH, EAGER, ENGINE, PRECISION, WEIGHT_ENABLING
-from wenable.tables import Reading
+from wenable.core.readings import Reading
 
 PAPER = {
     "width, SNN": ("Reduced", "Reduced", "Not Needed"),

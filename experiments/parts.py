@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 
 
 def kept(

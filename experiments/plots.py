@@ -16,7 +16,7 @@ from matplotlib.ticker import FormatStrFormatter
 
 from experiments.budget import SAME_EPOCHS, SAME_PASSES
 from experiments.fig6 import OURS, RIVAL, SHELF
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 
 # Colours that stay apart for colour-blind readers, and in grey.
 GREEDY, EXACT, US_NET, OTHERS = "#0b62a8", "#56b4e9", "#d9730d", "#444444"

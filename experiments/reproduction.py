@@ -21,7 +21,7 @@ from experiments.comparisons import parts_of
 from experiments.page_parts import Claim, table
 from experiments.results import read_results
 from results.records import ROOT, page_file
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 
 EXPERIMENTS: dict[str, tuple[str, ModuleType]] = {
     "table1": ("Table I: what each class needs", page_table1),

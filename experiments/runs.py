@@ -20,10 +20,10 @@ from experiments.budget import Budget
 from experiments.data import ExperimentData
 from experiments.methods import METHODS
 from experiments.networks import NETWORKS
-from wenable.dynamic_network import DynamicNetwork
-from wenable.files import write_whole
-from wenable.modules import device_of, in_eval_mode
-from wenable.tables import Reading
+from wenable.core.files import write_whole
+from wenable.core.readings import Reading
+from wenable.modules.passes import device_of, in_eval_mode
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import Checkpoint, StepReport
 from wenable.training.state import TrainState
 

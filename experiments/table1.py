@@ -29,14 +29,14 @@ from experiments.methods import METHODS
 from experiments.options import command_of, start
 from experiments.results import with_provenance, write_results
 from experiments.runs import start_of
-from wenable.big_little import BigLittle, network_bytes
+from wenable.cascades.big_little import BigLittle, network_bytes
 from wenable.cli.work import flush_denormals
-from wenable.dynamic_network import DynamicNetwork
+from wenable.core.readings import Reading
 from wenable.exporting.int8 import export_int8
 from wenable.measure.latency import TimingPlan, latency_reading, measure_latencies
 from wenable.methods import EarlyExits
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.engines import open_engine
-from wenable.tables import Reading
 
 TIMING = TimingPlan(blocks=20, calls=30, warmup=5, gap_ms=5.0)
 SWITCHES = 200

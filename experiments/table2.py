@@ -24,11 +24,11 @@ from experiments.options import command_of, start
 from experiments.results import with_provenance, write_results
 from experiments.runs import Run, plain_accuracy, trained, trained_alone, training_seconds
 from wenable.cli.work import flush_denormals
-from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning
+from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.network.dynamic_network import DynamicNetwork, UncalibratedWarning
 from wenable.runtime import Session
 from wenable.runtime.lowering import as_written
-from wenable.tables import Reading
 
 SHUFFLED, PLAIN = "weight-enabling", "weight-enabling, no shuffle"
 TIMING = TimingPlan(blocks=20, calls=50, warmup=10, gap_ms=5.0)

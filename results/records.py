@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 PROVENANCE = ("command", "commit", "machine", "versions", "date")

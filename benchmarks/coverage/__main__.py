@@ -35,7 +35,7 @@ from benchmarks.coverage.recount import recounted
 from benchmarks.coverage.table import table
 from results.provenance import present_commit
 from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
 
 LIMIT_S = 1200

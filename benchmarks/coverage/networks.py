@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from wenable.files import write_whole
+from wenable.core.files import write_whole
 
 CLASSES = 1000
 PICKED = Path(__file__).parent / "timm_networks.json"

@@ -1,8 +1,8 @@
 """One trained network, many operating modes: weight-enabling networks (WeNet) as software.
 
 Verbs are functions here (`convert`, `train`, `explore`, ...); the rooms behind them are nouns
-(`wenable.conversion`, `wenable.training`, ...). Names are loaded at first use, so that
-`wenable.space`, `wenable.tables` and what a device needs can be imported where torch is absent.
+(`wenable.network.conversion`, `wenable.training`, ...). Names are loaded at first use, so that
+`wenable.core.space`, `wenable.core.readings` and what a device needs can be imported where torch is absent.
 """
 
 from importlib import import_module
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from wenable.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from wenable.calibration import calibrate as calibrate
-    from wenable.conversion import convert as convert
-    from wenable.dynamic_network import DynamicNetwork as DynamicNetwork
-    from wenable.dynamic_network import UncalibratedWarning as UncalibratedWarning
-    from wenable.evaluation import evaluate as evaluate
+    from wenable.core.readings import Front as Front
+    from wenable.core.readings import Reading as Reading
+    from wenable.core.space import Knob as Knob
+    from wenable.core.space import Mode as Mode
+    from wenable.core.space import Space as Space
     from wenable.exporting import export as export
     from wenable.exporting.executorch import export_executorch as export_executorch
-    from wenable.extraction import extract as extract
     from wenable.methods.depth import EarlyExits as EarlyExits
     from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
@@ -27,42 +26,43 @@ if TYPE_CHECKING:
     )
     from wenable.methods.width import Slimmable as Slimmable
     from wenable.methods.width import UniversallySlimmable as UniversallySlimmable
-    from wenable.saving import load as load
-    from wenable.saving import save as save
-    from wenable.search import explore as explore
-    from wenable.space import Knob as Knob
-    from wenable.space import Mode as Mode
-    from wenable.space import Space as Space
-    from wenable.tables import Front as Front
-    from wenable.tables import Reading as Reading
+    from wenable.network.calibration import calibrate as calibrate
+    from wenable.network.conversion import convert as convert
+    from wenable.network.dynamic_network import DynamicNetwork as DynamicNetwork
+    from wenable.network.dynamic_network import UncalibratedWarning as UncalibratedWarning
+    from wenable.network.evaluation import evaluate as evaluate
+    from wenable.network.extraction import extract as extract
+    from wenable.saving.network_file import load as load
+    from wenable.saving.network_file import save as save
+    from wenable.search.exploring import explore as explore
     from wenable.training import TrainConfig as TrainConfig
     from wenable.training import train as train
     from wenable.training import train_incrementally as train_incrementally
 
 _HOMES = {
-    "DynamicNetwork": "wenable.dynamic_network",
+    "DynamicNetwork": "wenable.network.dynamic_network",
     "EarlyExits": "wenable.methods.depth",
-    "Front": "wenable.tables",
-    "Knob": "wenable.space",
-    "Mode": "wenable.space",
-    "Reading": "wenable.tables",
+    "Front": "wenable.core.readings",
+    "Knob": "wenable.core.space",
+    "Mode": "wenable.core.space",
+    "Reading": "wenable.core.readings",
     "Slimmable": "wenable.methods.width",
-    "Space": "wenable.space",
+    "Space": "wenable.core.space",
     "SwitchablePrecision": "wenable.methods.precision",
     "TrainConfig": "wenable.training",
-    "UncalibratedWarning": "wenable.dynamic_network",
+    "UncalibratedWarning": "wenable.network.dynamic_network",
     "UniversallySlimmable": "wenable.methods.width",
     "WeightEnabling": "wenable.methods.weight_enabling",
     "WeightEnablingWithPrecision": "wenable.methods.weight_enabling_with_precision",
-    "calibrate": "wenable.calibration",
-    "convert": "wenable.conversion",
-    "evaluate": "wenable.evaluation",
-    "explore": "wenable.search",
+    "calibrate": "wenable.network.calibration",
+    "convert": "wenable.network.conversion",
+    "evaluate": "wenable.network.evaluation",
+    "explore": "wenable.search.exploring",
     "export": "wenable.exporting",
     "export_executorch": "wenable.exporting.executorch",
-    "extract": "wenable.extraction",
-    "load": "wenable.saving",
-    "save": "wenable.saving",
+    "extract": "wenable.network.extraction",
+    "load": "wenable.saving.network_file",
+    "save": "wenable.saving.network_file",
     "train": "wenable.training",
     "train_incrementally": "wenable.training",
 }

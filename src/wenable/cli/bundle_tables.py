@@ -15,10 +15,10 @@ from wenable.cli.terminal import (
     modes_table,
     stacked_text,
 )
-from wenable.space import Mode, Space
+from wenable.core.space import Mode, Space
 
 if TYPE_CHECKING:
-    from wenable.comparison import ModeComparison
+    from wenable.profiling.comparison import ModeComparison
     from wenable.profiling.verification import Verification
     from wenable.runtime import DeviceProfile
 

@@ -19,13 +19,13 @@ from wenable.cli.terminal import (
     print_json,
     progress_bar,
 )
-from wenable.files import check_writable, write_whole
+from wenable.core.files import check_writable, write_whole
+from wenable.core.mode_ids import resolve
 from wenable.measure.device import conditions_words, describe_device, usable_cores
-from wenable.mode_ids import resolve
 from wenable.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
-    from wenable.comparison import ModeComparison
+    from wenable.profiling.comparison import ModeComparison
 
 
 def run_export(
@@ -248,7 +248,7 @@ def run_bench(
     bundle: Path, engines: str, threads: str, modes: str, out: Path | None, as_json: bool
 ) -> None:
     """Compare a bundle's modes with plain exports; print and save the figures."""
-    from wenable.comparison import compare
+    from wenable.profiling.comparison import compare
     from wenable.runtime.engines import installed_engines
 
     console, progress = consoles(as_json)

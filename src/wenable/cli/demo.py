@@ -27,17 +27,17 @@ from wenable.cli.work import (
     train_with_bar,
     with_tests,
 )
-from wenable.dynamic_network import DynamicNetwork
-from wenable.files import write_whole
+from wenable.core.files import write_whole
+from wenable.core.mode_ids import numbered
+from wenable.core.outcomes import Outcomes
+from wenable.core.readings import Front, Point, Reading
+from wenable.core.space import Mode
 from wenable.measure import describe_device
 from wenable.measure.latency import TimingPlan
-from wenable.mode_ids import numbered
-from wenable.outcomes import Outcomes
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.report.figures import TEST
 from wenable.report.front_plot import Panel, plot_fronts
-from wenable.search import mode_latencies
-from wenable.space import Mode
-from wenable.tables import Front, Point, Reading
+from wenable.search.exploring import mode_latencies
 from wenable.training import TrainConfig
 from wenable.zoo import build
 

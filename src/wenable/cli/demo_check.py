@@ -13,9 +13,9 @@ from safetensors.torch import save
 
 import wenable as we
 from wenable.cli.work import Data, flush_denormals
-from wenable.dynamic_network import DynamicNetwork
-from wenable.files import write_whole
-from wenable.space import Mode
+from wenable.core.files import write_whole
+from wenable.core.space import Mode
+from wenable.network.dynamic_network import DynamicNetwork
 
 
 def write_answers(net: DynamicNetwork, modes: Iterable[Mode], data: Data, out: Path) -> Path:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from wenable.cli.terminal import consoles, counted, plain_table, print_json
 from wenable.measure.device import conditions, processor, usable_cores
-from wenable.measure.meters import available_meters
+from wenable.measure.meters.registry import available_meters
 from wenable.runtime.engines import ENGINES, EngineError, open_engine
 from wenable.runtime.telemetry import telemetry_words
 from wenable.version import __version__

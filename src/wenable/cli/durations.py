@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from wenable.exploration.greedy import SearchStep
+from wenable.strategies.greedy import SearchStep
 
 _WORTH_SAYING_S = 10.0
 _FIRST = 4

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from wenable.files import no_empty_folder_left
+from wenable.core.files import no_empty_folder_left
 
 shown_in_full = {"debug": False}
 """Whether errors are shown with their traceback, as `wenable --debug` asks."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.table import Table
 
 import wenable as we
-from wenable.accuracy_comparison import compare_accuracies
 from wenable.cli.limits import parse_limits
 from wenable.cli.opening import open_saved
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
@@ -22,16 +21,17 @@ from wenable.cli.work import (
     load_data_to_search,
     with_tests,
 )
-from wenable.cost_table import CostTable
-from wenable.exploration.fronts import indistinguishable
-from wenable.exploration.racing import most_evaluations
-from wenable.files import write_whole
+from wenable.core.accuracy_comparison import compare_accuracies
+from wenable.core.cost_table import CostTable
+from wenable.core.files import write_whole
+from wenable.core.readings import Front
+from wenable.core.space import Mode
 from wenable.report.csv_table import csv_table
 from wenable.report.figures import TEST, shown_accuracy
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.runtime import DeviceProfile
-from wenable.space import Mode
-from wenable.tables import Front
+from wenable.strategies.fronts import indistinguishable
+from wenable.strategies.racing import most_evaluations
 
 
 def run_explore(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from wenable.core.preprocessing import Preprocessing
 from wenable.images.finding import SUFFIXES, find_images
-from wenable.preprocessing import Preprocessing
 from wenable.runtime import prepare_image
 
 _ARRAY = b"\x93NUMPY"  # how a .npy file begins

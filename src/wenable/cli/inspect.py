@@ -23,9 +23,9 @@ from wenable.cli.terminal import (
     plain_table,
     print_json,
 )
-from wenable.dynamic_network import DynamicNetwork
 from wenable.methods.plan import SwitchableLayer
 from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.zoo import MadeFor, full_name
 
 

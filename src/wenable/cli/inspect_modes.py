@@ -20,10 +20,10 @@ from wenable.cli.terminal import (
     plain_table,
     print_json,
 )
-from wenable.mode_ids import resolve
+from wenable.core.mode_ids import resolve
+from wenable.core.readings import Front, Reading
+from wenable.core.space import Mode
 from wenable.report.figures import TEST, shown_accuracy, split_of
-from wenable.space import Mode
-from wenable.tables import Front, Reading
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wenable.cost_table import CostTable
-from wenable.dynamic_network import DynamicNetwork
-from wenable.exploration.limits import Limit
-from wenable.mode_costs import macs_table, weights_table
+from wenable.core.cost_table import CostTable
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.mode_costs import macs_table, weights_table
+from wenable.strategies.limits import Limit
 
 _OF_A_DEVICE = {"latency_ms": "latency", "energy_mj": "energy"}
 NAMES = ("macs_m", "memory_kib", *_OF_A_DEVICE)

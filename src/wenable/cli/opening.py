@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import wenable as we
-from wenable.dynamic_network import DynamicNetwork
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.zoo import MadeFor, argument_for, build, load_weights, made_for, read_weights
 from wenable.zoo.names import builder, full_name
 from wenable.zoo.weights import other_shapes

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wenable.files import write_whole
+from wenable.core.files import write_whole
+from wenable.core.readings import Front, Point
 from wenable.report.csv_table import csv_table
 from wenable.report.figures import shown_accuracy, split_of
 from wenable.report.markdown_table import markdown_table
 from wenable.report.page import write_report
 from wenable.report.page_data import is_modelled, table_points
-from wenable.tables import Front, Point
 
 FORMATS = ("html", "svg", "png", "md", "csv")
 _PICTURED = {"macs": "MACs", "latency": "ms"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from wenable.space import Knob, Mode, Space
+from wenable.core.space import Knob, Mode, Space
 
 _BARS = "▁▂▃▄▅▆▇█"
 _DIGITS = "12345678"  # where a terminal has no bars
@@ -14,7 +14,7 @@ _DIGITS = "12345678"  # where a terminal has no bars
 def shown_mode(mode: Mode, encoding: str = "utf-8") -> str:
     """Return the text of a mode where it is one option for all knobs, and its strip otherwise.
 
-    >>> from wenable.space import Knob, Space
+    >>> from wenable.core.space import Knob, Space
     >>> space = Space(tuple(Knob(name, (1, 2, 4, 8, 16)) for name in "abcde"))
     >>> shown_mode(space.uniform(4)), shown_mode(space.mode("1,1/2,1/4,1/8,1/16"))
     ('1/4', '█▆▅▃▁')

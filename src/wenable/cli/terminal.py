@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from wenable.cli.strips import shown_mode, strip_key
-from wenable.space import Mode
-from wenable.tables import Reading
+from wenable.core.readings import Reading
+from wenable.core.space import Mode
 
 
 class PlainConsole(Console):

@@ -25,11 +25,11 @@ from wenable.cli.train_words import (
 )
 from wenable.cli.training_logs import TrainingLogs
 from wenable.cli.work import accuracies
-from wenable.dynamic_network import DynamicNetwork
+from wenable.core.readings import Reading
+from wenable.core.space import Mode
 from wenable.methods.weight_enabling import ShufflePolicy
-from wenable.processes import join_processes, rank
-from wenable.space import Mode
-from wenable.tables import Reading
+from wenable.modules.processes import join_processes, rank
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import Checkpoint
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.training.start import start_of_run

@@ -15,7 +15,7 @@ from rich.console import Console
 from wenable.cli.durations import duration_words
 from wenable.cli.terminal import progress_bar
 from wenable.cli.work import Data, loss_words
-from wenable.dynamic_network import DynamicNetwork
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import ScheduleChangeWarning, StepReport, sample_modes
 from wenable.training.recipes import Recipe
 

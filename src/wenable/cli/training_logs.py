@@ -12,11 +12,11 @@ from typing import Any
 import wenable as we
 from wenable.cli.run_folder import RunFolder
 from wenable.cli.work import Data, accuracies
-from wenable.dynamic_network import DynamicNetwork
-from wenable.files import write_whole
-from wenable.processes import rank
-from wenable.space import Mode
-from wenable.tables import Reading
+from wenable.core.files import write_whole
+from wenable.core.readings import Reading
+from wenable.core.space import Mode
+from wenable.modules.processes import rank
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import StepReport
 
 EVERY = 10
@@ -161,7 +161,7 @@ class TrainingLogs:
 def accuracy_column(mode: Mode) -> str:
     """Return the header for the accuracy of a mode.
 
-    >>> from wenable.space import Knob, Space
+    >>> from wenable.core.space import Knob, Space
     >>> space = Space((Knob("fc", (1, 2)),))
     >>> accuracy_column(space.full), accuracy_column(space.uniform(2))
     ('search_top1_full', 'search_top1_1_2')

@@ -13,23 +13,23 @@ from rich.console import Console
 import wenable as we
 from wenable.cli.durations import SearchClock
 from wenable.cli.terminal import progress_bar
-from wenable.cost_table import CostTable
+from wenable.core.cost_table import CostTable
+from wenable.core.outcomes import Outcomes
+from wenable.core.preprocessing import Preprocessing
+from wenable.core.readings import Front, Reading
+from wenable.core.space import Mode
 from wenable.data import ImageBatches, TensorBatches, batches, digits, image_folder
 from wenable.data.image_folder import FolderSplits, ImageFiles
 from wenable.data.kept import KeptBatches
 from wenable.data.summary import summary
 from wenable.data.transforms import ImageSettings, evaluation_transform, training_transform
-from wenable.dynamic_network import DynamicNetwork
-from wenable.evaluation import evaluate_each
-from wenable.exploration.greedy import SearchStep
-from wenable.exploration.limits import Limit
 from wenable.measure.latency import TimingPlan
-from wenable.outcomes import Outcomes
-from wenable.preprocessing import Preprocessing
-from wenable.processes import rank, world_size
-from wenable.search import Cost, Strategy
-from wenable.space import Mode
-from wenable.tables import Front, Reading
+from wenable.modules.processes import rank, world_size
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.evaluation import evaluate_each
+from wenable.search.exploring import Cost, Strategy
+from wenable.strategies.greedy import SearchStep
+from wenable.strategies.limits import Limit
 from wenable.training import StepReport, TrainConfig
 from wenable.training.recipes import Recipe, recipe_named
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from wenable.preprocessing import Preprocessing
+from wenable.core.preprocessing import Preprocessing
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Crops = Literal["resized", "padded", "none"]

@@ -15,7 +15,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
-from wenable.dynamic_network import DynamicNetwork, warn_if_uncalibrated
+from wenable.core.files import check_writable, write_whole
+from wenable.core.readings import Reading
+from wenable.core.reasons import first_line
+from wenable.core.space import Mode, ModeChoice
 from wenable.exporting.plain_networks import (
     check_exportable,
     other_numbers,
@@ -24,12 +27,9 @@ from wenable.exporting.plain_networks import (
     traced_by_exporter,
 )
 from wenable.exporting.writing import checked_modes, compare_outputs, readings_of
-from wenable.files import check_writable, write_whole
-from wenable.modules import in_eval_mode
-from wenable.outputs import OutputNames
-from wenable.reasons import first_line
-from wenable.space import Mode, ModeChoice
-from wenable.tables import Reading
+from wenable.modules.outputs import OutputNames
+from wenable.modules.passes import in_eval_mode
+from wenable.network.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 from wenable.version import __version__
 
 FORMAT = "wenable executorch"

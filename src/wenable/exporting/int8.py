@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from wenable.dynamic_network import DynamicNetwork
+from wenable.core.files import check_writable, write_whole
+from wenable.core.space import ModeChoice
 from wenable.exporting.fake_tensors import without_fakes_left
 from wenable.exporting.int8_check import Simulation, check_int8
 from wenable.exporting.plain_networks import (
@@ -22,11 +23,11 @@ from wenable.exporting.plain_networks import (
     tensor_inputs,
     traced_by_exporter,
 )
-from wenable.files import check_writable, write_whole
 from wenable.graph import modules_with_effect
 from wenable.layers.quantization import FakeQuantizedInput, weight_grid
-from wenable.modules import in_eval_mode, put_in_place
-from wenable.space import ModeChoice
+from wenable.modules.copying import put_in_place
+from wenable.modules.passes import in_eval_mode
+from wenable.network.dynamic_network import DynamicNetwork
 
 BITS = 8
 

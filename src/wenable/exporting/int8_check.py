@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.outputs import tensors_of
+from wenable.modules.outputs import tensors_of
 
 LAYER_TOLERANCE = 0.02
 """How far a layer's output may be from the simulated one, as a share of the largest: one integer of its

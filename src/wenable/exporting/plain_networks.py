@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.dynamic_network import DynamicNetwork
-from wenable.example_inputs import ExampleInput
+from wenable.core.space import ModeChoice
 from wenable.exporting.fake_tensors import without_fakes_left
-from wenable.extraction import extract
-from wenable.modules import copy_network, in_eval_mode, same_random_numbers
-from wenable.outputs import OutputNames, output_names, tensors_of
-from wenable.space import ModeChoice
+from wenable.modules.copying import copy_network
+from wenable.modules.example_inputs import ExampleInput
+from wenable.modules.outputs import OutputNames, output_names, tensors_of
+from wenable.modules.passes import in_eval_mode, same_random_numbers
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.extraction import extract
 
 
 def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wenable.dynamic_network import DynamicNetwork
+from wenable.core.reasons import root_reason
 from wenable.exporting.output_names import with_outputs_named
 from wenable.exporting.plain_networks import (
     input_names,
@@ -20,8 +20,8 @@ from wenable.exporting.plain_networks import (
 )
 from wenable.exporting.sequences import without_sequences
 from wenable.graph import modules_with_effect
-from wenable.outputs import OutputNames
-from wenable.reasons import root_reason
+from wenable.modules.outputs import OutputNames
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Attribute, Graph, Node, TensorType
 
 _SMALL = 4096

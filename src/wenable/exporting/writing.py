@@ -17,7 +17,11 @@ import torch
 from safetensors.numpy import save as safetensors_bytes
 from torch import nn
 
-from wenable.dynamic_network import DynamicNetwork, UncalibratedWarning, warn_if_uncalibrated
+from wenable.core.files import check_writable, write_whole
+from wenable.core.mode_ids import is_id
+from wenable.core.readings import Reading
+from wenable.core.space import Mode, ModeChoice
+from wenable.core.stored_tensors import in_one_order
 from wenable.exporting.plain_networks import (
     check_exportable,
     other_numbers,
@@ -25,17 +29,17 @@ from wenable.exporting.plain_networks import (
     tensor_inputs,
 )
 from wenable.exporting.tracing import trace
-from wenable.files import check_writable, write_whole
 from wenable.layers.executions import is_pointwise
-from wenable.mode_ids import is_id
-from wenable.modules import in_eval_mode
-from wenable.outputs import OutputNames
+from wenable.modules.outputs import OutputNames
+from wenable.modules.passes import in_eval_mode
+from wenable.network.dynamic_network import (
+    DynamicNetwork,
+    UncalibratedWarning,
+    warn_if_uncalibrated,
+)
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.first_choice import TABLE
 from wenable.runtime.session import Session
-from wenable.space import Mode, ModeChoice
-from wenable.stored_tensors import in_one_order
-from wenable.tables import Reading
 from wenable.version import __version__
 
 TOLERANCE = 1e-4

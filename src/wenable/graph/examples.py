@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from wenable.modules import same_random_numbers
+from wenable.modules.passes import same_random_numbers
 
 
 def examples_in(model: nn.Module, inputs: tuple[Any, ...]) -> int:

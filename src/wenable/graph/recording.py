@@ -22,8 +22,8 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
-from wenable.outputs import tensors_of
-from wenable.reasons import first_line
+from wenable.core.reasons import first_line
+from wenable.modules.outputs import tensors_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from wenable.core.space import Knob
 from wenable.layers.executions import (
     DENSE,
     GROUPED,
@@ -22,7 +23,6 @@ from wenable.layers.executions import (
 )
 from wenable.layers.permutation import shuffle_layers
 from wenable.layers.weight_enabled import WeightEnabled
-from wenable.space import Knob
 
 
 class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):

@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn.utils import skip_init
 from torchvision.ops import Permute
 
+from wenable.core.space import Knob
 from wenable.layers.executions import DENSE, groups_merged_to, masked_weight, merged_blocks
 from wenable.layers.permutation import shuffle_layers
 from wenable.layers.weight_enabled import WeightEnabled
-from wenable.space import Knob
 
 
 class WeightEnabledLinear(WeightEnabled, nn.Linear):

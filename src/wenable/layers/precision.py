@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from wenable.core.space import Knob
 from wenable.layers.convolution import _geometry
 from wenable.layers.quantization import (
     FULL_BITS,
@@ -16,7 +17,6 @@ from wenable.layers.quantization import (
     input_grid,
     weight_grid,
 )
-from wenable.space import Knob
 
 
 class PrecisionLayer(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from wenable.core.space import Knob
 from wenable.layers.convolution import _geometry
-from wenable.space import Knob
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from wenable.core.space import Knob, pattern_text
 from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.executions import DENSE, GROUPED, merges
 from wenable.layers.permutation import is_identity_shuffle, shuffle_permutation
-from wenable.space import Knob, pattern_text
 
 
 @dataclass(frozen=True, slots=True)

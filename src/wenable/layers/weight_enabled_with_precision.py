@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from wenable.core.space import Knob
 from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.linear import WeightEnabledLinear
 from wenable.layers.precision import PrecisionLayer
 from wenable.layers.quantization import FULL_BITS
 from wenable.layers.weight_enabled import WeightEnabled
-from wenable.space import Knob
 
 
 class WeightEnabledWithPrecision(WeightEnabled, PrecisionLayer):

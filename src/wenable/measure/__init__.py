@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from wenable.measure.energy import record_windows as record_windows
     from wenable.measure.energy_windows import EnergyReading as EnergyReading
     from wenable.measure.latency import measure_latencies as measure_latencies
-    from wenable.measure.meter import NoMeter as NoMeter
-    from wenable.measure.meter_file import FileMeter as FileMeter
-    from wenable.measure.meter_file import join_windows as join_windows
-    from wenable.measure.meters import available_meters as available_meters
-    from wenable.measure.meters import find_meter as find_meter
+    from wenable.measure.meters.file import FileMeter as FileMeter
+    from wenable.measure.meters.file import join_windows as join_windows
+    from wenable.measure.meters.meter import NoMeter as NoMeter
+    from wenable.measure.meters.registry import available_meters as available_meters
+    from wenable.measure.meters.registry import find_meter as find_meter
 
 _HOMES = {
     "EnergyPlan": "energy",
     "EnergyReading": "energy_windows",
-    "FileMeter": "meter_file",
-    "NoMeter": "meter",
-    "available_meters": "meters",
+    "FileMeter": "meters.file",
+    "NoMeter": "meters.meter",
+    "available_meters": "meters.registry",
     "describe_device": "device",
-    "find_meter": "meters",
-    "join_windows": "meter_file",
+    "find_meter": "meters.registry",
+    "join_windows": "meters.file",
     "measure_energies": "energy",
     "measure_latencies": "latency",
     "record_windows": "energy",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
+from wenable.core.readings import Reading
 from wenable.measure.device import conditions, conditions_words, describe_device
 from wenable.measure.energy_windows import (
     EnergyReading,
@@ -19,8 +20,7 @@ from wenable.measure.energy_windows import (
     energy_readings,
 )
 from wenable.measure.latency import latency_reading
-from wenable.measure.meter import Meter, MeterError, NoMeter
-from wenable.tables import Reading
+from wenable.measure.meters.meter import Meter, MeterError, NoMeter
 
 _LARGEST_PAUSE_SHARE = 0.02
 

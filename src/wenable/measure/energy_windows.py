@@ -6,9 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
+from wenable.core.readings import Reading
 from wenable.measure.latency import quantile
-from wenable.measure.meter import Described
-from wenable.tables import Reading
+from wenable.measure.meters.meter import Described
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
-from wenable.tables import Reading
 
 Key = TypeVar("Key")
 

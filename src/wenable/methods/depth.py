@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import fx, nn
 
+from wenable.core.space import Knob, Space
 from wenable.graph import Graph, Product
 from wenable.layers.exits import ExitPoint, with_exit, without_exit
 from wenable.methods.plan import Follower, Plan, SwitchableLayer
-from wenable.space import Knob, Space
 
 KNOB = "exit"
 END = "end"
@@ -33,7 +33,7 @@ class EarlyExits:
 
     Fixed exits are modes like any other: training them together with `train` is BranchyNet's joint
     loss, with `TrainConfig(passes=len(exits) + 1)` or fewer exits drawn in each step. For an exit by
-    how sure it is of an input, see `wenable.early_exits`.
+    how sure it is of an input, see `wenable.cascades.early_exits`.
 
     Raises `ValueError` for no exits or one twice; and when it meets a network, for a module that it
     lacks or that cannot be an exit.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from wenable.core.space import Knob
 from wenable.graph import Graph, Slice
 from wenable.layers.batch_norm import (
     SwitchableBatchNorm,
@@ -20,7 +21,6 @@ from wenable.layers.slimmable_norm import (
     SlimmableBatchNormAct2d,
 )
 from wenable.methods.plan import Follower
-from wenable.space import Knob
 
 
 def switchable_norms(

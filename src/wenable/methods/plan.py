@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from wenable.core.space import Space
 from wenable.graph import Graph
 from wenable.layers.permutation import is_identity_shuffle
-from wenable.space import Space
 
 
 @dataclass(frozen=True, slots=True)

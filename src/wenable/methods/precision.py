@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from torch import nn
 
+from wenable.core.space import Knob, Space
 from wenable.graph import Graph, LayerCall
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.quantization import FULL_BITS
 from wenable.methods.norms import has_hooks, switchable_norms
 from wenable.methods.plan import LeftAlone, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining, why
-from wenable.space import Knob, Space
 
 ALLOWED_BITS = (32, 16, 8, 4, 2)
 

@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import nn
 
+from wenable.core.space import Knob, Space
 from wenable.graph import Graph, LayerCall, Origin, call_counts, shared_modules
 from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.linear import WeightEnabledLinear
 from wenable.methods.norms import has_hooks, switchable_norms
 from wenable.methods.plan import LeftAlone, Plan, Shuffle, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining, why
-from wenable.space import Knob, Space
 
 ShufflePolicy = Literal["first", "all", "none"]
 Chosen: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from wenable.core.space import Knob, Space
 from wenable.graph import Graph
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.weight_enabled import WeightEnabled
@@ -15,7 +16,6 @@ from wenable.layers.weight_enabled_with_precision import with_precision
 from wenable.methods.plan import Follower, Plan, SwitchableLayer
 from wenable.methods.precision import SwitchablePrecision
 from wenable.methods.weight_enabling import ShufflePolicy, WeightEnabling
-from wenable.space import Knob, Space
 
 NAME = "weight-enabling-with-precision"
 FEWEST_BITS = 8

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from wenable.core.space import Knob, Space
 from wenable.graph import Graph, LayerCall
 from wenable.graph.narrowing import Counts, NarrowedLayer, Narrowing, narrow
 from wenable.layers.slimmable import (
@@ -20,7 +21,6 @@ from wenable.layers.slimmable import (
 from wenable.methods.norms import has_hooks, known_norms, slimmable_norm
 from wenable.methods.plan import Follower, LeftAlone, Method, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining
-from wenable.space import Knob, Space
 
 KNOB = "width"
 

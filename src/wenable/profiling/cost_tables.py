@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wenable.cost_table import CostTable
+from wenable.core.cost_table import CostTable
+from wenable.core.readings import Reading
+from wenable.core.space import Mode, Space
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan
 from wenable.profiling.attribution import REST, times_of_layers
@@ -17,8 +19,6 @@ from wenable.profiling.layer_times import Progress
 from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.engines import Engine, describe_engine
-from wenable.space import Mode, Space
-from wenable.tables import Reading
 
 SEED = 1
 """Of the random modes that a table is fitted to; those it is verified on have another."""

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from wenable.cost_table import CostTable
+from wenable.core.cost_table import CostTable
+from wenable.core.readings import Reading
+from wenable.core.space import Mode
 from wenable.measure.energy import Clocks, EnergyPlan, measure_energies
 from wenable.measure.energy_windows import Key
-from wenable.measure.meter import Meter, MeterError, NoMeter
-from wenable.measure.meters import find_meter
+from wenable.measure.meters.meter import Meter, MeterError, NoMeter
+from wenable.measure.meters.registry import find_meter
 from wenable.profiling.attribution import REST
 from wenable.profiling.cost_tables import fitted_table, modes_to_fit
 from wenable.profiling.layer_times import Progress
@@ -21,8 +23,6 @@ from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engines import describe_engine
 from wenable.runtime.session import Session
-from wenable.space import Mode
-from wenable.tables import Reading
 
 ENERGY_PLAN = EnergyPlan(window_s=1.0, warmup_s=0.3, cooldown_s=0.5, idle_s=5.0)
 """Windows shorter than where energy alone is measured: a table needs many modes."""

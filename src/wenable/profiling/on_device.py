@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wenable.journal import SUPPORTED, Journal
+from wenable.core.journal import SUPPORTED, Journal
+from wenable.core.readings import Reading
 from wenable.measure.device import conditions, describe_device
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.measure.meter import Meter, NoMeter
+from wenable.measure.meters.meter import Meter, NoMeter
 from wenable.profiling.cost_tables import measure_cost_table
 from wenable.profiling.drift import drift_words, measure_steadily
 from wenable.profiling.energies import ENERGY_PLAN, EnergyMeasurement, meter_of
@@ -38,7 +39,6 @@ from wenable.runtime.device_profile import (
 from wenable.runtime.engines import Engine, describe_engine, open_engine
 from wenable.runtime.session import Session
 from wenable.runtime.stored_order import chains
-from wenable.tables import Reading
 
 MODE_TIMING = TimingPlan(blocks=6, calls=20, warmup=3, gap_ms=50.0)
 POLICY_TIMING = TimingPlan(blocks=4, calls=12, warmup=3, gap_ms=10.0)

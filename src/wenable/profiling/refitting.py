@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from wenable.cost_table import CostTable
+from wenable.core.cost_table import CostTable
+from wenable.core.readings import Reading
 from wenable.profiling.attribution import REST
 from wenable.profiling.cost_tables import fitted_table
 from wenable.profiling.verification import Verification
 from wenable.runtime.device_profile import DeviceProfile
-from wenable.tables import Reading
 
 LEAST_MODES = 16
 PER_PARAMETER = 4
@@ -88,7 +88,7 @@ def refit(table: CostTable, verification: Verification) -> Refit:
 
     Raises `ValueError` for fewer modes, or a verification of another table.
 
-    >>> from wenable.space import Knob, Space
+    >>> from wenable.core.space import Knob, Space
     >>> space = Space(tuple(Knob(name, (1, 2)) for name in "abcd"))
     >>> table = CostTable(space, "ms", 1.0, {name: {1: 4.0, 2: 2.0} for name in "abcd"})
     >>> modes = [space.mode({x: 1 + (n >> i & 1) for i, x in enumerate("abcd")}) for n in range(16)]
@@ -135,7 +135,7 @@ def scaled(table: CostTable, measured: Measured, by_pattern: bool = False) -> Co
     Least squares of the relative errors. Rest and scales are at least 0, and a pattern that no
     measured mode has keeps its costs.
 
-    >>> from wenable.space import Knob, Space
+    >>> from wenable.core.space import Knob, Space
     >>> space = Space((Knob("a", (1, 2, 4)),))
     >>> table = CostTable(space, "ms", 1.0, {"a": {1: 4.0, 2: 2.0, 4: 1.0}})
     >>> twice = {str(mode): Reading(2 * table.cost(mode) + 1, "ms") for mode in space.uniform_modes()}

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from wenable.journal import Journal
+from wenable.core.journal import Journal
+from wenable.core.readings import Reading
 from wenable.profiling.drift import MOST_DRIFT
-from wenable.tables import Reading
 
 Report = Callable[[str], None]
 

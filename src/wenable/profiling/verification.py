@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from wenable.cost_table import CostTable
+from wenable.core.cost_table import CostTable
+from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan
 from wenable.profiling.cost_tables import SEED
 from wenable.profiling.layer_times import Progress
@@ -17,7 +18,6 @@ from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engines import Engine, describe_engine, open_engine
-from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-verification", 1
 LEAST_MODES = 24

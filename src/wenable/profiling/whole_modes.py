@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from wenable.core.readings import Reading
+from wenable.core.space import Mode
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.profiling.drift import drift_words, measure_steadily
 from wenable.profiling.layer_times import Progress, best_lowerings
@@ -15,8 +17,6 @@ from wenable.runtime.bundle import Bundle
 from wenable.runtime.engines import Engine, describe_engine
 from wenable.runtime.lowering import Lowering
 from wenable.runtime.stored_order import chains
-from wenable.space import Mode
-from wenable.tables import Reading
 
 GROUP = 6
 """Modes that are timed against each other at once; each holds a model in memory."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from io import StringIO
 from typing import Any
 
+from wenable.core.readings import Front, Point, Reading
 from wenable.report.page_data import is_modelled, table_points
-from wenable.tables import Front, Point, Reading
 
 # unit -> (factor, how the header ends)
 _UNITS = {"top-1": (100.0, "percent"), "MACs": (1.0, ""), "ms": (1.0, "ms"), "mJ": (1.0, "mj")}
@@ -25,7 +25,7 @@ def csv_table(series: Mapping[str, Front]) -> str:
 
     - `series`: name -> front.
 
-    >>> from wenable.space import Knob, Space
+    >>> from wenable.core.space import Knob, Space
     >>> mode = Space((Knob("a", (1, 2)),)).full
     >>> point = Point(mode, Reading(0.9, "top-1", 0.88, 0.92, count=500), Reading(3.0, "ms"))
     >>> front = Front((point,), point, (point,), 1, 0.5, "latency", "greedy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from wenable.tables import Front, Point, Reading
+from wenable.core.readings import Front, Point, Reading
 
 TEST = "test split"
 SEARCH = "search split, chosen on it"

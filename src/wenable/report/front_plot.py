@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wenable.files import write_whole
+from wenable.core.files import write_whole
+from wenable.core.readings import Point
 from wenable.report.figures import SEARCH, shown_accuracy
-from wenable.tables import Point
 
 # Blue and orange that stay apart for colour-blind readers, and in grey.
 _FRONT, _UNIFORM = "#0b62a8", "#d9730d"

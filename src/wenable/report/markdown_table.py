@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from wenable.core.readings import Front, Reading
 from wenable.report.figures import SEARCH, shown_accuracy, shown_name, split_of
 from wenable.report.page_data import is_modelled, page_data, shown_unit, table_points
-from wenable.tables import Front, Reading
 
 
 def markdown_table(series: Mapping[str, Front], *, search_split: bool = False) -> str:
@@ -20,8 +20,8 @@ def markdown_table(series: Mapping[str, Front], *, search_split: bool = False) -
 
     Raises `ValueError` where there is no front, or where units differ between fronts.
 
-    >>> from wenable.space import Knob, Space
-    >>> from wenable.tables import Point
+    >>> from wenable.core.space import Knob, Space
+    >>> from wenable.core.readings import Point
     >>> mode = Space((Knob("a", (1, 2)),)).full
     >>> point = Point(mode, Reading(0.9, "top-1", 0.88, 0.92), Reading(3.0, "ms"))
     >>> front = Front((point,), point, (point,), 1, 0.5, "latency", "greedy")

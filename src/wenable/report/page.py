@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from wenable.files import write_whole
+from wenable.core.files import write_whole
+from wenable.core.readings import Front
 from wenable.report.page_data import page_data
-from wenable.tables import Front
 
 # In this order: each file uses what stands before it.
 _SCRIPTS = (

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-from wenable.accuracy_comparison import compare_accuracies
+from wenable.core.accuracy_comparison import compare_accuracies
+from wenable.core.readings import Front, Point, Reading
 from wenable.report.figures import TEST, common_split, shown_accuracy, shown_name, split_of
-from wenable.tables import Front, Point, Reading
 
 # unit -> (factor, unit shown, decimals); other units are shown as they are, with three digits
 _SHOWN = {"MACs": (1e-6, "M MACs", 2), "top-1": (100.0, "%", 1)}
@@ -74,7 +74,7 @@ def page_data(
 def accuracy_name(series: Mapping[str, Front]) -> str:
     """Return what the accuracies shown are called, with the split they are on if it is one for all.
 
-    >>> from wenable.space import Knob, Space
+    >>> from wenable.core.space import Knob, Space
     >>> point = Point(Space((Knob("a", (1, 2)),)).full, Reading(0.9, "top-1"), Reading(3.0, "ms"))
     >>> accuracy_name({"a": Front((point,), point, (point,), 1, 0.5, "latency", "greedy")})
     'top-1 accuracy, search split, chosen on it'

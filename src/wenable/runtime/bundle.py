@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from wenable.mode_ids import is_id, numbered, resolve
-from wenable.preprocessing import Preprocessing
+from wenable.core.mode_ids import is_id, numbered, resolve
+from wenable.core.preprocessing import Preprocessing
+from wenable.core.readings import Reading
+from wenable.core.space import Mode, Space
 from wenable.runtime.building import ModeWeights, norms_to_fold
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node
 from wenable.runtime.lowering import SwitchableLayer
 from wenable.runtime.sizes import check_sizes, most_held
-from wenable.space import Mode, Space
-from wenable.tables import Reading
 
 FORMAT, VERSION = "wenable-bundle", 1
 _MOST_BYTES = 2**31

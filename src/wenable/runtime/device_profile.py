@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wenable.cost_table import CostTable
-from wenable.files import write_whole
+from wenable.core.cost_table import CostTable
+from wenable.core.files import write_whole
+from wenable.core.readings import Reading
+from wenable.core.user_cache import cache_path, why_not_kept
 from wenable.measure.device import Condition, describe_device
 from wenable.runtime.building import Choose, choose_each
 from wenable.runtime.engines import Engine
@@ -30,8 +32,6 @@ from wenable.runtime.lowering import (
     whole,
 )
 from wenable.runtime.stored_order import Chain
-from wenable.tables import Reading
-from wenable.user_cache import cache_path, why_not_kept
 
 FORMAT, VERSION = "wenable-device-profile", 2
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from wenable.core.user_cache import cache_path
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import build_model
@@ -25,7 +26,6 @@ from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.memory import give_back
 from wenable.runtime.stored_order import Chain
 from wenable.runtime.unloaded import waited_s
-from wenable.user_cache import cache_path
 
 AS_WRITTEN, TABLE = "as written", "measured"
 """Of `device_profile.POLICIES`; where nothing was measured the second is the default table."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from wenable.core.preprocessing import Preprocessing
 from wenable.images.reading import File, read_image
-from wenable.preprocessing import Preprocessing
 
 
 def prepare_image(file: File, preprocessing: Preprocessing, *, name: str = "") -> np.ndarray:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wenable.core.readings import Reading
 from wenable.runtime.bundle import Bundle, ExportedMode
 from wenable.runtime.device_profile import DeviceProfile
-from wenable.tables import Reading
 
 _NO_ENERGY = "the bundle has no energy reading"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from wenable.tables import Reading
+from wenable.core.readings import Reading
 
 Figures = dict[str, tuple[float, float | None]]
 """Mode, as text -> its median and its 99th percentile (None where it is not known), in ms."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wenable.core.readings import Reading
 from wenable.measure.latency import latency_reading
 from wenable.runtime.controller import Controller
 from wenable.runtime.decisions import ModeFigures, check_positive
@@ -22,7 +23,6 @@ from wenable.runtime.known_modes import KnownMode
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.prepared import PreparedModes
 from wenable.runtime.unloaded import Load, Timed, Watch, time_unloaded
-from wenable.tables import Reading
 
 _PATIENCE_S = 3.0
 """For a moment in which nothing else runs."""

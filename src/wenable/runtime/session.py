@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from wenable.core.space import Mode, ModeChoice
 from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
@@ -27,7 +28,6 @@ from wenable.runtime.prepared import PreparedModes
 from wenable.runtime.requests import LimitedRequests
 from wenable.runtime.stored_order import chains
 from wenable.runtime.unloaded import Load
-from wenable.space import Mode, ModeChoice
 
 
 class Session:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from wenable.files import write_whole
+from wenable.core.files import write_whole
+from wenable.core.user_cache import cache_path
 from wenable.layers.executions import GROUPED
 from wenable.layers.weight_enabled import WeightEnabled
-from wenable.user_cache import cache_path
 
 FORMAT, VERSION = "wenable-executions", 1
 

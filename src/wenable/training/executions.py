@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.dynamic_network import DynamicNetwork
 from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.weight_enabled import WeightEnabled
-from wenable.modules import device_of, in_eval_mode
+from wenable.modules.passes import device_of, in_eval_mode
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.execution_memory import ExecutionMemory, fastest
 
 Executions = dict[str, dict[int, str]]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.dynamic_network import DynamicNetwork
-from wenable.modules import device_of
-from wenable.space import Mode
+from wenable.core.space import Mode
+from wenable.modules.passes import device_of
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
 from wenable.training.loading import Batch, EpochBatches
 from wenable.training.loop import StepReport, run_steps

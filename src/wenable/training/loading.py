@@ -25,7 +25,7 @@ PATIENCE_S = 30.0
 """How long batches are counted before it is said."""
 
 Batch = Any
-"""`(inputs, targets)` or `(a, b, targets)`, as `wenable.batch_parts.inputs_and_targets` takes it."""
+"""`(inputs, targets)` or `(a, b, targets)`, as `batch_parts.inputs_and_targets` takes it."""
 
 
 @runtime_checkable

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.batch_parts import Inputs, inputs_and_targets
-from wenable.dynamic_network import DynamicNetwork
-from wenable.modules import device_name, device_of
-from wenable.processes import rank, text_of_the_first, true_anywhere
-from wenable.space import Mode
+from wenable.core.space import Mode
+from wenable.modules.batch_parts import Inputs, inputs_and_targets
+from wenable.modules.passes import device_name, device_of
+from wenable.modules.processes import rank, text_of_the_first, true_anywhere
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
 from wenable.training.execution_memory import ExecutionMemory, default_memory_path
 from wenable.training.executions import Executions, by_pattern, choose_executions

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from wenable.targets import check_scores, check_targets
+from wenable.modules.targets import check_scores, check_targets
 from wenable.training.config import TrainConfig
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

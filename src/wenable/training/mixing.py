@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.batch_parts import Inputs
+from wenable.modules.batch_parts import Inputs
 from wenable.training.config import TrainConfig
 
 Mix = Callable[[Inputs, torch.Tensor], tuple[Inputs, torch.Tensor]]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from wenable.dynamic_network import DynamicNetwork
-from wenable.modules import device_of
-from wenable.processes import several_processes, sum_over_processes, world_size
+from wenable.modules.passes import device_of
+from wenable.modules.processes import several_processes, sum_over_processes, world_size
+from wenable.network.dynamic_network import DynamicNetwork
 
 
 def in_parallel(net: DynamicNetwork) -> DistributedDataParallel | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from wenable.dynamic_network import DynamicNetwork
-from wenable.space import Mode, RandomSource
+from wenable.core.space import Mode, RandomSource
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
 
 

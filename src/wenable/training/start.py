@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from wenable.batch_parts import inputs_and_targets
-from wenable.dynamic_network import DynamicNetwork, check_dynamic
-from wenable.modules import device_of, in_eval_mode
-from wenable.processes import failing_together, texts_of_all
-from wenable.targets import check_range, check_scores, check_targets
+from wenable.modules.batch_parts import inputs_and_targets
+from wenable.modules.passes import device_of, in_eval_mode
+from wenable.modules.processes import failing_together, texts_of_all
+from wenable.modules.targets import check_range, check_scores, check_targets
+from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.training.config import TrainConfig
 from wenable.training.loading import batches_in_memory, batches_per_epoch, labels_in_memory
 from wenable.training.mixing import Mix, mixing

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from wenable.dynamic_network import DynamicNetwork
-from wenable.files import write_whole
-from wenable.modules import device_of
+from wenable.core.files import write_whole
+from wenable.modules.passes import device_of
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
 from wenable.training.executions import Executions, by_pattern, use_executions
 from wenable.training.optimizers import make_optimizer, make_schedule

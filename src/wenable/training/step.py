@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wenable.batch_parts import Inputs, inputs_and_targets
-from wenable.dynamic_network import DynamicNetwork, check_dynamic
-from wenable.modules import device_of
-from wenable.processes import failing_together
-from wenable.space import Mode
+from wenable.core.space import Mode
+from wenable.modules.batch_parts import Inputs, inputs_and_targets
+from wenable.modules.passes import device_of
+from wenable.modules.processes import failing_together
+from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.training.config import TrainConfig
 from wenable.training.loading import Batch
 from wenable.training.losses import (

@@ -1,3 +1,0 @@
-"""Chooses modes: from readings to a front. Touches no device and imports no torch."""
-
-from wenable.exploration.greedy import greedy as greedy

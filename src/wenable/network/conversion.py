@@ -1,0 +1,190 @@
+"""Makes an ordinary network dynamic, and checks that it computes what it did."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from wenable.core.reasons import first_line
+from wenable.graph import Graph, run_counted, trace
+from wenable.layers.batch_norm import SwitchableBatchNorm
+from wenable.methods.plan import Follower, Method
+from wenable.methods.weight_enabling import WeightEnabling
+from wenable.modules.copying import copy_network, put_in_place
+from wenable.modules.example_inputs import checked_inputs, describe
+from wenable.modules.fingerprint import weights_fingerprint
+from wenable.modules.outputs import tensors_of
+from wenable.modules.passes import in_eval_mode, same_random_numbers
+from wenable.network.convertible import check_convertible
+from wenable.network.dynamic_network import Calibration, DynamicNetwork, NetworkState
+from wenable.network.recounting import structure_of
+
+
+def convert(
+    model: nn.Module,
+    example_input: torch.Tensor | tuple[Any, ...],
+    *,
+    method: Method | None = None,
+    check: bool = True,
+) -> Any:
+    """Return a dynamic copy of a network; its full mode gives the very bits the network gave.
+
+    - `model`: any network whose pass can be traced, by its operations; it is left untouched, and is
+      not run: what a network keeps from one pass to the next, copies of it keep.
+    - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs: tensors, and plain
+      values (None, numbers, texts) that are the same in every pass. Its size is the one that MACs are
+      counted at.
+    - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said.
+    - `check`: compare the result with the original before it is handed back: the full mode gives
+      the same bits on the example, and the smallest mode costs the MACs that it is said to. That
+      takes two forward passes; without it a wrong conversion would go unnoticed.
+
+    Returns an instance of the model's own class that is a `DynamicNetwork` as well. It starts in
+    the full mode. A `torch.nn.TransformerEncoderLayer` runs through its parts from then on, since
+    its fused path knows nothing of modes, and equals the original's own way through the parts.
+
+    Raises `ValueError` where the network is already dynamic, is wrapped or quantised, does not run on
+    the example, cannot be traced, has NaN in its weights or nothing to switch; `RuntimeError` where a
+    check fails.
+
+    >>> net = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
+    >>> net.set_mode("1/8"), net.macs(), net.macs("full")
+    (None, 80, 192)
+    """
+    check_convertible(model)
+    inputs = checked_inputs(example_input)
+    method = WeightEnabling() if method is None else method
+    graph, expected, full_macs = _tried(model, inputs)
+    net: Any = copy_network(model)
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    plan = method.plan(net, graph)
+    if "" in plan.replacements:
+        raise ValueError(
+            f"`model` (={type(model).__name__}) is a single layer; wrap it in torch.nn.Sequential"
+        )
+    put_in_place(net, plan.replacements)
+    _leave_fused_path(net, plan.replacements)
+    net._wenable = NetworkState(
+        plan=plan,
+        method=plan.method,
+        original_class=type(model),
+        example=describe(inputs),
+        fixed_macs=full_macs // graph.examples - sum(layer.macs for layer in plan.layers),
+        macs_besides_layers=graph.macs_besides_layers(),
+        fixed_weights=weights - sum(layer.weights for layer in plan.layers),
+        structure=(),
+        examples=graph.examples,
+        mode=plan.space.full,
+        switches=tuple(
+            tuple(_switch(net, follower) for follower in plan.followers[knob])
+            for knob in plan.space.names
+        ),
+        norms={
+            name: module
+            for name, module in net.named_modules()
+            if isinstance(module, SwitchableBatchNorm)
+        },
+    )
+    net._wenable.structure = structure_of(net)
+    net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
+    if check:
+        norms = {call.module for call in graph.norms} & set(plan.replacements)
+        _check_converted(copy_network(net), inputs, expected, norms)
+    fingerprint = weights_fingerprint(net, with_norms=True)
+    net._wenable.calibrations[net.space.full] = Calibration(None, None, fingerprint)
+    return net
+
+
+# --- steps of convert -----------------------------------------------------------------------------
+
+
+def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Graph, list[Any], int]:
+    """Return the graph of a network, its outputs for the example, flattened, and the MACs of all.
+
+    A copy runs and is thrown away: networks keep things from one pass to the next. It runs once
+    before it is traced, so that the trace is of a pass like all the later ones.
+    """
+    net = copy_network(model)
+    with in_eval_mode(net), same_random_numbers(net):
+        try:
+            expected, macs = _run_counted(net, inputs)
+        except Exception as error:  # the model's own code raises whatever it likes
+            raise ValueError(
+                f"`model` (={type(model).__name__}) does not run on this `example_input`:"
+                f" {first_line(error)}"
+            ) from error
+        if not expected:
+            raise ValueError(
+                f"`model` (={type(model).__name__}) gives back no tensor for this `example_input`; allowed:"
+                " tensors, in tuples, lists, dicts, named tuples or dataclasses"
+            )
+        return trace(net, inputs), expected, macs
+
+
+def _switch(net: nn.Module, follower: Follower) -> Callable[[int], None]:
+    put = getattr(net.get_submodule(follower.module), follower.setter)
+    return functools.partial(put, part=follower.part) if follower.part else put
+
+
+def _run_counted(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], int]:
+    """Return the outputs, flattened, and the MACs for the whole example."""
+    # Some networks draw random numbers even in eval mode; both runs get the same ones.
+    with same_random_numbers(net):
+        outputs, macs = run_counted(net, inputs)
+    return tensors_of(outputs), macs
+
+
+def _leave_fused_path(net: nn.Module, replaced: Iterable[str]) -> None:
+    """Let every encoder layer that holds a switchable one run through its parts.
+
+    In inference torch's encoder layer hands the weights of its parts to one fused operation, which
+    knows nothing of modes; this attribute is what it asks before it does.
+    """
+    for name in replaced:
+        parent = net.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            parent.activation_relu_or_gelu = 0
+
+
+def _check_converted(
+    net: Any, inputs: tuple[Any, ...], expected: list[Any], norms: set[str]
+) -> None:
+    """Compare the full mode with the original, and the cost of the smallest with its formula."""
+    with in_eval_mode(net):
+        outputs, whole = _run_counted(net, inputs)
+    same = len(outputs) == len(expected) and all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(outputs, expected, strict=True)
+    )
+    examples = net.examples_counted
+    if not same or whole // examples != net.macs("full"):
+        raise RuntimeError(
+            "the converted network does not compute what the original did, so it is not handed back;"
+            " this is a defect of wenable: please report the network"
+        )
+    entered: set[str] = set()
+    handles = [
+        norm.register_forward_pre_hook(lambda *_, name=name: entered.add(name))
+        for name, norm in net.switchable_norms().items()
+    ]
+    with in_eval_mode(net), net.using("smallest"):
+        try:
+            _, whole = _run_counted(net, inputs)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
+                f" {first_line(error)}"
+            ) from error
+        macs, expected_macs = whole // examples, net.macs()
+    for handle in handles:
+        handle.remove()
+    past = sorted(norms - entered)
+    if past or macs != expected_macs:
+        what = f"norm {past[0]!r} is" if past else "some layer is"
+        raise RuntimeError(
+            f"{what} reached past its registered place (through a plain list, say), so its mode"
+            f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
+        )

@@ -1,0 +1,137 @@
+"""Accuracy of a mode, with its interval."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from wenable.core.outcomes import Outcomes
+from wenable.core.readings import Reading
+from wenable.core.space import ModeChoice
+from wenable.modules.batch_parts import inputs_and_targets
+from wenable.modules.passes import call_network, device_name, device_of, in_eval_mode
+from wenable.modules.processes import gathered_from_processes
+from wenable.modules.targets import check_classes
+from wenable.network.dynamic_network import DynamicNetwork, check_dynamic, warn_if_uncalibrated
+
+
+def evaluate(
+    net: DynamicNetwork,
+    mode: ModeChoice,
+    loader: Iterable[Any],
+    *,
+    split: str = "",
+    pooled: bool = False,
+) -> Reading:
+    """Return the top-1 accuracy of a mode as a share between 0 and 1, with a 95 % interval.
+
+    - `loader`: batches of images `(N, ...)` and labels `(N,)`, classes as whole numbers; several
+      inputs are a tuple or a list in the place of the images.
+    - `split`: the name of the data, for the reading's source.
+    - `pooled`: under `torchrun`, each process is given its own part of the data, and every one
+      returns the accuracy on all parts. Otherwise each is given all of it, and works for itself.
+
+    The interval is Wilson's for a binomial share. Warns `UncalibratedWarning`, and says so in the
+    reading's note, where the mode's norm statistics were never estimated.
+
+    Raises `ValueError` where the loader is empty, the labels are no classes of this network, the
+    outputs are not one tensor `(N, classes)`, or they hold NaN.
+
+    >>> import wenable as we
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> net = we.convert(model, torch.ones(1, 4))
+    >>> evaluate(net, "1/4", [(torch.ones(10, 4), torch.zeros(10, dtype=torch.long))]).count
+    10
+    """
+    return evaluate_each(net, mode, loader, split=split, pooled=pooled)[0]
+
+
+def evaluate_each(
+    net: DynamicNetwork,
+    mode: ModeChoice,
+    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    split: str = "",
+    pooled: bool = False,
+) -> tuple[Reading, Outcomes]:
+    """Return the accuracy of a mode as `evaluate` does, and which examples were right.
+
+    With the outcomes two modes can be compared on the same examples (`wenable.core.outcomes.mcnemar`),
+    which tells more modes apart than their intervals do.
+
+    >>> import wenable as we
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> net = we.convert(model, torch.ones(1, 4))
+    >>> reading, each = evaluate_each(net, "1/4", [(torch.ones(10, 4), torch.zeros(10).long())])
+    >>> each.count, each.right == 10 * reading.known
+    (10, True)
+    """
+    check_dynamic(net)
+    mode = net.space.mode(mode)
+    uncalibrated = warn_if_uncalibrated(net, mode, "evaluated")
+    with net.using(mode):
+        right, labels = right_ones(net, loader, f"mode {mode}")
+    if pooled:
+        device = device_of(net)
+        right, labels = (gathered_from_processes(each.to(device)).cpu() for each in (right, labels))
+    count, total = int(right.sum()), len(right)
+    low, high = wilson_interval(count, total)
+    reading = Reading(
+        count / total,
+        "top-1",
+        low,
+        high,
+        interval="95 % Wilson",
+        count=total,
+        source=f"evaluated on {split or 'the given data'}",
+        device=device_name(net),
+        note="norm statistics not calibrated for this mode" if uncalibrated else "",
+    )
+    # Other examples in the same number have other labels, or the same in another order.
+    examples = f"labels crc32 {zlib.crc32(labels.to(torch.int64).numpy().tobytes()):08x}"
+    return reading, Outcomes.of(right.tolist(), examples)
+
+
+def count_right(
+    model: nn.Module, loader: Iterable[Any], what: str = "the network"
+) -> tuple[int, int]:
+    """Return how many examples a network classifies right, and of how many."""
+    right, _ = right_ones(model, loader, what)
+    return int(right.sum()), len(right)
+
+
+def right_ones(
+    model: nn.Module, loader: Iterable[tuple[torch.Tensor, torch.Tensor]], what: str = "the network"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return for each example whether a network classifies it right, and its label; `(N,)` both."""
+    right, seen = list[torch.Tensor](), list[torch.Tensor]()
+    device = device_of(model)
+    with in_eval_mode(model), torch.no_grad():
+        for batch in loader:
+            inputs, labels = inputs_and_targets(batch, model)
+            outputs, _ = call_network(model, inputs, device)
+            check_classes(outputs, labels)
+            if bool(outputs.isnan().any()):
+                raise ValueError(f"the outputs of {what} hold NaN; its accuracy means nothing")
+            right.append(outputs.argmax(1).cpu() == labels.cpu())
+            seen.append(labels.cpu())
+    if not sum(map(len, seen)):
+        raise ValueError("`loader` is empty; accuracy needs at least one example")
+    return torch.cat(right), torch.cat(seen)
+
+
+def wilson_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval for a share of `right` in `total`.
+
+    >>> [round(end, 3) for end in wilson_interval(90, 100)]
+    [0.826, 0.945]
+    """
+    # scipy takes a moment to import, and nothing else here needs it.
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,97 @@
+"""Extracts the plain network of one mode: standard torch layers that know nothing of modes."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from wenable.core.space import Mode, ModeChoice
+from wenable.modules.copying import copy_network, put_in_place
+from wenable.modules.outputs import tensors_of
+from wenable.modules.passes import in_eval_mode
+from wenable.network.dynamic_network import DynamicNetwork, warn_if_uncalibrated
+
+
+def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
+    """Return the network of one mode: an instance of the original class, of standard torch layers.
+
+    - `mode`: the present mode where nothing is said.
+
+    The result has weights of its own and knows nothing of wenable; in eval mode it computes what
+    `net` computes in that mode. Two methods cannot keep all of this: the network of an early exit is
+    a `torch.fx.GraphModule`, since its class would run on; and a layer in low precision has a
+    `wenable.layers.quantization.FakeQuantizedInput` before it, since torch has no layer that rounds.
+
+    Warns `UncalibratedWarning` where the norm statistics of the mode were never estimated.
+
+    >>> import wenable as we
+    >>> net = we.convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
+    >>> type(extract(net, "1/2")[0]).__name__
+    'Sequential'
+    """
+    mode = net.mode if mode is None else net.space.mode(mode)
+    warn_if_uncalibrated(net, mode, "extracted")
+    with net.using(mode):
+        # What the network knows of its other modes is left out of the copy.
+        plain: Any = copy_network(net, without=net._wenable)
+    plain.__class__ = net.original_class
+    del plain._wenable
+    plain.__dict__.pop("wenable_source", None)
+    finish = net._wenable.plan.finish_extraction
+    plain = plain if finish is None else finish(plain)
+    modules: dict[str, nn.Module] = dict(plain.named_modules())
+    replacements = {
+        name: cast(Any, module).to_plain()
+        for name, module in modules.items()
+        if hasattr(module, "put_pattern") and hasattr(module, "to_plain")
+    }
+    put_in_place(plain, replacements)
+    _check_extracted(net, mode, plain)
+    return plain
+
+
+def _check_extracted(net: DynamicNetwork, mode: Mode, plain: nn.Module) -> None:
+    """Run both on an example: some networks look into their layers while they run.
+
+    Copies run, for what a network keeps of a pass.
+    """
+    try:
+        same = _agree(copy_network(net), copy_network(plain), mode)
+    except (AttributeError, TypeError) as error:
+        raise RuntimeError(
+            f"mode {mode} cannot be extracted: the network looks into a layer that was replaced"
+            f" ({error})"
+        ) from error
+    # Deep networks can make much of a difference in rounding. In float64 there is next to none, so
+    # that even ten thousand times as much of it is told from another computation.
+    if not same and not _agree(_in_float64(net), _in_float64(plain), mode):
+        raise RuntimeError(
+            f"mode {mode} does not compute the same once extracted; this is a defect of wenable:"
+            " please report the network"
+        )
+
+
+def _in_float64(net: Any) -> Any:
+    return copy_network(net).double()
+
+
+def _agree(net: DynamicNetwork, plain: nn.Module, mode: Mode) -> bool:
+    """Say whether both give the same on the network's own example, to rounding."""
+    example = net.example_batch
+    with torch.no_grad(), in_eval_mode(net), in_eval_mode(plain), net.using(mode):
+        expected, found = tensors_of(net(*example)), tensors_of(plain(*example))
+    return len(expected) == len(found) and all(map(_close, expected, found))
+
+
+def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    if not ours.is_floating_point():
+        return True
+    # Where a network overflows on random numbers, rounding decides between them.
+    finite = ours.isfinite()
+    ours, theirs = ours[finite], theirs[finite]
+    largest = float(ours.abs().max()) if len(ours) else 0.0
+    share = 1e-8 if ours.dtype == torch.float64 else 100 * torch.finfo(ours.dtype).eps
+    tolerance = share * max(largest, 1.0)
+    return torch.allclose(ours, theirs, rtol=0, atol=tolerance)

@@ -1,0 +1,110 @@
+"""A bundle's modes beside what others would run: plain exports on every engine, the full network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from wenable.core.readings import Reading
+from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.runtime.lowering import as_written
+from wenable.runtime.session import Session
+
+TIMING = TimingPlan(blocks=8, calls=20, warmup=5, gap_ms=50.0)
+
+
+@dataclass(frozen=True)
+class ModeComparison:
+    """The latencies of one mode for one example, taken in one run.
+
+    - `engine`: as it was asked for, the key of `plain` and `full`; `version`: of it.
+    - `ours`: as a session runs it; `plain`: the mode exported as it is written, by engine.
+    - `full`: the plain export of the full mode, by engine.
+    """
+
+    mode: str
+    engine: str
+    version: str
+    threads: int
+    ours: Reading
+    plain: dict[str, Reading]
+    full: dict[str, Reading]
+
+    @property
+    def best_plain(self) -> tuple[str, Reading]:
+        """The engine on which the plain export is fastest, and its latency."""
+        return min(self.plain.items(), key=lambda item: item[1].known)
+
+    @property
+    def best_full(self) -> Reading:
+        """The latency of the plain full network on the engine where it is fastest."""
+        return min(self.full.values(), key=lambda each: each.known)
+
+    @property
+    def best_plain_over_ours(self) -> float:
+        """How many times faster the mode is than its best plain export."""
+        return self.best_plain[1].known / self.ours.known
+
+    @property
+    def full_over_ours(self) -> float:
+        """How many times faster the mode is than the full network at its best."""
+        return self.best_full.known / self.ours.known
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {
+            "best_plain_over_ours": self.best_plain_over_ours,
+            "full_over_ours": self.full_over_ours,
+        }
+
+
+def compare(
+    path: str | os.PathLike[str],
+    *,
+    engines: Sequence[str],
+    threads: int | None = None,
+    modes: Sequence[str] | None = None,
+    timing: TimingPlan = TIMING,
+    on_progress: Callable[[str], None] = lambda words: None,
+) -> list[ModeComparison]:
+    """Return for each mode, on each engine, its latency beside the plain exports'.
+
+    - `modes`: all exported ones where nothing is said; the first exported one should be the full.
+
+    All are measured in one run, in blocks of calls in random order. Sessions take up the profiles
+    that `wenable profile` kept.
+    """
+    ours = {engine: Session(path, engine=engine, threads=threads) for engine in engines}
+    plain = {
+        engine: Session(path, engine=engine, threads=threads, choose=as_written)
+        for engine in engines
+    }
+    first = next(iter(ours.values()))
+    wanted = list(first.modes if modes is None else modes)
+    x = first.example()
+    calls: dict[tuple[str, str, str], Callable[[], object]] = {}
+    for kind, sessions in (("ours", ours), ("plain", plain)):
+        for engine, session in sessions.items():
+            for mode in dict.fromkeys([first.modes[0], *wanted]):
+                on_progress(f"{engine}: {mode[:20]}")
+                session.prepare(mode)
+                calls[kind, engine, mode] = partial(session.run, x, mode=mode)
+    on_progress(f"timing {len(calls)} models")
+    found = measure_latencies(calls, timing, source="bench")
+    full = {engine: found["plain", engine, first.modes[0]] for engine in engines}
+    return [
+        ModeComparison(
+            mode,
+            engine,
+            ours[engine].engine.version,
+            ours[engine].engine.threads,
+            found["ours", engine, mode],
+            {each: found["plain", each, mode] for each in engines},
+            full,
+        )
+        for engine in engines
+        for mode in wanted
+    ]

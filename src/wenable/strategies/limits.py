@@ -1,0 +1,228 @@
+"""Limits on what a mode may cost, and the mode of least loss that keeps them all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from wenable.core.cost_table import CostTable
+from wenable.core.space import Knob, Mode, Space
+
+Losses: TypeAlias = Mapping[str, Mapping[int, float]]
+"""Knob -> pattern -> its loss; a pattern without one is not to be chosen."""
+
+ROUNDING = 1e-6  # how far a sum may exceed a limit, as a share of it: sums and solvers round
+TIE = 1e-6  # losses that differ by less are equal: no test set has a million images
+
+LONGEST_S = 5.0  # of one knapsack; those with losses proportional to costs may take for ever
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most that a mode may cost, by a table: 5 ms, or 2 MB, or 1 mJ.
+
+    - `table`: the cost of any mode.
+    - `most`: the limit, in the table's unit.
+
+    Raises `ValueError` where `most` is no finite number of at least 0.
+
+    >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
+    >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
+    >>> Limit(table, 5.5).allows(space.mode("1/2,1")), Limit(table, 5.5).allows(space.full)
+    (True, False)
+    """
+
+    table: CostTable
+    most: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.most < math.inf:
+            raise ValueError(
+                f"`most` (={self.most}) of a limit must be a finite number, at least 0"
+            )
+
+    def allows(self, mode: Mode) -> bool:
+        """Say whether the mode costs no more than the limit, up to a millionth of it."""
+        return self.excess(mode) <= 0
+
+    def excess(self, mode: Mode) -> float:
+        """Return by how much the mode exceeds the limit, as a share of it; 0 where it does not."""
+        over = self.table.cost(mode) - self.most
+        return over / (self.most or 1.0) if over > ROUNDING * self.most else 0.0
+
+    def __str__(self) -> str:
+        return f"at most {self.most:g} {self.table.unit}"
+
+
+def check_limits(space: Space, limits: Sequence[Limit]) -> Mode:
+    """Return a mode that keeps all limits, coarse where it can be; refuse what none can keep.
+
+    Raises `ValueError` where a limit's table is of another space, or no mode keeps a limit, alone or
+    together with those before it; the error names the least that is possible.
+
+    >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
+    >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
+    >>> print(check_limits(space, [Limit(table, 5.5)]))
+    1,1/2
+    """
+    for position, limit in enumerate(limits):
+        check_space(space, limit.table, f"`limits[{position}]`")
+    steps = {knob.name: {n: float(i) for i, n in enumerate(knob.options)} for knob in space.knobs}
+    mode = space.full
+    for position, limit in enumerate(limits):
+        before = limits[:position]
+        within = _solve(space, steps, limit.table, [*before, limit])
+        if within is None:
+            least = _least(space, limit.table, before)
+            alone = _least(space, limit.table, ())
+            together = " together with those before it" if alone <= limit.most else ""
+            raise ValueError(
+                f"`limits[{position}]` (={limit}) cannot be kept{together}: the least that a mode"
+                f" costs is {alone if not together else least:g} {limit.table.unit}"
+            )
+        mode = within
+    return mode
+
+
+def check_space(space: Space, table: CostTable, what: str) -> None:
+    """Raise `ValueError`, naming `what`, where the table is of another space."""
+    if table.space != space:
+        raise ValueError(
+            f"{what} is the cost table of another network: it has {len(table.space.knobs)} knobs,"
+            f" from {table.space.names[0]!r} on, and the space {len(space.knobs)}, from"
+            f" {space.names[0]!r} on; allowed: a table of the same knobs and patterns"
+        )
+
+
+def _least(space: Space, table: CostTable, limits: Sequence[Limit]) -> float:
+    span = max(max(row.values()) for row in table.costs.values()) or 1.0
+    costs = {name: {n: cost / span for n, cost in row.items()} for name, row in table.costs.items()}
+    mode = _solve(space, costs, table, limits)
+    return table.cost(mode) if mode is not None else math.nan
+
+
+def worthwhile(
+    space: Space, table: CostTable, limits: Sequence[Limit] = ()
+) -> dict[str, tuple[int, ...]]:
+    """Return for each knob the patterns that no coarser one matches in all costs at once.
+
+    Without limits these are `CostTable.without_slower_patterns`. A pattern that is slower than a
+    coarser one but smaller may be what keeps a limit on memory; so it stays where there is one.
+
+    >>> space = Space((Knob("a", (1, 2, 4)),))
+    >>> table = CostTable(space, "ms", 0.0, {"a": {1: 4.0, 2: 2.0, 4: 3.0}})
+    >>> memory = CostTable(space, "MB", 0.0, {"a": {1: 4.0, 2: 2.0, 4: 1.0}})
+    >>> worthwhile(space, table), worthwhile(space, table, [Limit(memory, 3.0)])
+    ({'a': (1, 2)}, {'a': (1, 2, 4)})
+    """
+    tables = [table, *(limit.table for limit in limits)]
+
+    def kept(knob: Knob) -> tuple[int, ...]:
+        chosen: list[int] = []
+        for option in knob.options:
+            rows = [each.costs[knob.name] for each in tables]
+            if not any(all(row[option] >= row[one] for row in rows) for one in chosen):
+                chosen.append(option)
+        return tuple(chosen)
+
+    return {knob.name: kept(knob) for knob in space.knobs}
+
+
+def cheapest_within(
+    space: Space,
+    losses: Losses,
+    table: CostTable,
+    budget: float,
+    limits: Sequence[Limit] = (),
+) -> Mode | None:
+    """Return the mode of least loss within the budget and the limits; of equal ones the cheapest.
+
+    A multiple-choice knapsack: one pattern for each knob, whose losses add up, as the costs do. It
+    is solved to the optimum as a mixed-integer programme (`scipy.optimize.milp`, HiGHS), as a rule
+    in a fraction of a second; after 5 s the best so far is returned. HiGHS 1.12 (scipy 1.17) may
+    print lines with `transformNewIntegerFeasibleSolution`, a leftover of theirs that means nothing.
+
+    - `losses`: knob -> pattern -> its loss, a share of the accuracy. A pattern that is left out is
+      not chosen. Sums that differ by less than 1e-6 count as equal.
+    - `budget`: the most by `table`; it and the limits may be exceeded by a millionth of them.
+    - `table`: what `budget` is compared with, and what decides among equal losses.
+    - `limits`: further costs that are kept at the same time.
+
+    Returns None where no mode keeps them all. Raises `ValueError` where a knob has no losses, or
+    one is not finite, or a table is of another space; `RuntimeError` where 5 s yield no mode.
+
+    Source: Kellerer, Pferschy and Pisinger, *Knapsack Problems*, 2004, chapter 11.
+
+    >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
+    >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
+    >>> losses = {"a": {1: 0.0, 2: 0.1}, "b": {1: 0.0, 2: 0.3}}
+    >>> print(cheapest_within(space, losses, table, 5.5), cheapest_within(space, losses, table, 4.0))
+    1/2,1 None
+    """
+    check_space(space, table, "`table`")
+    for position, limit in enumerate(limits):
+        check_space(space, limit.table, f"`limits[{position}]`")
+    _check_losses(space, losses)
+    return _solve(space, losses, table, [Limit(table, budget), *limits]) if budget >= 0 else None
+
+
+def _check_losses(space: Space, losses: Losses) -> None:
+    for knob in space.knobs:
+        if not losses.get(knob.name):
+            raise ValueError(
+                f"`losses` has no pattern of {knob.name!r}; every knob needs at least one"
+            )
+        for option, loss in losses[knob.name].items():
+            knob.check(option)
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"`losses` of {knob.name!r} in pattern {option} (={loss}) must be finite"
+                )
+
+
+def _solve(space: Space, losses: Losses, table: CostTable, limits: Sequence[Limit]) -> Mode | None:
+    """Return the best mode, or None where there is none; a knob's options are those in `losses`."""
+    from scipy.optimize import Bounds, LinearConstraint, milp  # here: it takes a second to load
+
+    choices = [(name, option) for name in space.names for option in losses[name]]
+    knob_of = np.array([space.position(name) for name, _ in choices])
+    one_each = (knob_of == np.arange(len(space.knobs))[:, None]).astype(float)
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    allowed = np.ones(len(choices))
+    for limit in limits:
+        above, least = _above_least(limit.table, losses)
+        room = limit.most * (1 + ROUNDING / 2) - least
+        if room < 0:
+            return None
+        allowed[above > room] = 0
+        above[above > room] = 0
+        # HiGHS bears errors of 1e-6 in each row: scaled so that this is a hundredth of `ROUNDING`.
+        scale = 100 / (above.max() or 1.0)
+        constraints.append(LinearConstraint(above * scale, -np.inf, room * scale))
+    loss = np.array([losses[name][option] for name, option in choices])
+    above, _ = _above_least(table, losses)
+    tie = TIE * above / ((one_each * above).max(axis=1).sum() or 1.0)
+    found = milp(
+        1e4 * (loss + tie),  # 1e-6 of this is borne too
+        integrality=np.ones(len(choices)),
+        bounds=Bounds(np.zeros(len(choices)), allowed),  # type: ignore[arg-type]
+        constraints=constraints,
+        options={"mip_rel_gap": 0.0, "time_limit": LONGEST_S},
+    )
+    if found.x is None:
+        if found.status == 2:  # proven infeasible
+            return None
+        raise RuntimeError(f"the knapsack was not solved within {LONGEST_S:g} s: {found.message}")
+    chosen = (choice for choice, x in zip(choices, found.x, strict=True) if x > 0.5)
+    return space.mode(dict(chosen))
+
+
+def _above_least(table: CostTable, losses: Losses) -> tuple[np.ndarray, float]:
+    """Return each choice's cost above its knob's cheapest, and what the cheapest mode costs."""
+    least = {name: min(table.costs[name][n] for n in losses[name]) for name in table.space.names}
+    above = [table.costs[name][n] - low for name, low in least.items() for n in losses[name]]
+    return np.array(above), table.rest + sum(least.values())

@@ -1,0 +1,143 @@
+"""Searches by evolution: NSGA-II over the modes, towards high accuracy and low cost at once."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from wenable.core.cost_table import CostTable
+from wenable.core.readings import Front, Reading
+from wenable.core.space import Mode, ModeChoice, Space
+from wenable.strategies.fronts import Evaluations, check_exceeded, check_threshold
+from wenable.strategies.greedy import SearchStep
+from wenable.strategies.limits import Limit, check_limits, check_space, worthwhile
+
+NOT_INSTALLED = "optuna is not installed: pip install 'wenable[search]'"
+
+
+def evolve(
+    space: Space,
+    accuracy: Callable[[Mode], Reading],
+    table: CostTable,
+    *,
+    trials: int = 200,
+    seed: int = 0,
+    population: int = 20,
+    threshold: float = 0.0,
+    limits: Sequence[Limit] = (),
+    start: Sequence[ModeChoice] = (),
+    cost: str = "latency",
+    on_step: Callable[[SearchStep], None] | None = None,
+) -> Front:
+    """Breed modes from the best so far, by optuna's NSGA-II, and return the front of all.
+
+    It assumes nothing of how accuracy depends on the mode, and so it needs many evaluations to
+    come as far as `exact`; but it may start from the points of another search.
+
+    - `accuracy`: mode -> its top-1, a share between 0 and 1; called once a mode at most.
+    - `table`: the cost of any mode. Patterns that cost no less than a coarser one are left out.
+    - `trials`: how many modes are evaluated at most, the full one included. Modes that were
+      evaluated before or break a limit take no trial; of those, ten times as many are borne.
+    - `seed`: of the random choices; the same seed and readings give the same front.
+    - `population`: how many modes a generation has, at least 2.
+    - `threshold`: points at or under this accuracy are left out of the front.
+    - `limits`: what each point keeps besides, as a memory of 2 MB; the full mode need not.
+    - `start`: modes to begin with; the uniform ones by default. A pattern that is left out is
+      replaced by a coarser one that costs no more. With limits, a mode that keeps them all is added.
+    - `cost`: the name of the cost, for the record.
+    - `on_step`: called after each evaluation, with `taken` its point.
+
+    Returns a `Front` whose `path` is the full mode and then every other in the order of evaluation,
+    and whose `chosen` is the cheapest point above the threshold.
+
+    Raises `ModuleNotFoundError` where optuna is not installed; `ValueError` where the threshold is
+    not in [0, 1), or neither the full mode nor a mode within the limits exceeds it; where no mode
+    can keep a limit; for the table of another space.
+
+    Source: Deb et al., *A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II*, 2002.
+
+    >>> from wenable.core.space import Knob
+    >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
+    >>> share = lambda mode: Reading(1 - 0.1 * (mode["a"] - 1) - 0.3 * (mode["b"] - 1), "top-1")
+    >>> table = CostTable(space, "ms", 1.0, {"a": {1: 4.0, 2: 2.0}, "b": {1: 4.0, 2: 2.0}})
+    >>> try:
+    ...     modes = evolve(space, share, table, threshold=0.65, trials=4).modes
+    ... except ModuleNotFoundError:  # optuna is optional
+    ...     modes = (space.mode("1"), space.mode("1/2,1"))
+    >>> [str(mode) for mode in modes]
+    ['1', '1/2,1']
+    """
+    check_threshold(threshold)
+    for name, value, least in (("trials", trials, 1), ("population", population, 2)):
+        if value < least:
+            raise ValueError(f"`{name}` (={value}) must be at least {least}")
+    check_space(space, table, "`table`")
+    kept = check_limits(space, limits)
+    patterns = worthwhile(space, table, limits)
+    first = [space.mode(choice) for choice in start] or list(space.uniform_modes())
+    tables = [table, *(limit.table for limit in limits)]
+    study = _study(population, seed)
+    evaluate = Evaluations(accuracy, table, trials, on_step, likely=trials)
+    check_exceeded(threshold, evaluate(space.full))
+    for mode in dict.fromkeys(_without_left_out(mode, patterns, tables) for mode in (*first, kept)):
+        study.enqueue_trial(dict(mode))
+    _breed(study, space, patterns, evaluate, table, limits, trials)
+    return evaluate.front("evolve", cost, threshold, limits, evaluate.points)
+
+
+def _study(population: int, seed: int) -> Any:
+    try:
+        optuna = importlib.import_module("optuna")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(NOT_INSTALLED, name="optuna") from error
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would say that there is a study
+    try:
+        return optuna.create_study(
+            directions=["maximize", "minimize"],
+            sampler=optuna.samplers.NSGAIISampler(population_size=population, seed=seed),
+        )
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _without_left_out(
+    mode: Mode, patterns: Mapping[str, Sequence[int]], tables: Sequence[CostTable]
+) -> Mode:
+    def replaced(name: str, option: int) -> int:
+        rows = [table.costs[name] for table in tables]
+        coarser = [n for n in patterns[name] if n <= option]
+        return next(n for n in reversed(coarser) if all(row[n] <= row[option] for row in rows))
+
+    return mode.space.mode({name: replaced(name, option) for name, option in mode.items()})
+
+
+def _breed(
+    study: Any,
+    space: Space,
+    patterns: Mapping[str, Sequence[int]],
+    evaluate: Evaluations,
+    table: CostTable,
+    limits: Sequence[Limit],
+    trials: int,
+) -> None:
+    """Evaluate what the study proposes, until there are `trials` points or nothing is new."""
+    size = math.prod(len(options) for options in patterns.values())
+    whole = max(table.rest + sum(max(row.values()) for row in table.costs.values()), 1.0)
+    for _ in range(10 * trials):
+        if len(evaluate.points) >= min(trials, size):
+            return
+        trial = study.ask()
+        mode = space.mode(
+            {name: trial.suggest_categorical(name, options) for name, options in patterns.items()}
+        )
+        excess = sum(limit.excess(mode) for limit in limits)
+        if excess > 0:
+            # Worse than any mode that keeps the limits, by as much as it breaks them: constrained
+            # domination, section VI of the paper. Its accuracy is not needed.
+            study.tell(trial, (-excess, whole * (1 + excess)))
+        else:
+            point = evaluate(mode)
+            study.tell(trial, (point.accuracy.known, point.cost.known))

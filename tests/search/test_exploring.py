@@ -1,0 +1,318 @@
+"""Exploring a real network: modes calibrated, costs real, the network left in order."""
+
+import copy
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import wenable as we
+from tests.helpers.networks import converted
+from wenable.core.cost_table import CostTable, tabulated
+from wenable.core.journal import JournalError
+from wenable.core.outcomes import Outcomes
+from wenable.measure.energy import EnergyPlan
+from wenable.measure.latency import TimingPlan
+from wenable.search.exploring import mode_energies, mode_latencies
+from wenable.strategies.limits import Limit
+
+QUICK = TimingPlan(blocks=2, calls=2, warmup=0, gap_ms=0)
+
+
+def labelled(net: we.DynamicNetwork, count: int = 40) -> list:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(count, 3, 6, 6, generator=generator)
+    with torch.no_grad():
+        return [(images, net(images).argmax(1))]
+
+
+def test_a_search_by_macs():
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)  # labels are the full mode's answers: it is always right
+    front = we.explore(net, data, data, threshold=0.3, cost="macs", strategy="greedy")
+    assert front.path[0].mode == net.space.full
+    assert front.path[0].accuracy.value == 1.0
+    for before, after in zip(front.path, front.path[1:], strict=False):
+        assert after.mode in net.space.cheaper(before.mode)
+        assert after.cost.value == net.macs(after.mode)
+    assert front.cost == "macs"
+    assert (front.path[-1].accuracy.known <= 0.3) or front.path[-1].mode == net.space.smallest
+    # What is on the front stays calibrated, and evaluates to the very same figure.
+    for point in front:
+        assert net.is_calibrated(point.mode)
+        assert we.evaluate(net, point.mode, data).value == point.accuracy.value
+    kept = set(front.modes) | {front.chosen.mode, net.space.full}
+    assert set(net.calibrated_modes) == kept
+
+
+@pytest.mark.parametrize("strategy", ["exact", "greedy", "greedy-lazy", "plain"])
+def test_a_front_knows_which_images_were_right(strategy):
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)
+    images, labels = data[0]
+    two = [(images[:13], labels[:13]), (images[13:], labels[13:])]
+    front = we.explore(net, two, data, threshold=0.3, strategy=strategy)
+    for point in front.found:
+        with net.using(point.mode), torch.no_grad():  # one image after the other
+            right = [
+                int(net.eval()(images[i : i + 1]).argmax()) == int(labels[i]) for i in range(40)
+            ]
+        assert point.outcomes is not None
+        assert point.outcomes == Outcomes.of(right, point.outcomes.examples)
+        assert point.outcomes.right == round(40 * point.accuracy.known)
+    assert len({point.outcomes.examples for point in front.found if point.outcomes}) == 1
+
+
+def test_a_search_by_latency_times_the_extracted_networks():
+    net = converted(groups=(1, 2))
+    data = labelled(net)
+    front = we.explore(net, data, data, threshold=0.3, cost="latency", timing=QUICK)
+    assert {point.cost.unit for point in front.path} == {"ms"}
+    assert all(point.cost.count == 4 for point in front.path)
+    assert "eager PyTorch" in front.path[0].cost.source
+
+
+def test_a_search_that_fails_leaves_no_statistics_behind():
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)
+    we.calibrate(net, "1/4", data)
+    before = set(net.calibrated_modes)
+
+    def stop(_step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        we.explore(net, data, data, threshold=0.3, on_step=stop)
+    assert set(net.calibrated_modes) == before
+
+
+class Denormal(torch.nn.Module):
+    """Notes, while it runs, how many denormal products are not flushed to zero."""
+
+    kept: ClassVar[list[int]] = []
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)
+        self.tiny = torch.full((100,), 1e-39)  # too few to be shared out
+
+    def forward(self, x):
+        if not torch.compiler.is_compiling():
+            Denormal.kept.append(int(((self.tiny * 1.0) > 0).sum()))
+        return self.b(self.a(x))
+
+
+def test_denormals_are_flushed_while_timing_only():
+    net = we.convert(Denormal(), torch.zeros(1, 8), method=we.WeightEnabling((1, 2)))
+    mode_latencies(net, [net.space.full], QUICK)
+    assert Denormal.kept[-6:] == [0] * 6  # two blocks of three calls
+    net(torch.zeros(1, 8))
+    assert Denormal.kept[-1] == 100
+
+
+@pytest.mark.parametrize(
+    ("first", "where"), [(True, "every thread"), (False, "the calling thread only")]
+)
+def test_the_source_says_where_denormals_are_flushed(first: bool, where: str):
+    """In a fresh process: workers take the setting over when they start, and never again."""
+    code = f"""
+import torch, wenable as we
+from wenable.core.cost_table import CostTable, tabulated
+from wenable.strategies.limits import Limit
+from wenable.measure.latency import TimingPlan
+from wenable.measure.energy import EnergyPlan
+from wenable.search.exploring import mode_energies, mode_latencies
+torch.set_num_threads(2)
+torch.set_flush_denormal({first})
+torch.ones(4_000_000).mul_(2)
+net = we.convert(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)), torch.ones(1, 8))
+plan = TimingPlan(blocks=1, calls=1, warmup=0, gap_ms=0)
+print(mode_latencies(net, [net.space.full], plan)[0].source)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"denormals flushed in {where};" in shown.stdout
+
+
+def test_latencies_of_other_types_of_input():
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(9, 8), torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
+    )
+    net = we.convert(model, torch.zeros(1, 3, dtype=torch.long))
+    assert mode_latencies(net, net.space.uniform_modes(), QUICK)[-1].known > 0
+
+
+def test_latencies_come_in_the_order_of_the_modes():
+    net = converted()
+    modes = [net.space.full, net.space.full]
+    readings = mode_latencies(net, modes, QUICK)
+    assert len(readings) == 2
+    assert all(reading.known > 0 for reading in readings)
+
+
+def test_what_cannot_be_searched_is_refused():
+    net = converted()
+    data = labelled(net)
+    for settings, message in (
+        ({"cost": "energy"}, "`cost` \\(='energy'\\) needs an energy meter"),
+        ({"cost": "size"}, "`cost` \\(='size'\\) is unknown"),
+        ({"strategy": "magic"}, "`strategy` \\(='magic'\\) is unknown"),
+        ({"threshold": 1.0}, "`threshold` \\(=1.0\\)"),
+        ({"pooled": True}, "this is the only one"),
+        ({"journal": "j.jsonl"}, "`journal` is for the strategies 'greedy' and 'greedy-lazy'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            we.explore(net, data, data, **{"threshold": 0.5, **settings})
+    with pytest.raises(ValueError, match="`calibration_batches` is an iterator"):
+        we.explore(net, data, iter(data), threshold=0.5)
+
+
+def test_without_a_strategy_it_is_exact_where_costs_are_sums_and_algorithm_2_elsewhere():
+    net = converted(groups=(1, 2))
+    data = labelled(net)
+    table = tabulated(net.space, net.macs, "ms")
+    for settings, strategy in (
+        ({}, "exact"),
+        ({"cost": "latency", "table": table}, "exact"),
+        ({"cost": "latency", "timing": QUICK}, "greedy"),
+        ({"strategy": "greedy"}, "greedy"),
+        ({"limits": [Limit(table, 1e9)]}, "exact"),
+    ):
+        front = we.explore(copy.deepcopy(net), data, data, threshold=0.3, **settings)
+        assert front.strategy == strategy, settings
+        steps = [after.mode in net.space.cheaper(before.mode)
+                 for before, after in zip(front.path, front.path[1:], strict=False)]  # fmt: skip
+        if strategy == "greedy":
+            assert all(steps)  # of one layer and one pattern each
+
+
+def seeded(groups: tuple[int, ...]) -> we.DynamicNetwork:
+    torch.manual_seed(0)
+    return converted(groups=groups)
+
+
+KILLED = """
+import os, signal, sys
+import wenable as we
+from tests.search.test_exploring import labelled, seeded
+
+net, left = seeded((1, 2, 4)), [int(sys.argv[2])]
+data = labelled(net)
+
+def die(step):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+we.explore(net, data, data, threshold=0.3, strategy="greedy", journal=sys.argv[1], on_step=die)
+"""
+
+
+def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeypatch):
+    journal = tmp_path / "search.jsonl"
+    command = [sys.executable, "-c", KILLED, str(journal), "4"]
+    root = Path(__file__).parents[2]
+    assert subprocess.run(command, cwd=root, check=False).returncode == -9
+    known = journal.read_text().count('"kind":"evaluation"')
+    seen: list[Any] = []
+    evaluate = we.evaluate
+
+    def counted(net, mode, *rest, **settings):
+        seen.append(mode)
+        return evaluate(net, mode, *rest, **settings)
+
+    monkeypatch.setattr("wenable.search.candidates.evaluate", counted)
+    net = seeded((1, 2, 4))
+    data = labelled(net)
+    search = {"threshold": 0.3, "strategy": "greedy"}
+    expected = we.explore(copy.deepcopy(net), data, data, **search)
+    whole, seen[:] = len(seen), []
+    assert we.explore(copy.deepcopy(net), data, data, journal=journal, **search) == expected
+    # The mode where it stood is run once more: the answers of each image are not in the journal.
+    assert len(seen) <= whole - known + 1
+    seen.clear()
+    assert we.explore(net, data, data, journal=journal, **search) == expected
+    assert seen == []
+    assert set(net.calibrated_modes) == {*expected.modes, expected.chosen.mode, net.space.full}
+
+
+def test_two_searches_on_one_journal_are_refused_and_the_first_goes_on(tmp_path: Path):
+    net = seeded((1, 2))
+    data = labelled(net)
+    search = {"threshold": 0.3, "strategy": "greedy", "journal": tmp_path / "search.jsonl"}
+    refused = []
+
+    def another(_step):
+        with pytest.raises(JournalError, match=r"search\.jsonl is in use by another process"):
+            we.explore(copy.deepcopy(net), data, data, **search)
+        refused.append(1)
+
+    front = we.explore(net, data, data, on_step=another, **search)
+    assert len(refused) == len(front.path) - 1 > 0
+    again = we.explore(seeded((1, 2)), data, data, **search)
+    assert again == front
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "exact"])
+def test_a_search_by_a_devices_table_takes_its_costs_from_there(strategy):
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)
+    macs = tabulated(net.space, net.macs, "MACs")
+    costs = {name: {n: cost / 1e3 for n, cost in row.items()} for name, row in macs.costs.items()}
+    table = CostTable(net.space, "ms", macs.rest / 1e3, costs, "onnxruntime", "a board")
+    front = we.explore(
+        net, data, data, threshold=0.3, cost="latency", table=table, strategy=strategy
+    )
+    assert front.strategy == strategy
+    for point in front:
+        assert point.cost.value == pytest.approx(net.macs(point.mode) / 1e3)
+        assert "table: onnxruntime" in point.cost.source
+        assert point.cost.device == "a board"
+        assert net.is_calibrated(point.mode)
+        assert we.evaluate(net, point.mode, data).value == point.accuracy.value
+    assert set(net.calibrated_modes) == {*front.modes, front.chosen.mode}
+
+
+def test_tables_that_do_not_belong_are_refused():
+    net = converted(groups=(1, 2))
+    data = labelled(net)
+    other = converted(groups=(1, 2, 4))
+    for given, words in (
+        ({"table": tabulated(other.space, other.macs, "ms"), "cost": "latency"}, "another network"),
+        ({"table": tabulated(net.space, net.macs, "mJ"), "cost": "latency"}, "is in mJ"),
+        ({"strategy": "exact", "cost": "latency"}, "needs costs that are sums"),
+        (
+            {
+                "strategy": "greedy",
+                "limits": [Limit(tabulated(net.space, net.macs, "MACs"), 1e9)],
+            },
+            "are for the strategies",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            we.explore(net, data, data, threshold=0.3, **given)
+
+
+class Battery:
+    """A meter that says what a test knows: so much for every second of a clock."""
+
+    name, scope, kind, step_s, detail = "battery", "board", "measured", 0.0, ""
+
+    def begin(self) -> None:
+        self.since = time.perf_counter()
+
+    def end(self) -> float:
+        return 2.0 * (time.perf_counter() - self.since)
+
+
+def test_energy_is_measured_by_a_meter_and_has_its_source():
+    net = converted(groups=(1, 2))
+    we.calibrate(net, net.space.uniform_modes(), labelled(net))
+    plan = EnergyPlan(trials=2, window_s=0.02, steps=1, warmup_s=0.0, cooldown_s=0.0, idle_s=0.01)
+    for reading in mode_energies(net, net.space.uniform_modes(), Battery(), plan):
+        assert reading.unit == "mJ"
+        assert reading.known > 0
+        assert "battery" in reading.source
