@@ -220,7 +220,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
         f"Engines: {', '.join(_engines(results))}. *Policy*: what was"
-        " fastest for the mode as a whole; see [Running on a device](../deploy.md).",
+        " fastest for the mode as a whole; see [Running on a device](../guides/running-on-a-device.md).",
         "",
     ]
     for machine in dict.fromkeys(row["made"]["machine"] for row in results["rows"]):

@@ -3,7 +3,7 @@
     python -m benchmarks.executorch_files [--networks wenable.zoo:cifar_resnet20 ...] [--out .]
 
 Random weights, the modes 1, 1/4 and 1/16, calibrated on random images. Results go to
-`results/executorch.jsonl`; the table of `docs/executorch.md` is held against it by a test.
+`results/executorch.jsonl`; the table of `docs/guides/executorch.md` is held against it by a test.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import wenable as we
 
 SOURCE = Path(we.__file__).parent
 
-# Each room and what it may import of ours, beyond itself. `docs/architecture.md` tells the same.
+# Each room and what it may import of ours, beyond itself. `docs/development/architecture.md` tells the same.
 ROOMS: dict[str, set[str]] = {
     "version": set(),
     "core": set(),

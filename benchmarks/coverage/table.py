@@ -24,7 +24,7 @@ original bit for bit; the smallest and {modes} random modes, calibrated, agree w
 networks; `macs` agrees with a count of what runs in each of them; each runs forward and backward in
 training with a finite gradient at every layer that switches.
 
-MACs, knobs and shares are those of [one count](../counting.md) that does not depend on the kernels
+MACs, knobs and shares are those of [one count](../concepts/counting.md) that does not depend on the kernels
 that ran, made again from the traces with `python -m benchmarks.coverage --recount`; the commit of
 each is in the records as `counted`.
 

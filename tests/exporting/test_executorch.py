@@ -224,7 +224,7 @@ def test_exporting_leaves_the_network_as_it_was(written, tmp_path, monkeypatch):
     assert all(torch.equal(before[name], each) for name, each in net.state_dict().items())
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "executorch.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "executorch.md"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")

@@ -35,7 +35,7 @@ def read_trace(path: str | os.PathLike[str], *, wraps_at_j: float | None = None)
     r"""Return the trace in a meter's CSV file.
 
     - `path`: a file with a header line: a time, and a power, or a voltage and a current, or an
-      energy that adds up. `docs/energy.md` lists the names. Fields are apart by commas, semicolons
+      energy that adds up. `docs/guides/energy.md` lists the names. Fields are apart by commas, semicolons
       or tabs; empty lines and those that begin with `#` are left out.
     - `wraps_at_j`: where the energy's counter starts again at 0, in joules.
 
