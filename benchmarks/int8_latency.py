@@ -29,8 +29,8 @@ from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file
 from results.runs_by_machine import add_run
 from wenable.core.files import write_whole
+from wenable.core.knob import pattern_text
 from wenable.core.readings import Reading
-from wenable.core.space import pattern_text
 from wenable.exporting.int8 import export_int8
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies

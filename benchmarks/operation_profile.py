@@ -33,12 +33,8 @@ from wenable.measure.device import describe_device
 from wenable.runtime import DeviceProfile, Session
 from wenable.runtime.building import BuiltModel, build
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.engines import (
-    OperationTime,
-    describe_engine,
-    installed_engines,
-    open_engine,
-)
+from wenable.runtime.engine import OperationTime, describe_engine
+from wenable.runtime.engines import installed_engines, open_engine
 from wenable.zoo import build as build_network
 
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")

@@ -16,7 +16,7 @@ import wenable as we
 from wenable.measure.device import describe_device
 from wenable.network.dynamic_network import DynamicNetwork, UncalibratedWarning
 from wenable.runtime import Bundle, DeviceProfile, Session
-from wenable.runtime.engines import Engine
+from wenable.runtime.engine import Engine
 
 
 def onnx_of(plain: nn.Module, x: torch.Tensor) -> bytes:

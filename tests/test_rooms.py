@@ -11,7 +11,8 @@ import wenable as we
 
 SOURCE = Path(we.__file__).parent
 
-# Each room and what it may import of ours, beyond itself. `docs/development/architecture.md` tells the same.
+# Each room and what it may import of ours, beyond itself; `docs/development/architecture.md` has
+# the same table.
 ROOMS: dict[str, set[str]] = {
     "version": set(),
     "core": set(),

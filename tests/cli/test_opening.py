@@ -73,9 +73,8 @@ def test_a_network_of_ones_own_goes_the_whole_way(here: Path):
     assert "(the size of the images)" in shown
     own = ("--model", "my_networks:net")
     refused = run("export", "out/net.safetensors", "--out", "net.wen", fails=True)
-    assert "if you trust it, pass `model` (on the command line: --model my_networks:net)" in words(
-        refused.stderr
-    )
+    assert "if you trust it, hand the function" in words(refused.stderr)
+    assert "(on the command line: --model my_networks:net)" in words(refused.stderr)
     run("export", "out/net.safetensors", "--out", "net.wen", *own, "--modes", "full")
     assert Path("net.wen").exists()
     found = json.loads(run("inspect", "out/net.safetensors", *own, "--json").stdout)
@@ -197,7 +196,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_built(here: Path):
         (("resnet18", "--leave-out", "fc.*"), "`--leave-out` needs `--weights`"),
         (
             ("my_networks:net", "--pretrained"),
-            "takes neither `pretrained` nor `weights`; name a file",
+            "my_networks:net has no argument called pretrained or weights; name a file",
         ),
         (("timm:resnet18", "--weights", "no.pth"), "no.pth does not exist"),
     ):

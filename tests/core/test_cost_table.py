@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import converted
 
+from tests.helpers.networks import converted
 from wenable.core.cost_table import CostTable, tabulated
 from wenable.core.space import Knob, Space
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,9 @@ answers()
 """
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    for folder in (bundle.parent, bundle.parent.parent, bundle.parent.parent.parent):
-        folder.chmod(0o755)
+    for folder in bundle.parents:
+        if folder != Path(tempfile.gettempdir()) and folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o055)
     environment = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(bundle), str(home)], env=environment, text=True,

@@ -330,7 +330,7 @@ class Sorted(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1))
+        self.layer = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.unique(self.layer(x).mean((2, 3)).round(), dim=0)

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from wenable.runtime.bundle import Bundle, BundleError, checksum
-from wenable.runtime.engines import EngineError
+from wenable.runtime.engine import EngineError
 from wenable.runtime.session import Session
 
 Tensors = dict[str, np.ndarray]

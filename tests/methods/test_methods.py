@@ -115,7 +115,7 @@ def test_a_norm_behind_a_sum_has_one_affine():
         def forward(self, x):
             return self.norm(self.a(x) + self.b(x))
 
-    plan = plan_of(Sum(), 1, 4, 3, 3)
+    plan = plan_of(Sum(), 1, 4, 3, 3, classifier=True)
     norm = plan.replacements["norm"]
     assert isinstance(norm, SwitchableBatchNorm2d)
     assert norm.patterns == (1,)
@@ -201,9 +201,11 @@ def test_what_reads_attention_in_the_place_of_a_convolution_switches():
         def forward(self, x):
             return x + self.conv3(self.middle(self.conv1(x)))
 
-    plan = plan_of(nn.Sequential(Bottleneck(), Bottleneck(), nn.Flatten()), 2, 8, 3, 3)
+    plan = plan_of(
+        nn.Sequential(Bottleneck(), Bottleneck(), nn.Flatten(), nn.Linear(72, 2)), 2, 8, 3, 3
+    )
     assert [layer.name for layer in plan.layers] == ["0.conv1", "0.conv3", "1.conv1", "1.conv3"]
-    assert all(".middle." in name for name in reasons(plan))
+    assert all(".middle." in name or name == "3" for name in reasons(plan))
 
 
 def switched(**settings) -> list[str]:
@@ -400,7 +402,7 @@ def test_the_classifier_switches_by_choice():
     ("model", "message"),
     [
         (nn.Sequential(nn.Conv2d(3, 8, 1)), "nothing to switch: '0' has|nothing to switch: '0' is"),
-        (nn.Sequential(nn.ReLU()), "it has no convolution and no dense layer"),
+        (nn.Sequential(nn.ReLU()), "nothing in it multiplies with a weight"),
     ],
 )
 def test_a_network_with_nothing_to_switch_is_refused(model, message: str):

@@ -304,7 +304,7 @@ def test_all_modes_learn():
     x = torch.randn(40, 3, 6, 6) * 0.1 + torch.eye(5)[labels][:, :3, None, None]
     config = we.TrainConfig(passes=3, epochs=15, sampling="macs")
     assert we.train(net, [(x, labels)], config)
-    modes = ["1", "1/2", "1/4,precision=8-bit", "8-bit"]
+    modes = ["1", "1/2", "1/2,precision=8-bit", "8-bit"]
     we.calibrate(net, modes, [x])
     for mode in modes:
         assert we.evaluate(net, mode, [(x, labels)]).known > 0.6

@@ -97,7 +97,7 @@ def test_parts_of_fig5_join_those_that_are_there(five, place, tmp_path):
         part("more passes")
     longer = json.loads(json.dumps(there))
     longer["rows"][0]["rival"]["budget"]["epochs"] = 9
-    path.write_text(json.dumps(longer))
+    write_records(path, longer)
     with pytest.raises(ValueError, match="had other budgets"):
         part(NAMES[3])
 

@@ -26,7 +26,8 @@ from wenable.profiling.verification import kendall_tau, verify
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime import Bundle, DeviceProfile, Session
 from wenable.runtime.building import BuiltModel, build, choose_each
-from wenable.runtime.engines import EngineError, OperationTime, installed_engines, open_engine
+from wenable.runtime.engine import EngineError, OperationTime
+from wenable.runtime.engines import installed_engines, open_engine
 from wenable.runtime.graph import Node
 from wenable.runtime.lowering import Lowering, as_written, gathered
 

@@ -22,7 +22,8 @@ from wenable.profiling.steps import Steps
 from wenable.runtime import Bundle, DeviceProfile
 from wenable.runtime import session as session_module
 from wenable.runtime.device_profile import default_profile_path
-from wenable.runtime.engines import OperationTime, open_engine
+from wenable.runtime.engine import OperationTime
+from wenable.runtime.engines import open_engine
 
 SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
 SETTINGS = {

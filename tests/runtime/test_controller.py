@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wenable.runtime.controller import Controller, ModeFigures
-from wenable.runtime.decisions import BudgetError, FakeClock, TraceStep, replay
+from wenable.runtime.decisions import BudgetError
+from wenable.runtime.replay import FakeClock, TraceStep, replay
 
 MODES = (
     ModeFigures("1", 0.76, 18.5, 20.8, 900.0),

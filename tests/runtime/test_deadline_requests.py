@@ -8,10 +8,11 @@ import pytest
 
 from wenable.core.readings import Reading
 from wenable.runtime.controller import Controller, ModeFigures
-from wenable.runtime.decisions import BudgetError, FakeClock
+from wenable.runtime.decisions import BudgetError
 from wenable.runtime.known_modes import KnownMode
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.prepared import PreparedModes
+from wenable.runtime.replay import FakeClock
 from wenable.runtime.requests import LimitedRequests
 from wenable.runtime.unloaded import Load, Timed, Watch, time_unloaded
 

@@ -13,7 +13,8 @@ from tests.helpers.networks import converted, small_resnet
 from wenable.core.readings import Reading
 from wenable.runtime import DeviceProfile, first_choice
 from wenable.runtime.building import choose_each
-from wenable.runtime.engines import EngineError, installed_engines
+from wenable.runtime.engine import EngineError
+from wenable.runtime.engines import installed_engines
 from wenable.runtime.first_choice import AS_WRITTEN, TABLE
 from wenable.runtime.lowering import as_written
 from wenable.runtime.session import Session

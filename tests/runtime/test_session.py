@@ -21,7 +21,8 @@ import torch
 import wenable as we
 from tests.helpers.networks import converted, small_resnet
 from wenable.runtime.building import ModeWeights, build_model
-from wenable.runtime.engines import EngineError, installed_engines, open_engine
+from wenable.runtime.engine import EngineError
+from wenable.runtime.engines import installed_engines, open_engine
 from wenable.runtime.graph import LINEAR, NORM, Graph, Node, TensorType
 from wenable.runtime.lowering import Lowering, SwitchableLayer
 from wenable.runtime.onnx_writer import onnx_model

@@ -11,7 +11,8 @@ from rich.text import Text
 from wenable.cli.terminal import consoles, counted, plain_table, print_json
 from wenable.measure.device import conditions, processor, usable_cores
 from wenable.measure.meters.registry import available_meters
-from wenable.runtime.engines import ENGINES, EngineError, open_engine
+from wenable.runtime.engine import EngineError
+from wenable.runtime.engines import ENGINES, open_engine
 from wenable.runtime.telemetry import telemetry_words
 from wenable.version import __version__
 

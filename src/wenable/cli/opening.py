@@ -147,8 +147,8 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> tuple[torch.nn.Module, 
         argument = next((each for each in ("pretrained", "weights") if each in known), "")
         if not argument:
             raise ValueError(
-                f"`--pretrained`: {name} takes neither `pretrained` nor `weights`; name a file of"
-                " weights by --weights"
+                f"`--pretrained`: {name} has no argument called pretrained or weights; name a file"
+                " of weights by --weights"
             )
         value = True if argument == "pretrained" else "DEFAULT"
     if family == "timm" and not _has_weights(rest):

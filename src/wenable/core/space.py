@@ -9,12 +9,13 @@ such shares has a label for each, and is written by them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cached_property
-from itertools import groupby
 from typing import Any, Protocol, TypeAlias
+
+from wenable.core.knob import Knob as Knob
+from wenable.core.mode_text import read_mode, refuse_unknown, write_mode
 
 
 class RandomSource(Protocol):
@@ -23,125 +24,6 @@ class RandomSource(Protocol):
     def random(self) -> float:
         """Return the next number, uniform in [0, 1)."""
         ...
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Knob:
-    """One switchable thing in a network.
-
-    - `name`: its qualified name in the network, `"layer1.0.conv2"`.
-    - `options`: what it can be set to, from most to least costly; the first is the full pattern.
-    - `must_divide`: sizes that every option has to divide, with the name that a person knows each
-      by, `(("input channels", 24),)`. They are kept so that a refusal can name the rule.
-    - `labels`: how each option is written, `("1", "0.75")`; without them as `1/n`.
-
-    Raises `ValueError` where the options are empty, repeated or not ascending, and for labels that
-    are not one for each, each once, or that the text of a mode could not hold.
-
-    >>> Knob("conv", (1, 2, 4), must_divide=(("input channels", 12),)).cheaper(2)
-    4
-    >>> Knob("width", (1, 2), labels=("1", "0.75")).text(2)
-    '0.75'
-    """
-
-    name: str
-    options: tuple[int, ...]
-    must_divide: tuple[tuple[str, int], ...] = ()
-    labels: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "options", tuple(self.options))
-        object.__setattr__(self, "labels", tuple(self.labels))
-        if not self.options:
-            raise ValueError(f"`options` of {self.name!r} is empty; a knob needs at least one")
-        if list(self.options) != sorted(set(self.options)) or self.options[0] < 1:
-            raise ValueError(
-                f"`options` (={self.options}) of {self.name!r} must be positive and ascending,"
-                " each once"
-            )
-        for option in self.options:
-            self._check_divides(option)
-        if self.labels:
-            self._check_labels()
-
-    def _check_labels(self) -> None:
-        if len(self.labels) != len(self.options) or len(set(self.labels)) != len(self.labels):
-            raise ValueError(
-                f"`labels` (={self.labels}) of {self.name!r} must be one for each of its"
-                f" {len(self.options)} options, each once"
-            )
-        for label in self.labels:
-            # A mode's text splits at these; "1/2" would be read as half of the weights.
-            readable = label and not set(label) & set(",=*/") and "".join(label.split()) == label
-            if not readable or label in ("full", "smallest"):
-                raise ValueError(
-                    f"`labels` of {self.name!r} holds {label!r}; a label must be a text without"
-                    " spaces and , = * /, other than 'full' and 'smallest'"
-                )
-
-    def _check_divides(self, option: int) -> None:
-        for label, size in self.must_divide:
-            if size % option:
-                raise ValueError(
-                    f"`groups` (={option}) must divide the {label} (={size}) of {self.name!r};"
-                    f" allowed: {self._allowed()}"
-                )
-
-    def _allowed(self) -> str:
-        fits = [n for n in self.options if all(size % n == 0 for _, size in self.must_divide)]
-        return ", ".join(map(str, fits))
-
-    def check(self, option: int) -> None:
-        """Raise `ValueError`, naming the rule, unless `option` is one of this knob's options."""
-        if type(option) is not int:
-            raise ValueError(
-                f"`groups` (={option!r}) of {self.name!r} must be a whole number; allowed:"
-                f" {self._allowed()}"
-            )
-        if option in self.options:
-            return
-        if option > 0:
-            self._check_divides(option)
-        if self.labels:
-            last = len(self.options)
-            raise ValueError(
-                f"option {option} of {self.name!r} is none of its {last}; allowed:"
-                f" {', '.join(f'{n} ({self.text(n)})' for n in self.options)}"
-            )
-        raise ValueError(
-            f"`groups` (={option}) is not a pattern of {self.name!r}; allowed: {self._allowed()}"
-        )
-
-    def text(self, option: int) -> str:
-        """Return how an option is written: its label, or the pattern `1/n`."""
-        return self.labels[self.options.index(option)] if self.labels else pattern_text(option)
-
-    def read(self, text: str) -> int:
-        """Return the option that a text names; raises `ValueError` where it is none of a knob's.
-
-        >>> Knob("width", (1, 2), labels=("1", "0.75")).read("0.75")
-        2
-        """
-        if not self.labels:
-            return _read_pattern(text)
-        if text not in self.labels:
-            raise ValueError(
-                f"{text!r}, which is no option of {self.name!r}; allowed: {', '.join(self.labels)}"
-            )
-        return self.options[self.labels.index(text)]
-
-    def cheaper(self, option: int) -> int | None:
-        """Return the next cheaper option, or None behind the last."""
-        position = self.options.index(option) + 1
-        return self.options[position] if position < len(self.options) else None
-
-    def nearest(self, option: int) -> int:
-        """Return `option`, or the nearest allowed one below it.
-
-        >>> Knob("conv", (1, 2, 4)).nearest(16)
-        4
-        """
-        return max((n for n in self.options if n <= option), default=self.options[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,12 +208,12 @@ class Space:
                 raise ValueError(f"`mode` (={choice}) belongs to the space of another network")
             return choice
         if isinstance(choice, str):
-            return self._parse(choice)
+            return Mode(self, read_mode(choice, self.knobs))
         if not isinstance(choice, Mapping):
             raise ValueError(
                 f"`mode` (={choice!r}) must be a mode, a text as '1/4', or a dict over all knobs"
             )
-        self._refuse_unknown(choice)
+        refuse_unknown(choice, self.knobs)
         missing = [name for name in self.names if name not in choice]
         if missing:
             raise ValueError(
@@ -340,177 +222,22 @@ class Space:
             )
         return Mode(self, tuple(choice[name] for name in self.names))
 
-    def _refuse_unknown(self, choice: Mapping[str, int]) -> None:
-        for name in choice:
-            if name not in self._positions:
-                raise ValueError(
-                    f"`mode` names {name!r}, which is no knob of this network; its"
-                    f" {len(self.names)} knobs are {_shortened(self.names)}"
-                )
-
-    def _parse(self, text: str) -> Mode:
-        if text.strip() in ("full", "smallest"):
-            return self.full if text.strip() == "full" else self.smallest
-        parts = [part.strip() for part in text.split(",")]
-        exceptions = [part for part in parts if "=" in part]
-        plain = [part for part in parts if "=" not in part]
-        if len(plain) == 1 and "*" not in plain[0]:
-            mode = Mode(self, self._everywhere(plain[0], text))
-        elif not exceptions:
-            options = [option for part in plain for option in _parse_run(part, text)]
-            if len(options) != len(self.knobs):
-                raise ValueError(
-                    f"`mode` (={text!r}) gives {len(options)} patterns; this network has"
-                    f" {len(self.knobs)} knobs (or give one pattern for all of them)"
-                )
-            pairs = zip(self.knobs, options, strict=True)
-            return Mode(self, tuple(_read(knob, option, text) for knob, option in pairs))
-        else:
-            raise ValueError(
-                f"`mode` (={text!r}) must start with one pattern for all knobs before its"
-                " exceptions, as in '1/4,NAME=1/2'"
-            )
-        changes: dict[str, int] = {}
-        for part in exceptions:
-            wanted, _, option = part.partition("=")
-            names = [name for name in self.names if fnmatchcase(name, wanted.strip())]
-            if not names:
-                self._refuse_unknown({wanted.strip(): 1})
-            for name in names:
-                changes[name] = _read(self.knobs[self.position(name)], option, text)
-        return mode.replace(changes)
-
-    @cached_property
-    def _labelled(self) -> tuple[Knob, ...]:
-        return tuple(knob for knob in self.knobs if knob.labels)
-
-    @property
-    def _is_mixed(self) -> bool:
-        """Whether some knobs have labels and others do not."""
-        return 0 < len(self._labelled) < len(self.knobs)
-
-    def _everywhere(self, text: str, whole: str) -> tuple[int, ...]:
-        """Return the options of a text that stands for all knobs.
-
-        A pattern that some knobs lack is rounded there; one that every knob lacks is a typing error.
-        """
-        options = tuple(self._meant_for(knob, text, whole) for knob in self.knobs)
-        if _is_pattern(text):
-            n = _read_pattern(text)
-            known = sorted(
-                {each for knob in self.knobs if not knob.labels for each in knob.options}
-            )
-            if known and n not in known:
-                raise ValueError(
-                    f"`mode` (={whole!r}) holds {text!r}, a pattern that nothing in this network has;"
-                    f" allowed: {', '.join(map(pattern_text, known))}"
-                )
-        return options
-
-    def _meant_for(self, knob: Knob, text: str, whole: str) -> int:
-        """Return what a text for all knobs means for one: its label, or n as it fits."""
-        if self._is_mixed and _is_pattern(text) == bool(knob.labels):
-            return knob.options[0]  # the text is of the other kind
-        option = _read(knob, text, whole)
-        return option if knob.labels else knob.nearest(option)
-
     def text(self, mode: Mode) -> str:
         """Return the compact text form: one that stands for all knobs, or runs of options in order."""
-        texts = [knob.text(n) for knob, n in zip(self.knobs, mode.options, strict=True)]
-        for short in self._short_texts(mode, texts):
-            try:
-                if self._parse(short).options == mode.options:
-                    return short
-            except ValueError:
-                pass  # not every knob has this option, so no one text stands for all
-        runs = ((text, len(list(run))) for text, run in groupby(texts))
-        return ",".join(f"{text}*{count}" if count > 1 else text for text, count in runs)
-
-    def _short_texts(self, mode: Mode, texts: Sequence[str]) -> list[str]:
-        """Return texts for all knobs that may name a mode: the finest option, and beside it a label."""
-        if not self._is_mixed:
-            return [texts[mode.options.index(max(mode.options))]]
-        of_kinds: dict[bool, list[tuple[int, str]]] = {False: [], True: []}
-        for knob, option, text in zip(self.knobs, mode.options, texts, strict=True):
-            of_kinds[bool(knob.labels)].append((option, text))
-        pattern, label = max(of_kinds[False])[1], max(of_kinds[True])[1]
-        exception = [f"{pattern},{knob.name}={label}" for knob in self._labelled]
-        return [pattern, label, *(exception if len(self._labelled) == 1 else [])]
+        return write_mode(mode.options, self.knobs)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back."""
-        return {
-            "knobs": [
-                {
-                    "name": knob.name,
-                    "options": list(knob.options),
-                    "must_divide": [[label, size] for label, size in knob.must_divide],
-                    **({"labels": list(knob.labels)} if knob.labels else {}),
-                }
-                for knob in self.knobs
-            ]
-        }
+        return {"knobs": [knob.to_json() for knob in self.knobs]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Space:
         """Return the space written by `to_json`; raises `ValueError` where it is not one."""
         try:
-            return cls(tuple(_knob_from_json(knob) for knob in values["knobs"]))
+            return cls(tuple(Knob.from_json(knob) for knob in values["knobs"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of a space: {error}") from error
 
 
-def _knob_from_json(knob: Mapping[str, Any]) -> Knob:
-    return Knob(
-        str(knob["name"]),
-        tuple(int(option) for option in knob["options"]),
-        tuple((str(label), int(size)) for label, size in knob["must_divide"]),
-        tuple(map(str, knob.get("labels", ()))),
-    )
-
-
 ModeChoice: TypeAlias = Mode | Mapping[str, int] | str
 """What names a mode: a mode, a dict over all knobs, or a text that `Space.mode` reads."""
-
-
-def pattern_text(n: int) -> str:
-    """Return how a pattern is written: the share of weights it enables, `1` or `1/n`."""
-    return "1" if n == 1 else f"1/{n}"
-
-
-def _is_pattern(text: str) -> bool:
-    """Say whether a text is meant as a share of the weights, and not as a label."""
-    return text == "1" or text.startswith("1/")
-
-
-def _read_pattern(text: str) -> int:
-    groups = text.removeprefix("1/") if text != "1" else "1"
-    if _is_pattern(text) and groups.isdecimal() and int(groups) > 0:
-        return int(groups)
-    raise ValueError(
-        f"{text!r}, which is no pattern; write 1 or 1/n, as in '1/4', '1*3,1/4,1/16*2' or"
-        " '1/4,NAME=1/2'"
-    )
-
-
-def _read(knob: Knob, text: str, whole: str) -> int:
-    """Return the option that part of a mode's text names; a refusal shows the whole."""
-    try:
-        return knob.read(text.strip())
-    except ValueError as error:
-        raise ValueError(f"`mode` (={whole!r}) holds {error}") from None
-
-
-def _parse_run(text: str, whole: str) -> list[str]:
-    option, star, count = text.partition("*")
-    if star and not (count.strip().isdecimal() and int(count) > 0):
-        raise ValueError(
-            f"`mode` (={whole!r}) repeats a pattern {count!r} times; allowed: 1, 2, ..."
-        )
-    # A bound on what a typed text can make this build; no network has a million knobs.
-    return [option] * min(int(count) if star else 1, 1_000_000)
-
-
-def _shortened(names: tuple[str, ...], limit: int = 4) -> str:
-    shown = ", ".join(map(repr, names[:limit]))
-    return shown if len(names) <= limit else f"{shown}, ..."

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten
 
 from wenable.core.files import check_writable, write_whole
 from wenable.core.readings import Reading
 from wenable.core.reasons import first_line
 from wenable.core.space import Mode, ModeChoice
+from wenable.exporting.agreement import check_agreement
 from wenable.exporting.plain_networks import (
     check_exportable,
     other_numbers,
@@ -26,7 +26,7 @@ from wenable.exporting.plain_networks import (
     tensor_inputs,
     traced_by_exporter,
 )
-from wenable.exporting.writing import checked_modes, compare_outputs, readings_of
+from wenable.exporting.writing import checked_modes, readings_of
 from wenable.modules.outputs import OutputNames
 from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import DynamicNetwork, warn_if_uncalibrated
@@ -190,6 +190,5 @@ def _check(
     for mode, name in names.items():
         method = program.load_method(name)
         for inputs in (example, other_numbers(example)):
-            expected = tree_flatten(plain[name](*inputs))[0]
-            found = tuple(each.numpy() for each in method.execute(list(inputs)))
-            compare_outputs(expected, found, mode, "ExecuTorch")
+            found = [each.numpy() for each in method.execute(list(inputs))]
+            check_agreement(plain[name], inputs, found, mode, "ExecuTorch")

@@ -22,6 +22,7 @@ from wenable.core.mode_ids import is_id
 from wenable.core.readings import Reading
 from wenable.core.space import Mode, ModeChoice
 from wenable.core.stored_tensors import in_one_order
+from wenable.exporting.agreement import check_agreement
 from wenable.exporting.plain_networks import (
     check_exportable,
     other_numbers,
@@ -41,9 +42,6 @@ from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.first_choice import TABLE
 from wenable.runtime.session import Session
 from wenable.version import __version__
-
-TOLERANCE = 1e-4
-"""How far an exported mode may be from the extracted one, as a share of its largest output."""
 
 
 def export(
@@ -224,21 +222,5 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
             for inputs in (twice, other_numbers(example, batch=4)):
                 arrays = tuple(each.numpy() for each in inputs)
                 found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
-                compare_outputs(plain(*inputs), found, mode, engine)
-
-
-def compare_outputs(expected: Any, found: Any, mode: Mode, engine: str) -> None:
-    """Raise `RuntimeError` where what an engine gives is not what the extracted network gives."""
-    outputs = expected if isinstance(expected, tuple | list) else (expected,)
-    answers = found if isinstance(found, tuple) else (found,)
-    if len(outputs) != len(answers):
-        raise RuntimeError(f"{engine} gives {len(answers)} outputs, the network {len(outputs)}")
-    for one, other in zip(outputs, answers, strict=True):
-        ours = one.detach().numpy()
-        scale = max(float(np.abs(ours).max(initial=0)), 1e-6)
-        difference = float(np.abs(ours - other).max(initial=0)) / scale
-        if ours.shape != other.shape or not difference <= TOLERANCE:
-            raise RuntimeError(
-                f"mode {mode} differs on {engine} from the extracted network by {difference:.1e} of its"
-                f" largest output, more than {TOLERANCE}; nothing was written"
-            )
+                answers = found if isinstance(found, tuple) else (found,)
+                check_agreement(plain, inputs, answers, mode, engine)

@@ -8,75 +8,100 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch.fx import Node
 
 from wenable.graph.calls import LayerCall
 from wenable.graph.nodes import argument, operation, shape_of
 from wenable.graph.origin import Origin, Slice, combined, cut, widened_by
-
-if TYPE_CHECKING:
-    from wenable.graph.walker import Walker
-
-Rule = Callable[["Walker", Node], Origin | None]
+from wenable.graph.products import Products
 
 
-def _layer(walker: Walker, node: Node, axis: int) -> Origin | None:
+class Walk(Protocol):
+    """What a rule may ask of a walk through a graph, and notes there."""
+
+    layers: list[LayerCall]
+    norms: list[LayerCall]
+    owners: dict[Node, str]
+    computed: set[str]
+    products: Products
+
+    def origin(self, argument: Any) -> Origin | None:
+        """Return where the channels of an argument come from, or None where that is unknown."""
+        ...
+
+    def owner(self, node: Node, argument: Any, leaf: str) -> str | None:
+        """Return the module whose parameter or buffer `leaf` this argument is, or None."""
+        ...
+
+    def running(self, node: Node) -> str | None:
+        """Return the innermost module that is running at a node."""
+        ...
+
+    def is_constant(self, argument: Any) -> bool:
+        """Whether an argument is a number, or a tensor that was there before the pass."""
+        ...
+
+
+Rule = Callable[[Walk, Node], Origin | None]
+
+
+def _layer(walk: Walk, node: Node, axis: int) -> Origin | None:
     source, weight = node.args[0], node.args[1]
     shape = shape_of(node)
-    module = walker.owner(node, weight, "weight")
+    module = walk.owner(node, weight, "weight")
     if module is None:
-        walker.computed |= walker.products.modules_behind(weight)
+        walk.computed |= walk.products.modules_behind(weight)
         return Origin(axis, (Slice(shape[axis], frozenset({f"<{node.name}>"})),))
-    walker.owners[node] = module
-    direct = walker.running(node) == module
-    call = LayerCall(module, walker.origin(source), shape_of(source), shape, direct, axis)
-    walker.layers.append(call)
+    walk.owners[node] = module
+    direct = walk.running(node) == module
+    call = LayerCall(module, walk.origin(source), shape_of(source), shape, direct, axis)
+    walk.layers.append(call)
     return Origin(axis, (Slice(shape[axis], frozenset({module})),))
 
 
-def _convolution(walker: Walker, node: Node) -> Origin | None:
+def _convolution(walk: Walk, node: Node) -> Origin | None:
     spatial = len(shape_of(node.args[1])) - 2
     axis = -1 - spatial
-    origin = _layer(walker, node, axis)
+    origin = _layer(walk, node, axis)
     groups = argument(node, 6, "groups", 1)
     inputs, outputs = shape_of(node.args[0])[axis], shape_of(node)[axis]
-    before = walker.origin(node.args[0])
+    before = walk.origin(node.args[0])
     if groups == inputs and outputs % inputs == 0 and groups > 1 and before is not None:
         return widened_by(before, outputs // inputs)  # depthwise: every channel stays its own
     return origin
 
 
-def _linear(walker: Walker, node: Node) -> Origin | None:
-    return _layer(walker, node, -1)
+def _linear(walk: Walk, node: Node) -> Origin | None:
+    return _layer(walk, node, -1)
 
 
-def _batch_norm(walker: Walker, node: Node) -> Origin | None:
-    origin = walker.origin(node.args[0])
-    module = walker.owner(node, node.args[3], "running_mean")
+def _batch_norm(walk: Walk, node: Node) -> Origin | None:
+    origin = walk.origin(node.args[0])
+    module = walk.owner(node, node.args[3], "running_mean")
     if module is not None:
-        walker.owners[node] = module
-        direct = walker.running(node) == module
+        walk.owners[node] = module
+        direct = walk.running(node) == module
         # It normalises along dimension 1, whatever the channels of the layer before are.
         along = origin is not None and origin.axis == 1 - len(shape_of(node.args[0]))
         shapes = (shape_of(node.args[0]), shape_of(node))
         axis = 1 - len(shapes[0])
         call = LayerCall(module, origin if along else None, *shapes, direct, axis)
-        walker.norms.append(call)
+        walk.norms.append(call)
     return origin
 
 
-def _keep(walker: Walker, node: Node) -> Origin | None:
-    return walker.origin(node.args[0])
+def _keep(walk: Walk, node: Node) -> Origin | None:
+    return walk.origin(node.args[0])
 
 
-def _binary(walker: Walker, node: Node) -> Origin | None:
+def _binary(walk: Walk, node: Node) -> Origin | None:
     left, right = node.args[0], argument(node, 1, "other")
     for constant, other in ((left, right), (right, left)):
-        if walker.is_constant(constant):
-            return walker.origin(other)
-    first, second = walker.origin(left), walker.origin(right)
+        if walk.is_constant(constant):
+            return walk.origin(other)
+    first, second = walk.origin(left), walk.origin(right)
     if operation(node).startswith("mul"):
         for gate, other, gated in ((left, right, second), (right, left, first)):
             if (
@@ -96,9 +121,9 @@ def _is_gate(shape: tuple[int, ...], axis: int) -> bool:
     return len(shape) > 2 and math.prod(outside) == 1
 
 
-def _concatenation(walker: Walker, node: Node) -> Origin | None:
+def _concatenation(walk: Walk, node: Node) -> Origin | None:
     tensors: Sequence[Any] = node.args[0]  # pyright: ignore[reportAssignmentType]
-    origins = [walker.origin(tensor) for tensor in tensors]
+    origins = [walk.origin(tensor) for tensor in tensors]
     known = [origin for origin in origins if origin is not None]
     if not known:
         return None
@@ -122,9 +147,9 @@ def _concatenation(walker: Walker, node: Node) -> Origin | None:
     return merged if len(tensors) == 1 else Origin(axis, tuple(mixed))
 
 
-def _reshape(walker: Walker, node: Node) -> Origin | None:
+def _reshape(walk: Walk, node: Node) -> Origin | None:
     """Follow the channels where they stay one dimension, or take in the dimensions behind them."""
-    origin = walker.origin(node.args[0])
+    origin = walk.origin(node.args[0])
     if origin is None:
         return None
     before, after = shape_of(node.args[0]), shape_of(node)
@@ -139,8 +164,8 @@ def _reshape(walker: Walker, node: Node) -> Origin | None:
     return None
 
 
-def _permute(walker: Walker, node: Node) -> Origin | None:
-    origin = walker.origin(node.args[0])
+def _permute(walk: Walk, node: Node) -> Origin | None:
+    origin = walk.origin(node.args[0])
     if origin is None:
         return None
     rank = len(shape_of(node.args[0]))
@@ -156,8 +181,8 @@ def _permute(walker: Walker, node: Node) -> Origin | None:
     return Origin(order.index(rank + origin.axis) - rank, origin.slices)
 
 
-def _reduction(walker: Walker, node: Node) -> Origin | None:
-    origin = walker.origin(node.args[0])
+def _reduction(walk: Walk, node: Node) -> Origin | None:
+    origin = walk.origin(node.args[0])
     dims = argument(node, 1, "dim")
     if origin is None or dims is None:
         return None
@@ -172,9 +197,9 @@ def _reduction(walker: Walker, node: Node) -> Origin | None:
     return Origin(origin.axis + behind, origin.slices)
 
 
-def _selection(walker: Walker, node: Node) -> Origin | None:
+def _selection(walk: Walk, node: Node) -> Origin | None:
     """Follow `select`, `slice` and `narrow`: part of a dimension, or one entry of it."""
-    origin = walker.origin(node.args[0])
+    origin = walk.origin(node.args[0])
     if origin is None:
         return None
     rank = len(shape_of(node.args[0]))
@@ -193,14 +218,14 @@ def _selection(walker: Walker, node: Node) -> Origin | None:
     return cut(origin, start, start + length)
 
 
-def _split(walker: Walker, node: Node) -> Origin | None:
-    return walker.origin(node.args[0])  # cut at the item, whose shape says how much it takes
+def _split(walk: Walk, node: Node) -> Origin | None:
+    return walk.origin(node.args[0])  # cut at the item, whose shape says how much it takes
 
 
-def _item(walker: Walker, node: Node) -> Origin | None:
+def _item(walk: Walk, node: Node) -> Origin | None:
     """Return the origin of one tensor out of a split."""
     several, position = node.args
-    origin = walker.origin(several)
+    origin = walk.origin(several)
     if origin is None or not isinstance(several, Node) or not isinstance(position, int):
         return None
     if operation(several) not in ("split", "split_with_sizes", "chunk"):
@@ -215,9 +240,9 @@ def _item(walker: Walker, node: Node) -> Origin | None:
     return cut(origin, start, start + sizes[position])
 
 
-def _rearrangement(walker: Walker, node: Node) -> Origin | None:
+def _rearrangement(walk: Walk, node: Node) -> Origin | None:
     """Follow `roll` and `flip`, unless they move the channels themselves."""
-    origin = walker.origin(node.args[0])
+    origin = walk.origin(node.args[0])
     dims = argument(node, 2 if operation(node) == "roll" else 1, "dims", [])
     rank = len(shape_of(node.args[0]))
     if origin is None or not dims or rank + origin.axis in {dim % rank for dim in dims}:
@@ -225,9 +250,9 @@ def _rearrangement(walker: Walker, node: Node) -> Origin | None:
     return origin
 
 
-def _padding(walker: Walker, node: Node) -> Origin | None:
+def _padding(walk: Walk, node: Node) -> Origin | None:
     """Follow padding; channels that it adds were written by no layer, and a cut is not followed."""
-    origin = walker.origin(node.args[0])
+    origin = walk.origin(node.args[0])
     sizes: Any = node.args[1]  # pairs, from the last dimension backwards
     if origin is None:
         return None

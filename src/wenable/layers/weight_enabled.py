@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.core.space import Knob, pattern_text
+from wenable.core.knob import Knob, pattern_text
 from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.executions import DENSE, GROUPED, merges
 from wenable.layers.permutation import is_identity_shuffle, shuffle_permutation

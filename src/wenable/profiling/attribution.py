@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from wenable.runtime.building import BuiltModel
-from wenable.runtime.engines import OperationTime
+from wenable.runtime.engine import OperationTime
 
 REST = ""
 """In the place of a layer: what ran before any switchable layer."""

@@ -18,7 +18,7 @@ from wenable.profiling.attribution import REST, times_of_layers
 from wenable.profiling.layer_times import Progress
 from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
-from wenable.runtime.engines import Engine, describe_engine
+from wenable.runtime.engine import Engine, describe_engine
 
 SEED = 1
 """Of the random modes that a table is fitted to; those it is verified on have another."""

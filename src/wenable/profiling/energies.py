@@ -21,7 +21,7 @@ from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import Calls, ModeBuilder, measure_in_groups
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
-from wenable.runtime.engines import describe_engine
+from wenable.runtime.engine import describe_engine
 from wenable.runtime.session import Session
 
 ENERGY_PLAN = EnergyPlan(window_s=1.0, warmup_s=0.3, cooldown_s=0.5, idle_s=5.0)

@@ -14,7 +14,7 @@ from wenable.profiling.whole_modes import GROUP
 from wenable.runtime.building import build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import POLICIES
-from wenable.runtime.engines import Engine
+from wenable.runtime.engine import Engine
 from wenable.runtime.lowering import whole
 
 COUNTED_CALLS = 9

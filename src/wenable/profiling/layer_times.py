@@ -18,7 +18,7 @@ from wenable.profiling.steps import Steps
 from wenable.runtime.building import ModeWeights, build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
-from wenable.runtime.engines import Engine, EngineError
+from wenable.runtime.engine import Engine, EngineError
 from wenable.runtime.lowering import Lowering, SwitchableLayer, lowerings_of
 from wenable.runtime.stored_order import Chain, chains
 

@@ -36,7 +36,8 @@ from wenable.runtime.device_profile import (
     why_no_profile_is_kept,
     write_profile,
 )
-from wenable.runtime.engines import Engine, describe_engine, open_engine
+from wenable.runtime.engine import Engine, describe_engine
+from wenable.runtime.engines import open_engine
 from wenable.runtime.session import Session
 from wenable.runtime.stored_order import chains
 

@@ -17,7 +17,8 @@ from wenable.profiling.layer_times import Progress
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
-from wenable.runtime.engines import Engine, describe_engine, open_engine
+from wenable.runtime.engine import Engine, describe_engine
+from wenable.runtime.engines import open_engine
 
 FORMAT, VERSION = "wenable-verification", 1
 LEAST_MODES = 24

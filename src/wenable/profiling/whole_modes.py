@@ -14,7 +14,7 @@ from wenable.profiling.layer_times import Progress, best_lowerings
 from wenable.profiling.steps import Steps
 from wenable.runtime.building import BuiltModel, ModeWeights, build
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.engines import Engine, describe_engine
+from wenable.runtime.engine import Engine, describe_engine
 from wenable.runtime.lowering import Lowering
 from wenable.runtime.stored_order import chains
 

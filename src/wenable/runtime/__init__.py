@@ -11,7 +11,7 @@ from wenable.runtime.controller import Controller as Controller
 from wenable.runtime.decisions import BudgetError as BudgetError
 from wenable.runtime.decisions import Decision as Decision
 from wenable.runtime.device_profile import DeviceProfile as DeviceProfile
-from wenable.runtime.engines import EngineError as EngineError
+from wenable.runtime.engine import EngineError as EngineError
 from wenable.runtime.images import prepare_image as prepare_image
 from wenable.runtime.prepared import ClosedError as ClosedError
 from wenable.runtime.session import Session as Session

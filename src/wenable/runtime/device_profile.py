@@ -18,7 +18,7 @@ from wenable.core.readings import Reading
 from wenable.core.user_cache import cache_path, why_not_kept
 from wenable.measure.device import Condition, describe_device
 from wenable.runtime.building import Choose, choose_each
-from wenable.runtime.engines import Engine
+from wenable.runtime.engine import Engine
 from wenable.runtime.lowering import (
     Lowering,
     SwitchableLayer,

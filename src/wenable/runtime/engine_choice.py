@@ -16,7 +16,8 @@ from wenable.runtime.device_profile import (
     policy_of,
     write_profile,
 )
-from wenable.runtime.engines import EngineError, installed_engines, open_engine
+from wenable.runtime.engine import EngineError
+from wenable.runtime.engines import installed_engines, open_engine
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import lost_by_a_fork
 from wenable.runtime.stored_order import chains

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.engines import EngineError, Lost, OperationTime, reason_of
+from wenable.runtime.engine import EngineError, Lost, OperationTime, reason_of
 from wenable.runtime.forking import abandon, tell_after_fork
 from wenable.runtime.quiet_onnxruntime import onnxruntime
 

@@ -8,13 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.engines import (
-    EngineError,
-    Lost,
-    OperationTime,
-    check_not_lost,
-    reason_of,
-)
+from wenable.runtime.engine import EngineError, Lost, OperationTime, check_not_lost, reason_of
 from wenable.runtime.forking import abandon, started, tell_after_fork
 from wenable.runtime.quiet_openvino import openvino
 

@@ -21,7 +21,7 @@ from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import build_model
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile, write_profile
-from wenable.runtime.engines import Engine, EngineError
+from wenable.runtime.engine import Engine, EngineError
 from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.memory import give_back
 from wenable.runtime.stored_order import Chain

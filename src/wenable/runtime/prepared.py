@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wenable.runtime.engines import Runner
+from wenable.runtime.engine import Runner
 from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.memory import give_back
 

@@ -17,8 +17,9 @@ from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
 from wenable.runtime.device_profile import DeviceProfile, kept_profile, policy_of
+from wenable.runtime.engine import Engine, Runner
 from wenable.runtime.engine_choice import fastest_engine
-from wenable.runtime.engines import Engine, Runner, open_engine
+from wenable.runtime.engines import open_engine
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
 from wenable.runtime.known_modes import known_modes

@@ -39,8 +39,8 @@ class Source:
         ):
             raise ValueError(
                 f"the file wants to build {name!r}, which is not of torchvision, timm or"
-                " wenable.zoo; if you trust it, pass `model` (on the command line: --model"
-                f" {name})"
+                " wenable.zoo; if you trust it, hand the function that builds it to"
+                f" `wenable.load(path, model)` (on the command line: --model {name})"
             )
         if name.startswith("wenable.zoo:") and name.partition(":")[2] not in REFERENCE_NETWORKS:
             raise ValueError(

@@ -1,0 +1,158 @@
+"""Modes as text: reads what people type, and writes the shortest text that reads back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from itertools import groupby
+
+from wenable.core.knob import Knob, is_pattern, pattern_text, read_pattern
+
+Knobs = Sequence[Knob]
+Options = tuple[int, ...]
+"""One option for each knob, in the knobs' order."""
+
+# A bound on what a typed text can make this build; no network has a million knobs.
+_MOST_REPEATS = 1_000_000
+
+
+def read_mode(text: str, knobs: Knobs) -> Options:
+    """Return the options that a text names.
+
+    Forms: `"full"`, `"smallest"`, one option for all knobs, one for each with repeats, or one for all
+    followed by exceptions; see `Space.mode`, which says what each means.
+
+    Raises `ValueError` for anything else, naming the rule.
+
+    >>> read_mode("1/2,b=1/4", [Knob("a", (1, 2)), Knob("b", (1, 2, 4))])
+    (2, 4)
+    """
+    if text.strip() in ("full", "smallest"):
+        return tuple(knob.options[0 if text.strip() == "full" else -1] for knob in knobs)
+    parts = [part.strip() for part in text.split(",")]
+    exceptions = [part for part in parts if "=" in part]
+    plain = [part for part in parts if "=" not in part]
+    if len(plain) == 1 and "*" not in plain[0]:
+        return _with_exceptions(_everywhere(plain[0], text, knobs), exceptions, text, knobs)
+    if exceptions:
+        raise ValueError(
+            f"`mode` (={text!r}) must start with one pattern for all knobs before its"
+            " exceptions, as in '1/4,NAME=1/2'"
+        )
+    options = [option for part in plain for option in _repeated(part, text)]
+    if len(options) != len(knobs):
+        raise ValueError(
+            f"`mode` (={text!r}) gives {len(options)} patterns; this network has"
+            f" {len(knobs)} knobs (or give one pattern for all of them)"
+        )
+    found = tuple(_read(knob, each, text) for knob, each in zip(knobs, options, strict=True))
+    for knob, option in zip(knobs, found, strict=True):
+        knob.check(option)
+    return found
+
+
+def write_mode(options: Options, knobs: Knobs) -> str:
+    """Return the compact text of a mode: one that stands for all knobs, or runs of options in order.
+
+    >>> write_mode((1, 1, 2), [Knob(name, (1, 2)) for name in "abc"])
+    '1*2,1/2'
+    """
+    texts = [knob.text(option) for knob, option in zip(knobs, options, strict=True)]
+    for short in _short_texts(options, texts, knobs):
+        try:
+            if read_mode(short, knobs) == options:
+                return short
+        except ValueError:
+            pass  # not every knob has this option, so no one text stands for all
+    runs = ((text, len(list(run))) for text, run in groupby(texts))
+    return ",".join(f"{text}*{count}" if count > 1 else text for text, count in runs)
+
+
+def refuse_unknown(names: Iterable[str], knobs: Knobs) -> None:
+    """Raise `ValueError` for a name that no knob has."""
+    known = [knob.name for knob in knobs]
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"`mode` names {name!r}, which is no knob of this network; its"
+                f" {len(known)} knobs are {_shortened(known)}"
+            )
+
+
+def _with_exceptions(options: Options, exceptions: list[str], whole: str, knobs: Knobs) -> Options:
+    found = list(options)
+    for part in exceptions:
+        wanted, _, option = part.partition("=")
+        places = [i for i, knob in enumerate(knobs) if fnmatchcase(knob.name, wanted.strip())]
+        if not places:
+            refuse_unknown([wanted.strip()], knobs)
+        for place in places:
+            found[place] = _read(knobs[place], option, whole)
+            knobs[place].check(found[place])
+    return tuple(found)
+
+
+def _everywhere(text: str, whole: str, knobs: Knobs) -> Options:
+    """Return the options of a text that stands for all knobs.
+
+    A pattern that some knobs lack is rounded there; one that every knob lacks is a typing error.
+    """
+    mixed = _is_mixed(knobs)
+    options = tuple(_meant_for(knob, text, whole, mixed=mixed) for knob in knobs)
+    if is_pattern(text):
+        n = read_pattern(text)
+        known = sorted({each for knob in knobs if not knob.labels for each in knob.options})
+        if known and n not in known:
+            raise ValueError(
+                f"`mode` (={whole!r}) holds {text!r}, a pattern that nothing in this network has;"
+                f" allowed: {', '.join(map(pattern_text, known))}"
+            )
+    return options
+
+
+def _meant_for(knob: Knob, text: str, whole: str, *, mixed: bool) -> int:
+    """Return what a text for all knobs means for one: its label, or n as it fits."""
+    if mixed and is_pattern(text) == bool(knob.labels):
+        return knob.options[0]  # the text is of the other kind
+    option = _read(knob, text, whole)
+    return option if knob.labels else knob.nearest(option)
+
+
+def _is_mixed(knobs: Knobs) -> bool:
+    """Say whether some knobs have labels and others do not."""
+    return len({bool(knob.labels) for knob in knobs}) == 2
+
+
+def _short_texts(options: Options, texts: Sequence[str], knobs: Knobs) -> list[str]:
+    """Return texts for all knobs that may name a mode: the finest option, and beside it a label."""
+    if not _is_mixed(knobs):
+        return [texts[options.index(max(options))]]
+    of_kinds: dict[bool, list[tuple[int, str]]] = {False: [], True: []}
+    for knob, option, text in zip(knobs, options, texts, strict=True):
+        of_kinds[bool(knob.labels)].append((option, text))
+    pattern, label = max(of_kinds[False])[1], max(of_kinds[True])[1]
+    labelled = [knob.name for knob in knobs if knob.labels]
+    exception = [f"{pattern},{name}={label}" for name in labelled]
+    return [pattern, label, *(exception if len(labelled) == 1 else [])]
+
+
+def _read(knob: Knob, text: str, whole: str) -> int:
+    """Return the option that part of a mode's text names; a refusal shows the whole."""
+    try:
+        return knob.read(text.strip())
+    except ValueError as error:
+        raise ValueError(f"`mode` (={whole!r}) holds {error}") from None
+
+
+def _repeated(text: str, whole: str) -> list[str]:
+    option, star, count = text.partition("*")
+    if star and not (count.strip().isdecimal() and int(count) > 0):
+        raise ValueError(
+            f"`mode` (={whole!r}) repeats a pattern {count!r} times; allowed: 1, 2, ..."
+        )
+    return [option] * min(int(count) if star else 1, _MOST_REPEATS)
+
+
+def _shortened(names: Sequence[str], limit: int = 4) -> str:
+    shown = ", ".join(map(repr, names[:limit]))
+    return shown if len(names) <= limit else f"{shown}, ..."

@@ -1,0 +1,81 @@
+"""Whether an engine gives the answers of the extracted network, as far as float32 can tell."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from wenable.core.space import Mode
+from wenable.modules.outputs import tensors_of
+
+TOLERANCE = 1e-4
+"""By how much of its largest output an engine may differ from a network that rounding hardly moves."""
+
+NOISE_TIMES = 5
+"""How many times the network's own rounding error an engine may be off on top."""
+
+MOST = 1e-2
+"""What no rounding error excuses: such answers cannot be checked."""
+
+
+def check_agreement(
+    plain: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    found: Sequence[np.ndarray],
+    mode: Mode,
+    engine: str,
+) -> None:
+    """Raise `RuntimeError` where what an engine gives is not what the extracted network gives.
+
+    - `plain`: the extracted network, whose outputs are one tensor or several; `found`: the engine's.
+
+    A network may amplify rounding: norms over channels that hardly vary do, and so do weights that
+    were never trained. Its own answers are then as far from those in float64 as the engine's, and as
+    much, five times over, is allowed on top.
+    """
+    with torch.no_grad():
+        expected = [each.numpy() for each in tensors_of(plain(*inputs))]
+    if len(expected) != len(found):
+        raise RuntimeError(f"{engine} gives {len(found)} outputs, the network {len(expected)}")
+    noise: list[float] | None = None
+    for number, (ours, other) in enumerate(zip(expected, found, strict=True)):
+        difference = _difference(ours, other)
+        if difference <= TOLERANCE:
+            continue
+        if noise is None:
+            noise = _noise(plain, inputs, expected)
+        allowed = min(TOLERANCE + NOISE_TIMES * noise[number], MOST)
+        if not difference <= allowed:
+            raise RuntimeError(
+                f"mode {mode} differs on {engine} from the extracted network by {difference:.1e} of its"
+                f" largest output, more than {allowed:.1e}; nothing was written"
+            )
+
+
+def _difference(ours: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference as a share of the largest output; infinite for other shapes."""
+    if ours.shape != other.shape:
+        return float("inf")
+    scale = max(float(np.abs(ours).max(initial=0)), 1e-6)
+    difference = np.abs(ours.astype(np.float64) - other).max(initial=0)
+    return float(difference / scale) if np.isfinite(difference) else float("inf")
+
+
+def _noise(
+    plain: nn.Module, inputs: tuple[torch.Tensor, ...], expected: Sequence[np.ndarray]
+) -> list[float]:
+    """Return how far each output in float32 is from that in float64; 0 where it cannot be told."""
+    precise = tuple(each.double() if each.is_floating_point() else each for each in inputs)
+    try:
+        with torch.no_grad():
+            outputs = tensors_of(copy.deepcopy(plain).double()(*precise))
+    except (RuntimeError, TypeError):  # a network that fixes a type somewhere
+        return [0.0] * len(expected)
+    return [
+        _difference(each.double().numpy(), ours)
+        for ours, each in zip(expected, outputs, strict=True)
+    ]
