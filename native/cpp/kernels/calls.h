@@ -132,7 +132,7 @@ struct Kernels {
     void (*pool)(const PoolCall&);
     void (*combine)(const CombineCall&);
     void (*dense)(const DenseCall&);
-    float (*mean)(const float* source, std::int64_t rows, std::int64_t columns, std::int64_t stride);
+    float (*mean)(const float* source, std::int64_t rows, std::int64_t columns, std::int64_t stride, float count);
     void (*clear_margins)(float* output, const Plane& plane, std::int64_t from, std::int64_t to);
 };
 

@@ -20,16 +20,48 @@ inline Range inside(std::int64_t size, std::int64_t first, std::int64_t step, st
 }
 
 WENABLE_INLINE void fill(float* output, std::int64_t count, float value) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        output[i] = value;
+    const Vector values = all(value);
+    std::int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) {
+        store(output + i, values);
+    }
+    if (i > 0 && i < count) {
+        store(output + count - lanes, values);  // over some that are written already
+    } else {
+        for (; i < count; ++i) {
+            output[i] = value;
+        }
     }
 }
 
-template <int step>
-WENABLE_INLINE void copy_line(const float* __restrict__ source, float* __restrict__ output,
-                              std::int64_t count) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        output[i] = source[i * step];
+#if defined(__AVX512F__)
+#define WENABLE_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#elif defined(__AVX2__)
+#define WENABLE_EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#else
+#define WENABLE_EVEN 0, 2, 4, 6
+#endif
+
+// Every other value, from the first. `readable` values may be read.
+WENABLE_INLINE void copy_every_other(const float* source, float* output, std::int64_t count,
+                                     std::int64_t readable) {
+    std::int64_t i = 0;
+    for (; i + lanes <= count && 2 * (i + lanes) <= readable; i += lanes) {
+        store(output + i,
+              __builtin_shufflevector(load(source + 2 * i), load(source + 2 * i + lanes), WENABLE_EVEN));
+    }
+    for (; i < count; ++i) {
+        output[i] = source[2 * i];
+    }
+}
+
+WENABLE_INLINE void copy_line(const float* source, float* output, std::int64_t count) {
+    std::int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) {
+        store(output + i, load(source + i));
+    }
+    for (; i < count; ++i) {
+        output[i] = source[i];
     }
 }
 
@@ -47,9 +79,10 @@ inline void copy(const CopyCall& call) {
                               columns.from * call.column_step + call.column_first;
         const std::int64_t count = columns.to - columns.from;
         if (call.column_step == 1) {
-            copy_line<1>(source, output + columns.from, count);
+            copy_line(source, output + columns.from, count);
         } else if (call.column_step == 2) {
-            copy_line<2>(source, output + columns.from, count);
+            const std::int64_t first = columns.from * 2 + call.column_first;
+            copy_every_other(source, output + columns.from, count, call.source_columns - first);
         } else {
             for (std::int64_t i = 0; i < count; ++i) {
                 output[columns.from + i] = source[i * call.column_step];
@@ -68,7 +101,12 @@ inline void clear_margins(float* output, const Plane& plane, std::int64_t from, 
     if (from == 0) {
         fill(output - plane.before, plane.before, 0.0f);
     }
-    if (plane.stride > plane.columns) {
+    if (plane.stride == plane.columns + 1 && from == 0 && to >= plane.extent()) {
+        float* margin = output + plane.columns;
+        for (std::int64_t row = 0; row < plane.rows - 1; ++row, margin += plane.stride) {
+            *margin = 0.0f;
+        }
+    } else if (plane.stride > plane.columns) {
         for (std::int64_t row = from / plane.stride; row < plane.rows - 1; ++row) {
             std::int64_t first = row * plane.stride + plane.columns;
             std::int64_t last = (row + 1) * plane.stride;

@@ -86,18 +86,26 @@ inline void pool(const PoolCall& call) {
     }
 }
 
-inline float mean(const float* source, std::int64_t rows, std::int64_t columns, std::int64_t stride) {
-    Vector sums{};
+// The sum of all values, divided by `count`.
+inline float mean(const float* source, std::int64_t rows, std::int64_t columns, std::int64_t stride, float count) {
+    Vector sums[4] = {};
+    float rest = 0;
     for (std::int64_t row = 0; row < rows; ++row, source += stride) {
         std::int64_t column = 0;
-        for (; column + lanes <= columns; column += lanes) {
-            sums += load(source + column);
+        for (; column + 4 * lanes <= columns; column += 4 * lanes) {
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; ++v) {
+                sums[v] += load(source + column + v * lanes);
+            }
         }
-        if (column < columns) {
-            sums += load_part(source + column, columns - column);
+        for (; column + lanes <= columns; column += lanes) {
+            sums[0] += load(source + column);
+        }
+        for (; column < columns; ++column) {
+            rest += source[column];
         }
     }
-    return sum(sums) / static_cast<float>(rows * columns);
+    return (sum((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest) / count;
 }
 
 }  // namespace wenable::WENABLE_VARIANT

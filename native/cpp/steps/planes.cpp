@@ -130,9 +130,13 @@ MeanStep::MeanStep(const MeanParts& parts, const Memory& memory)
 }
 
 void MeanStep::run_plane(std::size_t plane, const Workspace& workspace) const {
+    const Plane& shape = parts_.source;
+    // Zeros between the rows add nothing: then the plane is one long row.
+    const bool flat = shape.clear || shape.stride == shape.columns;
     workspace.arena[parts_.outputs[plane]] =
-        kernels_.mean(workspace.arena + parts_.sources[plane], parts_.source.rows, parts_.source.columns,
-                      parts_.source.stride);
+        kernels_.mean(workspace.arena + parts_.sources[plane], flat ? 1 : shape.rows,
+                      flat ? shape.extent() : shape.columns, shape.stride,
+                      static_cast<float>(shape.rows * shape.columns));
 }
 
 CombineStep::CombineStep(const CombineParts& parts, const Memory& memory)

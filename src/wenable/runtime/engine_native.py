@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from wenable.runtime.engines import EngineError
 from wenable.runtime.graph import Graph
 from wenable.runtime.lowering import SwitchableLayer
 from wenable.runtime.native_operations import RULES
+from wenable.runtime.native_packing import PackedWeights
 from wenable.runtime.native_plan import Planner, UnsupportedError
 
 VARIANT = "WENABLE_NATIVE_VARIANT"
@@ -40,19 +40,20 @@ class Native:
             raise EngineError(f"the engine 'native' cannot start: {error}") from error
         self.version, self.variant = str(wenable_native.__version__), self._machine.variant
         self.threads = threads
-        self._packed: weakref.WeakValueDictionary[Any, np.ndarray] = weakref.WeakValueDictionary()
+        self._packed = PackedWeights()
 
     def prepare_mode(
         self, graph: Graph, layers: Mapping[str, SwitchableLayer], weights: ModeWeights
     ) -> Runner:
         """Return a runner for a mode; raises `EngineError` for an operation that is not known."""
-        planner = Planner(graph, layers, weights, self._packed)
         try:
+            planner = Planner(graph, layers, weights, self._packed)
             plan = planner.plan(RULES)
             program = plan.build(wenable_native, self._machine)
         except UnsupportedError as error:
             raise EngineError(f"the engine 'native' refuses the graph: {error}") from error
-        return Runner(graph, program, plan.output_shapes, planner.used)
+        steps = [str(each) for each in plan.steps]
+        return Runner(graph, program, plan.output_shapes, planner.used, steps)
 
 
 class Runner:
@@ -62,8 +63,10 @@ class Runner:
     """
 
     def __init__(
-        self, graph: Graph, program: Any, shapes: list[tuple[int, ...]], packed: list[np.ndarray]
+        self, graph: Graph, program: Any, shapes: list[tuple[int, ...]], packed: list[np.ndarray],
+        steps: list[str],
     ) -> None:
+        self.steps = steps
         self._names = [each.name for each in graph.inputs]
         self._program, self._shapes, self.packed = program, shapes, packed
 

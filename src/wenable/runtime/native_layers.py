@@ -31,7 +31,7 @@ _MOST_COLUMN_WEIGHTS = 5
 class Weights:
     """The weight of a layer in a mode, what follows it, and the order in which it reads its input.
 
-    - `key`: what the weight is made of; the same in every mode with this pattern.
+    - `name`, `pattern`: what the weight is made of.
     """
 
     def __init__(self, planner: Planner, item: Fused) -> None:
@@ -58,7 +58,7 @@ class Weights:
         if self.bias.shape != (outputs,):
             raise ValueError(f"a bias of shape {self.bias.shape} for {outputs} outputs")
         self.activation = ACTIVATIONS.index(item.activation)
-        self.key = (node.inputs[1], pattern)
+        self.name, self.pattern = node.inputs[1], pattern
 
     def tail(self) -> dict[str, Any]:
         """Return what is done to each sum."""
@@ -88,10 +88,17 @@ def convolution(planner: Planner, item: Fused) -> None:
     rows, columns = planner.shapes[item.output][2:]
     if min(rows, columns) < 1:
         raise ValueError(f"no position: {rows} rows and {columns} columns")
+    if _waits(planner, item, window, len(x.planes), outputs):
+        planner.values[item.output] = Value(
+            np.arange(outputs), rows, columns, spatial=True, pending=(weights, planner.settled(x))
+        )
+        return
     made = planner.memory.buffer(outputs, rows, columns)
+    if x.pending and (window.is_plain or rows == columns == 1):
+        raise AssertionError("a layer waited for no stride")
     if rows == columns == 1:
         _single(planner, item, weights, window, x, made)
-    elif inputs == 1 and weights.groups == outputs:
+    elif inputs == 1 and weights.groups == outputs and not item.residual:
         _depthwise(planner, item, weights, window, x, made)
     else:
         _convolution(planner, item, weights, window, x, made)
@@ -107,15 +114,14 @@ def _convolution(
         residual = added.planes
         planner.join(added, made)
     plain = window.is_plain
-    if not plain:
+    if not plain and not x.pending:
         x = planner.settled(x)
     elif x.source >= 0:
         x = planner.copied(x)
     planes, taps = _phases(planner, window, x, made)
     groups = weights.groups
-    packed = planner.pack(
-        (*weights.key, groups, "units"), lambda: packed_units(weights.weight, groups)
-    )
+    key = (weights.pattern, groups, "units")
+    packed = planner.pack(weights.name, key, lambda: packed_units(weights.weight, groups))
     planner.steps.append(
         ConvolutionStep(
             planes.reshape(groups, -1, planes.shape[-1]),
@@ -132,18 +138,16 @@ def _convolution(
 def _depthwise(
     planner: Planner, item: Fused, weights: Weights, window: Window, x: Value, made: Buffer
 ) -> None:
-    x = planner.settled(x)
+    x = x if x.pending else planner.settled(x)
     if window.is_plain and x.source >= 0:
         x = planner.copied(x)
     planes, _ = _phases(planner, window, x, made)
     runs, places = window.columns(_MOST_COLUMN_WEIGHTS)
     packed = planner.pack(
-        (*weights.key, window.strides, window.dilations, window.begins, "columns"),
+        weights.name, (weights.pattern, window.strides, window.dilations, window.begins, "columns"),
         lambda: packed_columns(weights.weight, places),
     )
     planner.steps.append(DepthwiseStep(planes, runs, made, packed, **weights.tail()))
-    if item.residual:
-        raise AssertionError("a depthwise convolution adds nothing")
 
 
 def _single(
@@ -163,13 +167,34 @@ def _single(
         weight = weights.weight.reshape(*weights.weight.shape[:2], -1)[:, :, numbers]
         return packed_dense(weight.reshape(groups, len(weight) // groups, -1))
 
-    packed = planner.pack((*weights.key, groups, tuple(numbers), "dense"), pack)
+    packed = planner.pack(weights.name, (weights.pattern, groups, tuple(numbers), "dense"), pack)
     planner.steps.append(
         DenseStep(
             x.planes.reshape(groups, -1), [place for _, place in inside], made, packed,
             strides=sample, **weights.tail(),
         )
     )  # fmt: skip
+
+
+def _waits(planner: Planner, item: Fused, window: Window, inputs: int, outputs: int) -> bool:
+    """Say whether a layer is computed in phases, for the one layer that reads it with a stride.
+
+    A product at every position is the same on each phase of its input, which has fewer channels.
+    """
+    readers = planner.readers.get(item.output, [])
+    if not window.is_pointwise or item.residual or inputs > outputs or len(readers) != 1:
+        return False
+    if any(each.name == item.output for each in planner.graph.outputs):
+        return False
+    node = readers[0].node
+    if node.op not in (CONVOLUTION, "Conv") or node.inputs[0] != item.output:
+        return False
+    shape = planner.shapes[item.output]
+    weight = planner.tensors[node.inputs[1]]
+    if len(shape) != 4 or weight.ndim != 4:
+        return False
+    reading = Window.of(node.attributes, weight.shape[2:], (shape[2], shape[3]))
+    return not reading.is_plain and planner.shapes[node.outputs[0]][2:] != (1, 1)
 
 
 def _phases(
@@ -182,20 +207,42 @@ def _phases(
         for buffer in planner.memory.buffers_of(x.planes):
             _widen(buffer, taps, made)
         return x.planes[:, None], taps
-    sample = planner.sample(x)
     found = []
-    for number, (row, column) in enumerate(window.phases()):
+    for number in range(len(window.phases())):
         read = [tap for tap in taps if tap.phase == number]
-        down, across = window.strides
-        # As far as a window reads, and as the input goes.
-        rows = min(-(-(x.rows - row) // down), made.rows + max(tap.row for tap in read))
-        columns = min(-(-(x.columns - column) // across), made.columns + max(t.column for t in read))
-        phase = planner.memory.buffer(len(x.planes), max(rows, 1), max(columns, 1))
-        phase.pitch.join(made.pitch)
+        if x.pending:
+            weights, source = x.pending
+            before = _phase(planner, window, number, read, source, made)
+            phase = planner.memory.buffer(len(weights.weight), before.rows, before.columns)
+            before.pitch.join(phase.pitch)
+            _pointwise(planner, weights, before.numbers, phase)
+        else:
+            phase = _phase(planner, window, number, read, x, made)
         _widen(phase, read, made)
-        planner.steps.append(CopyStep(x, sample, phase, (row, down), (column, across)))
-        found.append(phase.numbers)
+        found.append(phase.numbers[x.planes] if x.pending else phase.numbers)
     return np.stack(found, axis=1), taps
+
+
+def _phase(
+    planner: Planner, window: Window, number: int, read: Sequence[Tap], x: Value, made: Buffer
+) -> Buffer:
+    """Return one phase of a value, as far as a window reads it."""
+    (row, column), (down, across) = window.phases()[number], window.strides
+    rows = min(-(-(x.rows - row) // down), made.rows + max(tap.row for tap in read))
+    columns = min(-(-(x.columns - column) // across), made.columns + max(t.column for t in read))
+    phase = planner.memory.buffer(len(x.planes), max(rows, 1), max(columns, 1))
+    phase.pitch.join(made.pitch)
+    planner.steps.append(CopyStep(x, planner.sample(x), phase, (row, down), (column, across)))
+    return phase
+
+
+def _pointwise(planner: Planner, weights: Weights, planes: Planes, made: Buffer) -> None:
+    """Add a product at every position."""
+    groups = weights.groups
+    key = (weights.pattern, groups, "units")
+    packed = planner.pack(weights.name, key, lambda: packed_units(weights.weight, groups))
+    inputs = planes.reshape(groups, -1, 1)
+    planner.steps.append(ConvolutionStep(inputs, [Tap(0, 0, 0)], made, packed, **weights.tail()))
 
 
 def _widen(buffer: Buffer, taps: Sequence[Tap], made: Buffer) -> None:
@@ -226,7 +273,7 @@ def dense(planner: Planner, item: Fused) -> None:
     groups = weights.groups
     made = planner.memory.buffer(len(weight), 1, 1)
     packed = planner.pack(
-        (*weights.key, groups, "dense"),
+        weights.name, (weights.pattern, groups, "dense"),
         lambda: packed_dense(weight.reshape(groups, len(weight) // groups, -1)),
     )
     planner.steps.append(

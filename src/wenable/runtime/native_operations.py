@@ -28,6 +28,9 @@ from wenable.runtime.native_steps import (
 from wenable.runtime.native_values import Value
 from wenable.runtime.native_windows import Window
 
+_SHORT_ROW = 32
+"""Columns below which rows are better summed as one, with zeros between them."""
+
 Rule = Callable[[Planner, Fused], None]
 
 
@@ -147,6 +150,9 @@ def _mean(planner: Planner, item: Fused) -> None:
     made = planner.memory.buffer(x.planes.size, 1, 1)
     sample = planner.sample(x)
     assert sample is not None
+    if x.columns < _SHORT_ROW:
+        for buffer in planner.memory.buffers_of(x.planes):
+            buffer.clean = True
     planner.steps.append(MeanStep(x.planes, sample, made))
     wanted = planner.shapes[item.output][1:]
     spatial = len(wanted) == rank - 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +14,24 @@ DENSE_BLOCK = 16
 """Outputs of a dense layer that are computed together."""
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Outputs of a group that are computed together: which, and where their weights begin."""
+class PackedWeights:
+    """Arrays of packed weights, each made once and kept as long as any mode reads it."""
 
-    first: int
-    count: int
-    weights: int
+    def __init__(self) -> None:
+        # By the address of the whole weight, which may be given to another when it is gone.
+        self._packed: dict[int, tuple[weakref.ref[np.ndarray], dict[Any, weakref.ref[np.ndarray]]]] = {}
+
+    def get(self, weight: np.ndarray, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return what was made of a weight and a key, or make it."""
+        whole, made = self._packed.get(id(weight), (None, {}))
+        if whole is None or whole() is not weight:
+            made = {}
+            self._packed[id(weight)] = (weakref.ref(weight), made)
+        found = made[key]() if key in made else None
+        if found is None:
+            found = make()
+            made[key] = weakref.ref(found)
+        return found
 
 
 def units_of(outputs: int) -> list[tuple[int, int]]:

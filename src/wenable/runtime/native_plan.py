@@ -5,7 +5,7 @@ Nothing is computed here. A graph that holds what the kernels have not is refuse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from wenable.runtime.building import ModeWeights
 from wenable.runtime.graph import Graph, Node
 from wenable.runtime.lowering import SwitchableLayer
 from wenable.runtime.native_fusing import ACTIVATIONS, Fused, fused
+from wenable.runtime.native_packing import PackedWeights
 from wenable.runtime.native_steps import (
     NUMBERS,
     VALUE_MULTIPLIED,
@@ -39,7 +40,6 @@ class Plan:
     """Steps in order, with the place of every plane.
 
     - `inputs`, `outputs`: values of each for one example.
-    - `packed`: the arrays of weights that the steps read.
     """
 
     steps: Sequence[Step]
@@ -60,7 +60,7 @@ class Plan:
 class Planner:
     """What the rules for operations (`native_operations.py`) work on.
 
-    - `packed`: arrays of weights by what they are made of, shared with the plans of other modes.
+    - `packed`: arrays of weights, shared with the plans of other modes.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Planner:
         graph: Graph,
         layers: Mapping[str, SwitchableLayer],
         weights: ModeWeights,
-        packed: MutableMapping[Any, np.ndarray],
+        packed: PackedWeights,
     ) -> None:
         self.graph, self.layers, self.weights, self._packed = graph, layers, weights, packed
         self.tensors = weights.tensors
@@ -78,6 +78,7 @@ class Planner:
         self.values: dict[str, Value] = {}
         self.aside: set[str] = set()
         self.used: list[np.ndarray] = []
+        self.readers: dict[str, list[Fused]] = {}
 
     def plan(self, rules: Mapping[str, Callable[[Planner, Fused], None]]) -> Plan:
         """Return the plan; raises `UnsupportedError` for what there is no rule for."""
@@ -85,7 +86,11 @@ class Planner:
             if each.dtype != "float32":
                 raise UnsupportedError(f"its input {each.name!r} is of {each.dtype}, not float32")
             self.values[each.name] = _input_value(self.shapes[each.name], number)
-        for item in fused(self.graph, self.tensors, self.shapes):
+        items = fused(self.graph, self.tensors, self.shapes)
+        for item in items:
+            for name in item.reads:
+                self.readers.setdefault(name, []).append(item)
+        for item in items:
             self._add(item, rules)
         for number, each in enumerate(self.graph.outputs):
             value = self.settled(self.value(each.name))
@@ -184,12 +189,9 @@ class Planner:
         for each in others:
             each.pitch.join(first.pitch)
 
-    def pack(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return an array of weights, made once for all modes that have it in common."""
-        found = self._packed.get(key)
-        if found is None:
-            found = make()
-            self._packed[key] = found
+    def pack(self, name: str, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return an array made of the tensor `name`, made once for all modes that have it in common."""
+        found = self._packed.get(self.tensors[name], key, make)
         self.used.append(found)
         return found
 

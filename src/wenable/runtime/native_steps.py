@@ -45,7 +45,13 @@ class Tap:
     column: int
 
 
-@dataclass
+def _told(step: Step, made: Buffer | None) -> str:
+    """Return a step in words, for tables of times."""
+    kind = type(step).__name__.removesuffix("Step").lower()
+    return kind if made is None else f"{kind} to {made.planes} x {made.rows} x {made.columns}"
+
+
+@dataclass(repr=False)
 class ConvolutionStep:
     """A convolution of any number of groups.
 
@@ -62,6 +68,9 @@ class ConvolutionStep:
     activation: int
     residual: Planes | None = None
     input_scales: Planes | None = None
+
+    def __str__(self) -> str:
+        return _told(self, self.makes)
 
     @property
     def reads(self) -> list[Planes]:
@@ -103,7 +112,7 @@ class ConvolutionStep:
         )  # fmt: skip
 
 
-@dataclass
+@dataclass(repr=False)
 class DepthwiseStep:
     """A convolution of every channel by itself.
 
@@ -118,6 +127,9 @@ class DepthwiseStep:
     scale: np.ndarray
     bias: np.ndarray
     activation: int
+
+    def __str__(self) -> str:
+        return _told(self, self.makes)
 
     @property
     def reads(self) -> list[Planes]:
@@ -139,7 +151,7 @@ class DepthwiseStep:
         )
 
 
-@dataclass
+@dataclass(repr=False)
 class DenseStep:
     """A matrix times a vector, in groups.
 
@@ -155,6 +167,9 @@ class DenseStep:
     bias: np.ndarray
     activation: int
     strides: Buffer | None = None
+
+    def __str__(self) -> str:
+        return _told(self, self.makes)
 
     @property
     def reads(self) -> list[Planes]:
@@ -174,7 +189,7 @@ class DenseStep:
         )
 
 
-@dataclass
+@dataclass(repr=False)
 class CopyStep:
     """Planes moved, cut, spread by a step, or brought to another distance of rows.
 
@@ -190,6 +205,9 @@ class CopyStep:
     columns: tuple[int, int] = (0, 1)
     output: int = -1
     fill: float = 0.0
+
+    def __str__(self) -> str:
+        return _told(self, self.makes)
 
     @property
     def reads(self) -> list[Planes]:
@@ -225,7 +243,7 @@ class CopyStep:
         )
 
 
-@dataclass
+@dataclass(repr=False)
 class PoolStep:
     """Windows reduced to their greatest value (0), or their mean, without the padding (1) or with (2)."""
 
@@ -234,6 +252,9 @@ class PoolStep:
     makes: Buffer
     window: Sequence[int]
     pooling: int
+
+    def __str__(self) -> str:
+        return _told(self, self.makes)
 
     @property
     def reads(self) -> list[Planes]:
@@ -250,13 +271,16 @@ class PoolStep:
         )
 
 
-@dataclass
+@dataclass(repr=False)
 class MeanStep:
     """The mean of each plane."""
 
     inputs: Planes
     sample: Buffer
     makes: Buffer
+
+    def __str__(self) -> str:
+        return _told(self, self.makes)
 
     @property
     def reads(self) -> list[Planes]:
@@ -274,7 +298,7 @@ NUMBERS, PLANE_ADDED, PLANE_MULTIPLIED, VALUE_ADDED, VALUE_MULTIPLIED = range(5)
 """How the second operand of a combination is given."""
 
 
-@dataclass
+@dataclass(repr=False)
 class CombineStep:
     """Value by value: a scale and a shift, or a second operand, and an activation."""
 
@@ -285,6 +309,9 @@ class CombineStep:
     right: Planes | None = None
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
+
+    def __str__(self) -> str:
+        return _told(self, self.makes)
 
     @property
     def reads(self) -> list[Planes]:

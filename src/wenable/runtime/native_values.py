@@ -8,6 +8,7 @@ plane lie, and how many zeros stand around it, depends on all that reads it, and
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,7 @@ class Buffer:
 
     - `first`: the number of its first plane.
     - `top`, `left`, `bottom`, `right`: rows and columns of zeros that are read around a plane.
+    - `clean`: whether the values between its rows have to be zeros too, though no window reads them.
     - `made`, `last`: the numbers of the operations that make it and that read it last.
     - `start`: where it lies in the arena, in values.
     """
@@ -64,6 +66,7 @@ class Buffer:
     left: int = 0
     bottom: int = 0
     right: int = 0
+    clean: bool = False
     made: int = 0
     last: int = 0
     start: int = 0
@@ -114,7 +117,7 @@ class Buffer:
     def shape(self) -> tuple[int, int, int, int, int, int]:
         """Return what a kernel is told of a plane: sizes, zeros around it, whether it writes them."""
         extent = (self.rows, self.columns, self.stride)
-        return (*extent, self.before(), self.after(), int(self.has_margins))
+        return (*extent, self.before(), self.after(), int(self.has_margins or self.clean))
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ class Value:
     - `spatial`: whether its last two dimensions are rows and columns.
     - `scales`: numbers of planes of one value each, by which its planes are still to be multiplied.
     - `source`: the input of the network that it lies in, -1 for the arena.
+    - `pending`: what is still to be computed, of which it has only the shape.
     """
 
     planes: Planes
@@ -134,6 +138,7 @@ class Value:
     spatial: bool
     scales: Planes | None = None
     source: int = -1
+    pending: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -53,6 +53,11 @@ class Window:
         """Whether it moves by 1."""
         return self.strides == (1, 1)
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a single place that moves by 1."""
+        return self.is_plain and self.kernel == (1, 1) and {*self.begins, *self.ends} == {0}
+
     def places(self) -> list[tuple[int, int]]:
         """Return the rows and columns of its places, from its middle or wherever padding puts it."""
         (rows, columns), (down, across) = self.kernel, self.dilations
