@@ -43,8 +43,7 @@ WENABLE_INLINE void convolve_tile(const ConvolveCall& call, std::int64_t positio
     const float* scales = call.scale;
     const float* biases = call.bias;
     float* target = call.target + position;
-    const Activation activation = call.activation;
-    const Bounds bounds(activation);
+    const Bounds bounds(call.activation);
 #pragma GCC unroll 8
     for (int o = 0; o < outputs; ++o) {
         const Vector scale = all(scales[o]);
@@ -68,11 +67,6 @@ WENABLE_INLINE void convolve_tile(const ConvolveCall& call, std::int64_t positio
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
             store(target + places[o] + v * lanes, bounds.of(sums[o][v]));
-        }
-    }
-    if (is_smooth(activation)) {
-        for (int o = 0; o < outputs; ++o) {
-            apply_smooth(activation, target + places[o], vectors * lanes);
         }
     }
 }
@@ -123,6 +117,11 @@ void convolve_outputs(const ConvolveCall& call) {
         }
     } else {
         convolve_rest<outputs, vectors>(call, position, (call.to - position + lanes - 1) / lanes);
+    }
+    if (is_smooth(call.activation)) {
+        for (int o = 0; o < outputs; ++o) {
+            apply_smooth(call.activation, call.target + call.outputs[o] + call.from, call.to - call.from);
+        }
     }
 }
 
