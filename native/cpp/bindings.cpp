@@ -12,6 +12,7 @@
 
 #include "dispatch.h"
 #include "program.h"
+#include "steps/chain.h"
 #include "steps/convolution.h"
 #include "steps/dense.h"
 #include "steps/depthwise.h"
@@ -53,7 +54,36 @@ public:
             ConvolutionParts{table(sources), table(units), table(outputs), table(residuals), table(input_scales),
                              values(weights), values(scale), values(bias), shapes, activation},
             program_.memory()));
-        keep({sources, units, outputs, residuals, input_scales}, {weights, scale, bias});
+        keep({sources, units, outputs, residuals, input_scales}, {scale, bias});
+        shared_.push_back(weights);
+    }
+
+    // `expansion`, `projection`: sources, units, outputs, residuals; `depthwise`: phases, columns, outputs.
+    void chain(const std::array<Whole, 4>& expansion, const std::array<Floats, 3>& expansion_values,
+               const std::vector<PlaneEntries>& expansion_planes, std::int64_t expansion_activation,
+               const std::array<Whole, 3>& depthwise, const std::array<Floats, 3>& depthwise_values,
+               std::int64_t phase_count, const PlaneEntries& depthwise_plane, std::int64_t depthwise_activation,
+               const std::array<Whole, 4>& projection, const std::array<Floats, 3>& projection_values,
+               const PlaneEntries& projection_plane, std::int64_t projection_activation, Whole parts, Whole cells,
+               std::int64_t scratch) {
+        const ConvolutionParts widening = convolution_parts(expansion, expansion_values, expansion_planes,
+                                                            expansion_activation);
+        const ConvolutionParts narrowing = convolution_parts(projection, projection_values, {projection_plane},
+                                                             projection_activation);
+        const DepthwiseParts between{table(depthwise[0]), table(depthwise[1]), table(depthwise[2]),
+                                     values(depthwise_values[0]), values(depthwise_values[1]),
+                                     values(depthwise_values[2]), phase_count, plane(depthwise_plane),
+                                     depthwise_activation};
+        program_.add(std::make_unique<ChainStep>(
+            ChainParts{widening, between, narrowing, table(parts), table(cells), scratch}, program_.memory()));
+        for (const auto& tables : {expansion, projection}) {
+            keep({tables[0], tables[1], tables[2], tables[3]}, {});
+        }
+        keep({depthwise[0], depthwise[1], depthwise[2], parts, cells}, {});
+        for (const auto& floats : {expansion_values, depthwise_values, projection_values}) {
+            shared_.push_back(floats[0]);
+            keep({}, {floats[1], floats[2]});
+        }
     }
 
     void depthwise(Whole phases, Whole columns, Whole outputs, Floats weights, Floats scale, Floats bias,
@@ -62,7 +92,8 @@ public:
             DepthwiseParts{table(phases), table(columns), table(outputs), values(weights), values(scale),
                            values(bias), phase_count, plane(shape), activation},
             program_.memory()));
-        keep({phases, columns, outputs}, {weights, scale, bias});
+        keep({phases, columns, outputs}, {scale, bias});
+        shared_.push_back(weights);
     }
 
     void dense(Whole sources, Whole outputs, Floats weights, Floats scale, Floats bias, std::int64_t groups,
@@ -70,7 +101,8 @@ public:
         program_.add(std::make_unique<DenseStep>(DenseParts{table(sources), table(outputs), values(weights),
                                                             values(scale), values(bias), groups, activation},
                                                  program_.memory()));
-        keep({sources, outputs}, {weights, scale, bias});
+        keep({sources, outputs}, {scale, bias});
+        shared_.push_back(weights);
     }
 
     void copy(Whole sources, Whole outputs, std::int64_t input, std::int64_t output, const PlaneEntries& source,
@@ -121,10 +153,20 @@ public:
         return program_.times(from, to, calls);
     }
 
-    std::int64_t bytes() const { return program_.bytes(); }
+    std::int64_t bytes() const { return bytes_ + program_.bytes(); }
     std::int64_t step_count() const { return program_.step_count(); }
 
 private:
+    static ConvolutionParts convolution_parts(const std::array<Whole, 4>& tables, const std::array<Floats, 3>& floats,
+                                              const std::vector<PlaneEntries>& planes, std::int64_t activation) {
+        ConvolutionParts parts{table(tables[0]), table(tables[1]), table(tables[2]), table(tables[3]), {},
+                               values(floats[0]), values(floats[1]), values(floats[2]), {}, activation};
+        for (const PlaneEntries& each : planes) {
+            parts.planes.push_back(plane(each));
+        }
+        return parts;
+    }
+
     struct Call {
         std::vector<const float*> inputs;
         std::vector<float*> outputs;
@@ -151,13 +193,22 @@ private:
     }
 
     void keep(std::initializer_list<Whole> tables, std::initializer_list<Floats> floats) {
-        tables_.insert(tables_.end(), tables);
-        floats_.insert(floats_.end(), floats);
+        for (const Whole& each : tables) {
+            bytes_ += static_cast<std::int64_t>(each.nbytes());
+            tables_.push_back(each);
+        }
+        for (const Floats& each : floats) {
+            bytes_ += static_cast<std::int64_t>(each.nbytes());
+            floats_.push_back(each);
+        }
     }
 
     Program program_;
     std::vector<Whole> tables_;
     std::vector<Floats> floats_;
+    // Weights, which other programs may read too: `bytes` leaves them out.
+    std::vector<Floats> shared_;
+    std::int64_t bytes_ = 0;
 };
 
 }  // namespace
@@ -188,6 +239,10 @@ NB_MODULE(_kernels, m) {
              "machine"_a, "arena"_a, "inputs"_a, "outputs"_a)
         .def("convolution", &Builder::convolution, nb::kw_only(), "sources"_a, "units"_a, "outputs"_a, "residuals"_a,
              "input_scales"_a, "weights"_a, "scale"_a, "bias"_a, "planes"_a, "activation"_a)
+        .def("chain", &Builder::chain, nb::kw_only(), "expansion"_a, "expansion_values"_a, "expansion_planes"_a,
+             "expansion_activation"_a, "depthwise"_a, "depthwise_values"_a, "phase_count"_a, "depthwise_plane"_a,
+             "depthwise_activation"_a, "projection"_a, "projection_values"_a, "projection_plane"_a,
+             "projection_activation"_a, "parts"_a, "cells"_a, "scratch"_a)
         .def("depthwise", &Builder::depthwise, nb::kw_only(), "phases"_a, "columns"_a, "outputs"_a, "weights"_a,
              "scale"_a, "bias"_a, "phase_count"_a, "plane"_a, "activation"_a)
         .def("dense", &Builder::dense, nb::kw_only(), "sources"_a, "outputs"_a, "weights"_a, "scale"_a, "bias"_a,

@@ -12,7 +12,7 @@ from rich.table import Table
 from wenable.cli.terminal import consoles, counted, print_json
 from wenable.measure.device import conditions, processor, usable_cores
 from wenable.measure.meters import available_meters
-from wenable.runtime.engines import ENGINES, EngineError, open_engine
+from wenable.runtime.engines import ENGINES, EngineError, is_installed, open_engine
 from wenable.runtime.telemetry import telemetry_words
 from wenable.version import __version__
 
@@ -62,10 +62,15 @@ def engine_finding(name: str) -> Finding:
     what = f"engine: {name}"
     try:
         engine = open_engine(name)
-    except EngineError:
+    except EngineError as error:
+        if is_installed(name):
+            return what, False, f"installed, and cannot be opened: {error}"
         return what, False, f"not installed; runs bundles: pip install 'wenable[{name}]'"
     except Exception as error:  # a library that is missing on this system, or a wrong version of it
         return what, False, f"installed, and cannot be opened: {str(error) or type(error).__name__}"
+    if name == "native":
+        running = counted(engine.threads, "thread")
+        return what, True, f"our own kernels {engine.version}, with up to {running}"
     return (
         what,
         True,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from wenable.runtime.building import ModeWeights
+from wenable.runtime.graph import Graph
+from wenable.runtime.lowering import SwitchableLayer
 
 
 class Runner(Protocol):
@@ -57,6 +61,21 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class ModeEngine(Protocol):
+    """An engine that prepares a mode from the graph itself, and needs no ONNX model of it."""
+
+    def prepare_mode(
+        self, graph: Graph, layers: Mapping[str, SwitchableLayer], weights: ModeWeights
+    ) -> Runner:
+        """Return a runner for a mode; raises `EngineError` for an operation that is not known."""
+        ...
+
+    def bytes_held(self, runners: Iterable[Runner]) -> int:
+        """Return the bytes that runners of this engine hold, what they share counted once."""
+        ...
+
+
 class EngineError(RuntimeError):
     """An engine that is not installed, or refuses a model."""
 
@@ -75,11 +94,20 @@ def _openvino(threads: int, provider: str) -> Engine:
     return OpenVino(threads)
 
 
+def _native(threads: int, variant: str) -> Engine:
+    from wenable.runtime.engine_native import Native
+
+    return Native(threads, variant)
+
+
 ENGINES: dict[str, Callable[[int, str], Engine]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "native": _native,
 }
-
+_PACKAGES = {"native": "wenable_native"}
+"""Of engines whose package has another name."""
+_READ_ONNX = ("onnxruntime", "openvino")
 
 _MOST_THREADS = 1024
 
@@ -87,7 +115,8 @@ _MOST_THREADS = 1024
 def open_engine(name: str, threads: int | None = None) -> Engine:
     """Return an engine by name, with a number of threads; None for one for each core.
 
-    `"onnxruntime:CUDAExecutionProvider"` asks ONNX Runtime for one of its providers by name.
+    `"onnxruntime:CUDAExecutionProvider"` asks ONNX Runtime for one of its providers by name,
+    `"native:x86_64_v2"` our own kernels for one instruction set.
 
     Raises `ValueError` for an unknown name, `EngineError` where it is not installed.
     """
@@ -100,7 +129,7 @@ def open_engine(name: str, threads: int | None = None) -> Engine:
     kind, _, provider = name.partition(":")
     if kind not in ENGINES:
         raise ValueError(f"`engine` (={name!r}) is unknown; allowed: {', '.join(ENGINES)}, auto")
-    if importlib.util.find_spec(kind) is None:
+    if not is_installed(kind):
         raise EngineError(f"`engine` (={name!r}) is not installed: pip install 'wenable[{kind}]'")
     return ENGINES[kind](threads or _usable_cores(), provider)
 
@@ -111,9 +140,18 @@ def describe_engine(engine: Engine) -> str:
     return f"{engine.name} {engine.version}, {threads}"
 
 
+def is_installed(name: str) -> bool:
+    """Say whether the package of an engine is there."""
+    return importlib.util.find_spec(_PACKAGES.get(name, name)) is not None
+
+
 def installed_engines() -> tuple[str, ...]:
-    """Return the names of the engines that are installed, the default one first."""
-    return tuple(name for name in ENGINES if importlib.util.find_spec(name) is not None)
+    """Return the names of the installed engines that run any ONNX model, the default one first.
+
+    Our own kernels (`"native"`) run a bundle's graph, where it holds what they know; they are not
+    among these.
+    """
+    return tuple(filter(is_installed, _READ_ONNX))
 
 
 def _usable_cores() -> int:

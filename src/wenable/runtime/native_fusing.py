@@ -113,7 +113,9 @@ class _Fusing:
     def _fold_gate(self, item: Fused) -> None:
         place = self.makers.get(item.node.inputs[0])
         maker = self.items[place] if place is not None else None
-        free = maker is not None and maker.activation == "none" and maker.node.op in _TAKE_ACTIVATION
+        free = (
+            maker is not None and maker.activation == "none" and maker.node.op in _TAKE_ACTIVATION
+        )
         if maker and free and self.readers[maker.output] == 1:
             self._replace(place, replace(maker, activation=item.activation, output=item.output))
         else:
@@ -135,7 +137,13 @@ class _Fusing:
             shape = self.shapes[names[i]]
             alike = self.shapes.get(other) == shape and len(shape) == 4 and shape[2:] != (1, 1)
             free = maker.activation == "none" and self.readers[names[i]] == 1
-            if made_before and alike and free and other not in self.tensors and not self._is_depthwise(maker):
+            if (
+                made_before
+                and alike
+                and free
+                and other not in self.tensors
+                and not self._is_depthwise(maker)
+            ):
                 self._replace(place, replace(maker, residual=other, output=item.output))
                 return True
         return False
@@ -149,7 +157,9 @@ class _Fusing:
         self.makers[item.output] = place
 
 
-def fused(graph: Graph, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> list[Fused]:
+def fused(
+    graph: Graph, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> list[Fused]:
     """Return the operations of a graph in order, those that are computed together as one.
 
     - `tensors`: of the bundle; `shapes`: of all values, for one example.

@@ -10,6 +10,7 @@ import numpy as np
 
 from wenable.runtime.graph import CONVOLUTION, LINEAR
 from wenable.runtime.lowering import merged_weight
+from wenable.runtime.native_chains import ChainStep, Layer
 from wenable.runtime.native_fusing import ACTIVATIONS, Fused
 from wenable.runtime.native_packing import packed_columns, packed_dense, packed_units
 from wenable.runtime.native_plan import Planner, UnsupportedError, constant
@@ -22,10 +23,12 @@ from wenable.runtime.native_steps import (
     DepthwiseStep,
     Tap,
 )
-from wenable.runtime.native_values import Buffer, Planes, Value
+from wenable.runtime.native_values import Buffer, Pitch, Planes, Value
 from wenable.runtime.native_windows import Window
 
 _MOST_COLUMN_WEIGHTS = 5
+_FEWEST_CELLS = 4
+"""Groups of a projection from which threads share out a whole chain evenly."""
 
 
 class Weights:
@@ -60,6 +63,15 @@ class Weights:
         self.activation = ACTIVATIONS.index(item.activation)
         self.name, self.pattern = node.inputs[1], pattern
 
+    def layer(self) -> Layer:
+        """Return it as a layer of a chain."""
+        tail = self.tail()
+        weight = np.ascontiguousarray(self.weight, np.float32)
+        return Layer(
+            weight.reshape(self.groups, len(weight) // self.groups, -1),
+            tail["scale"], tail["bias"], tail["activation"], self.name, self.pattern,
+        )  # fmt: skip
+
     def tail(self) -> dict[str, Any]:
         """Return what is done to each sum."""
         return {
@@ -74,7 +86,9 @@ def convolution(planner: Planner, item: Fused) -> None:
     weights = Weights(planner, item)
     x = planner.value(item.node.inputs[0])
     if not x.spatial or x.planes.ndim != 1 or weights.weight.ndim != 4:
-        raise UnsupportedError(f"{item.node.op} of {item.node.inputs[0]!r} is not one in two dimensions")
+        raise UnsupportedError(
+            f"{item.node.op} of {item.node.inputs[0]!r} is not one in two dimensions"
+        )
     outputs, inputs = weights.weight.shape[:2]
     if outputs % weights.groups or inputs * weights.groups != len(x.planes):
         raise ValueError(
@@ -94,8 +108,6 @@ def convolution(planner: Planner, item: Fused) -> None:
         )
         return
     made = planner.memory.buffer(outputs, rows, columns)
-    if x.pending and (window.is_plain or rows == columns == 1):
-        raise AssertionError("a layer waited for no stride")
     if rows == columns == 1:
         _single(planner, item, weights, window, x, made)
     elif inputs == 1 and weights.groups == outputs and not item.residual:
@@ -108,13 +120,15 @@ def convolution(planner: Planner, item: Fused) -> None:
 def _convolution(
     planner: Planner, item: Fused, weights: Weights, window: Window, x: Value, made: Buffer
 ) -> None:
+    if _as_projection(planner, item, weights, window, x, made):
+        return
     residual = None
     if item.residual:
         added = planner.read(item.residual)
         residual = added.planes
         planner.join(added, made)
     plain = window.is_plain
-    if not plain and not x.pending:
+    if not plain and x.pending is None:
         x = planner.settled(x)
     elif x.source >= 0:
         x = planner.copied(x)
@@ -138,13 +152,17 @@ def _convolution(
 def _depthwise(
     planner: Planner, item: Fused, weights: Weights, window: Window, x: Value, made: Buffer
 ) -> None:
-    x = x if x.pending else planner.settled(x)
+    if x.pending is not None and weights.order is None:
+        _chain(planner, weights, window, x, made)
+        return
+    x = x if x.pending is not None else planner.settled(x)
     if window.is_plain and x.source >= 0:
         x = planner.copied(x)
     planes, _ = _phases(planner, window, x, made)
     runs, places = window.columns(_MOST_COLUMN_WEIGHTS)
     packed = planner.pack(
-        weights.name, (weights.pattern, window.strides, window.dilations, window.begins, "columns"),
+        weights.name,
+        (weights.pattern, window.strides, window.dilations, window.begins, "columns"),
         lambda: packed_columns(weights.weight, places),
     )
     planner.steps.append(DepthwiseStep(planes, runs, made, packed, **weights.tail()))
@@ -177,24 +195,91 @@ def _single(
 
 
 def _waits(planner: Planner, item: Fused, window: Window, inputs: int, outputs: int) -> bool:
-    """Say whether a layer is computed in phases, for the one layer that reads it with a stride.
+    """Say whether a layer is computed with the one that reads it, or in phases for it.
 
-    A product at every position is the same on each phase of its input, which has fewer channels.
+    With a depthwise convolution it makes a chain. For another one with a stride it is computed on each
+    phase of its input: a product at every position is the same there, and its input has fewer channels.
     """
     readers = planner.readers.get(item.output, [])
-    if not window.is_pointwise or item.residual or inputs > outputs or len(readers) != 1:
+    if not window.is_pointwise or item.residual or len(readers) != 1:
         return False
     if any(each.name == item.output for each in planner.graph.outputs):
         return False
-    node = readers[0].node
-    if node.op not in (CONVOLUTION, "Conv") or node.inputs[0] != item.output:
+    node, shape = readers[0].node, planner.shapes[item.output]
+    if node.op not in (CONVOLUTION, "Conv") or node.inputs[0] != item.output or len(shape) != 4:
         return False
-    shape = planner.shapes[item.output]
     weight = planner.tensors[node.inputs[1]]
-    if len(shape) != 4 or weight.ndim != 4:
+    if weight.ndim != 4 or planner.shapes[node.outputs[0]][2:] == (1, 1):
         return False
     reading = Window.of(node.attributes, weight.shape[2:], (shape[2], shape[3]))
-    return not reading.is_plain and planner.shapes[node.outputs[0]][2:] != (1, 1)
+    if node.op == "Conv" and node.attributes.get("group", 1) == len(weight) == outputs:
+        return not readers[0].residual
+    return not reading.is_plain and inputs <= outputs
+
+
+def _chain(planner: Planner, weights: Weights, window: Window, x: Value, made: Buffer) -> None:
+    """Add an expansion and the depthwise convolution over it as one step."""
+    wide, source = x.pending
+    taps = window.taps()
+    phases, inputs = [], []
+    if window.is_plain:
+        if source.source >= 0:
+            source = planner.copied(source)
+        planner.join(source, made)
+        inputs, sizes = [source.planes], [(source.rows, source.columns)]
+    else:
+        befores = [
+            _phase(planner, window, number, [t for t in taps if t.phase == number], source, made)
+            for number in range(len(window.phases()))
+        ]
+        inputs, sizes = [each.numbers for each in befores], [(b.rows, b.columns) for b in befores]
+    for number, (rows, columns) in enumerate(sizes):
+        phase = Buffer(-1, 1, rows, columns, Pitch(columns))
+        phase.pitch.join(made.pitch)
+        _widen(phase, [tap for tap in taps if tap.phase == number], made)
+        phases.append(phase)
+    runs, places = window.columns(_MOST_COLUMN_WEIGHTS)
+    columns_gik = np.stack(inputs, axis=1).reshape(wide.groups, -1, len(inputs))
+    step = ChainStep(
+        columns_gik, wide.layer(), phases, runs, packed_columns(weights.weight, places),
+        weights.layer(), made, made,
+    )  # fmt: skip
+    planner.steps.append(step)
+
+
+def _as_projection(
+    planner: Planner, item: Fused, weights: Weights, window: Window, x: Value, made: Buffer
+) -> bool:
+    """Put a product at every position into the chain that it reads, where its groups share it out."""
+    if (
+        not window.is_pointwise
+        or weights.groups < _FEWEST_CELLS
+        or x.scales is not None
+        or x.source >= 0
+    ):
+        return False
+    buffers = planner.memory.buffers_of(x.planes)
+    if len(buffers) != 1 or len(planner.readers.get(item.node.inputs[0], [])) != 1:
+        return False
+    hidden = buffers[0]
+    found = [s for s in planner.steps if isinstance(s, ChainStep) and s.makes is hidden]
+    whole = sorted(x.planes.tolist()) == hidden.numbers.tolist()
+    if not found or found[0].projection is not None or not whole:
+        return False
+    if any(each.name == item.node.inputs[0] for each in planner.graph.outputs):
+        return False
+    step = found[0]
+    if item.residual:
+        added = planner.read(item.residual)
+        step.residual = added.planes
+        planner.join(added, made)
+    hidden.held = False
+    hidden.pitch.join(made.pitch)
+    step.projection, step.makes = weights.layer(), made
+    step.groups = (x.planes - hidden.first).reshape(weights.groups, -1)
+    planner.steps.remove(step)
+    planner.steps.append(step)  # what it adds may have been made since
+    return True
 
 
 def _phases(
@@ -210,7 +295,7 @@ def _phases(
     found = []
     for number in range(len(window.phases())):
         read = [tap for tap in taps if tap.phase == number]
-        if x.pending:
+        if x.pending is not None:
             weights, source = x.pending
             before = _phase(planner, window, number, read, source, made)
             phase = planner.memory.buffer(len(weights.weight), before.rows, before.columns)
@@ -219,7 +304,7 @@ def _phases(
         else:
             phase = _phase(planner, window, number, read, x, made)
         _widen(phase, read, made)
-        found.append(phase.numbers[x.planes] if x.pending else phase.numbers)
+        found.append(phase.numbers[x.planes] if x.pending is not None else phase.numbers)
     return np.stack(found, axis=1), taps
 
 
@@ -266,14 +351,17 @@ def dense(planner: Planner, item: Fused) -> None:
     weight = weights.weight
     turned = node.op == "MatMul" or (node.op == "Gemm" and not node.attributes.get("transB", 0))
     if turned:
-        raise UnsupportedError(f"{node.op} makes {node.outputs[0]!r} with a weight that is not turned")
+        raise UnsupportedError(
+            f"{node.op} makes {node.outputs[0]!r} with a weight that is not turned"
+        )
     if x.planes.ndim != 1 or x.spatial or weight.ndim != 2:
         raise UnsupportedError(f"{node.op} makes {node.outputs[0]!r} of more than a vector")
     planes = x.planes if weights.order is None else x.planes[weights.order]
     groups = weights.groups
     made = planner.memory.buffer(len(weight), 1, 1)
     packed = planner.pack(
-        weights.name, (weights.pattern, groups, "dense"),
+        weights.name,
+        (weights.pattern, groups, "dense"),
         lambda: packed_dense(weight.reshape(groups, len(weight) // groups, -1)),
     )
     planner.steps.append(

@@ -146,7 +146,9 @@ def _mean(planner: Planner, item: Fused) -> None:
         axes = node.attributes.get("axes")
         axes = constant(planner, node, 1).tolist() if axes is None else axes
         if sorted(axis % rank for axis in axes) != [rank - 2, rank - 1] or not x.spatial:  # type: ignore[union-attr]
-            raise UnsupportedError(f"ReduceMean makes {node.outputs[0]!r} over other than rows and columns")
+            raise UnsupportedError(
+                f"ReduceMean makes {node.outputs[0]!r} over other than rows and columns"
+            )
     made = planner.memory.buffer(x.planes.size, 1, 1)
     sample = planner.sample(x)
     assert sample is not None
@@ -197,8 +199,14 @@ def _transpose(planner: Planner, item: Fused) -> None:
     assert isinstance(turned, list)
     order = [int(axis) for axis in turned]
     kept = [0, *order[1 : x.planes.ndim + 1], *range(x.planes.ndim + 1, rank)]
-    if order[0] != 0 or order != kept or any(axis > x.planes.ndim for axis in order[1 : x.planes.ndim + 1]):
-        raise UnsupportedError(f"Transpose makes {item.output!r} with rows or columns in another place")
+    if (
+        order[0] != 0
+        or order != kept
+        or any(axis > x.planes.ndim for axis in order[1 : x.planes.ndim + 1])
+    ):
+        raise UnsupportedError(
+            f"Transpose makes {item.output!r} with rows or columns in another place"
+        )
     axes = [axis - 1 for axis in order[1 : x.planes.ndim + 1]]
     scales = None if x.scales is None else x.scales.transpose(axes)
     planner.values[item.output] = replace(x, planes=x.planes.transpose(axes), scales=scales)
@@ -226,8 +234,12 @@ def _slice(planner: Planner, item: Fused) -> None:
     rank = len(planner.shapes[node.inputs[0]])
     starts, ends = (constant(planner, node, number).tolist() for number in (1, 2))
     given = len(node.inputs)
-    axes = constant(planner, node, 3).tolist() if given > 3 and node.inputs[3] else range(len(starts))
-    steps = constant(planner, node, 4).tolist() if given > 4 and node.inputs[4] else [1] * len(starts)
+    axes = (
+        constant(planner, node, 3).tolist() if given > 3 and node.inputs[3] else range(len(starts))
+    )
+    steps = (
+        constant(planner, node, 4).tolist() if given > 4 and node.inputs[4] else [1] * len(starts)
+    )
     parts = [slice(None)] * rank
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         parts[axis % rank] = slice(start, end, step)
@@ -264,7 +276,9 @@ def _gather(planner: Planner, item: Fused) -> None:
 
 def _pad(planner: Planner, item: Fused) -> None:
     node = item.node
-    if node.attributes.get("mode", "constant") != "constant" or len(node.inputs) > 3 and node.inputs[3]:
+    if node.attributes.get("mode", "constant") != "constant" or (
+        len(node.inputs) > 3 and node.inputs[3]
+    ):
         raise UnsupportedError(f"Pad makes {item.output!r} by other than a constant on all axes")
     pads = constant(planner, node, 1).tolist()
     fill = 0.0
@@ -287,7 +301,9 @@ def _plane_axis(planner: Planner, item: Fused, x: Value, axis: object) -> int:
     rank = len(x.shape) + 1
     found = axis % rank - 1
     if not 0 <= found < x.planes.ndim:
-        raise UnsupportedError(f"{item.node.op} makes {item.output!r} along an axis (={axis}) of no channels")
+        raise UnsupportedError(
+            f"{item.node.op} makes {item.output!r} along an axis (={axis}) of no channels"
+        )
     return found
 
 
@@ -305,4 +321,3 @@ RULES: Mapping[str, Rule] = {
     "Slice": _slice, "Split": _split, "Transpose": _transpose,
 }  # fmt: skip
 """The operations that there are kernels for; any other is refused by name."""
-

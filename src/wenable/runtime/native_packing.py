@@ -19,7 +19,9 @@ class PackedWeights:
 
     def __init__(self) -> None:
         # By the address of the whole weight, which may be given to another when it is gone.
-        self._packed: dict[int, tuple[weakref.ref[np.ndarray], dict[Any, weakref.ref[np.ndarray]]]] = {}
+        self._packed: dict[
+            int, tuple[weakref.ref[np.ndarray], dict[Any, weakref.ref[np.ndarray]]]
+        ] = {}
 
     def get(self, weight: np.ndarray, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return what was made of a weight and a key, or make it."""
@@ -69,7 +71,9 @@ def packed_dense(weight_gok: np.ndarray) -> np.ndarray:
     blocks = -(-outputs // DENSE_BLOCK)
     padded = np.zeros((groups, blocks * DENSE_BLOCK, inputs), np.float32)
     padded[:, :outputs] = weight_gok
-    return _frozen(padded.reshape(groups, blocks, DENSE_BLOCK, inputs).transpose(0, 1, 3, 2).ravel())
+    return _frozen(
+        padded.reshape(groups, blocks, DENSE_BLOCK, inputs).transpose(0, 1, 3, 2).ravel()
+    )
 
 
 def packed_columns(weight: np.ndarray, columns: list[list[tuple[int, int]]]) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from wenable.runtime.building import ModeWeights
 from wenable.runtime.graph import Graph, Node
 from wenable.runtime.lowering import SwitchableLayer
+from wenable.runtime.native_chains import ChainStep
 from wenable.runtime.native_fusing import ACTIVATIONS, Fused, fused
 from wenable.runtime.native_packing import PackedWeights
 from wenable.runtime.native_steps import (
@@ -95,6 +96,9 @@ class Planner:
         for number, each in enumerate(self.graph.outputs):
             value = self.settled(self.value(each.name))
             self.steps.append(CopyStep(value, self.sample(value), None, output=number))
+        for step in self.steps:
+            if isinstance(step, ChainStep):
+                step.pack(self)
         self._set_lifetimes()
         outputs = [self.shapes[each.name] for each in self.graph.outputs]
         place = self.memory.place()
@@ -117,7 +121,9 @@ class Planner:
             self.aside.update(name for name in node.outputs if name)
             return
         if node.op not in rules:
-            raise UnsupportedError(f"{node.op} makes {node.outputs[0]!r}, and there is no kernel for it")
+            raise UnsupportedError(
+                f"{node.op} makes {node.outputs[0]!r}, and there is no kernel for it"
+            )
         try:
             rules[node.op](self, item)
         except UnsupportedError:
@@ -233,7 +239,9 @@ def _shapes(graph: Graph, tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]
     one, two = (value_shapes(graph, tensors, batch) for batch in (1, 2))
     aside: set[str] = set()
     for node in graph.nodes:
-        if node.op in ("Shape", "Size") or all(n in aside or n in tensors for n in node.inputs if n):
+        if node.op in ("Shape", "Size") or all(
+            n in aside or n in tensors for n in node.inputs if n
+        ):
             aside.update(node.outputs)
             continue
         for name in filter(None, node.outputs):
@@ -248,5 +256,7 @@ def constant(planner: Planner, node: Node, number: int) -> np.ndarray:
     """Return an input of a node that has to be a tensor of the bundle."""
     name = node.inputs[number] if number < len(node.inputs) else ""
     if name not in planner.tensors:
-        raise UnsupportedError(f"{node.op} makes {node.outputs[0]!r} with {name!r}, which is no constant")
+        raise UnsupportedError(
+            f"{node.op} makes {node.outputs[0]!r} with {name!r}, which is no constant"
+        )
     return planner.tensors[name]

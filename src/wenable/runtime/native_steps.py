@@ -51,7 +51,7 @@ def _told(step: Step, made: Buffer | None) -> str:
     return kind if made is None else f"{kind} to {made.planes} x {made.rows} x {made.columns}"
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class ConvolutionStep:
     """A convolution of any number of groups.
 
@@ -74,9 +74,13 @@ class ConvolutionStep:
 
     @property
     def reads(self) -> list[Planes]:
-        return [each for each in (self.inputs, self.residual, self.input_scales) if each is not None]
+        """The planes that it reads."""
+        return [
+            each for each in (self.inputs, self.residual, self.input_scales) if each is not None
+        ]
 
     def emit(self, program: Any, place: np.ndarray) -> None:
+        """Add it to a program."""
         groups, inputs, _ = self.inputs.shape
         stride = self.makes.stride
         phases = [tap.phase for tap in self.taps]
@@ -112,7 +116,7 @@ class ConvolutionStep:
         )  # fmt: skip
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class DepthwiseStep:
     """A convolution of every channel by itself.
 
@@ -133,9 +137,11 @@ class DepthwiseStep:
 
     @property
     def reads(self) -> list[Planes]:
+        """The planes that it reads."""
         return [self.inputs]
 
     def emit(self, program: Any, place: np.ndarray) -> None:
+        """Add it to a program."""
         stride = self.makes.stride
         columns = [(phase, count, row * stride + c) for phase, count, row, c in self.columns]
         program.depthwise(
@@ -151,7 +157,7 @@ class DepthwiseStep:
         )
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class DenseStep:
     """A matrix times a vector, in groups.
 
@@ -173,9 +179,11 @@ class DenseStep:
 
     @property
     def reads(self) -> list[Planes]:
+        """The planes that it reads."""
         return [self.inputs]
 
     def emit(self, program: Any, place: np.ndarray) -> None:
+        """Add it to a program."""
         stride = self.strides.stride if self.strides is not None else 1
         moved = np.array([row * stride + column for row, column in self.places])
         program.dense(
@@ -189,7 +197,7 @@ class DenseStep:
         )
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class CopyStep:
     """Planes moved, cut, spread by a step, or brought to another distance of rows.
 
@@ -211,9 +219,11 @@ class CopyStep:
 
     @property
     def reads(self) -> list[Planes]:
+        """The planes that it reads."""
         return [self.value.planes] if self.value.source < 0 else []
 
     def emit(self, program: Any, place: np.ndarray) -> None:
+        """Add it to a program."""
         value, size = self.value, self.value.rows * self.value.columns
         numbers = value.planes.ravel()
         if self.sample is None:
@@ -243,7 +253,7 @@ class CopyStep:
         )
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class PoolStep:
     """Windows reduced to their greatest value (0), or their mean, without the padding (1) or with (2)."""
 
@@ -258,9 +268,11 @@ class PoolStep:
 
     @property
     def reads(self) -> list[Planes]:
+        """The planes that it reads."""
         return [self.inputs]
 
     def emit(self, program: Any, place: np.ndarray) -> None:
+        """Add it to a program."""
         program.pool(
             sources=_table(place[self.inputs]),
             outputs=_table(place[self.makes.numbers]),
@@ -271,7 +283,7 @@ class PoolStep:
         )
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class MeanStep:
     """The mean of each plane."""
 
@@ -284,9 +296,11 @@ class MeanStep:
 
     @property
     def reads(self) -> list[Planes]:
+        """The planes that it reads."""
         return [self.inputs]
 
     def emit(self, program: Any, place: np.ndarray) -> None:
+        """Add it to a program."""
         program.mean(
             sources=_table(place[self.inputs]),
             outputs=_table(place[self.makes.numbers]),
@@ -298,7 +312,7 @@ NUMBERS, PLANE_ADDED, PLANE_MULTIPLIED, VALUE_ADDED, VALUE_MULTIPLIED = range(5)
 """How the second operand of a combination is given."""
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class CombineStep:
     """Value by value: a scale and a shift, or a second operand, and an activation."""
 
@@ -315,9 +329,11 @@ class CombineStep:
 
     @property
     def reads(self) -> list[Planes]:
+        """The planes that it reads."""
         return [self.left] if self.right is None else [self.left, self.right]
 
     def emit(self, program: Any, place: np.ndarray) -> None:
+        """Add it to a program."""
         program.combine(
             left=_table(place[self.left]),
             right=_NONE if self.right is None else _table(place[self.right]),

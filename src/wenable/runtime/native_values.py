@@ -53,6 +53,7 @@ class Buffer:
     - `first`: the number of its first plane.
     - `top`, `left`, `bottom`, `right`: rows and columns of zeros that are read around a plane.
     - `clean`: whether the values between its rows have to be zeros too, though no window reads them.
+    - `held`: whether it lies in the arena; if not, no step makes or reads it any more.
     - `made`, `last`: the numbers of the operations that make it and that read it last.
     - `start`: where it lies in the arena, in values.
     """
@@ -67,6 +68,7 @@ class Buffer:
     bottom: int = 0
     right: int = 0
     clean: bool = False
+    held: bool = True
     made: int = 0
     last: int = 0
     start: int = 0
@@ -112,7 +114,9 @@ class Buffer:
 
     def places(self, overrun: int) -> np.ndarray:
         """Return where its planes begin in the arena."""
-        return self.start + _aligned(self.before()) + np.arange(self.planes) * self.distance(overrun)
+        return (
+            self.start + _aligned(self.before()) + np.arange(self.planes) * self.distance(overrun)
+        )
 
     def shape(self) -> tuple[int, int, int, int, int, int]:
         """Return what a kernel is told of a plane: sizes, zeros around it, whether it writes them."""
@@ -179,7 +183,9 @@ class Memory:
         Returns where each plane begins.
         """
         placed: list[tuple[int, int, Buffer]] = []
-        for buffer in sorted(self.buffers, key=lambda each: -each.size(self.overrun)):
+        for buffer in sorted(
+            filter(lambda each: each.held, self.buffers), key=lambda each: -each.size(self.overrun)
+        ):
             size, start = buffer.size(self.overrun), 0
             for begin, end, other in placed:  # in the order of their places
                 if other.last < buffer.made or buffer.last < other.made:

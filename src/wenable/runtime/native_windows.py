@@ -44,7 +44,10 @@ class Window:
                     max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
                     for size, s, d, k in zip(sizes, strides, dilations, kernel, strict=True)
                 ]
-            less, more = _pair([each // 2 for each in totals]), _pair([-(-each // 2) for each in totals])
+            less, more = (
+                _pair([each // 2 for each in totals]),
+                _pair([-(-each // 2) for each in totals]),
+            )
             begins, ends = (less, more) if padding != "SAME_LOWER" else (more, less)
         return cls((rows, columns), strides, dilations, begins, ends)
 
@@ -78,7 +81,9 @@ class Window:
             for row, column in self.places()
         ]
 
-    def columns(self, most: int) -> tuple[list[tuple[int, int, int, int]], list[list[tuple[int, int]]]]:
+    def columns(
+        self, most: int
+    ) -> tuple[list[tuple[int, int, int, int]], list[list[tuple[int, int]]]]:
         """Return its places taken together downwards, at most so many at once.
 
         Returns for each run the phase, the number of places, and the row and column of the first;
@@ -90,7 +95,9 @@ class Window:
         for x in range(across):
             column = [(taps[y * across + x], (y, x)) for y in range(rows)]
             for tap, place in sorted(column, key=lambda each: (each[0].phase, each[0].row)):
-                phase, count, row, moved = runs[-1] if runs and places[-1][0][1] == x else (-1, 0, 0, 0)
+                phase, count, row, moved = (
+                    runs[-1] if runs and places[-1][0][1] == x else (-1, 0, 0, 0)
+                )
                 if (tap.phase, tap.row) == (phase, row + count) and count < most:
                     runs[-1] = (phase, count + 1, row, moved)
                     places[-1].append(place)

@@ -20,7 +20,7 @@ from wenable.runtime.bundle import Bundle, ExportedMode
 from wenable.runtime.controller import Controller, ModeFigures
 from wenable.runtime.device_profile import DeviceProfile, kept_profile
 from wenable.runtime.engine_choice import fastest_engine
-from wenable.runtime.engines import Engine, Runner, open_engine
+from wenable.runtime.engines import Engine, ModeEngine, Runner, open_engine
 from wenable.runtime.lowering import Lowering
 from wenable.runtime.stored_order import chains
 from wenable.space import Mode, ModeChoice
@@ -34,11 +34,11 @@ class Session:
     """Runs the modes of a bundle on one engine, from any number of threads.
 
     - `path`: the bundle.
-    - `engine`: `"onnxruntime"`, `"openvino"`, or `"auto"` for the fastest one installed, which is
-      measured once and remembered.
+    - `engine`: `"onnxruntime"`, `"openvino"`, `"native"` for our own kernels, which run networks of
+      convolutions, or `"auto"` for the faster one of the first two, measured once and remembered.
     - `threads`: of one call; None for one for each core.
-    - `memory_budget_mb`: modes that were not used for longest are dropped beyond it, counted by the
-      size of their models; None for no limit.
+    - `memory_budget_mb`: modes that were not used for longest are dropped beyond it, counted by
+      `bytes_held`; None for no limit.
     - `profile`: what `wenable profile` measured of this bundle on this device, or a path to it. None
       takes the one that is kept for this user where there is one, and otherwise a default table.
     - `choose`: how each layer is executed in each pattern, instead of what the profile says.
@@ -237,12 +237,20 @@ class Session:
                 if number in self._prepared:
                     self._prepared.move_to_end(number)
                     return self._prepared[number][0]
-            model = self.model(number)
-            runner = self.engine.prepare(model)
+            runner, size = self._prepare(number)
             with self._lock:
-                self._prepared[number] = (runner, len(model))
+                self._prepared[number] = (runner, size)
                 self._drop_beyond_budget()
         return runner
+
+    def _prepare(self, number: int) -> tuple[Runner, int]:
+        """Return a runner and the size of its model, 0 where it has none."""
+        if isinstance(self.engine, ModeEngine):
+            bundle = self.bundle
+            weights = bundle.weights_of(number)
+            return self.engine.prepare_mode(bundle.graph, bundle.layers, weights), 0
+        model = self.model(number)
+        return self.engine.prepare(model), len(model)
 
     def model(self, number: int) -> bytes:
         """Return the ONNX model of mode `number`, as the engine gets it."""
@@ -257,11 +265,22 @@ class Session:
         policy = self.profile.policies.get(str(self.bundle.modes[number].mode), "measured")
         return self.profile.lowerings(layers, self._chains, patterns, policy)
 
+    @property
+    def bytes_held(self) -> int:
+        """What the prepared modes hold: the sizes of their models, or what our kernels really hold."""
+        with self._lock:
+            return self._bytes_held()
+
+    def _bytes_held(self) -> int:
+        if isinstance(self.engine, ModeEngine):
+            return self.engine.bytes_held(runner for runner, _ in self._prepared.values())
+        return sum(size for _, size in self._prepared.values())
+
     def _drop_beyond_budget(self) -> None:
-        held = sum(size for _, size in self._prepared.values())
-        while self._budget is not None and held > self._budget and len(self._prepared) > 1:
-            _, (_, size) = self._prepared.popitem(last=False)
-            held -= size
+        if self._budget is None:
+            return
+        while len(self._prepared) > 1 and self._bytes_held() > self._budget:
+            self._prepared.popitem(last=False)
 
 
 def _is_finite(array: np.ndarray) -> bool:
