@@ -50,7 +50,9 @@ def reference_convolution(
         for row in range(kernel_rows):
             for column in range(kernel_columns):
                 top, left = row * spread_rows, column * spread_columns
-                seen = wide[:, read, top : top + down * rows : down, left : left + across * columns : across]
+                seen = wide[
+                    :, read, top : top + down * rows : down, left : left + across * columns : across
+                ]
                 seen = seen[:, :, :rows, :columns]
                 made[:, wrote] += np.einsum("oi,nihw->nohw", weight[wrote, :, row, column], seen)
     return made
@@ -58,7 +60,10 @@ def reference_convolution(
 
 def reference_pool(kind: str, x: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
     """Pooling, window by window."""
-    (kernel_rows, kernel_columns), (down, across) = attributes["kernel_shape"], attributes["strides"]
+    (kernel_rows, kernel_columns), (down, across) = (
+        attributes["kernel_shape"],
+        attributes["strides"],
+    )
     pads = attributes["pads"]
     wide = padded(x, pads, -np.inf if kind == "MaxPool" else 0)
     ones = padded(np.ones_like(x), pads, attributes.get("count_include_pad", 0))
@@ -88,7 +93,9 @@ def network_of(
     graph = Graph(
         tuple(TensorType(name, "float32", (None, *x.shape[1:])) for name, x in inputs.items()),
         tuple(TensorType(name, "float32", (None, *shape[1:])) for name, shape in outputs.items()),
-        tuple(Node(op, tuple(read), (made,), dict(attributes)) for op, read, made, attributes in nodes),
+        tuple(
+            Node(op, tuple(read), (made,), dict(attributes)) for op, read, made, attributes in nodes
+        ),
         20,
     )
     weights = ModeWeights({}, dict(tensors), {})

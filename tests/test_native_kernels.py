@@ -198,7 +198,9 @@ def test_denormals_are_zero_while_it_runs_and_stay_numbers_for_the_caller(engine
 def test_outputs_of_a_group_are_taken_in_units_that_kernels_make():
     for outputs in range(1, 50):
         units = units_of(outputs)
-        assert [first for first, _ in units] == [sum(n for _, n in units[:i]) for i in range(len(units))]
+        assert [first for first, _ in units] == [
+            sum(n for _, n in units[:i]) for i in range(len(units))
+        ]
         assert sum(count for _, count in units) == outputs
         assert all(1 <= count <= wenable_native.MOST_OUTPUTS for _, count in units)
 

@@ -24,7 +24,9 @@ from wenable.runtime.native_operations import RULES
 from wenable.runtime.native_packing import PackedWeights
 from wenable.runtime.native_plan import Planner, UnsupportedError
 
-NEEDS_KERNELS = pytest.mark.skipif(not is_installed("native"), reason="our own kernels are not built here")
+NEEDS_KERNELS = pytest.mark.skipif(
+    not is_installed("native"), reason="our own kernels are not built here"
+)
 
 # The smallest of each family whose shapes differ: 64 pixels leave maps of 2x2 at the end.
 NETWORKS = {
@@ -86,13 +88,17 @@ def test_several_threads_at_once_get_their_own_answers(small: Path):
     session = Session(small, engine="native", threads=2)
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal((1, 3, 32, 32)).astype(np.float32) for _ in range(4)]
-    expected = {(i, mode): session.run(x, mode=mode) for i, x in enumerate(inputs) for mode in session.modes}
+    expected = {
+        (i, mode): session.run(x, mode=mode) for i, x in enumerate(inputs) for mode in session.modes
+    }
     wrong: list[object] = []
 
     def ask(number: int) -> None:
         for _ in range(20):
             for mode in session.modes:
-                if not np.array_equal(session.run(inputs[number], mode=mode), expected[number, mode]):
+                if not np.array_equal(
+                    session.run(inputs[number], mode=mode), expected[number, mode]
+                ):
                     wrong.append((number, mode))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
@@ -150,7 +156,9 @@ def test_an_operation_that_is_not_known_is_refused_by_name(tmp_path: Path):
     path = we.export(net, ["full"], tmp_path / "odd.wen")
     bundle = Bundle(path)
     planner = Planner(bundle.graph, bundle.layers, bundle.weights_of(0), PackedWeights())
-    with pytest.raises(UnsupportedError, match="CumSum makes 'cumsum', and there is no kernel for it"):
+    with pytest.raises(
+        UnsupportedError, match="CumSum makes 'cumsum', and there is no kernel for it"
+    ):
         planner.plan(RULES)
 
 
@@ -162,7 +170,7 @@ def test_a_plan_gives_planes_that_are_held_together_places_of_their_own(small: P
         plan = planner.plan(RULES)
         buffers, overrun = planner.memory.buffers, planner.memory.overrun
         for i, one in enumerate(buffers):
-            assert 0 <= one.start
+            assert one.start >= 0
             assert one.start + one.size(overrun) <= plan.arena
             for other in buffers[:i]:
                 apart = one.last < other.made or other.last < one.made
