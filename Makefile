@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-device test-oldest check format docs clean coverage-of-networks idle-cost training-speed
+.PHONY: help setup native native-sanitized native-aarch64 demo test test-device test-oldest check format docs clean coverage-of-networks idle-cost training-speed
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,8 @@ help:
 	@echo "make test    the whole test suite, documentation examples included"
 	@echo "make test-device  a bundle in an environment without torch"
 	@echo "make test-oldest  the same with the oldest torch that is supported"
+	@echo "make native-sanitized  our own kernels with sanitizers, under their tests; minutes"
+	@echo "make native-aarch64  our own kernels built for aarch64 and tested under emulation"
 	@echo "make check   lint, format and types"
 	@echo "make format  mend lint and format where that can be done automatically"
 	@echo "make docs    the documentation as HTML, under docs/_build"
@@ -25,7 +27,19 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-setup: $(VENV)/installed
+# Our own kernels are built where there is a compiler; everything else goes on without them.
+NATIVE_SOURCES := native/CMakeLists.txt native/pyproject.toml $(shell find native/cpp native/src -type f)
+$(VENV)/native: $(VENV)/installed $(NATIVE_SOURCES)
+	@if command -v c++ >/dev/null; then \
+	  echo "building our own kernels (a minute)"; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./native \
+	    || echo "our own kernels could not be built: going on without them (engine 'native')"; \
+	else echo "no C++ compiler: going on without our own kernels (engine 'native')"; fi
+	@touch $@
+
+native: $(VENV)/native
+
+setup: $(VENV)/installed $(VENV)/native
 
 demo: setup
 	$(BIN)/wenable demo --out out/demo
@@ -40,6 +54,24 @@ test-device: setup
 	$(PYTHON) -m venv .venv-device
 	.venv-device/bin/python -m pip install --quiet --disable-pip-version-check '.[onnxruntime,openvino]'
 	.venv-device/bin/python tests/on_a_device.py out/demo/net.wen
+
+# Our own kernels with the address and undefined-behaviour sanitizers, under all their tests.
+native-sanitized: setup
+	cmake -S native -B out/native-sanitized -DWENABLE_SANITIZE=ON -DWENABLE_WERROR=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)"
+	cmake --build out/native-sanitized --parallel
+	mkdir -p out/native-sanitized/site/wenable_native
+	cp native/src/wenable_native/*.py out/native-sanitized/_kernels*.so out/native-sanitized/site/wenable_native/
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  PYTHONPATH=out/native-sanitized/site $(BIN)/python -m pytest -q -p no:cacheprovider tests/runtime/test_native_kernels.py tests/runtime/test_native_networks.py
+
+# The kernels for aarch64 by a cross compiler, their test program under user-mode emulation.
+native-aarch64:
+	cmake -S native -B out/native-aarch64 -DWENABLE_MODULE=OFF -DWENABLE_TESTS=ON -DWENABLE_WERROR=ON \
+	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	cmake --build out/native-aarch64 --parallel
+	qemu-aarch64 -L /usr/aarch64-linux-gnu out/native-aarch64/test_kernels
 
 # The oldest torch that is supported, in an environment of its own.
 test-oldest:

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rates = {"gmacs_per_s": _product_rate(), "gb_per_s": _copy_rate()}
+    rates = {"gmacs_per_s": product_rate(), "gb_per_s": _copy_rate()}
     rows = []
     for name in arguments.networks:
         rows += profiled(name, arguments.threads, rates)
@@ -70,7 +70,7 @@ def main() -> None:
 # --- the rates of the machine -----------------------------------------------------------------------
 
 
-def _product_rate() -> float:
+def product_rate() -> float:
     """Return the 10^9 multiply-accumulates a second of a large matrix product in torch."""
     a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
     return 1536**3 / _least_s(lambda: a @ b) / 1e9

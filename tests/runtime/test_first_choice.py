@@ -11,7 +11,7 @@ import torch
 import wenable as we
 from tests.helpers.networks import converted, small_resnet
 from wenable.core.readings import Reading
-from wenable.runtime import DeviceProfile, first_choice
+from wenable.runtime import DeviceProfile, first_choice, remembered
 from wenable.runtime.building import choose_each
 from wenable.runtime.engine import EngineError
 from wenable.runtime.engines import installed_engines
@@ -46,7 +46,7 @@ class Timer:
 def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Return what makes a timer, with nothing remembered, and a device that is not loaded."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(first_choice, "_known", {})
+    monkeypatch.setattr(remembered, "_known", {})
     monkeypatch.setattr(first_choice, "waited_s", lambda: 0.0)
 
     def make(written_ms: float, table_ms: float) -> Timer:
@@ -99,7 +99,7 @@ def test_what_was_found_out_is_remembered_in_the_process_and_for_the_user(
     (file,) = (tmp_path / "cache" / "wenable" / "choices").iterdir()
     assert json.loads(file.read_text()) == {"1/2": TABLE, "1/4": TABLE}
     # Another process, which knows what is in the file only.
-    monkeypatch.setattr(first_choice, "_known", {})
+    monkeypatch.setattr(remembered, "_known", {})
     again = timed(4.0, 5.0)
     assert not is_as_written(opened(path), 2)
     assert again.asked == 0
@@ -119,7 +119,7 @@ def test_a_damaged_memory_is_timed_anew(
     opened(path).prepare("1/4")
     (file,) = (tmp_path / "cache" / "wenable" / "choices").iterdir()
     file.write_text(content)
-    monkeypatch.setattr(first_choice, "_known", {})
+    monkeypatch.setattr(remembered, "_known", {})
     timer = timed(5.0, 4.0)
     opened(path).prepare("1/4")
     assert timer.asked == 1
@@ -168,7 +168,7 @@ def test_a_way_that_the_engine_refuses_is_not_taken(exported, timed, monkeypatch
     timer, session = timed(1.0, 5.0), opened(path)
     prepare, refused = session.engine.prepare, session.model(2)
     assert is_as_written(session, 2)
-    monkeypatch.setattr(first_choice, "_known", {})
+    monkeypatch.setattr(remembered, "_known", {})
 
     class Choosy:
         def __getattr__(self, name: str) -> Any:
@@ -181,7 +181,7 @@ def test_a_way_that_the_engine_refuses_is_not_taken(exported, timed, monkeypatch
 
     again = opened(path)
     again._first_choice._engine = Choosy()
-    monkeypatch.setattr(first_choice, "cache_path", lambda *_: None)
+    monkeypatch.setattr(remembered, "cache_path", lambda *_: None)
     assert not is_as_written(again, 2)
     assert timer.asked == 1  # there was nothing to time it against
 

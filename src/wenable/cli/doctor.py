@@ -12,7 +12,7 @@ from wenable.cli.terminal import consoles, counted, plain_table, print_json
 from wenable.measure.device import conditions, processor, usable_cores
 from wenable.measure.meters.registry import available_meters
 from wenable.runtime.engine import EngineError
-from wenable.runtime.engines import ENGINES, open_engine
+from wenable.runtime.engines import ENGINES, how_to_install, is_installed, open_engine
 from wenable.runtime.telemetry import telemetry_words
 from wenable.version import __version__
 
@@ -61,10 +61,15 @@ def engine_finding(name: str) -> Finding:
     what = f"engine: {name}"
     try:
         engine = open_engine(name)
-    except EngineError:
-        return what, False, f"not installed; runs bundles: pip install 'wenable[{name}]'"
+    except EngineError as error:
+        if is_installed(name):
+            return what, False, f"installed, and cannot be opened: {error}"
+        return what, False, f"not installed; runs bundles: {how_to_install(name)}"
     except Exception as error:  # a library that is missing on this system, or a wrong version of it
         return what, False, f"installed, and cannot be opened: {str(error) or type(error).__name__}"
+    if name == "native":
+        running = counted(engine.threads, "thread")
+        return what, True, f"our own kernels {engine.version}, with up to {running}"
     return (
         what,
         True,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from wenable.runtime.building import ModeWeights
 from wenable.runtime.forking import lost_by_a_fork
+from wenable.runtime.graph import Graph
+from wenable.runtime.lowering import SwitchableLayer
 
 
 class Runner(Protocol):
@@ -74,6 +77,36 @@ class Engine(Protocol):
 
         Raises `EngineError` where the engine cannot.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class PlannedMode:
+    """A mode that an engine prepared from the graph itself; it stands where others have an ONNX model.
+
+    - `bytes`: what it holds, also where other modes hold the same.
+    """
+
+    runner: Runner
+    bytes: int
+
+    def __len__(self) -> int:
+        """Return its bytes, as of a model."""
+        return self.bytes
+
+
+@runtime_checkable
+class ModeEngine(Engine, Protocol):
+    """An engine that prepares a mode of a bundle from its graph, and needs no ONNX model of it."""
+
+    def plan(
+        self, graph: Graph, layers: Mapping[str, SwitchableLayer], weights: ModeWeights
+    ) -> PlannedMode:
+        """Return a mode that is ready; raises `EngineError` for an operation that is not known."""
+        ...
+
+    def close(self) -> None:
+        """Let its threads end with the last mode that runs on them."""
         ...
 
 

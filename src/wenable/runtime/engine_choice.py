@@ -17,7 +17,7 @@ from wenable.runtime.device_profile import (
     write_profile,
 )
 from wenable.runtime.engine import EngineError
-from wenable.runtime.engines import installed_engines, open_engine
+from wenable.runtime.engines import installed_engines, is_installed, open_engine
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import lost_by_a_fork
 from wenable.runtime.stored_order import chains
@@ -28,10 +28,13 @@ _TIMING = TimingPlan(blocks=4, calls=6, warmup=2, gap_ms=20.0)
 def fastest_engine(bundle: Bundle, threads: int | None) -> str:
     """Return the name of the engine on which the bundle's first and last mode take least together.
 
-    With one engine installed nothing is measured. Raises `EngineError` where none is installed, or
-    none of them takes the bundle.
+    With one engine installed nothing is measured. Where only our own kernels are, they are taken.
+
+    Raises `EngineError` where none is installed, or none of them takes the bundle.
     """
     installed = installed_engines()
+    if not installed and is_installed("native"):
+        return "native"
     if not installed:
         raise EngineError("no engine is installed: pip install 'wenable[onnxruntime]'")
     names = tuple(name for name in installed if not lost_by_a_fork(name)) or installed

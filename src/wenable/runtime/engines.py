@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 
-from wenable.runtime.engine import Engine, EngineError, check_not_lost
+from wenable.runtime.engine import Engine, EngineError, ModeEngine, check_not_lost
 
 
 def _onnxruntime(threads: int, provider: str) -> Engine:
@@ -23,11 +23,26 @@ def _openvino(threads: int, provider: str) -> Engine:
     return OpenVino(threads)
 
 
+def _native(threads: int, variant: str) -> ModeEngine:
+    try:
+        from wenable.runtime.engine_native import Native
+    except ImportError as error:
+        raise EngineError(
+            f"our own kernels (wenable-native) are installed and cannot be loaded ({error}):"
+            f" build them again with {_FROM_SOURCE}"
+        ) from error
+    return Native(threads, variant)
+
+
 ENGINES: dict[str, Callable[[int, str], Engine]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "native": _native,
 }
-
+_FROM_SOURCE = "pip install ./native in a checkout of wenable, which needs a C++ compiler"
+_PACKAGES = {"native": "wenable_native"}
+"""Of engines whose package has another name."""
+_READ_ONNX = ("onnxruntime", "openvino")
 
 _MOST_THREADS = 1024
 
@@ -35,7 +50,8 @@ _MOST_THREADS = 1024
 def open_engine(name: str, threads: int | None = None) -> Engine:
     """Return an engine by name, with a number of threads; None for one for each core.
 
-    `"onnxruntime:CUDAExecutionProvider"` asks ONNX Runtime for one of its providers by name.
+    `"onnxruntime:CUDAExecutionProvider"` asks ONNX Runtime for one of its providers by name,
+    `"native:x86_64_v2"` our own kernels for one instruction set.
 
     Raises `ValueError` for an unknown name, `EngineError` where it is not installed.
     """
@@ -48,15 +64,39 @@ def open_engine(name: str, threads: int | None = None) -> Engine:
     kind, _, provider = name.partition(":")
     if kind not in ENGINES:
         raise ValueError(f"`engine` (={name!r}) is unknown; allowed: {', '.join(ENGINES)}, auto")
-    if importlib.util.find_spec(kind) is None:
-        raise EngineError(f"`engine` (={name!r}) is not installed: pip install 'wenable[{kind}]'")
+    if not is_installed(kind):
+        raise EngineError(f"`engine` (={name!r}) is not installed: {how_to_install(kind)}")
     check_not_lost(kind)
     return ENGINES[kind](threads or _usable_cores(), provider)
 
 
+def open_kernels(threads: int | None) -> ModeEngine | None:
+    """Return our own kernels; None where they are not installed or cannot be used here."""
+    if not is_installed("native"):
+        return None
+    try:
+        return _native(threads or _usable_cores(), "")
+    except EngineError:
+        return None
+
+
+def how_to_install(name: str) -> str:
+    """Return what to type where an engine is missing."""
+    return f"pip install 'wenable[{name}]'" + (f", or {_FROM_SOURCE}" if name == "native" else "")
+
+
+def is_installed(name: str) -> bool:
+    """Say whether the package of an engine is there."""
+    return importlib.util.find_spec(_PACKAGES.get(name, name)) is not None
+
+
 def installed_engines() -> tuple[str, ...]:
-    """Return the names of the engines that are installed, the default one first."""
-    return tuple(name for name in ENGINES if importlib.util.find_spec(name) is not None)
+    """Return the names of the installed engines that run any ONNX model, the default one first.
+
+    Our own kernels (`"native"`) run a bundle's graph, where it holds what they know; they are not
+    among these.
+    """
+    return tuple(filter(is_installed, _READ_ONNX))
 
 
 def _usable_cores() -> int:

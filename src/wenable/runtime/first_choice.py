@@ -8,35 +8,30 @@ unless the table is clearly faster: no mode is slower than its plain export for 
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
-from wenable.core.user_cache import cache_path
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.building import build_model
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.device_profile import DeviceProfile, write_profile
+from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engine import Engine, EngineError
 from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.memory import give_back
+from wenable.runtime.remembered import Remembered
 from wenable.runtime.stored_order import Chain
-from wenable.runtime.unloaded import waited_s
+from wenable.runtime.unloaded import MOST_WAITING_S, waited_s
 
 AS_WRITTEN, TABLE = "as written", "measured"
 """Of `device_profile.POLICIES`; where nothing was measured the second is the default table."""
 _MARGIN = 0.97
 """The table is taken where it takes less than this share of the time."""
 _TIMING = TimingPlan(blocks=3, calls=3, warmup=1, gap_ms=2.0)
-_MOST_WAITING_S = 0.02
-"""For a core, while two models are timed: beyond that another program took part."""
 
 _lock = threading.Lock()
-_known: dict[str, dict[str, str]] = {}  # what belongs to a file of the cache, in this process
 
 
 class FirstChoice:
@@ -55,7 +50,7 @@ class FirstChoice:
         version = f"{engine.name} {engine.version}"
         self._nothing = DeviceProfile(bundle.structure, "", version, engine.threads)
         words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{version}-{engine.threads}-{describe_device()}")
-        self._name = f"{bundle.structure[:16]}-{words}.json"
+        self._remembered = Remembered(f"{bundle.structure[:16]}-{words}.json", (AS_WRITTEN, TABLE))
 
     def policy(self, number: int) -> str:
         """Return the policy of mode `number`: as remembered, or as timed now."""
@@ -67,20 +62,16 @@ class FirstChoice:
         }
         if ways[AS_WRITTEN] == ways[TABLE]:
             return AS_WRITTEN
-        path = cache_path("choices", self._name)
         with no_fork_meanwhile(), _lock:
-            known = _known.setdefault(str(path or self._name), {})
-            if mode not in known:
-                known.update(_kept(path) | known)
-            if mode in known or not self._measure:
-                return known.get(mode, AS_WRITTEN)
+            known = self._remembered.find(mode)
+            if known is not None or not self._measure:
+                return known or AS_WRITTEN
             before = waited_s()
-            known[mode] = self._timed(number)
+            chosen = self._timed(number)
             after = waited_s()
-            undisturbed = None in (before, after) or (after or 0) - (before or 0) < _MOST_WAITING_S
-            if undisturbed and path is not None:
-                _keep(path, mode, known[mode])
-            return known[mode]
+            undisturbed = None in (before, after) or (after or 0) - (before or 0) < MOST_WAITING_S
+            self._remembered.note(mode, chosen, keep=undisturbed)
+            return chosen
 
     def _timed(self, number: int) -> str:
         bundle, weights = self._bundle, self._bundle.weights_of(number)
@@ -101,23 +92,3 @@ class FirstChoice:
         give_back()
         faster = found[TABLE].known < _MARGIN * found[AS_WRITTEN].known
         return TABLE if faster else AS_WRITTEN
-
-
-def _kept(path: Path | None) -> dict[str, str]:
-    """Return what is remembered; nothing where that cannot be read."""
-    if path is None:
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            str(mode): policy for mode, policy in values.items() if policy in (AS_WRITTEN, TABLE)
-        }
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        return {}
-
-
-def _keep(path: Path, mode: str, policy: str) -> None:
-    try:
-        write_profile(path, _kept(path) | {mode: policy})
-    except OSError:  # where nothing can be kept it is timed again
-        return

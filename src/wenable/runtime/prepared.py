@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,8 +45,9 @@ class ClosedError(RuntimeError):
 class PreparedModes:
     """Prepares modes at their first use and drops those not used for longest beyond a budget.
 
-    - `build`: returns the model of a mode by its number; `prepare`: makes its runner, for a size of
-      batch; `count`: returns the bytes that a model of so many bytes takes for a size of batch.
+    - `build`: returns the model of a mode by its number, whose length is its bytes.
+    - `prepare`: makes the runner of a model, for a size of batch.
+    - `count`: returns the bytes that a model of so many bytes takes for a size of batch.
     - `largest`: bytes of a model that was not built yet, at most.
     - `per_batch`: whether a runner serves one size of batch only.
     - `budget`: bytes; None for no limit.
@@ -53,8 +55,8 @@ class PreparedModes:
 
     def __init__(
         self,
-        build: Callable[[int], bytes],
-        prepare: Callable[[bytes, int], Runner],
+        build: Callable[[int], Sized],
+        prepare: Callable[[Any, int], Runner],
         count: Callable[[int, int], int],
         *,
         largest: int,

@@ -17,11 +17,12 @@ from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
 from wenable.runtime.device_profile import DeviceProfile, kept_profile, policy_of
-from wenable.runtime.engine import Engine, Runner
+from wenable.runtime.engine import Engine, ModeEngine, PlannedMode, Runner
 from wenable.runtime.engine_choice import fastest_engine
-from wenable.runtime.engines import open_engine
+from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
+from wenable.runtime.kernel_choice import KernelChoice
 from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.lowering import Lowering
@@ -35,8 +36,9 @@ class Session:
     """Runs the modes of a bundle on one engine, from any number of threads.
 
     - `path`: the bundle.
-    - `engine`: `"onnxruntime"`, `"openvino"`, or `"auto"` for the fastest one installed, which is
-      measured once and remembered.
+    - `engine`: `"onnxruntime"`, `"openvino"`, `"native"` for our own kernels, which run networks of
+      convolutions, or `"auto"`: the faster one of the first two, and our kernels for every mode that
+      they run faster. Both are measured once and remembered.
     - `threads`: of one call; None for one for each core.
     - `memory_budget_mb`: in MiB, for all that prepared modes hold: weights, and what a batch of the
       largest size so far takes. Beyond it modes that were not used for longest are dropped, and
@@ -74,6 +76,9 @@ class Session:
         self.bundle = Bundle(path)
         if engine == "auto":
             engine = fastest_engine(self.bundle, threads)
+            kernels = open_kernels(threads) if engine != "native" else None
+        else:
+            kernels = None
         self.engine: Engine = open_engine(engine, threads)
         self._numbers: dict[ModeChoice, int] = {}
         self._wanted = [
@@ -87,8 +92,10 @@ class Session:
         self._first_choice = FirstChoice(
             self.bundle, self.engine, self._chains, measure=memory_budget_mb is None
         )
+        self._kernels = self._kernel_choice(kernels, measure=memory_budget_mb is None)
+        self._on_kernels: set[int] = set()
         self._prepared = PreparedModes(
-            self.model,
+            self._built,
             self._runner,
             self._held_bytes,
             largest=self.bundle.weight_bytes,
@@ -121,6 +128,15 @@ class Session:
     def prepared_mb(self) -> float:
         """What is counted for the modes that are held ready, in MiB; see `memory_budget_mb`."""
         return self._prepared.held_bytes / 2**20
+
+    def engine_of(self, mode: ModeChoice) -> str:
+        """Return the name of the engine that a mode runs on, which is prepared where it is not ready.
+
+        That of the session, or with `engine="auto"` also `"native"`.
+        """
+        number = self._number_of(mode)
+        self.prepare(mode)
+        return "native" if number in self._on_kernels else self.engine.name
 
     def prepare(self, mode: ModeChoice, batch: int = 1) -> None:
         """Make a mode ready for a size of batch, so that its first call takes no longer than the next.
@@ -206,6 +222,10 @@ class Session:
         """
         self._prepared.close()
         self._limited.close()
+        if isinstance(self.engine, ModeEngine):
+            self.engine.close()
+        if self._kernels is not None:
+            self._kernels.close()
 
     def __enter__(self) -> Session:
         self._prepared.check_open()
@@ -266,7 +286,31 @@ class Session:
         self.bundle.check_batch(len(given[0]))
         return found
 
-    def _runner(self, model: bytes, batch: int) -> Runner:
+    def _kernel_choice(self, kernels: ModeEngine | None, *, measure: bool) -> KernelChoice | None:
+        """Return what chooses our kernels; None where it was said how layers are executed.
+
+        A profile tells that, and what to expect of it under a deadline.
+        """
+        profile = self.profile
+        told = self._choose or profile.times_ms or profile.policies or profile.latencies
+        if kernels is None or told:
+            return None
+        return KernelChoice(self.bundle, self.engine, kernels, measure=measure)
+
+    def _built(self, number: int) -> bytes | PlannedMode:
+        if isinstance(self.engine, ModeEngine):
+            bundle = self.bundle
+            return self.engine.plan(bundle.graph, bundle.layers, bundle.weights_of(number))
+        if self._kernels is None:
+            return self.model(number)
+        model = self._kernels.model(number, lambda: self.model(number))
+        if isinstance(model, PlannedMode):
+            self._on_kernels.add(number)
+        return model
+
+    def _runner(self, model: bytes | PlannedMode, batch: int) -> Runner:
+        if isinstance(model, PlannedMode):
+            return model.runner
         if self.engine.per_batch:
             return self.engine.prepare(model, batch)
         return self.engine.prepare(model)
@@ -292,6 +336,8 @@ class Session:
         if self._choose is not None:
             return choose_each(layers, patterns, self._choose)
         policy = policy_of(self.profile, str(self.bundle.modes[number].mode))
+        if policy is None and isinstance(self.engine, ModeEngine):
+            policy = "as written"
         if policy is None:
             policy = self._first_choice.policy(number)
         return self.profile.lowerings(layers, self._chains, patterns, policy)

@@ -17,6 +17,8 @@ _BLOCKS, _CALLS = 4, 6
 _MOST_WAITING = 0.1
 """Of the time of a block: how long its threads may have waited for a core."""
 _PAUSE_S = 0.002
+MOST_WAITING_S = 0.02
+"""For a core, while two ways to run a mode are timed: beyond that another program took part."""
 
 
 class Load:

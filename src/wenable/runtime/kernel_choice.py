@@ -1,0 +1,99 @@
+"""Which modes our own kernels run faster than the engine does: measured at first use, remembered.
+
+They gain most where a mode computes least, and an engine is often the faster one for the full mode. So the
+two are timed beside each other for each mode, in the way in which the session would run it on either.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from wenable.measure.device import describe_device
+from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.runtime.bundle import Bundle
+from wenable.runtime.engine import Engine, EngineError, ModeEngine, PlannedMode, describe_engine
+from wenable.runtime.forking import no_fork_meanwhile
+from wenable.runtime.remembered import Remembered
+from wenable.runtime.unloaded import MOST_WAITING_S, waited_s
+
+ENGINE, KERNELS = "engine", "our kernels"
+_MARGIN = 0.97
+"""Kernels are taken where they take less than this share of the engine's time."""
+_TIMING = TimingPlan(blocks=4, calls=4, warmup=1, gap_ms=2.0)
+
+_lock = threading.Lock()
+
+
+class KernelChoice:
+    """Chooses between an engine and our kernels for the modes of a bundle.
+
+    - `measure`: False to go by what is remembered, and the engine otherwise: timing both beside each
+      other takes the memory of both.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, kernels: ModeEngine, *, measure: bool = True
+    ) -> None:
+        self._bundle, self._engine, self._kernels = bundle, engine, kernels
+        self._measure = measure
+        self._refused = ""
+        of = f"{describe_engine(engine)}-{describe_engine(kernels)}-{describe_device()}"
+        words = re.sub(r"[^A-Za-z0-9.]+", "-", of)
+        self._remembered = Remembered(f"{bundle.structure[:16]}-{words}.json", (ENGINE, KERNELS))
+
+    @property
+    def refused(self) -> str:
+        """Why the kernels cannot run the bundle; "" where they can, or were not asked yet."""
+        return self._refused
+
+    def model(self, number: int, build: Callable[[], bytes]) -> bytes | PlannedMode:
+        """Return mode `number` as a model for the engine, or planned for our kernels.
+
+        - `build`: makes the model.
+        """
+        mode = str(self._bundle.modes[number].mode)
+        with no_fork_meanwhile(), _lock:
+            known = self._remembered.find(mode)
+            if known is None and not self._measure:
+                known = ENGINE
+            planned = None if known == ENGINE else self._planned(number)
+            if planned is None:
+                return build()
+            if known == KERNELS:
+                return planned
+            model, before = build(), waited_s()
+            chosen = self._timed(model, planned)
+            after = waited_s()
+            undisturbed = None in (before, after) or (after or 0) - (before or 0) < MOST_WAITING_S
+            self._remembered.note(mode, chosen, keep=undisturbed)
+            return planned if chosen == KERNELS else model
+
+    def close(self) -> None:
+        """Let the threads of the kernels end."""
+        self._kernels.close()
+
+    def _planned(self, number: int) -> PlannedMode | None:
+        if self._refused:
+            return None
+        bundle = self._bundle
+        try:
+            return self._kernels.plan(bundle.graph, bundle.layers, bundle.weights_of(number))
+        except EngineError as error:  # the modes have one graph: it is refused for all of them
+            self._refused = str(error)
+            return None
+
+    def _timed(self, model: bytes, planned: PlannedMode) -> str:
+        inputs = self._bundle.example()
+        calls = {KERNELS: partial(planned.runner, inputs)}
+        try:
+            runner = self._engine.prepare(model)
+            runner(inputs)
+        except EngineError:
+            return KERNELS
+        calls[ENGINE] = partial(runner, inputs)
+        found = measure_latencies(calls, _TIMING)
+        faster = found[KERNELS].known < _MARGIN * found[ENGINE].known
+        return KERNELS if faster else ENGINE
