@@ -15,6 +15,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import wenable as we
+from tests.helpers.engines import SESSION_ENGINES
 from tests.helpers.networks import Dense, Tokens, converted, give_norms_a_past, small_resnet
 from tests.helpers.references import masked_weight, shuffled_order
 from wenable.core.readings import Reading
@@ -54,7 +55,7 @@ def close(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
 @pytest.mark.parametrize("shuffle", ["first", "all", "none"])
 def test_every_mode_gives_the_answers_of_the_extracted_network(tmp_path, engine, shuffle):
     net, modes = calibrated(shuffle=shuffle)
@@ -317,9 +318,10 @@ class Split(nn.Module):
         return self.head(self.second(both).mean((2, 3)))
 
 
-def test_a_network_that_splits_its_channels(tmp_path):
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
+def test_a_network_that_splits_its_channels(tmp_path, engine):
     net, modes = calibrated(Split())
-    session = Session(we.export(net, modes, tmp_path / "net.wen"))
+    session = Session(we.export(net, modes, tmp_path / "net.wen"), engine=engine)
     x = images(net)
     for mode in modes:
         close(session.run(x, mode=mode), expected_of(net, mode, x))
@@ -362,7 +364,7 @@ def timm_mobilenet() -> nn.Module:
     return timm.create_model("mobilenetv3_small_050", num_classes=10)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
 @pytest.mark.parametrize("model", [ConvNormAct, timm_mobilenet])
 def test_norms_with_an_activation_of_their_own(tmp_path, model, engine):
     net, modes = calibrated(give_norms_a_past(model()).eval())

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import wenable as we
+from tests.helpers.engines import NEEDS_KERNELS, SESSION_ENGINES
 from tests.helpers.networks import converted, small_resnet
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -139,13 +140,13 @@ REFUSED = "EngineError openvino was used before this process was forked"
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
 def test_a_child_computes_or_refuses_and_the_parent_goes_on(
     bundle: Path, expected: str, engine: str, threads: int
 ):
     said = lines(PREPARED, bundle, engine, threads)
     first, second = children(said)
-    if engine == "onnxruntime":
+    if engine != "openvino":
         assert first == expected
         assert second != expected
     else:
@@ -156,7 +157,7 @@ def test_a_child_computes_or_refuses_and_the_parent_goes_on(
 
 
 @pytest.mark.parametrize("prepare", ["", "session.run(x)"], ids=["opened", "used"])
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
 def test_pools_around_a_session_that_was_loaded_before(
     bundle: Path, expected: str, engine: str, prepare: str
 ):
@@ -164,11 +165,17 @@ def test_pools_around_a_session_that_was_loaded_before(
     assert len(found) == 5
     if engine == "openvino" and prepare:
         assert all(REFUSED in each for each in found)
-    elif engine == "onnxruntime":
+    elif engine != "openvino":
         assert found == [expected] * 5
     else:  # nothing was compiled before, so the children can
         assert len(set(found)) == 1
         assert found[0].startswith("[[")
+
+
+@NEEDS_KERNELS
+@pytest.mark.parametrize("code", [OPENED_IN_CHILD, UNDER_A_DEADLINE, BUSY, GRANDCHILD])
+def test_our_kernels_in_children(bundle: Path, expected: str, code: str):
+    assert set(children(lines(code, bundle, "native", 2))) == {expected}
 
 
 def test_sessions_opened_in_a_child(bundle: Path, expected: str):

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import wenable as we
+from tests.helpers.engines import KERNELS_ARE_BUILT, SESSION_ENGINES
 from tests.helpers.networks import converted, small_resnet
 from wenable.runtime.building import ModeWeights, build_model
 from wenable.runtime.engine import EngineError
@@ -298,7 +299,7 @@ def test_engines_that_are_not_there_are_named_with_the_remedy(path: Path, monkey
         Session(path, engine="openvino:GPU")
     assert "onnxruntime" in installed_engines()
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    for name in ("onnxruntime", "openvino"):
+    for name in ("onnxruntime", "openvino", "native"):
         with pytest.raises(
             EngineError, match=rf"is not installed: pip install 'wenable\[{name}\]'"
         ):
@@ -439,7 +440,7 @@ def test_a_closed_session_refuses_in_one_line_and_holds_nothing(path: Path):
     session.close()  # once more does nothing
 
 
-@pytest.mark.parametrize("engine", installed_engines())
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
 def test_closing_ends_the_threads_and_calls_that_run_come_to_their_end(path: Path, engine: str):
     before = threading.active_count()
     session = Session(path, engine=engine, threads=2)
@@ -473,7 +474,7 @@ from wenable.runtime import Session
 session = Session(sys.argv[1], engine=sys.argv[2], threads=2)
 session.run(session.example(), deadline_ms=1000.0)
 """
-    for engine in installed_engines():
+    for engine in (*installed_engines(), *(["native"] if KERNELS_ARE_BUILT else [])):
         done = subprocess.run(
             [sys.executable, "-c", code, str(path), engine], cwd=ROOT, timeout=120, check=False
         )
@@ -493,7 +494,7 @@ def test_sizes_of_batch_are_whole_numbers(path: Path, batch: Any):
     assert not session.prepared_modes
 
 
-@pytest.mark.parametrize("engine", installed_engines())
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
 def test_warm_up_prepares_all_modes_for_sizes_of_batch(path: Path, engine: str):
     session = Session(path, engine=engine, threads=1)
     session.warm_up(batches=(1, 3))
@@ -506,7 +507,7 @@ def test_warm_up_prepares_all_modes_for_sizes_of_batch(path: Path, engine: str):
     assert session.prepared_mb == prepared
 
 
-@pytest.mark.parametrize("engine", installed_engines())
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
 def test_a_deadline_counts_from_the_call_of_run(path: Path, engine: str):
     """On a real engine: the first request prepares a mode, and that is part of its time."""
     session = Session(path, engine=engine, threads=1, memory_budget_mb=1e-3)

@@ -116,7 +116,7 @@ class _Fusing:
         free = (
             maker is not None and maker.activation == "none" and maker.node.op in _TAKE_ACTIVATION
         )
-        if maker and free and self.readers[maker.output] == 1:
+        if place is not None and maker and free and self.readers[maker.output] == 1:
             self._replace(place, replace(maker, activation=item.activation, output=item.output))
         else:
             self._append(item)
@@ -126,14 +126,14 @@ class _Fusing:
         if item.node.op != "Add" or len(item.node.inputs) != 2:
             return False
         names = item.node.inputs
-        places = [self.makers.get(name) for name in names]
-        order = sorted(range(2), key=lambda i: -(places[i] if places[i] is not None else -1))
+        places = [self.makers.get(name, -1) for name in names]
+        order = sorted(range(2), key=lambda i: -places[i])
         for i in order:
             place, other = places[i], names[1 - i]
-            maker = self.items[place] if place is not None else None
+            maker = self.items[place] if place >= 0 else None
             if maker is None or maker.node.op not in (CONVOLUTION, "Conv") or maker.residual:
                 continue
-            made_before = (places[1 - i] if places[1 - i] is not None else -1) < (place or 0)
+            made_before = places[1 - i] < place
             shape = self.shapes[names[i]]
             alike = self.shapes.get(other) == shape and len(shape) == 4 and shape[2:] != (1, 1)
             free = maker.activation == "none" and self.readers[names[i]] == 1
