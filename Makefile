@@ -35,7 +35,7 @@ $(VENV)/native: $(VENV)/installed $(NATIVE_SOURCES)
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./native \
 	    || echo "our own kernels could not be built: going on without them (engine 'native')"; \
 	else echo "no C++ compiler: going on without our own kernels (engine 'native')"; fi
-	@touch $@
+	@touch $@  # tried: again when a source changes, or after make clean
 
 native: $(VENV)/native
 
@@ -55,7 +55,9 @@ test-device: setup
 	.venv-device/bin/python -m pip install --quiet --disable-pip-version-check '.[onnxruntime,openvino]'
 	.venv-device/bin/python tests/on_a_device.py out/demo/net.wen
 
-# Our own kernels with the address and undefined-behaviour sanitizers, under all their tests.
+# Our own kernels with the address and undefined-behaviour sanitizers, under all their tests; their threads
+# with the thread sanitizer.
+native-sanitized: export PATH := $(CURDIR)/$(BIN):$(PATH)
 native-sanitized: setup
 	cmake -S native -B out/native-sanitized -DWENABLE_SANITIZE=ON -DWENABLE_WERROR=ON \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
@@ -63,6 +65,9 @@ native-sanitized: setup
 	cmake --build out/native-sanitized --parallel
 	mkdir -p out/native-sanitized/site/wenable_native
 	cp native/src/wenable_native/*.py out/native-sanitized/_kernels*.so out/native-sanitized/site/wenable_native/
+	cmake -S native -B out/native-threads -DWENABLE_SANITIZE_THREADS=ON -DWENABLE_MODULE=OFF -DWENABLE_TESTS=ON -DWENABLE_WERROR=ON
+	cmake --build out/native-threads --parallel --target test_threads
+	out/native-threads/test_threads
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONPATH=out/native-sanitized/site $(BIN)/python -m pytest -q -p no:cacheprovider tests/runtime/test_native_kernels.py tests/runtime/test_native_networks.py
 
@@ -72,6 +77,7 @@ native-aarch64:
 	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	cmake --build out/native-aarch64 --parallel
 	qemu-aarch64 -L /usr/aarch64-linux-gnu out/native-aarch64/test_kernels
+	qemu-aarch64 -L /usr/aarch64-linux-gnu out/native-aarch64/test_threads
 
 # The oldest torch that is supported, in an environment of its own.
 test-oldest:

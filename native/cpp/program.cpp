@@ -55,7 +55,7 @@ void Machine::reserve(std::int64_t arena, std::int64_t scratch) {
     held_ = bytes;
 }
 
-void Machine::run(const std::vector<std::unique_ptr<Step>>& steps, const Memory& memory,
+void Machine::run(std::span<const std::unique_ptr<Step>> steps, const Memory& memory,
                   const std::vector<const float*>& inputs, const std::vector<float*>& outputs,
                   std::int64_t examples) {
     threads_.require_own_process();
@@ -114,12 +114,9 @@ std::vector<double> Program::times(const std::vector<const float*>& inputs, cons
     std::vector<double> least(steps_.size(), 1e300);
     for (std::int64_t call = 0; call < calls; ++call) {
         for (std::size_t i = 0; i < steps_.size(); ++i) {
-            std::vector<std::unique_ptr<Step>> one;
-            one.push_back(std::move(steps_[i]));
             const auto started = std::chrono::steady_clock::now();
-            machine_->run(one, memory_, inputs, outputs, 1);
+            machine_->run(std::span(steps_).subspan(i, 1), memory_, inputs, outputs, 1);
             const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
-            steps_[i] = std::move(one[0]);
             least[i] = std::min(least[i], took.count());
         }
     }

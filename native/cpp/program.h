@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "memory.h"
@@ -26,7 +27,7 @@ public:
 
     // Makes room for a program that needs so many values, and so many more for each thread.
     void reserve(std::int64_t arena, std::int64_t scratch);
-    void run(const std::vector<std::unique_ptr<Step>>& steps, const Memory& memory,
+    void run(std::span<const std::unique_ptr<Step>> steps, const Memory& memory,
              const std::vector<const float*>& inputs, const std::vector<float*>& outputs, std::int64_t examples);
 
 private:

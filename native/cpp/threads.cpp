@@ -67,7 +67,7 @@ void Threads::require_own_process() const {
     }
 }
 
-void Threads::run(const std::vector<std::unique_ptr<Step>>& steps, const std::vector<Workspace>& workspaces) {
+void Threads::run(std::span<const std::unique_ptr<Step>> steps, const std::vector<Workspace>& workspaces) {
     const FlushDenormals flush;
     if (count_ == 1) {
         for (const auto& step : steps) {
@@ -87,7 +87,7 @@ void Threads::run(const std::vector<std::unique_ptr<Step>>& steps, const std::ve
             each.taken.store(0, std::memory_order_relaxed);
             each.done.store(0, std::memory_order_relaxed);
         }
-        steps_ = &steps;
+        steps_ = steps;
         workspaces_ = &workspaces;
         open_ = true;
         ++call_;
@@ -128,8 +128,8 @@ void Threads::serve(std::int32_t number) {
 
 void Threads::work(std::int32_t number) {
     const Workspace& workspace = (*workspaces_)[static_cast<std::size_t>(number)];
-    for (std::size_t i = 0; i < steps_->size(); ++i) {
-        const Step& step = *(*steps_)[i];
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+        const Step& step = *steps_[i];
         Progress& progress = progress_[i];
         const std::int64_t tasks = step.tasks();
         std::int64_t finished = 0;

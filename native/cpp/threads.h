@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -29,7 +30,7 @@ public:
     std::int32_t count() const { return count_; }
 
     // Runs all steps in order; `workspaces` has one for each thread. One call at a time.
-    void run(const std::vector<std::unique_ptr<Step>>& steps, const std::vector<Workspace>& workspaces);
+    void run(std::span<const std::unique_ptr<Step>> steps, const std::vector<Workspace>& workspaces);
 
     // Throws in a process that was forked from the one that made the threads: they are not there.
     void require_own_process() const;
@@ -50,7 +51,7 @@ private:
     bool open_ = false, stop_ = false;
     std::uint64_t call_ = 0;
     std::atomic<std::int32_t> inside_{0};
-    const std::vector<std::unique_ptr<Step>>* steps_ = nullptr;
+    std::span<const std::unique_ptr<Step>> steps_;
     const std::vector<Workspace>* workspaces_ = nullptr;
     std::vector<Progress> progress_;
     std::vector<std::thread> threads_;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torchvision.models import (
@@ -17,6 +18,14 @@ from torchvision.models import (
     squeezenet,
     vgg,
 )
+
+
+def _resnet(block: Any, **settings: int) -> nn.Module:
+    """The stem and two of four stages: the others are like the second, and wider."""
+    model = resnet.ResNet(block, [2, 1, 1, 1], **settings)
+    model.layer3 = model.layer4 = nn.Sequential()
+    model.fc = nn.Linear(128 * block.expansion, 10)
+    return model
 
 
 def _mobilenet_v3() -> nn.Module:
@@ -43,6 +52,13 @@ def _regnet() -> nn.Module:
     return regnet.RegNet(settings, num_classes=10)
 
 
+def _squeezenet() -> nn.Module:
+    model = squeezenet.SqueezeNet("1_1", num_classes=10)
+    model.features = model.features[:5]  # up to the second fire module
+    model.classifier[1] = nn.Conv2d(128, 10, 1)
+    return model
+
+
 def _mobilenet_v2() -> nn.Module:
     settings = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
     return mobilenetv2.MobileNetV2(
@@ -51,11 +67,9 @@ def _mobilenet_v2() -> nn.Module:
 
 
 SMALL_FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
-    "resnet": lambda: resnet.ResNet(resnet.Bottleneck, [2, 1, 1, 1], num_classes=10),
-    "basic resnet": lambda: resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=10),
-    "resnext": lambda: resnet.ResNet(
-        resnet.Bottleneck, [1, 1, 1, 1], num_classes=10, groups=8, width_per_group=8
-    ),
+    "resnet": partial(_resnet, resnet.Bottleneck),
+    "basic resnet": partial(_resnet, resnet.BasicBlock),
+    "resnext": partial(_resnet, resnet.Bottleneck, groups=8, width_per_group=8),
     "regnet": _regnet,
     "mobilenet v2": _mobilenet_v2,
     "mobilenet v3": _mobilenet_v3,
@@ -63,7 +77,7 @@ SMALL_FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
     "shufflenet v2": lambda: shufflenetv2.ShuffleNetV2(
         [2, 1, 1], [24, 48, 96, 192, 256], num_classes=10
     ),
-    "squeezenet": lambda: squeezenet.SqueezeNet("1_1", num_classes=10),
+    "squeezenet": _squeezenet,
     "densenet": lambda: densenet.DenseNet(8, (2, 2), 16, num_classes=10),
     "vgg": lambda: vgg.VGG(vgg.make_layers([16, "M", 32, "M", 64, "M"], True), num_classes=10),
 }

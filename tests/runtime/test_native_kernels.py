@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.engines import KERNELS_ARE_BUILT, NO_KERNELS
 from tests.helpers.native_reference import (
     ACTIVATIONS,
     network_of,
@@ -16,10 +17,9 @@ from tests.helpers.native_reference import (
     reference_pool,
 )  # fmt: skip
 from wenable.runtime.engine import EngineError
-from wenable.runtime.engines import is_installed
 
-if not is_installed("native"):
-    pytest.skip("our own kernels are not built here", allow_module_level=True)
+if not KERNELS_ARE_BUILT:
+    pytest.skip(NO_KERNELS, allow_module_level=True)
 
 import wenable_native
 
