@@ -217,6 +217,8 @@ private:
 
 NB_MODULE(_kernels, m) {
     using namespace wenable;
+    // A forked process abandons machines on purpose: their threads did not come along.
+    nb::set_leak_warnings(false);
     m.doc() = "Kernels for whole networks with weight-enabled layers.";
     m.attr("OVERRUN") = overrun;
     m.attr("MOST_OUTPUTS") = most_outputs;
