@@ -59,6 +59,12 @@ def _squeezenet() -> nn.Module:
     return model
 
 
+def _vgg() -> nn.Module:
+    model = vgg.VGG(vgg.make_layers([16, "M", 32, "M", 64, "M"], True), num_classes=10)
+    model.classifier = nn.Sequential(nn.Linear(64 * 49, 32), nn.ReLU(), nn.Linear(32, 10))
+    return model
+
+
 def _mobilenet_v2() -> nn.Module:
     settings = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
     return mobilenetv2.MobileNetV2(
@@ -79,5 +85,5 @@ SMALL_FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
     ),
     "squeezenet": _squeezenet,
     "densenet": lambda: densenet.DenseNet(8, (2, 2), 16, num_classes=10),
-    "vgg": lambda: vgg.VGG(vgg.make_layers([16, "M", 32, "M", 64, "M"], True), num_classes=10),
+    "vgg": _vgg,
 }

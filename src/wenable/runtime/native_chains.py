@@ -111,11 +111,9 @@ class ChainStep:
 
     def pack(self, planner: Any) -> None:
         """Have its weights lie as they are read; the same in every mode with these patterns."""
-        key = (
-            self.expansion.pattern,
-            "parts",
-            None if self.groups is None else self.groups.tobytes(),
-        )
+        # The shape as well: a shuffle is the same in every pattern, only cut into other groups.
+        read = None if self.groups is None else (self.groups.shape, self.groups.tobytes())
+        key = (self.expansion.pattern, "parts", read)
         self.packed = [planner.pack(self.expansion.name, key, self.expansion_weights)]
         if self.projection is not None:
             weight = self.projection.weight_gok
