@@ -66,12 +66,14 @@ class Native:
         self, graph: Graph, layers: Mapping[str, SwitchableLayer], weights: ModeWeights
     ) -> PlannedMode:
         """Return a mode that is ready; raises `EngineError` for an operation that is not known."""
-        try:
-            planner = Planner(graph, layers, weights, self._packed)
-            plan = planner.plan(RULES)
-        except UnsupportedError as error:
-            raise EngineError(f"the engine 'native' refuses the graph: {error}") from error
-        runner = NativeRunner(graph, plan, self._opened(), planner.used)
+        # A lock that planning takes (of a module that numpy loads late, say) must not be held in a child.
+        with no_fork_meanwhile():
+            try:
+                planner = Planner(graph, layers, weights, self._packed)
+                plan = planner.plan(RULES)
+            except UnsupportedError as error:
+                raise EngineError(f"the engine 'native' refuses the graph: {error}") from error
+            runner = NativeRunner(graph, plan, self._opened(), planner.used)
         return PlannedMode(runner, self.bytes_held([runner]))
 
     def bytes_held(self, runners: Iterable[Runner]) -> int:
