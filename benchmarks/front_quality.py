@@ -5,7 +5,7 @@
 
 The network of `wenable demo` is trained on the digits and searched, and so is one of half its width,
 for which the digits are less easy. With `--network`, a saved network is searched as well, on images
-drawn from the splits under `--data`. All searches go by MACs. `evolve` gets as many trials as `exact`
+drawn from the splits under `--data`. All searches go by MACs. `nsga2` gets as many trials as `exact`
 evaluated modes. Results go to `results/front-quality.jsonl`, the picture to
 `docs/results/front-quality.svg` and the table to `docs/results/front-quality.md`.
 """
@@ -36,12 +36,13 @@ from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Mode
 from wenable.modules.passes import call_network, device_name, device_of, in_eval_mode
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.search import Work, explore_affordably
+from wenable.search import Work, search_greedily
 from wenable.search.exploring import explore
 from wenable.strategies.fronts import hypervolume, indistinguishable, union
-from wenable.strategies.nsga2 import evolve
+from wenable.strategies.nsga2 import nsga2
+from wenable.strategies.settings import Greedy, GreedyLazy
 
-COLORS = {"greedy": "#1f5fa8", "greedy-lazy": "#6fa8dc", "exact": "#c0392b", "evolve": "#7f8c3a"}
+COLORS = {"greedy": "#1f5fa8", "greedy-lazy": "#6fa8dc", "knapsack": "#c0392b", "nsga2": "#7f8c3a"}
 RESAMPLES = 1000
 
 
@@ -121,7 +122,7 @@ def compared(
     for way in COLORS:
         copied, work, started = copy.deepcopy(net), Work(), time.perf_counter()
         fronts[way] = searched(
-            way, copied, search, calibration, threshold, work, fronts.get("exact")
+            way, copied, search, calibration, threshold, work, fronts.get("knapsack")
         )
         seconds = time.perf_counter() - started
         macs = work.total or macs_of_all(net, fronts[way], images(search), images(calibration))
@@ -183,21 +184,22 @@ def searched(
     """Return the front of one search.
 
     - `work`: is told what was computed, by those that count it themselves.
-    - `exact`: that of `exact`, which says how many trials `evolve` gets.
+    - `exact`: that of `exact`, which says how many trials `nsga2` gets.
     """
     if way in ("greedy", "greedy-lazy"):
-        return explore_affordably(
-            net, search, calibration, threshold=threshold, strategy=way, work=work
+        settings = Greedy() if way == "greedy" else GreedyLazy()
+        return search_greedily(
+            net, search, calibration, settings, min_accuracy=threshold, work=work
         )
-    if way == "exact":
-        return explore(net, search, calibration, threshold=threshold, strategy="exact")
+    if way == "knapsack":
+        return explore(net, search, calibration, min_accuracy=threshold, strategy="knapsack")
     assert exact is not None
-    return evolve(
+    return nsga2(
         net.space,
         partial(accuracy, net, search, calibration),
         tabulated(net.space, net.macs, "MACs", "counted"),
         trials=exact.evaluations,
-        threshold=threshold,
+        min_accuracy=threshold,
         cost="macs",
     )
 
@@ -332,7 +334,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "",
         f"Made by `{first['command']}` at commit {first['commit']} with torch {first['torch']},"
         f" {first['threads']} thread. Work: multiply-accumulates of calibration and evaluation, in"
-        " forward passes of one image through the full network. `evolve` gets as many trials as"
+        " forward passes of one image through the full network. `nsga2` gets as many trials as"
         " `exact` evaluated modes, one seed.",
         "",
         "![Fronts on the search split and on the final one](front-quality.svg)",

@@ -19,6 +19,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,18 @@ from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
 from wenable.cli.work import Data, flush_denormals, load_data, load_data_for
 from wenable.core.files import write_whole
-from wenable.core.readings import Front
+from wenable.core.readings import Front, Reading
+from wenable.core.space import Mode
 from wenable.modules.passes import device_name
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.search import (
-    Strategy,
-    Work,
-    estimate_search,
-    explore_affordably,
-    plain_macs,
-)
-from wenable.search.exploring import explore
+from wenable.network.mode_costs import macs_table
+from wenable.search import Work, estimate_search, plain_macs, search_greedily
+from wenable.strategies.greedy import greedy
 from wenable.training import TrainConfig
 from wenable.zoo import build
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
+KINDS = {"greedy": we.Greedy, "greedy-lazy": we.GreedyLazy}
 
 
 def main() -> None:
@@ -133,6 +131,13 @@ def part(batches: Any, images: int) -> Batches:
     return list(zip(x[chosen].split(128), y[chosen].split(128), strict=True))
 
 
+def accuracy(net: DynamicNetwork, search: Batches, calibration: Batches, mode: Mode) -> Reading:
+    """Return the accuracy of a mode as `explore` has it."""
+    if not net.is_calibrated(mode):
+        we.calibrate(net, mode, calibration)
+    return we.evaluate(net, mode, search, split="the search split")
+
+
 def compared(
     name: str, net: DynamicNetwork, search: Batches, calibration: Batches, threshold: float
 ) -> dict[str, Any]:
@@ -140,15 +145,19 @@ def compared(
     sizes = [sum(len(batch[0]) for batch in batches) for batches in (search, calibration)]
     if net.calibrated_modes != (net.space.full,):
         net.forget_calibrations([mode for mode in net.calibrated_modes if mode != net.space.full])
-    works: dict[Strategy, Work] = {"greedy": Work(), "greedy-lazy": Work()}
+    works: dict[str, Work] = {"greedy": Work(), "greedy-lazy": Work()}
     calls: dict[str, Callable[[DynamicNetwork], Front]] = {
-        "plain": lambda copied: explore(
-            copied, search, calibration, threshold=threshold, strategy="plain"
+        "plain": lambda copied: greedy(
+            copied.space,
+            partial(accuracy, copied, search, calibration),
+            lambda modes: [macs_table(copied).reading(mode) for mode in modes],
+            threshold,
+            cost="macs",
         )
     }
     for strategy, work in works.items():
-        calls[strategy] = lambda copied, strategy=strategy, work=work: explore_affordably(
-            copied, search, calibration, threshold=threshold, strategy=strategy, work=work
+        calls[strategy] = lambda copied, strategy=strategy, work=work: search_greedily(
+            copied, search, calibration, KINDS[strategy](), min_accuracy=threshold, work=work
         )
     found: dict[str, tuple[Front, float]] = {}
     for way, call in calls.items():

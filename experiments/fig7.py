@@ -91,7 +91,7 @@ def _modes(net: DynamicNetwork, out: Path, scale: str) -> dict[str, str]:
     fig5 = read_results(out, "fig5", scale)
     for row in fig5["rows"] if fig5 else ():
         if row["network"] == scale_named(scale).resnet and row["comparison"] == EQUAL_FOOTING:
-            front = [each["mode"] for each in row["ours"]["fronts"]["exact"]["points"]]
+            front = [each["mode"] for each in row["ours"]["fronts"]["knapsack"]["points"]]
             count = min(MOST_OF_FRONT, len(front))
             for i in range(count):
                 place = round(i * (len(front) - 1) / max(count - 1, 1))

@@ -101,7 +101,7 @@ def _crossed_table(
     epochs = first["ours"]["budget"]["epochs"]
     counted = []
     for row in rows:
-        points = [each for each in row["ours"]["fronts"]["exact"]["points"] if each["counted"]]
+        points = [each for each in row["ours"]["fronts"]["knapsack"]["points"] if each["counted"]]
         shares = []
         for rival in rivals.values():
             found = count_above(

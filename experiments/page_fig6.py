@@ -57,7 +57,7 @@ def claims(results: Mapping[str, Any]) -> list[Claim]:
             for_seeds = [
                 each
                 for each in panel["above"]
-                if each["engine"] == engine and each["strategy"] != "exact"
+                if each["engine"] == engine and each["strategy"] != "knapsack"
             ]
             # A mode that is faster than every mode of the rival is better at equal time, too.
             shares = [
@@ -129,7 +129,7 @@ def _best_within(
         for each in panel["points"]
         if each["who"] == OURS
         and each["seed"] == seed
-        and each["strategy"] == "exact"
+        and each["strategy"] == "knapsack"
         and times[engine, OURS, each["mode"]] <= limit
     ]
     if not fast:

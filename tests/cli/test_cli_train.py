@@ -256,7 +256,7 @@ def test_an_interrupt_outside_of_training_is_130_too(tmp_path: Path, monkeypatch
         "x",
         "--data",
         "digits",
-        "--threshold",
+        "--min-accuracy",
         0.5,
         "--out",
         tmp_path / "a/b",
@@ -345,7 +345,7 @@ def test_a_command_that_fails_leaves_no_empty_folder(tmp_path: Path):
     (tmp_path / "front.json").write_text("{}")
     (tmp_path / "net").write_text("no network")
     for command in (
-        ("explore", tmp_path / "net", "--data", "digits", "--threshold", 0.5, "--out", out),
+        ("explore", tmp_path / "net", "--data", "digits", "--min-accuracy", 0.5, "--out", out),
         ("report", tmp_path / "front.json", "--out", out / "page.html"),
         ("report", tmp_path / "front.json", "--out", out / "page.html", "--format", "svg"),
         ("export", tmp_path / "net", "--out", out / "net.wen"),

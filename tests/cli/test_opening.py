@@ -82,7 +82,7 @@ def test_a_network_of_ones_own_goes_the_whole_way(here: Path):
     # 3x3 kernels on 12x12 pixels: 3 to 16 and 16 to 16 channels; then 16 to 2.
     assert found["macs_full"] == 144 * 9 * (3 * 16 + 16 * 16) + 16 * 2
     run(
-        "explore", "out/net.safetensors", *own, "--data", "data", "--threshold", 0.01, "--out", "front"
+        "explore", "out/net.safetensors", *own, "--data", "data", "--min-accuracy", 0.01, "--out", "front"
     )  # fmt: skip
     assert "front.json" in [path.name for path in Path("front").iterdir()]
     run("export", "front/net.safetensors", "--out", "again.wen", *own, "--modes", "full")

@@ -155,7 +155,7 @@ def test_bundles_refuse_the_method_and_searches_take_it(net, tmp_path):
     with pytest.raises(ValueError, match="'early-exits', whose modes a bundle cannot hold"):
         we.export(net, ["end"], tmp_path / "net.wen")
     batch = torch.randn(8, 3, 6, 6), torch.arange(8) % 5
-    front = we.explore(net, [batch], [batch[0]], threshold=0.0)
+    front = we.explore(net, [batch], [batch[0]], min_accuracy=0.0)
     assert front.points
     assert {point.cost.known for point in front.points} <= {net.macs(mode) for mode in MODES}
 

@@ -312,7 +312,7 @@ def test_wrapped_and_plain_networks_are_told_apart():
         lambda each: we.train_incrementally(each, [batch]),
         lambda each: we.evaluate(each, "full", [batch]),
         lambda each: we.calibrate(each, "full", [batch]),
-        lambda each: we.explore(each, [batch], [batch], threshold=0.1),
+        lambda each: we.explore(each, [batch], [batch], min_accuracy=0.1),
         lambda each: train_step(each, batch, [net.space.full], nn.CrossEntropyLoss(), None),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError, match=r"a DataParallel around a dynamic.*`net.module`"):

@@ -71,7 +71,7 @@ def test_several_inputs_come_in_any_of_their_forms():
         assert kept.images == 16
         statistics[name] = [each.mean for each in kept.statistics.values()]
         accuracies[name] = we.evaluate(net, "1/2", loader)
-        front = we.explore(net, list(loader), list(loader), threshold=0.1, strategy="greedy")
+        front = we.explore(net, list(loader), list(loader), min_accuracy=0.1, strategy="greedy")
         assert front.explored[0].accuracy.count == 16
     for name in forms:
         assert all(torch.equal(t, ends["tuples"][n]) for n, t in ends[name].items()), name

@@ -37,7 +37,7 @@ from wenable.measure.latency import TimingPlan
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.report.figures import TEST
 from wenable.report.front_plot import Panel, plot_fronts
-from wenable.search.exploring import mode_latencies
+from wenable.search.measured_costs import mode_latencies
 from wenable.training import TrainConfig
 from wenable.zoo import build
 
@@ -56,7 +56,8 @@ def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
     data = load_data("digits")
     net = _trained(console, progress, data, config)
     fronts = {
-        cost: explore_with_bar(progress, net, data, cost, THRESHOLD) for cost in ("macs", "latency")
+        cost: explore_with_bar(progress, net, data, cost, THRESHOLD, we.Greedy())
+        for cost in ("macs", "latency")
     }
     for cost, front in fronts.items():
         console.print(

@@ -101,7 +101,9 @@ app.command()(evaluate)
 def explore(
     network: Annotated[Path, typer.Argument(help="A network saved by wenable.")],
     data: DataSet,
-    threshold: Annotated[float, typer.Option(help="Stop at this accuracy, 0 to 1.")],
+    min_accuracy: Annotated[
+        float, typer.Option(help="Modes must be more accurate than this, 0 to 1.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
     model: OwnModel = "",
     cost: Annotated[
@@ -113,8 +115,8 @@ def explore(
     strategy: Annotated[
         str,
         typer.Option(
-            help="exact, greedy (Algorithm 2 of the paper), greedy-lazy, plain or evolve; by default"
-            " exact, and greedy where every mode has to be timed."
+            help="knapsack, greedy (Algorithm 2 of the paper), greedy-lazy or nsga2; by default"
+            " knapsack, or greedy if every mode has to be timed."
         ),
     ] = "",
     profile: Annotated[
@@ -123,7 +125,7 @@ def explore(
             help="Latencies and energies of a device, as wenable profile --out wrote them."
         ),
     ] = None,
-    limit: Annotated[
+    constraint: Annotated[
         list[str] | None,
         typer.Option(
             help="The most that a mode may cost besides: macs_m=3, memory_kib=200, latency_ms=5 (with"
@@ -146,12 +148,12 @@ def explore(
         network,
         model,
         data,
-        threshold,
+        min_accuracy,
         out,
         cost,
         strategy,
         profile,
-        limit or [],
+        constraint or [],
         json,
         calibration_images,
     )

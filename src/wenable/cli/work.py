@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,9 +27,9 @@ from wenable.measure.latency import TimingPlan
 from wenable.modules.processes import rank, world_size
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.evaluation import evaluate_each
-from wenable.search.exploring import Cost, Strategy
+from wenable.search.exploring import Cost
 from wenable.strategies.greedy import SearchStep
-from wenable.strategies.limits import Limit
+from wenable.strategies.settings import Strategy
 from wenable.training import StepReport, TrainConfig
 from wenable.training.recipes import Recipe, recipe_named
 
@@ -226,16 +226,15 @@ def explore_with_bar(
     net: DynamicNetwork,
     data: Data,
     cost: str,
-    threshold: float,
-    strategy: str = "greedy",
+    min_accuracy: float,
+    strategy: Strategy | None = None,
     table: CostTable | None = None,
-    journal: Path | None = None,
-    limits: Sequence[Limit] = (),
 ) -> Front:
     """Run a search and show how far it is."""
+    journal = getattr(strategy, "journal", None)
     with progress_bar(console, f"searching by {cost}") as update:
         # A search that goes on has its first steps from the journal, which says nothing of the time.
-        going_on = journal is not None and journal.exists()
+        going_on = journal is not None and Path(journal).exists()
         clock = SearchClock((lambda words: None) if going_on else console.print)
 
         def show(step: SearchStep) -> None:
@@ -247,12 +246,10 @@ def explore_with_bar(
             net,
             data.search,
             data.calibration,
-            threshold=threshold,
+            min_accuracy=min_accuracy,
             cost=cast(Cost, cost),
             table=table,
-            strategy=cast(Strategy, strategy) or None,
-            journal=journal,
-            limits=limits,
+            strategy=strategy,
             timing=SEARCH_TIMING,
             on_step=show,
         )
