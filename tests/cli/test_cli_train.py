@@ -412,12 +412,12 @@ def test_the_help_tells_every_choice_and_default_as_they_are():
 def test_settings_reach_the_run_and_errors_name_the_option(tmp_path: Path):
     done = run(
         *TINY, "--epochs", 1, "--out", tmp_path / "run", "--json", "--optimizer", "adamw",
-        "--weight-decay", 0.01, "--label-smoothing", 0.1, "--averaging", 0.9, "--device", "cpu",
+        "--weight-decay", 0.01, "--label-smoothing", 0.1, "--ema-decay", 0.9, "--device", "cpu",
         "--schedule", "constant", "--precision", "bfloat16",
     )  # fmt: skip
     config = json.loads(done.stdout)["config"]
     assert [config[name] for name in (
-        "optimizer", "weight_decay", "label_smoothing", "averaging", "schedule", "precision",
+        "optimizer", "weight_decay", "label_smoothing", "ema_decay", "schedule", "precision",
     )] == ["adamw", 0.01, 0.1, 0.9, "constant", "bfloat16"]  # fmt: skip
     for arguments, message in (
         (("--label-smoothing", 2), "`--label-smoothing` (=2.0) must be from 0 to below 1"),

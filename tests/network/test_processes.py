@@ -14,11 +14,11 @@ from torch import distributed
 import wenable as we
 from tests.helpers.algorithm_2 import algorithm_2
 from tests.helpers.networks import IMAGES, Tokens, converted, small_resnet
-from wenable.modules.processes import rank, sum_over_processes, true_anywhere, world_size
+from wenable.modules.processes import rank, sum_over_processes, true_in_any_process, world_size
 from wenable.training import TrainConfig
 from wenable.training.loop import Checkpoint
 
-CONFIG = TrainConfig(passes=4, epochs=2, learning_rate=0.05, clip=1.0)
+CONFIG = TrainConfig(passes=4, epochs=2, learning_rate=0.05, clip_grad=1.0)
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -64,7 +64,7 @@ def save_state(net: torch.nn.Module, process: int, folder: Path) -> None:
 def train_tokens(process: int, folder: Path) -> None:
     assert (rank(), world_size()) == (process, 2)
     assert sum_over_processes(torch.tensor(process + 1.0)) == 3
-    assert true_anywhere(process == 1, torch.device("cpu"))
+    assert true_in_any_process(process == 1, torch.device("cpu"))
     net = network(Tokens)
     we.train(net, own_share(process), CONFIG)
     save_state(net, process, folder)

@@ -237,7 +237,7 @@ def test_ones_own_loss_says_what_its_targets_are():
     assert found[0] == pytest.approx(float(expected.detach()), rel=1e-5)
     with pytest.raises(ValueError, match="must return one number for a batch"):
         train_step(net, (X, CLASSES), modes, nn.CrossEntropyLoss(reduction="none"), optimizer)
-    config = TrainConfig(accumulate=2)
+    config = TrainConfig(grad_accum_steps=2)
     with pytest.raises(ValueError, match=r"the reduction of .* must be 'mean'"):
         train_step(net, (X, CLASSES), modes, nn.MSELoss(reduction="sum"), optimizer, config)
 

@@ -96,10 +96,10 @@ def image_settings(
     size, why = _size(told, splits, image_size)
     small = size <= _SMALL
     settings = ImageSettings(
-        size, crops="padded" if small else "resized", shown_share=1.0 if small else 0.875
+        size, crops="padded" if small else "resized", crop_pct=1.0 if small else 0.875
     )
     own: dict[str, Any] = {}
-    for key in ("mean", "deviation", "shown_share", "interpolation"):
+    for key in ("mean", "std", "crop_pct", "interpolation"):
         if told is not None and getattr(told, key) is not None:
             own[key] = getattr(told, key)
     return replace(settings, **own), why

@@ -71,7 +71,7 @@ def train(
     label_smoothing: Annotated[
         float | None, Setting("The share of a label spread over all classes.", "0")
     ] = None,
-    averaging: Annotated[
+    ema_decay: Annotated[
         float | None,
         Setting("The decay of an average of the weights, as 0.999, which the run ends with.", "0"),
     ] = None,
@@ -168,7 +168,7 @@ def train(
         "schedule": schedule,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
-        "averaging": averaging,
+        "ema_decay": ema_decay,
         "sampling": sampling,
         "distillation": distillation,
         "precision": precision,

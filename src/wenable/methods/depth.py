@@ -12,7 +12,7 @@ from torch import fx, nn
 from wenable.core.space import Knob, Space
 from wenable.graph import Graph, Product
 from wenable.layers.exits import ExitPoint, with_exit, without_exit
-from wenable.methods.plan import Follower, Plan, SwitchableLayer
+from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 
 KNOB = "exit"
 END = "end"
@@ -102,7 +102,7 @@ class EarlyExits:
         return Plan(
             space=Space((knob,)),
             replacements=points,
-            followers={KNOB: tuple(map(Follower, points))},
+            followers={KNOB: tuple(map(KnobTarget, points))},
             layers=(*trunk, *branches),
             left_alone=(),
             method=self,

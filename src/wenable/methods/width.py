@@ -19,7 +19,7 @@ from wenable.layers.slimmable import (
     SlimmablePadding,
 )
 from wenable.methods.norms import has_hooks, known_norms, slimmable_norm
-from wenable.methods.plan import Follower, LeftAlone, Method, Plan, SwitchableLayer
+from wenable.methods.plan import KnobTarget, LeftAlone, Method, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining
 
 KNOB = "width"
@@ -227,7 +227,7 @@ def _plan(
     return Plan(
         space=Space((knob,)),
         replacements=replacements,
-        followers={KNOB: tuple(map(Follower, replacements))},
+        followers={KNOB: tuple(map(KnobTarget, replacements))},
         layers=tuple(described),
         left_alone=(*left_alone, *remaining(model, graph, narrowing.layers)),
         method=method,

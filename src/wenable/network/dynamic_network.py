@@ -188,8 +188,8 @@ class DynamicNetwork(nn.Module):
                 state.switches, state.mode.options, mode.options, strict=True
             ):
                 if n != before:
-                    for put_pattern in switches:
-                        put_pattern(n)
+                    for set_option in switches:
+                        set_option(n)
             state.mode = mode
             self._use_statistics()
 

@@ -44,7 +44,7 @@ def most_errors(cost: float, position: int, total: int, best: Standing) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RaceResult:
     """How a race ended.
 
     - `winner`: the position of the candidate that the plain algorithm takes.
@@ -67,7 +67,7 @@ def race(
     check: Callable[[Sequence[int], int, int], Sequence[int]],
     images: int,
     chunk: int = 1,
-) -> Outcome:
+) -> RaceResult:
     """Return the candidate with the least cost / accuracy, as if all had been evaluated.
 
     One candidate is evaluated to the end. Each other can afford so many errors and no more; one
@@ -126,7 +126,7 @@ def race(
             wrong[i] += errors
             rate[i], looked[i] = errors / count, seen + count
         seen += count
-    return Outcome(best[1], right, {i: (wrong[i], looked[i]) for i in looked})
+    return RaceResult(best[1], right, {i: (wrong[i], looked[i]) for i in looked})
 
 
 def descend(

@@ -37,7 +37,7 @@ def digits() -> Recipe:
 def cifar() -> Recipe:
     """Return a recipe for 32x32 images from random weights: SGD, shifts and flips, a cosine."""
     training = TrainConfig(
-        passes=4, epochs=60, learning_rate=0.1, weight_decay=5e-4, clip=5.0, **_FAST
+        passes=4, epochs=60, learning_rate=0.1, weight_decay=5e-4, clip_grad=5.0, **_FAST
     )
     return Recipe(training, _small_images(), batch_size=128)
 
@@ -45,7 +45,7 @@ def cifar() -> Recipe:
 def fine_tune_cifar() -> Recipe:
     """Return a short run for a converted network that comes with weights for 32x32 images."""
     training = TrainConfig(
-        passes=4, epochs=3, learning_rate=0.02, distillation=True, clip=5.0, **_FAST
+        passes=4, epochs=3, learning_rate=0.02, distillation=True, clip_grad=5.0, **_FAST
     )
     return Recipe(training, _small_images(), batch_size=128)
 
@@ -85,7 +85,7 @@ def paper_efficientnet_b0() -> Recipe:
     """
     training = TrainConfig(
         passes=20, epochs=450, optimizer="rmsproptf", schedule="step", learning_rate=0.048,
-        step_epochs=2.4, step_factor=0.97, weight_decay=1e-5, warmup=3 / 450, averaging=0.9999,
+        step_epochs=2.4, step_factor=0.97, weight_decay=1e-5, warmup=3 / 450, ema_decay=0.9999,
         label_smoothing=0.1, **_FAST,
     )  # fmt: skip
     images = ImageSettings(
@@ -95,7 +95,7 @@ def paper_efficientnet_b0() -> Recipe:
 
 
 def _small_images() -> ImageSettings:
-    return ImageSettings(size=32, crops="padded", shown_share=1.0)
+    return ImageSettings(size=32, crops="padded", crop_pct=1.0)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
