@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import fx, nn
 
@@ -44,6 +44,8 @@ class EarlyExits:
     >>> EarlyExits(("layer1", "layer2")).exits
     ('layer1', 'layer2')
     """
+
+    fits_bundle: ClassVar[bool] = False
 
     exits: tuple[str, ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -121,7 +121,12 @@ class Plan:
 
 
 class Method(Protocol):
-    """A way to make a network dynamic: a row of the paper's Table I. One file each."""
+    """A way to make a network dynamic: a row of the paper's Table I. One file each.
+
+    `fits_bundle` says whether a bundle can hold its modes; where the attribute is missing, it cannot.
+    """
+
+    fits_bundle: ClassVar[bool]
 
     def plan(self, model: nn.Module, graph: Graph) -> Plan:
         """Return how `model`, a copy that may be taken apart, becomes dynamic.

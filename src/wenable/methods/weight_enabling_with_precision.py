@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -48,6 +48,8 @@ class WeightEnablingWithPrecision:
     >>> WeightEnablingWithPrecision(groups=(1, 2, 4)).bits
     (32, 8)
     """
+
+    fits_bundle: ClassVar[bool] = False
 
     groups: tuple[int, ...] = (1, 2, 4, 8, 16)
     bits: tuple[int, ...] = (32, 8)

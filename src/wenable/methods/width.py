@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -65,6 +65,8 @@ class Slimmable:
     >>> Slimmable(widths=(1.0, 0.5)).widths
     (1.0, 0.5)
     """
+
+    fits_bundle: ClassVar[bool] = False
 
     widths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     divisor: int = 8
