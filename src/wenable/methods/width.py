@@ -124,6 +124,8 @@ class UniversallySlimmable:
     (1.0, 0.75, 0.5)
     """
 
+    fits_bundle: ClassVar[bool] = False
+
     lowest: float = 0.25
     step: float = 0.025
     divisor: int = 8
