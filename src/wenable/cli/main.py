@@ -224,7 +224,7 @@ def verify(
     profile: Annotated[Path, typer.Argument(help="What wenable profile --out wrote here.")],
     front: Annotated[Path | None, typer.Option(help="Also the modes of a front.json.")] = None,
     engine: Annotated[str, typer.Option(help="The profile's engine.")] = "onnxruntime",
-    modes: Annotated[int, typer.Option(help="How many random modes, at least 24.")] = 24,
+    random_modes: Annotated[int, typer.Option(help="How many random modes, at least 24.")] = 24,
     out: Annotated[Path | None, typer.Option(help="A JSON file, for wenable report.")] = None,
     refit: Annotated[
         Path | None,
@@ -237,7 +237,7 @@ def verify(
     """Measure modes end to end beside what a profile predicts of them."""
     from wenable.cli.bundles import run_verify
 
-    run_verify(bundle, profile, front, engine, modes, out, refit, json)
+    run_verify(bundle, profile, front, engine, random_modes, out, refit, json)
 
 
 @app.command()

@@ -153,8 +153,7 @@ def _recipe(
 ) -> Recipe:
     """Return the named recipe, or the one that suits the data, with what was said besides."""
     recipe = recipe_named(name or ("digits" if data_name == "digits" else "cifar"))
-    said = {key: value for key, value in settings.items() if value is not None}
-    recipe = replace(recipe, training=replace(recipe.training, **said))
+    recipe = replace(recipe, training=replace(recipe.training, **settings))
     return recipe if batch_size is None else replace(recipe, batch_size=batch_size)
 
 

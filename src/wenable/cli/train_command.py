@@ -97,6 +97,14 @@ def train(
             kind="grouped|timed",
         ),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of a run, as clip_grad=5 or mixup=0.2; can be given several times.",
+        ),
+    ] = None,
     device: Device = "auto",
     keep_best: Annotated[
         bool,
@@ -157,6 +165,7 @@ def train(
 ) -> None:
     """Train all modes of a network at once (Algorithm 1) and calibrate the uniform ones."""
     from wenable.cli.opening import Wanted, one_of
+    from wenable.cli.set_options import with_set
     from wenable.cli.train import RunOptions, run_train
 
     settings = {
@@ -175,6 +184,7 @@ def train(
         "executions": executions,
         "seed": seed,
     }
+    settings = with_set(settings, set_ or [])
     wanted = Wanted(pretrained, weights, tuple(leave_out or ()), num_classes, image_size)
     options = RunOptions(
         resume=resume, overwrite=overwrite, keep_best=keep_best, tensorboard=tensorboard,
