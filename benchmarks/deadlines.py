@@ -36,7 +36,7 @@ from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.measure.latency import quantile
-from wenable.profiling import profile
+from wenable.profiling import ProfilePlan, profile
 from wenable.runtime import Session
 
 HALF_WAVE_S, EXCUSED_S, FACTOR, PAUSE_S = 2.0, 0.2, 1.3, 0.002
@@ -127,7 +127,7 @@ def _exported(net: Any, tested: Mapping[str, Reading], modes: Sequence[str], pat
         warnings.simplefilter("ignore")
         readings = {mode: {"accuracy": tested[mode]} for mode in modes}
         we.export(net, modes, path, readings=readings)
-    known = profile(path, engine="onnxruntime", threads=1, table_modes=0)
+    known = profile(path, engine="onnxruntime", threads=1, plan=ProfilePlan(table_modes=0))
     return Session(path, engine="onnxruntime", threads=1, profile=known)
 
 

@@ -32,7 +32,7 @@ from results.records import ROOT, page_file, read_records, records_file, write_r
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
-from wenable.profiling import profile
+from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.comparison import compare
 from wenable.profiling.verification import verify
 from wenable.runtime import DeviceProfile, Session
@@ -126,7 +126,10 @@ def measure(
         for each in engines:
             started = time.perf_counter()
             profiles[each] = profile(
-                path, engine=each, threads=threads, table_modes=30 if predict else 0
+                path,
+                engine=each,
+                threads=threads,
+                plan=ProfilePlan(table_modes=30 if predict else 0),
             )
             took[each] = time.perf_counter() - started
             print(name, each, f"profiled in {took[each]:.0f} s", flush=True)
