@@ -15,7 +15,7 @@ PARTS = ("train", "search", "test")
 
 @dataclass(frozen=True, slots=True)
 class Originals:
-    """Digits of one part: images `(M, 8, 8)` from 0 to 1, classes `(M,)`, places in the whole set `(M,)`."""
+    """Digits of one part: images `(M, 8, 8)` from 0 to 1, classes and places in the whole set `(M,)`."""
 
     images: torch.Tensor
     classes: torch.Tensor
