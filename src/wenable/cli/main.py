@@ -51,9 +51,9 @@ def settings(
 def demo(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/demo"),
     seed: Annotated[int, typer.Option(help="Of the weights, the modes and the data's order.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Times through the training digits.")] = 4,
+    epochs: Annotated[int, typer.Option(help="Times through the training scenes.")] = 3,
 ) -> None:
-    """Train, calibrate and explore a small network on real handwritten digits, in minutes."""
+    """Train, explore, export and run a small network on scenes of real digits, in minutes."""
     from wenable.cli.demo import run_demo
 
     if not run_demo(out, seed=seed, epochs=epochs):

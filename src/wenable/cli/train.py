@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 import wenable as we
+from wenable.cli.in_memory import IN_MEMORY
 from wenable.cli.opening import Wanted
 from wenable.cli.run_folder import RunFolder
 from wenable.cli.starting import network_and_data
@@ -152,7 +153,7 @@ def _recipe(
     name: str, data_name: str, settings: Mapping[str, Any], batch_size: int | None
 ) -> Recipe:
     """Return the named recipe, or the one that suits the data, with what was said besides."""
-    recipe = recipe_named(name or ("digits" if data_name == "digits" else "cifar"))
+    recipe = recipe_named(name or (data_name if data_name in IN_MEMORY else "cifar"))
     recipe = replace(recipe, training=replace(recipe.training, **settings))
     return recipe if batch_size is None else replace(recipe, batch_size=batch_size)
 

@@ -32,7 +32,7 @@ def train(
         str,
         typer.Option(
             help=f"Settings by name, {', '.join(RECIPES)}; the options below replace single ones.",
-            show_default="digits for the digits, cifar for images",
+            show_default="that of the name for digits and scenes, cifar for images",
             metavar="RECIPE",
         ),
     ] = "",

@@ -12,13 +12,14 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.durations import SearchClock
+from wenable.cli.in_memory import IN_MEMORY
 from wenable.cli.terminal import progress_bar
 from wenable.core.cost_table import CostTable
 from wenable.core.outcomes import Outcomes
 from wenable.core.preprocessing import Preprocessing
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode
-from wenable.data import ImageBatches, TensorBatches, batches, digits, image_folder
+from wenable.data import ImageBatches, TensorBatches, batches, image_folder
 from wenable.data.image_folder import FolderSplits, ImageFiles
 from wenable.data.kept import KeptBatches
 from wenable.data.summary import summary
@@ -33,7 +34,6 @@ from wenable.strategies.settings import Strategy
 from wenable.training import StepReport, TrainConfig
 from wenable.training.recipes import Recipe, recipe_named
 
-DIGITS_TO_CALIBRATE = 128
 SEARCH_CALIBRATION = (256, 2048)
 """The fewest and the most images on which a search calibrates a mode where nothing is said."""
 
@@ -77,14 +77,12 @@ def load_data(
     """Return a data set by name, or the images under a folder.
 
     - `splits`: those of the folder, where they are known already.
-    - `recipe`: says how images are prepared, and how many serve calibration; of the digits 128 do:
-      on 8x8 to 2x2 maps that is 512 values a channel at least, and a search does it some hundred
-      times.
+    - `recipe`: says how images of a folder are prepared, and how many serve calibration.
 
     Raises `ValueError` for an unknown name, `FileNotFoundError` for a folder without images.
     """
-    if name == "digits":
-        return _digits()
+    if name in IN_MEMORY:
+        return _in_memory(name)
     splits = find_splits(name) if splits is None else splits
     recipe = recipe_named("cifar") if recipe is None else recipe
     if recipe.images is None:
@@ -122,7 +120,10 @@ def load_data(
 def find_splits(name: str) -> FolderSplits:
     """Return the images under a folder; raises as `image_folder` does, for other names too."""
     if not Path(name).is_dir():
-        raise ValueError(f"`--data` (={name!r}) is unknown; allowed: digits, or a folder of images")
+        allowed = ", ".join(IN_MEMORY)
+        raise ValueError(
+            f"`--data` (={name!r}) is unknown; allowed: {allowed}, or a folder of images"
+        )
     return image_folder(name)
 
 
@@ -138,8 +139,8 @@ def load_data_to_search(
     """
     if calibration_images is not None and calibration_images < 1:
         raise ValueError(f"`--calibration-images` (={calibration_images}) must be at least 1")
-    if name == "digits":
-        data = _digits(calibration_images or DIGITS_TO_CALIBRATE)
+    if name in IN_MEMORY:
+        data = _in_memory(name, calibration_images)
     else:
         splits = find_splits(name)
         least, most = SEARCH_CALIBRATION
@@ -163,7 +164,7 @@ def load_data_for(
 
     Raises `ValueError` where the network does not say how, or has other classes.
     """
-    if name == "digits":
+    if name in IN_MEMORY:
         return load_data(name)
     wanted = net.preprocessing
     if wanted is None:
@@ -184,21 +185,24 @@ def load_data_for(
     return data
 
 
-def _digits(calibration: int = DIGITS_TO_CALIBRATE) -> Data:
+def _in_memory(name: str, calibration: int | None = None) -> Data:
+    """Return a data set that is made in memory; `calibration`: how many images serve that."""
     if world_size() > 1:
-        raise ValueError("`--data` (='digits') is too small a set for several processes; use one")
-    splits = digits()
-    first = torch.utils.data.Subset(splits.train, range(min(calibration, len(splits.train))))
+        raise ValueError(f"`--data` (={name!r}) is too small a set for several processes; use one")
+    known = IN_MEMORY[name]
+    splits = known.make()
+    images = range(min(calibration or known.calibration, len(splits.train)))
+    first = torch.utils.data.Subset(splits.train, images)
 
     def training_batches(size: int, seed: int) -> TensorBatches:
         return TensorBatches(splits.train, size, seed=seed)
 
     return Data(
         training_batches,
-        list(torch.utils.data.DataLoader(first, DIGITS_TO_CALIBRATE)),
+        list(torch.utils.data.DataLoader(first, known.calibration)),
         list(batches(splits.search, 300)),
         list(batches(splits.test, 250)),
-        torch.zeros(1, 1, 8, 8),
+        torch.zeros_like(splits.train[0][0]).unsqueeze(0),
     )
 
 

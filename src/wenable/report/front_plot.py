@@ -58,7 +58,7 @@ def plot_fronts(
     for panel in panels.values():
         for point in panel.points:
             _ = shown_accuracy(point, panel.split).known, point.cost.known
-    figure = Figure(figsize=(5.6 * len(panels), 4.2), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(panels), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     splits = {panel.split for panel in panels.values()}
@@ -79,11 +79,6 @@ def plot_fronts(
 def _draw(axis: Axes, cost: str, panel: Panel) -> None:
     scale, label = _SCALES.get(cost, _LATENCY)
     _points(axis, panel.uniform, panel.split, scale, _UNIFORM, "D", "uniform modes")
-    for point in panel.uniform:
-        where = (point.cost.known * scale, 100 * shown_accuracy(point, panel.split).known)
-        axis.annotate(
-            str(point.mode), where, xytext=(5, 5), textcoords="offset points", fontsize="small"
-        )
     front = sorted(panel.front, key=lambda point: point.cost.known)
     _points(axis, tuple(front), panel.split, scale, _FRONT, "o", "front of the search")
     axis.plot(
@@ -95,8 +90,29 @@ def _draw(axis: Axes, cost: str, panel: Panel) -> None:
     )
     axis.set_xlabel(label)
     axis.set_xlim(left=0)
+    _name_uniform_modes(axis, panel, scale)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _name_uniform_modes(axis: Axes, panel: Panel, scale: float) -> None:
+    """Write the text of each uniform mode below it, or above it where the one before is too near."""
+    before, below = (-1.0, -1.0), False
+    for point in sorted(panel.uniform, key=lambda point: point.cost.known):
+        where = (point.cost.known * scale, 100 * shown_accuracy(point, panel.split).known)
+        right, up = axis.transAxes.inverted().transform(axis.transData.transform(where))
+        near = right - before[0] < 0.13 and abs(up - before[1]) < 0.1
+        at_the_edge = right > 0.9  # the line of the front comes from below there
+        before, below = (right, up), not at_the_edge and not (near and below)
+        text = f"{point.mode} (full)" if point.mode == point.mode.space.full else str(point.mode)
+        axis.annotate(
+            text,
+            where,
+            xytext=(-6 if at_the_edge else 6, -6 if below else 6),
+            textcoords="offset points",
+            horizontalalignment="right" if at_the_edge else "left",
+            verticalalignment="top" if below else "bottom",
+        )
 
 
 def _points(

@@ -46,8 +46,59 @@ class DigitsResNet(nn.Module):
 
 
 def digits_resnet(width: int = 128, classes: int = 10) -> DigitsResNet:
-    """Return the network of `wenable demo`: six switchable convolutions, of 128 channels by default."""
+    """Return a network for single digits: six switchable convolutions, of 128 channels by default."""
     return DigitsResNet(width, classes)
+
+
+class ScenesBlock(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution with a shortcut: a bottleneck that is as wide as its ends."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.shortcut: nn.Module = nn.Identity() if stride == 1 else nn.AvgPool2d(stride)
+
+    def forward(self, x: Any) -> Any:
+        """Map `(N, width, H, W)` to `(N, width, H / stride, W / stride)`."""
+        out = nn.functional.relu(self.bn1(self.conv1(x)))
+        out = nn.functional.relu(self.bn2(self.conv2(out)))
+        return nn.functional.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+class ScenesResNet(nn.Module):
+    """A small residual network for 24x24 grey images: a stem, four blocks, a classifier.
+
+    The stem looks at overlapping patches of 6x6 pixels, which leaves 6x6 places; the second block halves
+    that to 3x3. The classifier reads each of these places, so that it can tell where a digit stands.
+
+    - `width`: the channels of every layer.
+    """
+
+    input_size: ClassVar = (1, 24, 24)
+
+    def __init__(self, width: int = 128, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 6, stride=4, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        self.blocks = nn.Sequential(*(ScenesBlock(width, stride) for stride in (1, 2, 1, 1)))
+        self.classifier = nn.Linear(9 * width, classes)
+
+    def forward(self, x: Any) -> Any:
+        """Map `(N, 1, 24, 24)` to logits `(N, classes)`."""
+        return self.classifier(self.blocks(self.stem(x)).flatten(1))
+
+
+def scenes_resnet(width: int = 128, classes: int = 10) -> ScenesResNet:
+    """Return the network of `wenable demo`: twelve switchable convolutions, of 128 channels by default."""
+    return ScenesResNet(width, classes)
 
 
 class PaddedShortcut(nn.Module):
@@ -119,4 +170,4 @@ def cifar_resnet20(classes: int = 10) -> CifarResNet:
     return CifarResNet(3, classes)
 
 
-REFERENCE_NETWORKS = ("digits_resnet", "cifar_resnet20")
+REFERENCE_NETWORKS = ("digits_resnet", "scenes_resnet", "cifar_resnet20")
