@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--pretrained", action="store_true", help="start from timm's weights")
     parser.add_argument("--data", help="a folder of images; digits without one")
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     given = parser.parse_args()
 
     torch.manual_seed(0)
