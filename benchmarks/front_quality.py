@@ -29,11 +29,11 @@ import wenable as we
 from benchmarks.search_cost import Batches, digits_network, part, saved_network
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.cli.work import flush_denormals
 from wenable.core.cost_table import tabulated
 from wenable.core.files import write_whole
 from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.modules.passes import call_network, device_name, device_of, in_eval_mode
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.search import Work, search_greedily

@@ -31,16 +31,17 @@ from experiments.data import load
 from experiments.networks import NETWORKS
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.cli.work import Data, flush_denormals, load_data, load_data_for
 from wenable.core.files import write_whole
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.modules.passes import device_name
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.mode_costs import macs_table
 from wenable.search import Work, estimate_search, plain_macs, search_greedily
 from wenable.strategies.greedy import greedy
 from wenable.training import TrainConfig
+from wenable.training.data_sets import Data, load_data, load_data_for
 from wenable.zoo import build
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

@@ -26,13 +26,14 @@ from safetensors.torch import load_file
 import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.cli.work import Data, accuracies, flush_denormals, load_data
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.modules.denormals import flush_denormals
 from wenable.modules.passes import device_name
 from wenable.training import Checkpoint, StepReport
 from wenable.training.config import Executions
+from wenable.training.data_sets import Data, accuracies, load_data
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.zoo import build
 

@@ -40,8 +40,8 @@ from experiments.results import (
     write_results,
 )
 from experiments.runs import Run, trained
-from wenable.cli.work import flush_denormals
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.modules.fingerprint import weights_fingerprint
 from wenable.network.dynamic_network import DynamicNetwork
 

@@ -26,11 +26,11 @@ from experiments.methods import METHODS
 from experiments.options import command_of, start
 from experiments.results import read_results, with_provenance, write_results
 from experiments.runs import start_of
-from wenable.cli.work import flush_denormals
 from wenable.core.readings import Reading
 from wenable.measure import find_meter, measure_energies
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.engines import installed_engines, open_engine
 

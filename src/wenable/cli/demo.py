@@ -19,21 +19,15 @@ from wenable.cli.demo_answers import write_answers
 from wenable.cli.demo_figures import DemoFigures, named
 from wenable.cli.demo_modes import spread
 from wenable.cli.durations import duration_words
+from wenable.cli.progress import explore_with_bar, train_with_bar, with_tests
 from wenable.cli.terminal import busy, consoles, progress_bar
-from wenable.cli.work import (
-    Data,
-    evaluations,
-    explore_with_bar,
-    flush_denormals,
-    load_data,
-    train_with_bar,
-    with_tests,
-)
 from wenable.core.files import write_whole
 from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
+from wenable.training.data_sets import Data, evaluations, load_data
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.zoo import build
 

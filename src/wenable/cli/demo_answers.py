@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save
 
 import wenable as we
-from wenable.cli.work import Data, flush_denormals
 from wenable.core.files import write_whole
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
+from wenable.training.data_sets import Data
 
 
 def write_answers(net: DynamicNetwork, modes: Iterable[Mode], data: Data, out: Path) -> Path:

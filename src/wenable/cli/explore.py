@@ -12,20 +12,14 @@ from rich.table import Table
 import wenable as we
 from wenable.cli.constraints import parse_constraints
 from wenable.cli.opening import open_saved
+from wenable.cli.progress import explore_with_bar, with_tests
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
-from wenable.cli.work import (
-    Data,
-    evaluations,
-    explore_with_bar,
-    flush_denormals,
-    load_data_to_search,
-    with_tests,
-)
 from wenable.core.accuracy_comparison import compare_accuracies
 from wenable.core.cost_table import CostTable
 from wenable.core.files import write_whole
 from wenable.core.readings import Front
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.report.csv_table import csv_table
 from wenable.report.figures import TEST, shown_accuracy
 from wenable.report.front_plot import Panel, plot_fronts
@@ -41,6 +35,7 @@ from wenable.strategies.settings import (
     Strategy,
     strategy_named,
 )
+from wenable.training.data_sets import Data, evaluations, load_data_to_search
 
 
 def run_explore(

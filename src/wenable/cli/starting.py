@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from wenable.cli.in_memory import IN_MEMORY
 from wenable.cli.opening import Opened, Wanted, open_network
-from wenable.cli.work import Data, find_splits, load_data
 from wenable.data import FolderSplits, ImageSettings
 from wenable.data.summary import common_size
+from wenable.training.data_sets import Data, find_splits, load_data
+from wenable.training.in_memory import IN_MEMORY
 from wenable.training.recipes import Recipe
 from wenable.zoo import MadeFor
 

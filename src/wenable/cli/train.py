@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 
 import wenable as we
-from wenable.cli.in_memory import IN_MEMORY
 from wenable.cli.opening import Wanted
 from wenable.cli.run_folder import RunFolder
 from wenable.cli.starting import network_and_data
@@ -25,13 +24,14 @@ from wenable.cli.train_words import (
     schedule_changes_said,
 )
 from wenable.cli.training_logs import TrainingLogs
-from wenable.cli.work import accuracies
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
 from wenable.methods.weight_enabling import ShufflePolicy
 from wenable.modules.processes import join_processes, rank
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import Checkpoint
+from wenable.training.data_sets import accuracies
+from wenable.training.in_memory import IN_MEMORY
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.training.start import start_of_run
 

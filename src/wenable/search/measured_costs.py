@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -13,6 +12,7 @@ from wenable.measure.energy import EnergyPlan, measure_energies
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.measure.meters.meter import Meter, NoMeter
 from wenable.measure.meters.registry import find_meter
+from wenable.modules.denormals import denormals_flushed
 from wenable.modules.passes import device_name, device_of
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.extraction import extract
@@ -30,7 +30,7 @@ def mode_latencies(
     """
     example = net.example_batch
     plains = {mode: extract(net, mode).eval() for mode in modes}
-    with torch.inference_mode(), _denormals_flushed() as where:
+    with torch.inference_mode(), denormals_flushed() as where:
         readings = measure_latencies(
             {mode: _call(plain, example) for mode, plain in plains.items()},
             timing,
@@ -51,7 +51,7 @@ def mode_energies(
     example = net.example_batch
     plains = {mode: extract(net, mode).eval() for mode in modes}
     calls = {mode: _call(plain, example) for mode, plain in plains.items()}
-    with torch.inference_mode(), _denormals_flushed():
+    with torch.inference_mode(), denormals_flushed():
         found = measure_energies(calls, meter, plan)
     return [found[mode].energy for mode in modes]
 
@@ -63,24 +63,6 @@ def meter_for(net: DynamicNetwork) -> Meter:
     if isinstance(meter, NoMeter):
         raise ValueError(f"`cost` (='energy') needs an energy meter: {meter.reason}")
     return meter
-
-
-@contextmanager
-def _denormals_flushed() -> Iterator[str]:
-    """Treat numbers below 1e-38 as zero: arithmetic on them is up to a hundred times slower.
-
-    Yields where that holds: a setting of each thread, it cannot be given to workers that run.
-    """
-    was_on = bool(torch.tensor(1e-39) * 1.0 == 0)
-    torch.set_flush_denormal(True)
-    try:
-        # Large enough to be shared out among the workers; written and read as bits, since a thread
-        # that flushes cannot hold a denormal number otherwise.
-        products = torch.ones(1_000_000, dtype=torch.int32).view(torch.float32) * 1.0
-        everywhere = not bool(products.view(torch.int32).any())
-        yield "every thread" if everywhere else "the calling thread only"
-    finally:
-        torch.set_flush_denormal(was_on)
 
 
 def _call(plain: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Callable[[], object]:
