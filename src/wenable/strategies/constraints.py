@@ -197,7 +197,7 @@ def _solve(
     choices = [(name, option) for name in space.names for option in losses[name]]
     knob_of = np.array([space.position(name) for name, _ in choices])
     one_each = (knob_of == np.arange(len(space.knobs))[:, None]).astype(float)
-    constraints = [LinearConstraint(one_each, 1, 1)]
+    rows = [LinearConstraint(one_each, 1, 1)]
     allowed = np.ones(len(choices))
     for constraint in constraints:
         above, least = _above_least(constraint.table, losses)
@@ -208,7 +208,7 @@ def _solve(
         above[above > room] = 0
         # HiGHS bears errors of 1e-6 in each row: scaled so that this is a hundredth of `ROUNDING`.
         scale = 100 / (above.max() or 1.0)
-        constraints.append(LinearConstraint(above * scale, -np.inf, room * scale))
+        rows.append(LinearConstraint(above * scale, -np.inf, room * scale))
     loss = np.array([losses[name][option] for name, option in choices])
     above, _ = _above_least(table, losses)
     tie = TIE * above / ((one_each * above).max(axis=1).sum() or 1.0)
@@ -216,7 +216,7 @@ def _solve(
         1e4 * (loss + tie),  # 1e-6 of this is borne too
         integrality=np.ones(len(choices)),
         bounds=Bounds(np.zeros(len(choices)), allowed),  # type: ignore[arg-type]
-        constraints=constraints,
+        constraints=rows,
         options={"mip_rel_gap": 0.0, "time_limit": LONGEST_S},
     )
     if found.x is None:
