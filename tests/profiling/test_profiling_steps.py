@@ -198,7 +198,7 @@ def test_where_files_cannot_be_locked_nothing_is_kept(bundle: Bundle, cache: Pat
 class World:
     """A made-up clock and engine: what a call takes depends on the model and on the hour."""
 
-    name, version, threads = "onnxruntime", "made-up", 1
+    name, version, threads, per_batch = "onnxruntime", "made-up", 1, False
 
     def __init__(self) -> None:
         self.now, self.real = 0.0, open_engine("onnxruntime", 1)
@@ -210,11 +210,15 @@ class World:
     def pace(self) -> float:
         return 2.0 if self.slow_from <= self.now < self.slow_to else 1.0
 
-    def prepare(self, model: bytes) -> Any:
+    def held_bytes(self, model: int, computed: int) -> int:
+        return model + computed
+
+    def prepare(self, model: bytes, batch: int | None = None) -> Any:
         def run(inputs: Any) -> list[np.ndarray]:
             self.now += self.pace * (1e-3 + 1e-7 * len(model))
             return [np.zeros(1)]
 
+        run.run_and_shrink = run  # type: ignore[attr-defined]
         return run
 
     def operation_times(self, model: bytes, inputs: Any, calls: int) -> list[OperationTime]:

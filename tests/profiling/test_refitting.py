@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,8 @@ def command(folder: Path, monkeypatch, truth: Callable[[Mode], float], *more: st
     monkeypatch.setattr(
         "wenable.profiling.verification.verify", lambda *_args, **_kw: verified(given, truth)
     )
+    bundle = SimpleNamespace(space=given.space, ids={})
+    monkeypatch.setattr("wenable.cli.bundles.Bundle", lambda _path: bundle)
     arguments = [
         "verify",
         "net.wen",
