@@ -213,7 +213,7 @@ def test_a_profile_with_its_table_fitted_again_says_so_and_overwrites_nothing(
         words.replace("50.0%", "50.0 %")
     )
     assert "before, 0.0% after" in words
-    assert "error before %" in words
+    assert "before % after %" in words  # the second line of the headers of both errors
     written = (tmp_path / "again.json").read_bytes()
     found = DeviceProfile.read(tmp_path / "again.json")
     assert found.table is not None
