@@ -26,7 +26,12 @@ def digits_batches(size: int) -> tuple[object, list, list, int]:
 
     splits = digits()
     train, test = as_photos(splits.train), as_photos(splits.test)
-    return batches(train, 64, shuffle_seed=0), list(batches(train, 250)), list(batches(test, 250)), 10
+    return (
+        batches(train, 64, shuffle_seed=0),
+        list(batches(train, 250)),
+        list(batches(test, 250)),
+        10,
+    )
 
 
 def folder_batches(folder: str, size: int) -> tuple[object, list, list, int]:
