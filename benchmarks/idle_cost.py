@@ -197,8 +197,8 @@ def _verdict(networks: list[dict[str, Any]]) -> str:
     ratios = [row["ratio"] for net in networks for row in net["modes"]]
     switches = [net["switch"]["median_us"] for net in networks]
     return (
-        f"A dynamic network takes {min(ratios):.2f} to {max(ratios):.2f} times as long as the plain network of"
-        f" the same mode, and a switch takes {min(switches):.0f} to {max(switches):.0f} microseconds."
+        f"A dynamic network takes {min(ratios):.2f} to {max(ratios):.2f} times as long as the plain network"
+        f" of its mode, and a switch takes {min(switches):.0f} to {max(switches):.0f} microseconds."
     )
 
 

@@ -228,7 +228,7 @@ def _verdict(runs: list[dict[str, Any]]) -> str:
         f" (at best {max(ratios):.2f} times)"
         for place, ratios in faster.items()
     ]
-    return "It depends on the engine and the processor. On " + "; on ".join(said) + "."
+    return f"On {'; on '.join(said)}."
 
 
 def _of_machine(run: dict[str, Any]) -> list[str]:

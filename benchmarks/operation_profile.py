@@ -285,8 +285,8 @@ def _verdict(runs: Sequence[Mapping[str, Any]]) -> str:
                 of.setdefault((row["network"], row["engine"]), {})[row["kind"]] = row["ms"]
         shares += [1 - (own[SWITCHED] + own[SHUFFLED]) / sum(own.values()) for own in of.values()]
     return (
-        f"Of the time of the smallest mode, {100 * min(shares):.0f} to {100 * max(shares):.0f} % goes into what"
-        " does not switch: other layers, changes of layout, activations. That bounds what fewer groups save."
+        f"Of the time of the smallest mode, {100 * min(shares):.0f} to {100 * max(shares):.0f} % goes into"
+        " what does not switch: other layers, changes of layout, activations. That bounds what groups save."
     )
 
 

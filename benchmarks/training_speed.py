@@ -324,8 +324,8 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> str:
     r = [row["timed"]["r"][0] for row in rows]
     dense = [row["timed_over_dense"][0] for row in rows]
     return (
-        f"A step takes {min(r):.2f} to {max(r):.2f} times what the multiply-accumulates of its modes suggest,"
-        f" and {min(dense):.2f} to {max(dense):.2f} times as long as with masked whole weights."
+        f"A step takes {min(r):.2f} to {max(r):.2f} times what the MACs of its modes suggest, and"
+        f" {min(dense):.2f} to {max(dense):.2f} times as long as with masked whole weights."
     )
 
 

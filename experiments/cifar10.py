@@ -193,15 +193,15 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _verdict(runs: list[dict[str, Any]]) -> str:
+def _verdict(results: Mapping[str, Any]) -> str:
     said = []
-    for run in runs:
+    for run in results["runs"]:
         full, *others = (100 * each["value"] for each in run["test"].values())
         said.append(
-            f"with the shuffle `{run['shuffle']}` the full mode reaches {full:.0f} % and the other uniform"
-            f" modes {min(others):.0f} to {max(others):.0f} %"
+            f"with shuffle `{run['shuffle']}` the full mode reaches {full:.0f} %, the other uniform modes"
+            f" {min(others):.0f} to {max(others):.0f} %"
         )
-    return f"After so short a training the modes are far apart: {'; '.join(said)}."
+    return f"After {results['scale']['epochs']} epochs, {'; '.join(said)}."
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -212,7 +212,7 @@ def page(results: Mapping[str, Any]) -> str:
     lines = [
         "# All modes at once on CIFAR-10",
         "",
-        _verdict(results["runs"]),
+        _verdict(results),
         "",
         f"`{scale['network']}` trained for {scale['epochs']} epochs with s = {scale['passes']},"
         f" batches of {scale['batch_size']}, one seed, on CIFAR-10 as JPEG files (which cost a network"

@@ -116,7 +116,8 @@ def _check_accuracies(
 def _verdict(claims: list[Claim]) -> str:
     """Say in a sentence how many claims hold."""
     yes, no = (sum(each.holds.startswith(word) for each in claims) for word in ("yes", "no:"))
-    return f"Of {len(claims)} claims, {yes} hold here, {no} do not, and {len(claims) - yes - no} are not decided."
+    others = len(claims) - yes - no
+    return f"Of {len(claims)} claims, {yes} hold here, {no} do not, and {others} are not decided."
 
 
 def _claims(claims: list[Claim], explanations: Mapping[str, str]) -> list[str]:
