@@ -189,6 +189,7 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks(range(1, results["scale"]["epochs"] + 1))
     axes.legend(ncols=2, fontsize=8)
     axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
