@@ -31,7 +31,7 @@ class ElasticConv2d(nn.Conv2d):
         self.weight, self.bias = layer.weight, layer.bias
         self.option = 1
 
-    def put_pattern(self, n: int) -> None:
+    def set_option(self, n: int) -> None:
         """Use option `n` from the next pass on."""
         self.option = n
 

@@ -190,8 +190,20 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks(range(1, results["scale"]["epochs"] + 1))
     axes.legend(ncols=2, fontsize=8)
     axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+
+
+def _verdict(results: Mapping[str, Any]) -> str:
+    said = []
+    for run in results["runs"]:
+        full, *others = (100 * each["value"] for each in run["test"].values())
+        said.append(
+            f"with shuffle `{run['shuffle']}` the full mode reaches {full:.0f} %, the other uniform modes"
+            f" {min(others):.0f} to {max(others):.0f} %"
+        )
+    return f"After {results['scale']['epochs']} epochs, {'; '.join(said)}."
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -201,6 +213,8 @@ def page(results: Mapping[str, Any]) -> str:
     policies = [f"shuffle {run['shuffle']}" for run in results["runs"]]
     lines = [
         "# All modes at once on CIFAR-10",
+        "",
+        _verdict(results),
         "",
         f"`{scale['network']}` trained for {scale['epochs']} epochs with s = {scale['passes']},"
         f" batches of {scale['batch_size']}, one seed, on CIFAR-10 as JPEG files (which cost a network"

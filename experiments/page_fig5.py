@@ -111,7 +111,7 @@ def _crossed_table(
         counted.append([_setting(row["ours"]), *shares])
     return [
         f"{first['network']}, seed {first['seed']}, {epochs} epochs: the share of our"
-        " modes of the exact search that lie above all widths of US-Net, for every setting of both that"
+        " modes of the knapsack search that lie above all widths of US-Net, for every setting of both that"
         " was trained with this budget:",
         "",
         *table(["ours", *(f"beside US-Net, {name}" for name in rivals)], counted),

@@ -38,7 +38,7 @@ def section(results: Mapping[str, Any]) -> str:
         for each in panel["above"]
     ]  # fmt: skip
     lines += table(header, rows, left=3)
-    lines += ["", "Small networks off the shelf, beside our most accurate mode (exact search) that is no"
+    lines += ["", "Small networks off the shelf, beside our most accurate mode (knapsack search) that is no"
               " slower, chosen on the search split:", ""]  # fmt: skip
     header = ["beside", "engine", "network", "time, ms", *(f"{each}, %" for each in labels)]
     header.append("our mode, %")
