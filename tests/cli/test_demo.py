@@ -53,7 +53,7 @@ def test_a_run_that_meets_every_goal():
     assert verdicts(FIGURES) == [True] * 5
     words = [goal.words for goal in goals(FIGURES, DEADLINE, "1/16")]
     assert "10.0 points better than 1/16" in words[1]
-    assert "5 modes on the front, 3 of 4 neighbours" in words[2]
+    assert "5 modes on the front, 2 of 4 neighbours" in words[2]
     assert "3.3 times as long" in words[3]
 
 

@@ -98,10 +98,10 @@ def _front(modes: Sequence[Figures]) -> Goal:
 
 
 def _speedup(full: Figures, figures: Sequence[Figures]) -> Goal:
-    fastest = min(figures, key=lambda row: row["latency"]["value"])
-    ratio = full["latency"]["value"] / fastest["latency"]["value"]
+    cheapest = min(figures, key=lambda row: row["macs"])
+    ratio = full["latency"]["value"] / cheapest["latency"]["value"]
     words = (
-        f"the full mode takes {ratio:.1f} times as long on the engine as the fastest, at least"
+        f"the full mode takes {ratio:.1f} times as long on the engine as the cheapest, at least"
         f" {LEAST_SPEEDUP:g} wanted"
     )
     return Goal(ratio >= LEAST_SPEEDUP, words)
