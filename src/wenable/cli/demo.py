@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +15,11 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.demo_answers import write_answers
+from wenable.cli.demo_deadline import most_waves
 from wenable.cli.demo_figures import DemoFigures, named
+from wenable.cli.demo_load import WAVE_S
 from wenable.cli.demo_modes import spread
+from wenable.cli.demo_process import in_a_fresh_process
 from wenable.cli.durations import duration_words
 from wenable.cli.progress import explore_with_bar, train_with_bar, with_tests
 from wenable.cli.terminal import busy, consoles, progress_bar
@@ -36,6 +38,8 @@ THRESHOLD = 0.2
 """Twice what guessing reaches: the search goes on down to the cheapest mode."""
 KEPT = 6
 """How many modes of the front are tested, exported and measured, beside the uniform ones."""
+_START_S = 4
+"""What a process takes, more or less, until it serves."""
 
 
 def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
@@ -55,18 +59,22 @@ def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
     front = with_tests(front, tested)
     write_whole(out / "front.json", json.dumps(front.to_json(), indent=1))
     saved, answers = we.save(net, out / "net.safetensors"), write_answers(net, modes, data, out)
-    same = _in_a_fresh_process("demo_answers", saved, answers)
+    run = partial(in_a_fresh_process, console, progress)
+    same = run("loading the saved network", "demo_answers", saved, answers)
     accuracy = {mode: reading for mode, (reading, _) in tested.items()}
     with busy(progress, f"exporting {len(modes)} modes, each of them checked on an engine"):
         bundle = _exported(net, front, accuracy, out)
-    same = _in_a_fresh_process("demo_device", bundle, answers, out / "device.json") and same
-    device = json.loads((out / "device.json").read_text(encoding="utf-8"))
+    measured = out / "device.json"
+    same = run("measuring on an engine", "demo_device", bundle, answers, measured) and same
+    device = json.loads(measured.read_text(encoding="utf-8"))
     latency = {mode: Reading(**device["latencies"][str(mode)]) for mode in modes}
     figures = DemoFigures(net, front, accuracy, latency)
     figures.print_table(console)
     written = figures.write(out / "figures.json"), figures.draw(out / "front.png")
-    served = _in_a_fresh_process("demo_deadline", bundle, device["engine"], out / "deadline.json")
-    met = _in_a_fresh_process("demo_check", out)
+    arguments = (bundle, device["engine"], out / "deadline.json")
+    longest = round(WAVE_S * most_waves(len(modes))) + _START_S
+    served = run("serving under a deadline", "demo_deadline", *arguments, seconds=longest)
+    met = run("checking the goals", "demo_check", out)
     console.print(f"written: {', '.join(map(str, (saved, bundle, *written)))}")
     console.print(f"took {duration_words(time.monotonic() - started)}")
     return same and served and met
@@ -123,10 +131,3 @@ def _exported(
         return we.export(
             net, list(accuracy), out / "net.wen", readings=readings, ids=named(front, accuracy)
         )
-
-
-def _in_a_fresh_process(module: str, *arguments: Path | str) -> bool:
-    """Run a part of the demo in a process of its own; say whether it went well."""
-    command = [sys.executable, "-m", f"wenable.cli.{module}", *map(str, arguments)]
-    sys.stdout.flush()
-    return subprocess.run(command, check=False).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -24,6 +25,8 @@ FACTOR = 1.4
 WAVES, WAVES_FIXED = 3, 1
 """For how many waves of load the deadline is served, and each fixed mode beside it."""
 PAUSE_S = 0.002
+LATE_S = 0.1
+"""A wave that began less than this ago has not begun to load."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,16 @@ def best_fixed(
     return {**runs, best: last}
 
 
+def most_waves(modes: int) -> int:
+    """Return for how many waves of load all of it lasts at most, with so many modes.
+
+    >>> most_waves(10)
+    9
+    """
+    halvings = max(modes - 2, 0).bit_length()
+    return 1 + WAVES + WAVES_FIXED * (1 + halvings)
+
+
 def main(bundle: Path, engine: str, out: Path) -> None:
     """Print what became of the deadline and of the best fixed mode, and write it as JSON to `out`."""
     cores = share_one_core()
@@ -141,9 +154,9 @@ def main(bundle: Path, engine: str, out: Path) -> None:
 def _serve(
     request: Callable[[], str], waves: int, elapsed_s: Callable[[], float]
 ) -> list[tuple[str, float]]:
-    """Make requests from the beginning of the next wave on; return mode and latency in ms of each."""
-    begin_s = (elapsed_s() // WAVE_S + 1) * WAVE_S
-    time.sleep(begin_s - elapsed_s())
+    """Make requests from the beginning of a wave on; return mode and latency in ms of each."""
+    begin_s = WAVE_S * math.ceil((elapsed_s() - LATE_S) / WAVE_S)
+    time.sleep(max(0.0, begin_s - elapsed_s()))
     found: list[tuple[str, float]] = []
     while elapsed_s() < begin_s + waves * WAVE_S:
         started = time.perf_counter()

@@ -40,20 +40,20 @@ class SceneSettings:
     - `noise`: the standard deviation of the noise that is added to each pixel.
 
     The defaults are the demo's task: which digit stands in the middle? For detection, let the digits
-    stand anywhere: `SceneSettings(shift=10.0, distance=(0.0, 14.0))`.
+    stand anywhere: `SceneSettings(size=40, shift=14.0, distance=(0.0, 18.0))`.
 
     Raises `ValueError` for a setting outside its range.
     """
 
-    size: int = 32
+    size: int = 24
     digits: int = 3
-    fragments: int = 6
-    scale: Range = (1.2, 1.7)
+    fragments: int = 4
+    scale: Range = (1.1, 1.5)
     turn: float = 25.0
-    shift: float = 2.0
-    distance: Range = (8.0, 15.0)
+    shift: float = 1.5
+    distance: Range = (9.0, 13.0)
     brightness: Range = (0.6, 1.0)
-    noise: float = 0.2
+    noise: float = 0.1
 
     def __post_init__(self) -> None:
         for name, least in (("size", _SIDE), ("digits", 1), ("fragments", 0)):
@@ -150,7 +150,7 @@ def middle_digits(
     parts: list[TensorDataset] = []
     for number, (part, count) in enumerate(zip(get_args(Part), (train, search, test), strict=True)):
         found = scenes(count, part=part, settings=settings, seed=3 * seed + number)
-        parts.append(TensorDataset((found.images - 0.2) / 0.35, found.classes[:, 0].clone()))
+        parts.append(TensorDataset((found.images - 0.17) / 0.27, found.classes[:, 0].clone()))
     return Splits(*parts)
 
 

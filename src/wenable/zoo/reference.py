@@ -50,28 +50,8 @@ def digits_resnet(width: int = 128, classes: int = 10) -> DigitsResNet:
     return DigitsResNet(width, classes)
 
 
-class ScenesBlock(nn.Module):
-    """A 1x1, a 3x3 and a 1x1 convolution with a shortcut: a bottleneck that is as wide as its ends."""
-
-    def __init__(self, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width)
-        self.shortcut: nn.Module = nn.Identity() if stride == 1 else nn.AvgPool2d(stride)
-
-    def forward(self, x: Any) -> Any:
-        """Map `(N, width, H, W)` to `(N, width, H / stride, W / stride)`."""
-        out = nn.functional.relu(self.bn1(self.conv1(x)))
-        out = nn.functional.relu(self.bn2(self.conv2(out)))
-        return nn.functional.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
-
-
 class ScenesResNet(nn.Module):
-    """A small residual network for 24x24 grey images: a stem, four blocks, a classifier.
+    """A small residual network for 24x24 grey images: a stem, five basic blocks, a classifier.
 
     The stem looks at overlapping patches of 6x6 pixels, which leaves 6x6 places; the second block halves
     that to 3x3. The classifier reads each of these places, so that it can tell where a digit stands.
@@ -88,7 +68,7 @@ class ScenesResNet(nn.Module):
             nn.BatchNorm2d(width),
             nn.ReLU(),
         )
-        self.blocks = nn.Sequential(*(ScenesBlock(width, stride) for stride in (1, 2, 1, 1)))
+        self.blocks = nn.Sequential(*(BasicBlock(width, stride) for stride in (1, 2, 1, 1, 1)))
         self.classifier = nn.Linear(9 * width, classes)
 
     def forward(self, x: Any) -> Any:
@@ -97,7 +77,7 @@ class ScenesResNet(nn.Module):
 
 
 def scenes_resnet(width: int = 128, classes: int = 10) -> ScenesResNet:
-    """Return the network of `wenable demo`: twelve switchable convolutions, of 128 channels by default."""
+    """Return the network of `wenable demo`: ten switchable convolutions, of 128 channels by default."""
     return ScenesResNet(width, classes)
 
 
