@@ -44,8 +44,6 @@ from wenable.strategies.settings import Greedy, GreedyLazy
 
 COLORS = {"greedy": "#1f5fa8", "greedy-lazy": "#6fa8dc", "knapsack": "#c0392b", "nsga2": "#7f8c3a"}
 RESAMPLES = 1000
-# Records of earlier versions have the strategies under other names.
-SHOWN = {"exact": "knapsack", "evolve": "nsga2"}
 
 
 def main() -> None:
@@ -370,7 +368,7 @@ def section(found: dict[str, Any]) -> list[str]:
             f"{row['evaluations']} | {row['full_passes']:,.0f}" if "full_passes" in row else "- | -"
         )
         lines.append(
-            f"| {SHOWN.get(way, way)} | {spent} | {row['points']} | {row['of_the_union']} |"
+            f"| {way} | {spent} | {row['points']} | {row['of_the_union']} |"
             f" {row['cannot_be_told_apart']} | {100 * row['hypervolume_search']:.1f} |"
             f" {between(row, 'hypervolume_final')} | {between(row, 'final_over_union')} |"
         )
@@ -384,7 +382,7 @@ def _verdict(results: list[dict[str, Any]]) -> str:
         ways = {way: row for way, row in found["ways"].items() if way != "union"}
         most = max(row["hypervolume_final"] for row in ways.values())
         winners = [way for way, row in ways.items() if row["hypervolume_final"] >= most - 1e-9]
-        names = ", ".join(f"`{SHOWN.get(way, way)}`" for way in winners)
+        names = ", ".join(f"`{way}`" for way in winners)
         said = "all alike" if len(winners) == len(ways) else names
         best.setdefault(said, []).append(found["network"])
     said = [f"{names} on {', '.join(networks)}" for names, networks in best.items()]
