@@ -7,6 +7,7 @@
 """
 
 import argparse
+from typing import Any
 
 import timm
 import torch
@@ -15,9 +16,10 @@ from torch.utils.data import TensorDataset
 
 import wenable as we
 from wenable.data import ImageBatches, ImageSettings, batches, digits, image_folder
+from wenable.data.transforms import evaluation_transform, training_transform
 
 
-def digits_batches(size: int) -> tuple[object, list, list, int]:
+def digits_batches(size: int) -> tuple[Any, list, list, int]:
     """Return training, calibration and test batches of digits in three channels, and 10 classes."""
 
     def as_photos(part: TensorDataset) -> TensorDataset:
@@ -34,18 +36,20 @@ def digits_batches(size: int) -> tuple[object, list, list, int]:
     )
 
 
-def folder_batches(folder: str, size: int) -> tuple[object, list, list, int]:
+def folder_batches(folder: str, size: int) -> tuple[Any, list, list, int]:
     """Return the same of a folder of images."""
     splits = image_folder(folder)
     settings = ImageSettings(size=size)
-    train = ImageBatches(splits.train, 64, settings, augment=True)
-    calibration = list(ImageBatches(splits.train, 64, settings))[:16]
-    return train, calibration, list(ImageBatches(splits.test, 64, settings)), len(splits.classes)
+    shown = evaluation_transform(settings)
+    train = ImageBatches(splits.train, training_transform(settings), 64, shuffle=True)
+    calibration = list(ImageBatches(splits.train.some(1024), shown, 64))
+    test = list(ImageBatches(splits.test, shown, 64))
+    return train, calibration, test, len(splits.train.classes)
 
 
 def main() -> None:
     """Convert, fine-tune with four modes a step, calibrate and evaluate."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", default="test_resnet", help="a name of timm")
     parser.add_argument("--pretrained", action="store_true", help="start from timm's weights")
     parser.add_argument("--data", help="a folder of images; digits without one")

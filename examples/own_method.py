@@ -7,7 +7,7 @@ the small matrices that they put between the kernels.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -26,7 +26,8 @@ class ElasticConv2d(nn.Conv2d):
     """A 5x5 convolution of which an option uses the middle: option n is the n-th of `SIZES`."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__(layer.in_channels, layer.out_channels, 5, layer.stride, 2, device="meta")
+        stride = cast(tuple[int, int], layer.stride)
+        super().__init__(layer.in_channels, layer.out_channels, 5, stride, 2, device="meta")
         # The weights are taken over and not copied, so they keep their names and values.
         self.weight, self.bias = layer.weight, layer.bias
         self.option = 1
@@ -48,8 +49,9 @@ class ElasticConv2d(nn.Conv2d):
     def to_plain(self) -> nn.Conv2d:
         """Return the plain convolution of the present option, for `extract`."""
         weight, padding = self._cut()
-        sizes = (self.in_channels, self.out_channels, weight.shape[-1], self.stride, padding)
-        plain = nn.Conv2d(*sizes, bias=self.bias is not None)
+        stride = cast(tuple[int, int], self.stride)
+        sizes = (self.in_channels, self.out_channels, weight.shape[-1])
+        plain = nn.Conv2d(*sizes, stride, padding, bias=self.bias is not None)
         plain.weight = nn.Parameter(weight.detach().clone())
         if self.bias is not None:
             plain.bias = nn.Parameter(self.bias.detach().clone())
@@ -68,7 +70,7 @@ class ElasticKernels:
         labels = tuple(f"{size}x{size}" for size in SIZES)
         knobs = {name: we.Knob(name, (1, 2, 3), labels=labels) for name in found}
         norms, followers = switchable_norms(model, graph, knobs)
-        layers = {name: ElasticConv2d(model.get_submodule(name)) for name in found}
+        layers = {name: ElasticConv2d(cast(nn.Conv2d, model.get_submodule(name))) for name in found}
         return Plan(
             space=we.Space(tuple(knobs.values())),
             replacements={**layers, **norms},
@@ -124,7 +126,7 @@ def main() -> None:
     for mode in modes:
         print(f"{mode!s:>5}  {net.macs(mode) / 1e6:5.2f} M MACs  {we.evaluate(net, mode, test)}")
     plain = we.extract(net, "3x3")
-    print(f"extracted: {plain[3]}")
+    print(f"extracted: {plain.get_submodule('3')}")
 
 
 if __name__ == "__main__":

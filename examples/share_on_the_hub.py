@@ -20,7 +20,7 @@ from wenable.zoo import build
 
 def main() -> None:
     """Train, search, save in the form of the Hub, and load it again."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload to this repository")
     given = parser.parse_args()
 

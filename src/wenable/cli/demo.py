@@ -117,7 +117,7 @@ def _tested(
     found: dict[Mode, tuple[Reading, Outcomes]] = {}
     with progress_bar(progress, "testing") as update:
         for number, mode in enumerate(modes):
-            update(number, len(modes))
+            update(number, len(modes), "")
             found |= evaluations(net, [mode], data, "test")
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -123,10 +123,8 @@ class Plan:
 class Method(Protocol):
     """A way to make a network dynamic: a row of the paper's Table I. One file each.
 
-    `fits_bundle` says whether a bundle can hold its modes; where the attribute is missing, it cannot.
+    One whose modes a bundle can hold says so by an attribute, `fits_bundle = True`.
     """
-
-    fits_bundle: ClassVar[bool]
 
     def plan(self, model: nn.Module, graph: Graph) -> Plan:
         """Return how `model`, a copy that may be taken apart, becomes dynamic.
