@@ -43,7 +43,7 @@ def folder_batches(folder: str, size: int) -> tuple[Any, list, list, int]:
     shown = evaluation_transform(settings)
     train = ImageBatches(splits.train, training_transform(settings), 64, shuffle=True)
     calibration = list(ImageBatches(splits.train.some(1024), shown, 64))
-    test = list(ImageBatches(splits.test, shown, 64))
+    test = list(ImageBatches(splits.test, shown, min(64, len(splits.test))))
     return train, calibration, test, len(splits.train.classes)
 
 
