@@ -91,7 +91,7 @@ def test_train_then_explore(tmp_path: Path):
     explored = run(
         "explore", network, "--data", "digits", "--min-accuracy", 0.3, "--out", tmp_path / "front"
     )
-    assert "front by macs, exact: " in explored.stdout
+    assert "front by macs, knapsack: " in explored.stdout
     front = we.Front.from_json(json.loads((tmp_path / "front" / "front.json").read_text()))
     assert (front.cost, front.strategy) == ("macs", "knapsack")
     assert {point.accuracy.count for point in front.path} == {300}
@@ -183,7 +183,7 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
         refused = run(*command, "--constraint", constraint, fails=True)
         assert message in " ".join(refused.stderr.split()), constraint
     refused = run(*command, "--strategy", "greedy", "--constraint", "macs_m=1", fails=True)
-    assert "`--constraint` are for the strategies 'knapsack' and 'nsga2'" in refused.stderr
+    assert "`--constraint` is for the strategies 'knapsack' and 'nsga2', not 'greedy'" in refused.stderr
 
 
 KILLED = """
