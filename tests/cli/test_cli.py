@@ -27,7 +27,7 @@ from wenable.core.readings import Front, Point, Reading
 from wenable.data import digits
 from wenable.measure.latency import TimingPlan
 from wenable.network.mode_costs import macs_table, weights_table
-from wenable.profiling import profile
+from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.comparison import compare
 from wenable.profiling.verification import verify
 from wenable.runtime import DeviceProfile
@@ -183,7 +183,10 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
         refused = run(*command, "--constraint", constraint, fails=True)
         assert message in " ".join(refused.stderr.split()), constraint
     refused = run(*command, "--strategy", "greedy", "--constraint", "macs_m=1", fails=True)
-    assert "`--constraint` is for the strategies 'knapsack' and 'nsga2', not 'greedy'" in refused.stderr
+    assert (
+        "`--constraint` is for the strategies 'knapsack' and 'nsga2', not 'greedy'"
+        in refused.stderr
+    )
 
 
 KILLED = """
@@ -413,7 +416,7 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("wenable.profiling.comparison.compare", partial(compare, timing=short))
     monkeypatch.setattr(
         "wenable.profiling.profile",
-        partial(profile, mixtures=1, table_modes=2, policy_timing=short, mode_timing=short),
+        partial(profile, plan=ProfilePlan(1, 2, short, short)),
     )
     monkeypatch.setattr("wenable.profiling.verification.verify", partial(verify, timing=short))
     net = we.convert(build("wenable.zoo:digits_resnet", width=32), torch.zeros(1, 1, 8, 8))
@@ -572,46 +575,3 @@ def test_the_command_is_installed_and_tells_its_version():
     command = [str(Path(sys.executable).with_name("wenable")), "--version"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == we.__version__
-
-
-def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch):
-    """A short one: a narrower network, one epoch, whatever accuracy that gives."""
-    from wenable.cli import demo, work
-    from wenable.measure.latency import TimingPlan
-
-    quick = TimingPlan(blocks=1, calls=2, warmup=1, gap_ms=0)
-    build = demo.build
-    monkeypatch.setattr(demo, "build", lambda name: build(name, width=32))
-    monkeypatch.setattr(demo, "GOALS", {"1": 0.3, "1/16": 0.3})
-    monkeypatch.setattr(demo, "THRESHOLD", 0.3)
-    monkeypatch.setattr(work, "SEARCH_TIMING", quick)
-    result = run("demo", "--out", tmp_path, "--epochs", 3)
-    for words in (
-        "6 layers switch",
-        "Algorithm 2 by macs",
-        "Algorithm 2 by latency",
-        "goal met: mode 1/16",
-    ):
-        assert words in result.stdout
-    written = {path.name for path in tmp_path.iterdir()}
-    assert written == {
-        "answers.safetensors", "figures.json", "front-latency.json", "front-macs.json",
-        "front.png", "net.safetensors", "net.wen",
-    }  # fmt: skip
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert {row["accuracy"]["count"] for row in figures} == {500}
-    assert all(row["latency"]["unit"] == "ms" for row in figures)
-
-
-def test_the_demo_fails_where_a_goal_is_missed(tmp_path: Path, monkeypatch):
-    from wenable.cli import demo, work
-    from wenable.measure.latency import TimingPlan
-
-    build = demo.build
-    monkeypatch.setattr(demo, "build", lambda name: build(name, width=16))
-    monkeypatch.setattr(demo, "GOALS", {"1": 1.01})
-    monkeypatch.setattr(demo, "THRESHOLD", 0.2)
-    monkeypatch.setattr(work, "SEARCH_TIMING", TimingPlan(blocks=1, calls=1, warmup=0, gap_ms=0))
-    result = run("demo", "--out", tmp_path, "--epochs", 3, fails=True)
-    assert result.exit_code == 1
-    assert "goal MISSED: mode 1 at" in result.stdout
