@@ -341,7 +341,9 @@ class DynamicNetwork(nn.Module):
             layer.drop_packed()
 
     def _packing_layers(self) -> Iterator[KeepsPackedWeights]:
-        return (module for module in self.modules() if isinstance(module, KeepsPackedWeights))
+        # A dynamic network has the same attributes, for all its layers.
+        layers = (each for each in self.modules() if not isinstance(each, DynamicNetwork))
+        return (each for each in layers if isinstance(each, KeepsPackedWeights))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         # What torch does for `to`, `cuda`, `half`: the stored statistics go where the network goes.
