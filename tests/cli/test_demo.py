@@ -6,13 +6,19 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from wenable.cli import demo_check, demo_deadline, demo_load
+from wenable.cli import demo, demo_load
 from wenable.cli.demo_check import front, goals
 from wenable.cli.demo_deadline import Served, best_fixed, ladder, summary
+from wenable.cli.in_memory import IN_MEMORY
+from wenable.cli.main import app
+from wenable.data import middle_digits
 
 
 def row(mode: str, macs: float, percent: float, ms: float, half: float = 1.0) -> dict:
@@ -106,6 +112,45 @@ def test_the_command_ends_with_a_status(tmp_path: Path):
     assert all(len(line) <= 80 for line in bad.stdout.splitlines())
 
 
+# --- the whole way ----------------------------------------------------------------------------------
+
+
+def test_the_demo_goes_the_whole_way_and_fails_where_goals_are_missed(tmp_path: Path, monkeypatch):
+    """A short one, on a narrower network and on few scenes: all is there, and not all goals are met."""
+    few = replace(IN_MEMORY["scenes"], make=partial(middle_digits, 320, 40, 60), calibration=64)
+    build = demo.build
+    monkeypatch.setitem(IN_MEMORY, "scenes", few)
+    monkeypatch.setattr(demo, "build", lambda name: build(name, width=32))
+    monkeypatch.setattr(demo, "THRESHOLD", 0.01)
+    monkeypatch.setattr(demo, "KEPT", 3)
+    monkeypatch.setattr(demo, "WAVES", 1)
+    command = ["demo", "--out", str(tmp_path), "--epochs", "1"]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "80"})
+    assert result.exit_code == 1
+    for words in (
+        "10 layers switch",
+        "Algorithm 2 by MACs",
+        "give the same answers, to the bit",
+        "give the answers of PyTorch",
+        "the deadline chooses",
+        "best fixed mode",
+        "MISSED 60 test images behind each accuracy",
+    ):
+        assert words in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if "written" not in line)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {
+        "answers.safetensors", "deadline.json", "device.json", "figures.json", "front.json",
+        "front.png", "net.safetensors", "net.wen",
+    }  # fmt: skip
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {"1", "1/2", "1/4", "1/8", "1/16"} <= {row["mode"] for row in figures}
+    assert {row["accuracy"]["count"] for row in figures} == {60}
+    assert all(row["macs"] > 0 and row["latency"]["unit"] == "ms" for row in figures)
+    served = json.loads((tmp_path / "deadline.json").read_text())["policies"]
+    assert [sum(each["modes"].values()) for each in served] == [row["requests"] for row in served]
+
+
 # --- the deadline -----------------------------------------------------------------------------------
 
 
@@ -180,5 +225,3 @@ def test_the_modules_for_a_device_import_no_torch():
     code = "import wenable.cli.demo_deadline, wenable.cli.demo_device, wenable.cli.demo_check, sys;"
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert demo_check.LEAST_MODES == 3
-    assert demo_deadline.WAVES >= 2

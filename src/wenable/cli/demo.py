@@ -38,6 +38,8 @@ THRESHOLD = 0.2
 """Twice what guessing reaches: the search goes on down to the cheapest mode."""
 KEPT = 6
 """How many modes of the front are tested, exported and measured, beside the uniform ones."""
+WAVES = 3
+"""For how many waves of load requests are served under the deadline."""
 _START_S = 4
 """What a process takes, more or less, until it serves."""
 
@@ -71,8 +73,8 @@ def run_demo(out: Path, *, seed: int, epochs: int) -> bool:
     figures = DemoFigures(net, front, accuracy, latency)
     figures.print_table(console)
     written = figures.write(out / "figures.json"), figures.draw(out / "front.png")
-    arguments = (bundle, device["engine"], out / "deadline.json")
-    longest = round(WAVE_S * most_waves(len(modes))) + _START_S
+    arguments = (bundle, device["engine"], out / "deadline.json", str(WAVES))
+    longest = round(WAVE_S * most_waves(len(modes), WAVES)) + _START_S
     served = run("serving under a deadline", "demo_deadline", *arguments, seconds=longest)
     met = run("checking the goals", "demo_check", out)
     console.print(f"written: {', '.join(map(str, (saved, bundle, *written)))}")
@@ -85,8 +87,8 @@ def _trained(console: Console, progress: Console, data: Data, recipe: Recipe) ->
     torch.manual_seed(config.seed)
     net = we.convert(build(NETWORK), data.example)
     console.print(
-        f"scenes_resnet: {len(net.space.names)} layers switch between 1, 1/2, 1/4, 1/8 and 1/16 of"
-        f" their weights: {net.space.size:,} modes in {net.parameter_count('full'):,} parameters"
+        f"scenes_resnet: {len(net.space.names)} layers switch to 1, 1/2, 1/4, 1/8 or 1/16 of their"
+        f" weights:\n{net.space.size:,} modes in {net.parameter_count('full'):,} parameters"
     )
     started = time.monotonic()
     train_with_bar(progress, net, data, config, batch_size=recipe.batch_size)
@@ -104,8 +106,8 @@ def _explored(console: Console, progress: Console, net: DynamicNetwork, data: Da
     found = explore_with_bar(progress, net, data, "macs", THRESHOLD, we.GreedyLazy())
     front = spread(found, KEPT)
     console.print(
-        f"Algorithm 2 by MACs, lazily: {found.evaluations} modes evaluated, {len(found)} on the front,"
-        f" {len(front)} of them kept, {duration_words(time.monotonic() - started)}"
+        f"Algorithm 2 by MACs: {found.evaluations} modes evaluated, {len(found)} on the front,"
+        f" {len(front)} kept, {duration_words(time.monotonic() - started)}"
     )
     return front
 

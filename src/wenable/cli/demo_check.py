@@ -22,7 +22,7 @@ LEAST_FRONT = 5
 LEAST_SPEEDUP = 2.0
 LEAST_MODES = 3
 _CHANCE = 0.01  # a mode that ran for a smaller share of the requests ran by chance
-_APART = {True: "apart", False: "NOT apart"}
+_APART = {True: "apart", False: "overlap"}
 
 Figures = Mapping[str, Any]
 """A row of figures.json: `mode`, `macs`, and the readings `accuracy` and `latency`."""

@@ -22,8 +22,8 @@ BATCH = 16
 """Images in a request: enough that one takes longer than the turns in which processes get the core."""
 FACTOR = 1.4
 """The deadline, in medians of the full mode on the core alone."""
-WAVES, WAVES_FIXED = 3, 1
-"""For how many waves of load the deadline is served, and each fixed mode beside it."""
+WAVES_FIXED = 1
+"""For how many waves of load each fixed mode is served, beside the deadline."""
 PAUSE_S = 0.002
 LATE_S = 0.1
 """A wave that began less than this ago has not begun to load."""
@@ -95,18 +95,21 @@ def best_fixed(
     return {**runs, best: last}
 
 
-def most_waves(modes: int) -> int:
-    """Return for how many waves of load all of it lasts at most, with so many modes.
+def most_waves(modes: int, waves: int) -> int:
+    """Return how many waves of load there are at most: so many for the deadline, then fixed modes.
 
-    >>> most_waves(10)
+    >>> most_waves(10, waves=3)
     9
     """
     halvings = max(modes - 2, 0).bit_length()
-    return 1 + WAVES + WAVES_FIXED * (1 + halvings)
+    return waves + WAVES_FIXED * (2 + halvings)
 
 
-def main(bundle: Path, engine: str, out: Path) -> None:
-    """Print what became of the deadline and of the best fixed mode, and write it as JSON to `out`."""
+def main(bundle: Path, engine: str, out: Path, waves: int) -> None:
+    """Print what became of the deadline and of the best fixed mode, and write it as JSON to `out`.
+
+    - `waves`: for how many waves of load the deadline chooses.
+    """
     cores = share_one_core()
     session = Session(bundle, engine=engine, threads=1)
     x, controller = session.example(BATCH), session.controller(BATCH)
@@ -128,7 +131,7 @@ def main(bundle: Path, engine: str, out: Path) -> None:
         def served(request: Callable[[], str], waves: int) -> Served:
             return summary(_serve(request, waves, elapsed_s), deadline_ms, accuracy)
 
-        ours = served(under_deadline, WAVES)
+        ours = served(under_deadline, waves)
         full = served(lambda: fixed(steady[0]), WAVES_FIXED)
         runs = best_fixed(
             steady[1:] or steady,
@@ -187,4 +190,4 @@ def _print(shown: Mapping[str, Served], names: Mapping[str, str], deadline_ms: f
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))

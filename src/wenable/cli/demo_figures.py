@@ -47,7 +47,7 @@ class DemoFigures:
         names = named(self.front, self.accuracy)
         console.print(mode_table("modes of the trained network", rows, names))
         console.print(
-            f"accuracy: {self.count:,} test scenes, 95 % interval. latency: one image on"
+            f"accuracy: {self.count:,} test scenes, 95 % interval.\nlatency: one image on"
             f" {self.engine}, median and quartiles."
         )
 
