@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from wenable.cli.in_memory import IN_MEMORY
 
 from wenable.cli import demo, demo_load
 from wenable.cli.demo_check import front, goals
 from wenable.cli.demo_deadline import Served, best_fixed, ladder, summary
 from wenable.cli.main import app
 from wenable.data import middle_digits
+from wenable.training.in_memory import IN_MEMORY
 
 
 def row(mode: str, macs: float, percent: float, ms: float, half: float = 1.0) -> dict:

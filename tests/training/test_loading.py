@@ -226,7 +226,7 @@ def test_a_last_batch_of_one_example_is_told_to_be_too_small():
         (
             [(X[:2], CLASSES[:2])],
             {"grad_accum_steps": 2},
-            r"of 1 example\(s\), a part of a batch by `acc",
+            r"of 1 example\(s\), a part of a batch by `grad_acc",
         ),
     ):
         with pytest.raises(ValueError, match=message + ".*`drop_last=True`"):

@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from wenable.cli.demo_load import STEP_S, STEPS, WAVE_S, share_one_core, waves_of_load
-from wenable.cli.terminal import plain_table
+from wenable.cli.terminal import PlainConsole, plain_table
 from wenable.core.files import write_whole
 from wenable.runtime import Session
 
@@ -170,7 +168,7 @@ def _serve(
 
 
 def _print(shown: Mapping[str, Served], names: Mapping[str, str], deadline_ms: float) -> None:
-    console = Console(highlight=False)
+    console = PlainConsole()
     steps = ", ".join(map(str, STEPS))
     table = plain_table(
         f"{deadline_ms:.1f} ms for {BATCH} images, {FACTOR} times what the full mode takes alone,"

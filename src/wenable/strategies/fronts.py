@@ -133,7 +133,7 @@ def union(*fronts: Front) -> Front:
     ...     return Front((point,), point, (point,), 1, 0.0, "macs", strategy)
     >>> both = union(front("1", 0.9, 4.0, "greedy"), front("1/2", 0.8, 2.0, "knapsack"))
     >>> [str(mode) for mode in both.modes], both.strategy, both.evaluations
-    (['1', '1/2'], 'greedy+exact', 2)
+    (['1', '1/2'], 'greedy+knapsack', 2)
     """
     if not fronts:
         raise ValueError("`fronts` is empty; a union needs at least one")
