@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ from wenable.training.data_sets import Data
 
 def write_answers(net: DynamicNetwork, modes: Iterable[Mode], data: Data, out: Path) -> Path:
     """Write a few test images and what each mode answers to them."""
+    # As a file holds it: in another memory format convolutions round otherwise.
+    net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     images = data.test[0][0][:50]
     several = list(dict.fromkeys(modes))
     tensors = {"images": images.clone()}
