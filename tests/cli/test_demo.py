@@ -81,6 +81,25 @@ def test_each_goal_is_missed_by_what_it_is_about(figures: list[dict], missed: in
     assert verdicts(figures).count(False) == (2 if missed == 1 else 1)
 
 
+@pytest.mark.parametrize(
+    ("figures", "faulty"),
+    [
+        (changed(0, accuracy={"value": 0.849, "low": 0.839}), False),  # 4.9 points
+        (changed(0, accuracy={"value": 0.819, "low": 0.815}), True),  # 1.9 points
+        (changed(5, accuracy={"high": 0.8901}), True),  # the ends of the front are not told apart
+        (changed(2, accuracy={"high": 0.8901}), False),  # only its first two
+        (changed(2, accuracy={"count": 3999}), True),
+        (changed(5, latency={"value": 0.51}), False),  # 1.96 times
+        (changed(5, latency={"value": 0.9}), True),
+    ],
+)
+def test_what_falls_short_is_no_fault_until_it_is_far_off(figures: list[dict], faulty: bool):
+    found = goals(figures, DEADLINE, "1/16")
+    assert any(goal.is_fault for goal in found) == faulty
+    assert not all(goal.met for goal in found)
+    assert {goal.verdict for goal in found} >= {"MISSED" if faulty else "short", "met"}
+
+
 def test_neighbours_in_the_middle_of_the_front_may_overlap():
     figures = changed(3, accuracy={"value": 0.865, "low": 0.845, "high": 0.885})
     assert verdicts(figures) == [True] * 5
