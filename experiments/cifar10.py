@@ -159,6 +159,8 @@ class _Log:
             print(report.step, report.steps, [round(loss, 3) for loss in report.losses], flush=True)
 
     def epoch(self, epoch: int) -> None:
+        if any(row["epoch"] == epoch + 1 for row in self.values["curve"]):
+            return  # a run that goes on tells its last epoch again
         found = accuracies(self.net, self.net.space.uniform_modes(), self.data, "search")
         row: dict[str, Any] = {str(mode): reading.known for mode, reading in found.items()}
         self.values["curve"].append({"epoch": epoch + 1, "search": row})

@@ -230,7 +230,7 @@ def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeyp
         seen.append(mode)
         return evaluate_each(net, mode, *rest, **settings)
 
-    monkeypatch.setattr("wenable.search.candidates.evaluate", counted)
+    monkeypatch.setattr(candidates, "evaluate_each", counted)
     net = seeded((1, 2, 4))
     data = labelled(net)
     search = {"min_accuracy": 0.3}
