@@ -29,5 +29,7 @@ def _seeded_and_unchanged() -> Iterator[None]:
     np.random.seed(0)
     before = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
     yield
+    # Commands flush denormals for their process, which here is everybody's.
+    torch.set_flush_denormal(False)
     after = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
     assert after == before

@@ -5,7 +5,6 @@ import fcntl
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -36,13 +35,6 @@ from wenable.strategies.fronts import indistinguishable
 from wenable.training.recipes import recipe_named
 from wenable.training.state import read_checkpoint
 from wenable.zoo import build
-
-
-@pytest.fixture(autouse=True)
-def _denormals_as_before() -> Iterator[None]:
-    """Commands flush denormals for their process, which here is everybody's."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 def run(*arguments: object, fails: bool = False):

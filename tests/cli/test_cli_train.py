@@ -293,7 +293,7 @@ def test_processes_that_fail_alike_print_one_error(tmp_path: Path, monkeypatch):
     assert ended.returncode != 0
     said = [line for line in ended.stderr.splitlines() if "error: `--data`" in line]
     assert said == [
-        "error: `--data` (='nothing') is unknown; allowed: digits, or a folder of images"
+        "error: `--data` (='nothing') is unknown; allowed: digits, scenes, or a folder of images"
     ]
     assert "wenable/cli/" not in ended.stderr  # the only traceback is torchrun's own
 
@@ -422,7 +422,7 @@ def test_settings_reach_the_run_and_errors_name_the_option(tmp_path: Path):
     for arguments, message in (
         (("--label-smoothing", 2), "`--label-smoothing` (=2.0) must be from 0 to below 1"),
         (("--optimizer", "adam"), "`--optimizer` (='adam') must be one of 'sgd', 'adamw'"),
-        (("--recipe", "best"), "`--recipe` (='best') is unknown; allowed: digits, cifar"),
+        (("--recipe", "best"), "`--recipe` (='best') is unknown; allowed: digits, scenes, cifar"),
         (("--batch-size", 0), "`--batch-size` (=0) of a batch must be from 1 to the 997"),
         (("--device", "gpu"), "`--device` (='gpu') cannot be used"),
         (("--device", "meta"), "`--device` (='meta') cannot be used"),
