@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train, explore and save a small network on handwritten digits (minutes)"
+	@echo "make demo    train, explore, export and run a small network on scenes of digits (three minutes)"
 	@echo "make test    the whole test suite, documentation examples included"
 	@echo "make test-device  a bundle in an environment without torch"
 	@echo "make test-oldest  the same with the oldest torch that is supported"

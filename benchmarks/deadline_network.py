@@ -23,10 +23,11 @@ import torch
 import wenable as we
 from experiments.networks import SmallBottleneckResNet
 from results.provenance import present_commit
-from wenable.cli.work import accuracies, flush_denormals, load_data
 from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
+from wenable.modules.denormals import flush_denormals
 from wenable.training import Checkpoint
+from wenable.training.data_sets import accuracies, load_data
 from wenable.training.recipes import Recipe, recipe_named
 
 WIDTH, BATCH, SEED = 64, 32, 0

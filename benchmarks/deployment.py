@@ -32,7 +32,7 @@ from results.records import ROOT, page_file, read_records, records_file, write_r
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
-from wenable.profiling import profile
+from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.comparison import compare
 from wenable.profiling.verification import verify
 from wenable.runtime import DeviceProfile, Session
@@ -126,7 +126,10 @@ def measure(
         for each in engines:
             started = time.perf_counter()
             profiles[each] = profile(
-                path, engine=each, threads=threads, table_modes=30 if predict else 0
+                path,
+                engine=each,
+                threads=threads,
+                plan=ProfilePlan(table_modes=30 if predict else 0),
             )
             took[each] = time.perf_counter() - started
             print(name, each, f"profiled in {took[each]:.0f} s", flush=True)
@@ -213,6 +216,8 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         "# Modes on real engines",
         "",
+        _verdict(results["rows"]),
+        "",
         "Latency of one example of 224x224 in float32 with random weights: medians, with quartiles."
         " *Ours* is a session after `wenable profile`; *plain* is the mode exported as it is written"
         " (every layer in its own groups, the shuffle as transposes), on the same engine; *best plain*"
@@ -220,7 +225,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
         f"Engines: {', '.join(_engines(results))}. *Policy*: what was"
-        " fastest for the mode as a whole; see [Running on a device](../guides/running-on-a-device.md).",
+        " fastest for the mode as a whole; see [Kernels](../concepts/kernels.md).",
         "",
     ]
     for machine in dict.fromkeys(row["made"]["machine"] for row in results["rows"]):
@@ -230,6 +235,19 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         }
         lines += [f"## {machine}", "", *_latencies(own), *_predictions(own["predictions"])]
     return "\n".join(lines)
+
+
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    """Say in a sentence how much faster 1/16 is, over machines and numbers of threads."""
+    said = []
+    for name, goal in GOALS.items():
+        ratios = []
+        for machine in dict.fromkeys(row["made"]["machine"] for row in rows):
+            own = [row for row in rows if row["made"]["machine"] == machine]
+            ratios += _best_ratios({"rows": own}, name).values()
+        if ratios:
+            said.append(f"{name} {min(ratios):.1f} to {max(ratios):.1f} times (goal {goal:.1f})")
+    return f"How much faster 1/16 is than the full network, each at its best: {', '.join(said)}."
 
 
 def _latencies(results: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -283,7 +301,7 @@ def _predictions(predictions: list[dict[str, Any]]) -> list[str]:
     return [
         "### Predictions of whole modes",
         "",
-        "`wenable profile` fits a table, in which every pattern of every layer has its cost, to 35 modes."
+        "`wenable profile` fits a table, in which every option of every layer has its cost, to 35 modes."
         " Its sums beside 24 other random modes, measured end to end (`wenable verify`); goals 5 % and"
         " 0.95. *Twice*: the same modes measured once more some minutes later, as a prediction of the"
         " first measurement: what the machine's own unrest makes of any prediction.",

@@ -154,6 +154,8 @@ def page(results: Mapping[str, Any]) -> str:
     lines = [
         "# Which networks export",
         "",
+        f"{counts['exported']} of the {len(rows)} networks that were tried export.",
+        "",
         "The smallest network of every family of torchvision and timm that [converts](coverage.md), with"
         " random weights, exported to a bundle in its full and its smallest mode."
         f" Of {len(rows)} that were tried, of {results['families']} families,"

@@ -150,8 +150,10 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# What being dynamic costs when idle",
         "",
+        _verdict(results["networks"]),
+        "",
         "A dynamic network in one mode beside the plain network that `extract` returns for it, both in"
-        " eager PyTorch without gradients; blocks are packed at the first use of a pattern and kept.",
+        " eager PyTorch without gradients; blocks are packed at the first use of an option and kept.",
         "",
         f"Made by `{results['command']}` (`make idle-cost`) on {results['machine']} with {versions},"
         f" {results['threads']} thread, batch {results['batch']}, 224x224, denormals flushed; turns in"
@@ -189,6 +191,15 @@ def page(results: dict[str, Any]) -> str:
             f" {share:.3f} | {net['statistics_bytes_per_mode'] / 1024:.0f} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _verdict(networks: list[dict[str, Any]]) -> str:
+    ratios = [row["ratio"] for net in networks for row in net["modes"]]
+    switches = [net["switch"]["median_us"] for net in networks]
+    return (
+        f"A dynamic network takes {min(ratios):.2f} to {max(ratios):.2f} times as long as the plain network"
+        f" of its mode, and a switch takes {min(switches):.0f} to {max(switches):.0f} microseconds."
+    )
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Real weights",
         "",
+        _verdict(results["rows"]),
+        "",
         "A ResNet-20 pretrained on CIFAR-10, before and after `wenable.convert`, on the CIFAR-10 test"
         " images stored as JPEG files, not the original pixels that it was trained on."
         " *equal bits*: images whose ten logits are those of the original to"
@@ -115,6 +117,13 @@ def page(results: dict[str, Any]) -> str:
             f" {row['images_with_equal_bits']} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    kept = min(row["images_with_equal_bits"] / row["images"] for row in rows)
+    if kept == 1:
+        return "Converting and switching changes no bit of a pretrained network's answers."
+    return f"Converting or switching changes the answers to {100 * (1 - kept):.2f} % of the images."
 
 
 if __name__ == "__main__":

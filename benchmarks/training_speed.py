@@ -282,8 +282,11 @@ def _counts(chosen: Executions) -> dict[str, dict[str, int]]:
 
 def page(folder: Path) -> str:
     """Return the page of the documentation for the results in a folder."""
+    files = sorted(folder.glob("training-speed-*.jsonl"))
     lines = [
         "# How fast a training step is",
+        "",
+        _verdict([row for file in files for row in read_records(file)["rows"]]),
         "",
         "A step of Algorithm 1 makes *s* passes, each with a part of the multiply-accumulates. With *f* the"
         " share of a plain full step that is not spent inside the switchable layers (timed in place, by"
@@ -295,10 +298,10 @@ def page(folder: Path) -> str:
         "*Plain* is an ordinary PyTorch training step of the network that was converted (forward,"
         " backward, SGD). *dense* computes every pass with masked whole weights, *grouped* with PyTorch's"
         " grouped convolutions, *timed* (`TrainConfig(executions=\"timed\")`) in the way that was fastest"
-        " for each layer and pattern. Medians over turns in random order within one process, quartiles in"
+        " for each layer and option. Medians over turns in random order within one process, quartiles in"
         " brackets; images per second count each image once, however many passes it goes through.",
     ]  # fmt: skip
-    for file in sorted(folder.glob("training-speed-*.jsonl")):
+    for file in files:
         results = read_records(file)
         versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         lines += [
@@ -315,6 +318,15 @@ def page(folder: Path) -> str:
             *map(_line, sorted(results["rows"], key=lambda row: [row["network"], row["passes"]])),
         ]
     return "\n".join([*lines, ""])
+
+
+def _verdict(rows: Sequence[dict[str, Any]]) -> str:
+    r = [row["timed"]["r"][0] for row in rows]
+    dense = [row["timed_over_dense"][0] for row in rows]
+    return (
+        f"A step takes {min(r):.2f} to {max(r):.2f} times what the MACs of its modes suggest, and"
+        f" {min(dense):.2f} to {max(dense):.2f} times as long as with masked whole weights."
+    )
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -26,13 +26,14 @@ from safetensors.torch import load_file
 import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
-from wenable.cli.work import Data, accuracies, flush_denormals, load_data
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.modules.denormals import flush_denormals
 from wenable.modules.passes import device_name
 from wenable.training import Checkpoint, StepReport
 from wenable.training.config import Executions
+from wenable.training.data_sets import Data, accuracies, load_data
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.zoo import build
 
@@ -158,6 +159,8 @@ class _Log:
             print(report.step, report.steps, [round(loss, 3) for loss in report.losses], flush=True)
 
     def epoch(self, epoch: int) -> None:
+        if any(row["epoch"] == epoch + 1 for row in self.values["curve"]):
+            return  # a run that goes on tells its last epoch again
         found = accuracies(self.net, self.net.space.uniform_modes(), self.data, "search")
         row: dict[str, Any] = {str(mode): reading.known for mode, reading in found.items()}
         self.values["curve"].append({"epoch": epoch + 1, "search": row})
@@ -189,8 +192,20 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks(range(1, results["scale"]["epochs"] + 1))
     axes.legend(ncols=2, fontsize=8)
     axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+
+
+def _verdict(results: Mapping[str, Any]) -> str:
+    said = []
+    for run in results["runs"]:
+        full, *others = (100 * each["value"] for each in run["test"].values())
+        said.append(
+            f"with shuffle `{run['shuffle']}` the full mode reaches {full:.0f} %, the other uniform modes"
+            f" {min(others):.0f} to {max(others):.0f} %"
+        )
+    return f"After {results['scale']['epochs']} epochs, {'; '.join(said)}."
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -200,6 +215,8 @@ def page(results: Mapping[str, Any]) -> str:
     policies = [f"shuffle {run['shuffle']}" for run in results["runs"]]
     lines = [
         "# All modes at once on CIFAR-10",
+        "",
+        _verdict(results),
         "",
         f"`{scale['network']}` trained for {scale['epochs']} epochs with s = {scale['passes']},"
         f" batches of {scale['batch_size']}, one seed, on CIFAR-10 as JPEG files (which cost a network"

@@ -151,7 +151,7 @@ def _searches(
     images = min(sizes.budgets[name].search_images or IMAGES[scale][1], IMAGES[scale][1])
     steps = sum(len(knob.options) - 1 for knob in space.knobs)
     path = 1 + steps * len(space.knobs)
-    most = {"greedy": path, "greedy-lazy": path, "exact": 1 + steps + EXACT_ROUNDS}
+    most = {"greedy": path, "greedy-lazy": path, "knapsack": 1 + steps + EXACT_ROUNDS}
     for strategy in strategies:
         modes = most[strategy] * seeds
         what = f"search {strategy}, {method}: at most"
@@ -168,7 +168,7 @@ def _fig5(scale: str) -> Iterator[Cost]:
             seeds = len(parts_of(scale, [name], [each.name]))
             if seeds == 0:
                 continue
-            strategies = (*([sizes.path_search_of(name)] if each.path else []), "exact")
+            strategies = (*([sizes.path_search_of(name)] if each.path else []), "knapsack")
             for method in (each.ours, each.rival):
                 budget = each.budget(sizes, name)
                 yield _training(name, method, scale, budget, seeds, label)

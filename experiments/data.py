@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from experiments.budget import Budget
-from wenable.cli.work import load_data
 from wenable.data import ImageBatches
 from wenable.data.image_folder import ImageFiles
 from wenable.data.transforms import evaluation_transform
+from wenable.training.data_sets import load_data
 
 MOST_KEPT_BYTES = 4 * 2**30
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

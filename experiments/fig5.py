@@ -40,12 +40,13 @@ from experiments.results import (
     write_results,
 )
 from experiments.runs import Run, trained
-from wenable.cli.work import flush_denormals
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.modules.fingerprint import weights_fingerprint
 from wenable.network.dynamic_network import DynamicNetwork
 
-Strategy = Literal["greedy", "greedy-lazy", "exact"]
+Strategy = Literal["greedy", "greedy-lazy", "knapsack"]
+KINDS = {"greedy": we.Greedy, "greedy-lazy": we.GreedyLazy}
 POINTS_BELOW_FULL = 14.0
 
 RULES = {
@@ -158,7 +159,7 @@ def _compare(
 ) -> dict[str, Any]:
     """Return one pair of networks: their modes, and how many of ours lie above the rival's line."""
     path: tuple[Strategy, ...] = (sizes.path_search_of(network),) if comparison.path else ()
-    strategies: tuple[Strategy, ...] = (*path, "exact")
+    strategies: tuple[Strategy, ...] = (*path, "knapsack")
     ours, rival = (
         Run(network, method, seed, budget, comparison.distillation)
         for method in (comparison.ours, comparison.rival)
@@ -201,7 +202,7 @@ def _compared(
     for strategy in strategies:
         print(runs[0].name, strategy, flush=True)
         front, threshold = searched(nets[0], strategy, data, work / f"fig5-{runs[0].name}.journal")
-        modes = [point.mode for point in (front.points if strategy == "exact" else front.path)]
+        modes = [point.mode for point in (front.points if strategy == "knapsack" else front.path)]
         points, right = points_of(nets[0], modes, data)
         counted = [i for i, each in enumerate(points) if each["search"]["value"] > threshold]
         for i, each in enumerate(points):
@@ -227,9 +228,8 @@ def searched(
         net,
         data.search,
         data.calibration,
-        threshold=threshold,
-        strategy=strategy,
-        journal=None if strategy == "exact" else journal,
+        min_accuracy=threshold,
+        strategy=KINDS[strategy](journal) if strategy in KINDS else strategy,
     )
     return front, threshold
 

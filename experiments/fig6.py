@@ -36,10 +36,10 @@ from experiments.results import (
     write_results,
 )
 from experiments.runs import plain_accuracy, start_of, trained_off_the_shelf
-from wenable.cli.work import flush_denormals
 from wenable.measure import find_meter, measure_energies
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.modules.denormals import flush_denormals
 from wenable.modules.passes import in_eval_mode
 from wenable.runtime.engines import installed_engines, open_engine
 

@@ -26,11 +26,11 @@ from experiments.methods import METHODS
 from experiments.options import command_of, start
 from experiments.results import read_results, with_provenance, write_results
 from experiments.runs import start_of
-from wenable.cli.work import flush_denormals
 from wenable.core.readings import Reading
 from wenable.measure import find_meter, measure_energies
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.engines import installed_engines, open_engine
 
@@ -91,7 +91,7 @@ def _modes(net: DynamicNetwork, out: Path, scale: str) -> dict[str, str]:
     fig5 = read_results(out, "fig5", scale)
     for row in fig5["rows"] if fig5 else ():
         if row["network"] == scale_named(scale).resnet and row["comparison"] == EQUAL_FOOTING:
-            front = [each["mode"] for each in row["ours"]["fronts"]["exact"]["points"]]
+            front = [each["mode"] for each in row["ours"]["fronts"]["knapsack"]["points"]]
             count = min(MOST_OF_FRONT, len(front))
             for i in range(count):
                 place = round(i * (len(front) - 1) / max(count - 1, 1))

@@ -101,7 +101,7 @@ def _crossed_table(
     epochs = first["ours"]["budget"]["epochs"]
     counted = []
     for row in rows:
-        points = [each for each in row["ours"]["fronts"]["exact"]["points"] if each["counted"]]
+        points = [each for each in row["ours"]["fronts"]["knapsack"]["points"] if each["counted"]]
         shares = []
         for rival in rivals.values():
             found = count_above(
@@ -111,7 +111,7 @@ def _crossed_table(
         counted.append([_setting(row["ours"]), *shares])
     return [
         f"{first['network']}, seed {first['seed']}, {epochs} epochs: the share of our"
-        " modes of the exact search that lie above all widths of US-Net, for every setting of both that"
+        " modes of the knapsack search that lie above all widths of US-Net, for every setting of both that"
         " was trained with this budget:",
         "",
         *table(["ours", *(f"beside US-Net, {name}" for name in rivals)], counted),

@@ -34,7 +34,7 @@ def section(results: Mapping[str, Any]) -> str:
     others = len(results["along"]) - len(uniform)
     lines += table(header, rows, left=2)
     if others:
-        lines += ["", f"{others} modes along the front of the exact search stand in the picture."]
+        lines += ["", f"{others} modes along the front of the knapsack search are in the picture."]
     return "\n".join([*lines, "", _energy(results)])
 
 

@@ -20,7 +20,7 @@ def section(results: Mapping[str, Any]) -> str:
         f"`{results['network']}`: {budget['epochs']} epochs with {budget['passes']} passes a step,"
         f" batches of {budget['batch_size']}, {len(seeds)} seeds. Top-1 on the test split is the mean of"
         " the seeds; \u00b1 is half a 95 % interval of Student's t over the seeds. \u201cUncalibrated\u201d"
-        " uses the statistics that training left in each pattern's norm. \u201cAlone\u201d is the same"
+        " uses the statistics that training left in each option's norm. \u201cAlone\u201d is the same"
         " network (with the shuffle) trained by itself, as often over the data, with one pass a step. Time"
         " is ONNX Runtime's for one example on one thread, with the layers as written, of the first"
         " seed; medians, of which differences of a tenth are noise on a shared machine.",

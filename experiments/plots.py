@@ -20,7 +20,7 @@ from wenable.core.files import write_whole
 
 # Colours that stay apart for colour-blind readers, and in grey.
 GREEDY, EXACT, US_NET, OTHERS = "#0b62a8", "#56b4e9", "#d9730d", "#444444"
-SEARCHES = {"greedy": (GREEDY, "o"), "greedy-lazy": (GREEDY, "v"), "exact": (EXACT, "^")}
+SEARCHES = {"greedy": (GREEDY, "o"), "greedy-lazy": (GREEDY, "v"), "knapsack": (EXACT, "^")}
 """The colour and the marker of what each search found; the lazy one stands for Algorithm 2 where that
 takes too long."""
 _SHELF_MARKERS = {SAME_EPOCHS: "D", SAME_PASSES: "*"}
@@ -76,7 +76,7 @@ def _entries(used: set[str]) -> dict[str, tuple[str, str]]:
     names = {
         "greedy": "weight-enabling, Algorithm 2",
         "greedy-lazy": "weight-enabling, Algorithm 2 approximated",
-        "exact": "weight-enabling, exact",
+        "knapsack": "weight-enabling, exact",
     }
     return {text: SEARCHES[name] for name, text in names.items() if name in used}
 

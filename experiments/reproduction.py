@@ -70,13 +70,14 @@ def page(folder: Path, scales: list[str] = SHOWN) -> str:
     ]
     parts = [
         "# The paper's claims, measured again",
+        *([_verdict(claims)] if claims else []),
         "Every figure comes from a record under `results/reproduction/`, with the command, the commit"
         " and the machine. Modes are chosen on the search split and reported on the test split; nothing"
         " was tuned on it. Scales differ in networks, data and passes (`experiments/budget.py`): `cpu` is"
-        " small networks and one or two epochs (six in comparisons apart), far from the paper's setting,"
-        " and says how the methods stand to each other there.",
+        " small networks and one or two epochs (six in separate comparisons), far from the paper's setting."
+        " It compares the methods with each other at that size.",
         "## Claims",
-        *([_claims(claims, _explanations(folder, claims))] if claims else ["Nothing was run yet."]),
+        *(_claims(claims, _explanations(folder, claims)) if claims else ["Nothing was run yet."]),
     ]
     for name, (title, module) in EXPERIMENTS.items():
         for scale in scales:
@@ -112,21 +113,27 @@ def _check_accuracies(
             )
 
 
-def _claims(claims: list[Claim], explanations: Mapping[str, str]) -> str:
-    header = ["where", "claim", "paper", "ours", "scale", "holds", "why not, and what was tried"]
-    return "\n".join(
-        table(
-            header,
-            [
-                [
-                    claim.source, claim.claim, claim.paper, claim.ours, f"`{claim.scale}`",
-                    claim.holds, explanations.get(claim.key, _unexplained(claim)),
-                ]
-                for claim in claims
-            ],
-            left=len(header),
-        )
-    )  # fmt: skip
+def _verdict(claims: list[Claim]) -> str:
+    """Say in a sentence how many claims hold."""
+    yes, no = (sum(each.holds.startswith(word) for each in claims) for word in ("yes", "no:"))
+    others = len(claims) - yes - no
+    return f"Of {len(claims)} claims, {yes} hold here, {no} do not, and {others} are not decided."
+
+
+def _claims(claims: list[Claim], explanations: Mapping[str, str]) -> list[str]:
+    """Return the table of claims, and below it why some do not hold: too much for a cell."""
+    header = ["", "where", "claim", "paper", "ours", "scale", "holds"]
+    cells = [
+        [str(n), each.source, each.claim, each.paper, each.ours, f"`{each.scale}`", each.holds]
+        for n, each in enumerate(claims, 1)
+    ]
+    why = [
+        f"{n}. {text}"
+        for n, each in enumerate(claims, 1)
+        if (text := explanations.get(each.key, _unexplained(each)))
+    ]
+    shown = ["\n".join(table(header, cells, left=len(header)))]
+    return [*shown, "### Why a claim does not hold, and what was tried", *why] if why else shown
 
 
 def _unexplained(claim: Claim) -> str:
@@ -181,7 +188,7 @@ def _commands() -> str:
         "## How to run it",
         "",
         "Data are folders `train/CLASS/*` and `test/CLASS/*` of images. Networks that were trained are kept"
-        " under `--work` and are not trained again; what was stopped goes on where it was. Figure 6 needs"
+        " under `--work` and are not trained again; what was stopped continues. Figure 6 needs"
         " the result of Figure 5. With `--dry-run` an experiment prints what it would cost and runs"
         " nothing.",
         "",

@@ -194,8 +194,8 @@ def _plain_step(state: TrainState, images: torch.Tensor, labels: torch.Tensor) -
     outputs = plain(images.to(memory_format=torch.channels_last))
     loss = nn.functional.cross_entropy(outputs, labels, label_smoothing=config.label_smoothing)
     loss.backward()
-    if config.clip is not None:
-        nn.utils.clip_grad_norm_(plain.parameters(), config.clip)
+    if config.clip_grad is not None:
+        nn.utils.clip_grad_norm_(plain.parameters(), config.clip_grad)
     state.optimizer.step()
     if state.average is not None:
         state.average.update_parameters(plain)

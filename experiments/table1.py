@@ -30,11 +30,11 @@ from experiments.options import command_of, start
 from experiments.results import with_provenance, write_results
 from experiments.runs import start_of
 from wenable.cascades.big_little import BigLittle, network_bytes
-from wenable.cli.work import flush_denormals
 from wenable.core.readings import Reading
 from wenable.exporting.int8 import export_int8
 from wenable.measure.latency import TimingPlan, latency_reading, measure_latencies
 from wenable.methods import EarlyExits
+from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.engines import open_engine
 

@@ -23,9 +23,9 @@ from experiments.data import ExperimentData, load
 from experiments.options import command_of, start
 from experiments.results import with_provenance, write_results
 from experiments.runs import Run, plain_accuracy, trained, trained_alone, training_seconds
-from wenable.cli.work import flush_denormals
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork, UncalibratedWarning
 from wenable.runtime import Session
 from wenable.runtime.lowering import as_written

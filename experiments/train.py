@@ -21,7 +21,7 @@ from experiments.comparisons import COMPARISONS, Comparison, comparison_named
 from experiments.data import load
 from experiments.methods import METHODS
 from experiments.runs import Run, trained, trained_alone
-from wenable.cli.work import flush_denormals
+from wenable.modules.denormals import flush_denormals
 
 UNIFORM = (1, 2, 4, 8, 16)
 

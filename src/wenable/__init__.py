@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from wenable.saving.network_file import load as load
     from wenable.saving.network_file import save as save
     from wenable.search.exploring import explore as explore
+    from wenable.strategies.settings import NSGA2 as NSGA2
+    from wenable.strategies.settings import Greedy as Greedy
+    from wenable.strategies.settings import GreedyLazy as GreedyLazy
+    from wenable.strategies.settings import Knapsack as Knapsack
     from wenable.training import TrainConfig as TrainConfig
     from wenable.training import train as train
     from wenable.training import train_incrementally as train_incrementally
@@ -43,8 +47,12 @@ _HOMES = {
     "DynamicNetwork": "wenable.network.dynamic_network",
     "EarlyExits": "wenable.methods.depth",
     "Front": "wenable.core.readings",
+    "Greedy": "wenable.strategies.settings",
+    "GreedyLazy": "wenable.strategies.settings",
+    "Knapsack": "wenable.strategies.settings",
     "Knob": "wenable.core.space",
     "Mode": "wenable.core.space",
+    "NSGA2": "wenable.strategies.settings",
     "Reading": "wenable.core.readings",
     "Slimmable": "wenable.methods.width",
     "Space": "wenable.core.space",

@@ -5,7 +5,6 @@ import fcntl
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,7 +26,7 @@ from wenable.core.readings import Front, Point, Reading
 from wenable.data import digits
 from wenable.measure.latency import TimingPlan
 from wenable.network.mode_costs import macs_table, weights_table
-from wenable.profiling import profile
+from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.comparison import compare
 from wenable.profiling.verification import verify
 from wenable.runtime import DeviceProfile
@@ -36,13 +35,6 @@ from wenable.strategies.fronts import indistinguishable
 from wenable.training.recipes import recipe_named
 from wenable.training.state import read_checkpoint
 from wenable.zoo import build
-
-
-@pytest.fixture(autouse=True)
-def _denormals_as_before() -> Iterator[None]:
-    """Commands flush denormals for their process, which here is everybody's."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 def run(*arguments: object, fails: bool = False):
@@ -89,11 +81,11 @@ def test_train_then_explore(tmp_path: Path):
     network = tmp_path / "run" / "net.safetensors"
     assert we.load(network).is_calibrated("1/4")
     explored = run(
-        "explore", network, "--data", "digits", "--threshold", 0.3, "--out", tmp_path / "front"
+        "explore", network, "--data", "digits", "--min-accuracy", 0.3, "--out", tmp_path / "front"
     )
-    assert "front by macs, exact: " in explored.stdout
+    assert "front by macs, knapsack: " in explored.stdout
     front = we.Front.from_json(json.loads((tmp_path / "front" / "front.json").read_text()))
-    assert (front.cost, front.strategy) == ("macs", "exact")
+    assert (front.cost, front.strategy) == ("macs", "knapsack")
     assert {point.accuracy.count for point in front.path} == {300}
     assert "(test split)" in explored.stdout
     # The front has both splits: the 300 images it was chosen on, and the 500 that nobody saw.
@@ -140,8 +132,23 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
     )
     (tmp_path / "energy.json").write_text(json.dumps(energies.to_json()))
     kib, mj = 0.6 * weights_table(net).cost("full"), energies.cost("1/2")
-    command = ("explore", network, "--data", "digits", "--threshold", 0.01, "--out", tmp_path / "o")
-    shown = run(*command, "--limit", f"memory_kib={kib}", "--limit", f"{tmp_path}/energy.json={mj}")
+    command = (
+        "explore",
+        network,
+        "--data",
+        "digits",
+        "--min-accuracy",
+        0.01,
+        "--out",
+        tmp_path / "o",
+    )
+    shown = run(
+        *command,
+        "--constraint",
+        f"memory_kib={kib}",
+        "--constraint",
+        f"{tmp_path}/energy.json={mj}",
+    )
     assert f"at most {mj:g} mJ" in shown.stdout
     front = Front.from_json(json.loads((tmp_path / "o" / "front.json").read_text()))
     assert front.points
@@ -150,9 +157,12 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
     for point in (*front.points, front.chosen):
         assert 4 * net.parameter_count(str(point.mode)) / 1024 <= kib
         assert energies.cost(str(point.mode)) <= mj
-    for limit, message in (
+    for constraint, message in (
         ("memory_kib=0.5", "at most 0.5 KiB"),
-        ("memory_kib=nan", "`--limit` (='memory_kib=nan') must be a finite number, at least 0"),
+        (
+            "memory_kib=nan",
+            "`--constraint` (='memory_kib=nan') must be a finite number, at least 0",
+        ),
         ("memory_kib", "must be NAME=NUMBER; names: macs_m, memory_kib, latency_ms, energy_mj"),
         ("latency_ms=5", "needs a table of a device: `--profile` was not given"),
         ("energy_mj=5", "needs a table of a device: `--profile` was not given"),
@@ -162,10 +172,13 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
         ),
         (f"{network}=5", "is no cost table"),
     ):
-        refused = run(*command, "--limit", limit, fails=True)
-        assert message in " ".join(refused.stderr.split()), limit
-    refused = run(*command, "--strategy", "greedy", "--limit", "macs_m=1", fails=True)
-    assert "`--limit` are for the strategies 'exact' and 'evolve'" in refused.stderr
+        refused = run(*command, "--constraint", constraint, fails=True)
+        assert message in " ".join(refused.stderr.split()), constraint
+    refused = run(*command, "--strategy", "greedy", "--constraint", "macs_m=1", fails=True)
+    assert (
+        "`--constraint` is for the strategies 'knapsack' and 'nsga2', not 'greedy'"
+        in refused.stderr
+    )
 
 
 KILLED = """
@@ -196,7 +209,7 @@ def test_exploring_goes_on_where_it_was_killed_and_only_once_at_a_time(tmp_path:
         network,
         "--data",
         "digits",
-        "--threshold",
+        "--min-accuracy",
         "0.01",
         "--strategy",
         "greedy",
@@ -266,15 +279,19 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
     bad.unlink()
     out = tmp_path / "front"
     network = tmp_path / "run" / "net.safetensors"
-    run("explore", network, "--data", folder, "--threshold", 0.01, "--out", out)
+    run("explore", network, "--data", folder, "--min-accuracy", 0.01, "--out", out)
     (folder / "train" / "cat").rename(folder / "train" / "cow")
     (folder / "test" / "cat").rename(folder / "test" / "cow")
-    other = run("explore", network, "--data", folder, "--threshold", 0.01, "--out", out, fails=True)
+    other = run(
+        "explore", network, "--data", folder, "--min-accuracy", 0.01, "--out", out, fails=True
+    )
     words = " ".join(other.stderr.split())
     assert "has 2 classes (cow, dog, ...), the network was trained for 2 (cat, dog, ...)" in words
     first.preprocessing = None
     we.save(first, network)
-    untold = run("explore", network, "--data", folder, "--threshold", 0.1, "--out", out, fails=True)
+    untold = run(
+        "explore", network, "--data", folder, "--min-accuracy", 0.1, "--out", out, fails=True
+    )
     assert "does not say how its images are prepared" in " ".join(untold.stderr.split())
 
 
@@ -338,9 +355,18 @@ def test_a_search_by_energy_takes_the_table_of_a_profile(tmp_path: Path):
         json.dumps(replace(known, energy_table=None, energy_reason="it is virtual").to_json())
     )
     most = table.cost("1/2")
-    command = ("explore", network, "--data", "digits", "--threshold", 0.01, "--out", tmp_path / "o")
+    command = (
+        "explore",
+        network,
+        "--data",
+        "digits",
+        "--min-accuracy",
+        0.01,
+        "--out",
+        tmp_path / "o",
+    )
     searched = ("--cost", "energy", "--profile")
-    run(*command, *searched, tmp_path / "board.json", "--limit", f"energy_mj={most}")
+    run(*command, *searched, tmp_path / "board.json", "--constraint", f"energy_mj={most}")
     front = Front.from_json(json.loads((tmp_path / "o" / "front.json").read_text()))
     for point in (*front.points, front.chosen):
         assert point.cost.unit == "mJ"
@@ -382,7 +408,7 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("wenable.profiling.comparison.compare", partial(compare, timing=short))
     monkeypatch.setattr(
         "wenable.profiling.profile",
-        partial(profile, mixtures=1, table_modes=2, policy_timing=short, mode_timing=short),
+        partial(profile, plan=ProfilePlan(1, 2, short, short)),
     )
     monkeypatch.setattr("wenable.profiling.verification.verify", partial(verify, timing=short))
     net = we.convert(build("wenable.zoo:digits_resnet", width=32), torch.zeros(1, 1, 8, 8))
@@ -516,7 +542,7 @@ def test_a_gpu_that_torch_cannot_use_is_no_gpu_that_is_absent(tmp_path: Path):
         (["inspect", "os:system"], "`MODEL` (='os:system') cannot be called"),
         (["inspect", "a:b:c"], "(='a:b:c') cannot be imported"),
         (["demo", "--epochs", "0", "--out", "o/x"], "`--epochs` (=0) must be at least 1"),
-        (["explore", "absent", "--data", "digits", "--threshold", "0.5", "--out", "o"],
+        (["explore", "absent", "--data", "digits", "--min-accuracy", "0.5", "--out", "o"],
          "`NETWORK` (=absent) does not exist"),
     ],
 )  # fmt: skip
@@ -541,46 +567,3 @@ def test_the_command_is_installed_and_tells_its_version():
     command = [str(Path(sys.executable).with_name("wenable")), "--version"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == we.__version__
-
-
-def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch):
-    """A short one: a narrower network, one epoch, whatever accuracy that gives."""
-    from wenable.cli import demo, work
-    from wenable.measure.latency import TimingPlan
-
-    quick = TimingPlan(blocks=1, calls=2, warmup=1, gap_ms=0)
-    build = demo.build
-    monkeypatch.setattr(demo, "build", lambda name: build(name, width=32))
-    monkeypatch.setattr(demo, "GOALS", {"1": 0.3, "1/16": 0.3})
-    monkeypatch.setattr(demo, "THRESHOLD", 0.3)
-    monkeypatch.setattr(work, "SEARCH_TIMING", quick)
-    result = run("demo", "--out", tmp_path, "--epochs", 3)
-    for words in (
-        "6 layers switch",
-        "Algorithm 2 by macs",
-        "Algorithm 2 by latency",
-        "goal met: mode 1/16",
-    ):
-        assert words in result.stdout
-    written = {path.name for path in tmp_path.iterdir()}
-    assert written == {
-        "answers.safetensors", "figures.json", "front-latency.json", "front-macs.json",
-        "front.png", "net.safetensors", "net.wen",
-    }  # fmt: skip
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert {row["accuracy"]["count"] for row in figures} == {500}
-    assert all(row["latency"]["unit"] == "ms" for row in figures)
-
-
-def test_the_demo_fails_where_a_goal_is_missed(tmp_path: Path, monkeypatch):
-    from wenable.cli import demo, work
-    from wenable.measure.latency import TimingPlan
-
-    build = demo.build
-    monkeypatch.setattr(demo, "build", lambda name: build(name, width=16))
-    monkeypatch.setattr(demo, "GOALS", {"1": 1.01})
-    monkeypatch.setattr(demo, "THRESHOLD", 0.2)
-    monkeypatch.setattr(work, "SEARCH_TIMING", TimingPlan(blocks=1, calls=1, warmup=0, gap_ms=0))
-    result = run("demo", "--out", tmp_path, "--epochs", 3, fails=True)
-    assert result.exit_code == 1
-    assert "goal MISSED: mode 1 at" in result.stdout

@@ -256,7 +256,7 @@ def test_an_interrupt_outside_of_training_is_130_too(tmp_path: Path, monkeypatch
         "x",
         "--data",
         "digits",
-        "--threshold",
+        "--min-accuracy",
         0.5,
         "--out",
         tmp_path / "a/b",
@@ -293,7 +293,7 @@ def test_processes_that_fail_alike_print_one_error(tmp_path: Path, monkeypatch):
     assert ended.returncode != 0
     said = [line for line in ended.stderr.splitlines() if "error: `--data`" in line]
     assert said == [
-        "error: `--data` (='nothing') is unknown; allowed: digits, or a folder of images"
+        "error: `--data` (='nothing') is unknown; allowed: digits, scenes, or a folder of images"
     ]
     assert "wenable/cli/" not in ended.stderr  # the only traceback is torchrun's own
 
@@ -345,7 +345,7 @@ def test_a_command_that_fails_leaves_no_empty_folder(tmp_path: Path):
     (tmp_path / "front.json").write_text("{}")
     (tmp_path / "net").write_text("no network")
     for command in (
-        ("explore", tmp_path / "net", "--data", "digits", "--threshold", 0.5, "--out", out),
+        ("explore", tmp_path / "net", "--data", "digits", "--min-accuracy", 0.5, "--out", out),
         ("report", tmp_path / "front.json", "--out", out / "page.html"),
         ("report", tmp_path / "front.json", "--out", out / "page.html", "--format", "svg"),
         ("export", tmp_path / "net", "--out", out / "net.wen"),
@@ -412,17 +412,17 @@ def test_the_help_tells_every_choice_and_default_as_they_are():
 def test_settings_reach_the_run_and_errors_name_the_option(tmp_path: Path):
     done = run(
         *TINY, "--epochs", 1, "--out", tmp_path / "run", "--json", "--optimizer", "adamw",
-        "--weight-decay", 0.01, "--label-smoothing", 0.1, "--averaging", 0.9, "--device", "cpu",
+        "--weight-decay", 0.01, "--label-smoothing", 0.1, "--ema-decay", 0.9, "--device", "cpu",
         "--schedule", "constant", "--precision", "bfloat16",
     )  # fmt: skip
     config = json.loads(done.stdout)["config"]
     assert [config[name] for name in (
-        "optimizer", "weight_decay", "label_smoothing", "averaging", "schedule", "precision",
+        "optimizer", "weight_decay", "label_smoothing", "ema_decay", "schedule", "precision",
     )] == ["adamw", 0.01, 0.1, 0.9, "constant", "bfloat16"]  # fmt: skip
     for arguments, message in (
         (("--label-smoothing", 2), "`--label-smoothing` (=2.0) must be from 0 to below 1"),
         (("--optimizer", "adam"), "`--optimizer` (='adam') must be one of 'sgd', 'adamw'"),
-        (("--recipe", "best"), "`--recipe` (='best') is unknown; allowed: digits, cifar"),
+        (("--recipe", "best"), "`--recipe` (='best') is unknown; allowed: digits, scenes, cifar"),
         (("--batch-size", 0), "`--batch-size` (=0) of a batch must be from 1 to the 997"),
         (("--device", "gpu"), "`--device` (='gpu') cannot be used"),
         (("--device", "meta"), "`--device` (='meta') cannot be used"),

@@ -82,7 +82,7 @@ def test_a_network_of_ones_own_goes_the_whole_way(here: Path):
     # 3x3 kernels on 12x12 pixels: 3 to 16 and 16 to 16 channels; then 16 to 2.
     assert found["macs_full"] == 144 * 9 * (3 * 16 + 16 * 16) + 16 * 2
     run(
-        "explore", "out/net.safetensors", *own, "--data", "data", "--threshold", 0.01, "--out", "front"
+        "explore", "out/net.safetensors", *own, "--data", "data", "--min-accuracy", 0.01, "--out", "front"
     )  # fmt: skip
     assert "front.json" in [path.name for path in Path("front").iterdir()]
     run("export", "front/net.safetensors", "--out", "again.wen", *own, "--modes", "full")
@@ -126,11 +126,11 @@ def test_networks_know_their_input(here: Path):
     assert made_for(build("my_networks:net")) is None
     assert made_for(nn.LSTM(4, 8)) is None  # whose input_size is a number of features
     small = made_for(build("timm:mobilenetv3_small_050"))
-    assert (small.mean, small.interpolation, small.shown_share) == (
+    assert (small.mean, small.interpolation, small.crop_pct) == (
         (0.485, 0.456, 0.406), "bicubic", 0.875,
     )  # fmt: skip
     large = made_for(build("torchvision:efficientnet_b1"))  # resized to 255, as its page says
-    assert (large.shown_share, large.interpolation) == (240 / 255, "bilinear")
+    assert (large.crop_pct, large.interpolation) == (240 / 255, "bilinear")
     # The 40.6 million of He et al.'s table, with the shortcuts without weights.
     found = json.loads(run("inspect", "wenable.zoo:cifar_resnet20", "--json").stdout)
     assert 40.5e6 < found["macs_full"] < 40.9e6
@@ -162,8 +162,8 @@ def test_images_are_prepared_as_the_network_was_made_for(here: Path):
     opened = open_network("timm:vit_tiny_patch16_224", Wanted(classes=2))
     splits = image_folder("data")
     settings, _ = image_settings(opened, splits, None, None)
-    assert (settings.size, settings.mean, settings.deviation) == (224, (0.5,) * 3, (0.5,) * 3)
-    assert (settings.interpolation, settings.shown_share, settings.crops) == (
+    assert (settings.size, settings.mean, settings.std) == (224, (0.5,) * 3, (0.5,) * 3)
+    assert (settings.interpolation, settings.crop_pct, settings.crops) == (
         "bicubic", 0.9, "resized",
     )  # fmt: skip
     recipe = ImageSettings(64)

@@ -97,22 +97,30 @@ def test_every_parameter_of_a_command_has_the_name_it_is_typed_by():
 @pytest.mark.parametrize(
     ("message", "values", "expected"),
     [
-        ("`limits[1]` (=at most 3) cannot be kept", {}, "`--limit` (=at most 3) cannot be kept"),
+        (
+            "`constraints[1]` (=at most 3) cannot be kept",
+            {},
+            "`--constraint` (=at most 3) cannot be kept",
+        ),
         ("`size` (=7) must be", {"batch_size": 7}, "`--batch-size` (=7) must be"),
         ("`size` (=7) must be", {"batch_size": 7, "epochs": 7}, "`--batch-size` (=7) must be"),
         ("`size` (=9) must be", {"batch_size": 7, "epochs": 9}, "`--epochs` (=9) must be"),
         ("`most` (=7) must be", {"batch_size": 7, "epochs": 7}, "`most` (=7) must be"),
         ("`path` (=a b) is a folder", {"out": Path("a b")}, "`--out` (=a b) is a folder"),
         ("`path` (=x) is not", {"network": Path("x")}, "`NETWORK` (=x) is not"),
-        ("`threshold` (=2.0) and `limits`", {}, "`--threshold` (=2.0) and `--limit`"),
+        (
+            "`min_accuracy` (=2.0) and `constraints`",
+            {},
+            "`--min-accuracy` (=2.0) and `--constraint`",
+        ),
         ("`unknown` (=2) of `classifier=True`", {}, "`unknown` (=2) of `classifier=True`"),
         ("`table` is in J", {}, "`--profile` is in J"),
     ],
 )
 def test_messages_name_what_was_typed(message: str, values: dict, expected: str):
     names = {
-        "limit": "--limit", "batch_size": "--batch-size", "out": "--out", "network": "NETWORK",
-        "threshold": "--threshold", "profile": "--profile", "epochs": "--epochs",
+        "constraint": "--constraint", "batch_size": "--batch-size", "out": "--out", "network": "NETWORK",
+        "min_accuracy": "--min-accuracy", "profile": "--profile", "epochs": "--epochs",
     }  # fmt: skip
     assert as_typed(message, names, values) == expected
 

@@ -27,9 +27,7 @@ def test_it_survives_json_and_a_saved_network(tmp_path):
 def test_settings_of_evaluation_prepare_an_image_the_same_way():
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
-    settings = ImageSettings(
-        32, auto_augment="rand-m9-mstd0.5", shown_share=0.9, mean=(0.5, 0.4, 0.3)
-    )
+    settings = ImageSettings(32, auto_augment="rand-m9-mstd0.5", crop_pct=0.9, mean=(0.5, 0.4, 0.3))
     again = ImageSettings.of_evaluation(settings.preprocessing(("cat",)))
     assert evaluation_transform(settings)(image).equal(evaluation_transform(again)(image))
     with pytest.raises(ValueError, match="must have 3 channels"):
@@ -43,7 +41,7 @@ def test_an_image_is_prepared_on_a_device_as_it_was_for_training(tmp_path, size,
     # Smooth, as pictures are: how a filter treats noise differs between libraries.
     coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
     coarse.resize(size, Image.Resampling.BICUBIC).save(tmp_path / "image.png")
-    settings = ImageSettings(32, shown_share=shown)
+    settings = ImageSettings(32, crop_pct=shown)
     with Image.open(tmp_path / "image.png") as image:
         expected = evaluation_transform(settings)(image.convert("RGB")).numpy()
     found = prepare_image(tmp_path / "image.png", settings.preprocessing())
@@ -70,9 +68,9 @@ def test_a_grey_image_has_one_channel_and_others_are_refused(tmp_path):
         ({"size": 32.0}, "whole number from 1"),
         ({"mean": ()}, "one number for each channel"),
         ({"mean": (0.5,)}, "one number for each channel"),
-        ({"deviation": (0.2, 0.0, 0.1)}, "above 0"),
+        ({"std": (0.2, 0.0, 0.1)}, "above 0"),
         ({"mean": (0.2, float("nan"), 0.1)}, "must be finite"),
-        ({"shown_share": 0.0}, "above 0, to 1"),
+        ({"crop_pct": 0.0}, "above 0, to 1"),
     ],
 )
 def test_values_that_are_none_are_refused(changes, message):

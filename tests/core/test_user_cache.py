@@ -20,7 +20,7 @@ from wenable.cli.main import app
 from wenable.core.user_cache import cache_path, why_not_kept
 from wenable.measure import NoMeter
 from wenable.measure.latency import TimingPlan
-from wenable.profiling import on_device, profile
+from wenable.profiling import ProfilePlan, on_device, profile
 from wenable.runtime.device_profile import DeviceProfile, kept_profile
 from wenable.runtime.session import Session
 from wenable.training.execution_memory import ExecutionMemory, default_memory_path
@@ -65,8 +65,8 @@ def test_a_profile_is_measured_written_where_asked_and_said_not_to_be_kept(
     useless_home: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     settings: dict[str, Any] = {
-        "engine": "onnxruntime", "threads": 1, "mixtures": 0, "table_modes": 0,
-        "meter": NoMeter("not asked for"), "policy_timing": SHORT, "mode_timing": SHORT,
+        "engine": "onnxruntime", "threads": 1, "meter": NoMeter("not asked for"),
+        "plan": ProfilePlan(0, 0, SHORT, SHORT),
     }  # fmt: skip
     with pytest.warns(RuntimeWarning, match="the profile is not kept for sessions: .*`profile`$"):
         found = profile(bundle, **settings)

@@ -146,7 +146,7 @@ def test_a_batch_without_a_readable_image_stops_though_others_are_skipped(tmp_pa
 
 def test_small_images_are_shifted_and_flipped_and_no_more():
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8, 1).repeat(3, 2)
-    settings = ImageSettings(size=8, crops="padded", mean=(0, 0, 0), deviation=(1, 1, 1))
+    settings = ImageSettings(size=8, crops="padded", mean=(0, 0, 0), std=(1, 1, 1))
     for _ in range(20):
         drawn = (training_transform(settings)(Image.fromarray(pixels))[0] * 255).round().numpy()
         padded = np.pad(pixels[..., 0], 1)
@@ -301,7 +301,7 @@ def test_sizes_are_those_of_the_upright_image(tmp_path):
 
 def test_evaluation_scales_and_crops_as_timm_does(tmp_path):
     image = Image.new("RGB", (40, 20), (255, 0, 0))
-    tensor = evaluation_transform(ImageSettings(size=10, shown_share=1.0))(image)
+    tensor = evaluation_transform(ImageSettings(size=10, crop_pct=1.0))(image)
     assert tensor.shape == (3, 10, 10)
     expected = torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225])
     torch.testing.assert_close(tensor.mean((1, 2)), expected, rtol=1e-4, atol=1e-4)
@@ -319,7 +319,7 @@ def test_training_images_vary_unless_they_are_to_stay(crops):
 
 @pytest.mark.parametrize(
     "setting",
-    [{"size": 0}, {"crops": "x"}, {"erasing": 2}, {"color_jitter": -1}, {"shown_share": 0}],
+    [{"size": 0}, {"crops": "x"}, {"erasing": 2}, {"color_jitter": -1}, {"crop_pct": 0}],
 )
 def test_image_settings_outside_their_range_are_refused(setting: dict):
     with pytest.raises(ValueError, match=f"`{next(iter(setting))}`"):

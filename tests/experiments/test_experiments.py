@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from experiments import cifar10, cost, reproduction, table2
 from experiments.budget import SCALES
@@ -12,12 +11,6 @@ from experiments.options import start
 from results.records import read_records, write_records
 from tests.data.test_data import write_images
 from wenable.measure.latency import TimingPlan
-
-
-@pytest.fixture(autouse=True)
-def _denormals_as_before():
-    yield
-    torch.set_flush_denormal(False)
 
 
 def test_cifar10(tmp_path: Path, monkeypatch):

@@ -18,6 +18,7 @@ import wenable as we
 from tests.helpers.engines import SESSION_ENGINES
 from tests.helpers.networks import Dense, Tokens, converted, give_norms_a_past, small_resnet
 from tests.helpers.references import masked_weight, shuffled_order
+from wenable.core.preprocessing import Preprocessing
 from wenable.core.readings import Reading
 from wenable.exporting import writing
 from wenable.exporting.tracing import trace
@@ -162,7 +163,7 @@ def images_of(net: we.DynamicNetwork, count: int) -> torch.Tensor:
 def test_readings_and_preprocessing_travel_along(tmp_path):
     net, modes = calibrated()
     reading = Reading(0.9, "top-1", low=0.8, high=0.95, count=100, source="test")
-    net.preprocessing = we.preprocessing.Preprocessing(6, (0.5,) * 3, (0.2,) * 3, labels=("a", "b"))
+    net.preprocessing = Preprocessing(6, (0.5,) * 3, (0.2,) * 3, labels=("a", "b"))
     path = we.export(net, modes, tmp_path / "net.wen", readings={"1/2": {"accuracy": reading}})
     bundle = Bundle(path)
     assert bundle.preprocessing == net.preprocessing

@@ -154,7 +154,7 @@ KINDS: dict[str, tuple[bytes, np.ndarray]] = {
 def test_training_and_a_device_get_the_same_array_of_the_same_file(tmp_path: Path, kind: str):
     path = tmp_path / "image"
     path.write_bytes(KINDS[kind][0])
-    settings = ImageSettings(8, shown_share=0.9, interpolation="bicubic")
+    settings = ImageSettings(8, crop_pct=0.9, interpolation="bicubic")
     trained = evaluation_transform(settings)(ImageFiles(((str(path), 0),), ("a",)).read(0))
     on_device = prepare_image(path, settings.preprocessing())
     np.testing.assert_allclose(on_device[0], trained.numpy(), rtol=0, atol=1e-6)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.helpers.energy_world import World, WorldMeter
-from wenable.measure import meters as meters_module
+from wenable.measure.meters import registry
 from wenable.measure.meters.meter import MeterError, NoMeter, why_dead
 from wenable.measure.meters.registry import available_meters, find_meter
 
@@ -30,7 +30,7 @@ def test_a_counter_has_to_move_while_the_processor_is_busy():
 @pytest.fixture
 def candidates(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {}
-    monkeypatch.setattr(meters_module, "_candidates", lambda: iter(found.items()))
+    monkeypatch.setattr(registry, "_candidates", lambda: iter(found.items()))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import wenable as we
+from tests.helpers.algorithm_2 import algorithm_2
 from tests.helpers.networks import IMAGES, SmallResNet, Tokens, dense_network, small_resnet
 from tests.helpers.references import mask, shuffled_order
 from tests.methods.test_precision import drawn, slow_product
@@ -315,10 +317,10 @@ def test_all_modes_learn():
 
 def searched(net: we.DynamicNetwork, **settings) -> we.Front:
     batch = (BATCHES[0][:8], torch.arange(8) % 5)
-    return we.explore(net, [batch], [BATCHES[0]], threshold=0.0, **settings)
+    return we.explore(net, [batch], [BATCHES[0]], min_accuracy=0.0, **settings)
 
 
-@pytest.mark.parametrize("strategy", ["exact", "greedy", "plain"])
+@pytest.mark.parametrize("strategy", ["knapsack", "greedy", "nsga2"])
 def test_searches_by_macs_take_both_knobs(strategy):
     net = converted(groups=(1, 4), exclude="block2.*")
     front = searched(net, strategy=strategy)
@@ -329,9 +331,10 @@ def test_searches_by_macs_take_both_knobs(strategy):
 
 def test_affordable_greedy_is_the_plain_one_and_leaves_its_modes_calibrated():
     fronts, model = [], small_resnet()
-    for strategy in ("greedy", "plain"):
+    for search in (partial(we.explore, strategy="greedy"), algorithm_2):
         net = converted(model, groups=(1, 4), exclude="block2.*")
-        front = searched(net, strategy=strategy)
+        batch = (BATCHES[0][:8], torch.arange(8) % 5)
+        front = search(net, [batch], [BATCHES[0]], min_accuracy=0.0)
         assert all(net.is_calibrated(point.mode) for point in front.points)
         fronts.append([str(point.mode) for point in front.path])
     assert fronts[0] == fronts[1]
@@ -393,11 +396,11 @@ def test_bit_operations_are_searched_step_by_step_since_they_are_no_sum():
     assert {point.mode["precision"] for point in front.path} == {1, 4}
     with pytest.raises(ValueError, match="`cost` is no sum over knobs"):
         tabulated(net.space, net.bit_operations, BIT_OPERATIONS)
-    with pytest.raises(ValueError, match=r"`strategy` \(='exact'\) needs costs that are sums"):
-        searched(net, cost="bit_operations", strategy="exact")
+    with pytest.raises(ValueError, match=r"`strategy` \(='knapsack'\) needs costs that are sums"):
+        searched(net, cost="bit_operations", strategy="knapsack")
 
 
-@pytest.mark.parametrize("strategy", ["exact", "greedy"])
+@pytest.mark.parametrize("strategy", ["knapsack", "greedy"])
 def test_bit_operations_of_one_knob_a_layer_are_a_sum(strategy):
     method = we.SwitchablePrecision((32, 8), "none", exclude="block2.*")
     net = we.convert(small_resnet(), drawn(0, *IMAGES), method=method)

@@ -611,11 +611,11 @@ def test_training_both_saving_and_loading(method: str, tmp_path: Path):
             assert torch.equal(net(x), loaded(x))
 
 
-@pytest.mark.parametrize("strategy", ["exact", "greedy", "plain", "evolve"])
+@pytest.mark.parametrize("strategy", ["knapsack", "greedy", "greedy-lazy", "nsga2"])
 def test_exploring_widths(strategy):
     net = converted(small_resnet(), method=we.UniversallySlimmable(0.25, 0.125, 2))
     batch = drawn(20, *IMAGES[1:]), torch.arange(20) % 5
-    front = we.explore(net, [batch], [batch[0]], threshold=0.01, cost="macs", strategy=strategy)
+    front = we.explore(net, [batch], [batch[0]], min_accuracy=0.01, cost="macs", strategy=strategy)
     assert front.modes
     for point in front.points:
         assert point.cost.known == net.macs(point.mode)

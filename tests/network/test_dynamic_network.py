@@ -212,7 +212,7 @@ def test_a_switch_touches_only_what_differs():
     touched = []
     for layer in enabled_layers(net):
         switches = net._wenable.switches[net.space.position(layer.knob.name)]
-        assert any(switch == layer.put_pattern for switch in switches)
+        assert any(switch == layer.set_option for switch in switches)
     first, second = net.space.names[:2]
     net.set_mode(f"1,{first}=1/2")
     watched = tuple(

@@ -88,10 +88,10 @@ def test_a_network_with_one_output_has_no_accuracy():
     with pytest.raises(ValueError, match="over one class every accuracy is 1"):
         we.evaluate(net, "full", [batch])
     with pytest.raises(ValueError, match="over one class every accuracy is 1"):
-        we.explore(net, [batch], [batch], threshold=0.5)
+        we.explore(net, [batch], [batch], min_accuracy=0.5)
 
 
-@pytest.mark.parametrize("strategy", ["exact", "greedy", "plain"])
+@pytest.mark.parametrize("strategy", ["knapsack", "greedy", "nsga2"])
 def test_a_search_refuses_what_evaluating_refuses(strategy: str):
     images = torch.randn(4, 3, 6, 6)
     for labels, message in (
@@ -100,7 +100,9 @@ def test_a_search_refuses_what_evaluating_refuses(strategy: str):
         (torch.eye(5)[:4], "must hold one class"),
     ):
         with pytest.raises(ValueError, match=message):
-            we.explore(converted(), [(images, labels)], [images], threshold=0.5, strategy=strategy)
+            we.explore(
+                converted(), [(images, labels)], [images], min_accuracy=0.5, strategy=strategy
+            )
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32])

@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 
 import wenable as we
+from tests.helpers.algorithm_2 import algorithm_2
 from tests.helpers.networks import IMAGES, Tokens, converted, small_resnet
-from wenable.modules.processes import rank, sum_over_processes, true_anywhere, world_size
+from wenable.modules.processes import rank, sum_over_processes, true_in_any_process, world_size
 from wenable.training import TrainConfig
 from wenable.training.loop import Checkpoint
 
-CONFIG = TrainConfig(passes=4, epochs=2, learning_rate=0.05, clip=1.0)
+CONFIG = TrainConfig(passes=4, epochs=2, learning_rate=0.05, clip_grad=1.0)
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -63,7 +64,7 @@ def save_state(net: torch.nn.Module, process: int, folder: Path) -> None:
 def train_tokens(process: int, folder: Path) -> None:
     assert (rank(), world_size()) == (process, 2)
     assert sum_over_processes(torch.tensor(process + 1.0)) == 3
-    assert true_anywhere(process == 1, torch.device("cpu"))
+    assert true_in_any_process(process == 1, torch.device("cpu"))
     net = network(Tokens)
     we.train(net, own_share(process), CONFIG)
     save_state(net, process, folder)
@@ -203,7 +204,7 @@ def split_in_parts(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(images[part], labels[part]) for part in PARTS]
 
 
-EXPLORED = {"default": {}, "plain": {"strategy": "plain"}, "greedy": {"strategy": "greedy"}}
+EXPLORED = {"default": {}, "greedy": {"strategy": "greedy"}}
 
 
 def explore_parts(process: int, folder: Path) -> None:
@@ -215,16 +216,21 @@ def explore_parts(process: int, folder: Path) -> None:
     for name, settings in EXPLORED.items():
         net = network(small_resnet)
         front = we.explore(
-            net, [search[process]], [calibration[process]], threshold=0.3, pooled=True, **settings
+            net,
+            [search[process]],
+            [calibration[process]],
+            min_accuracy=0.3,
+            pooled=True,
+            **settings,
         )
         assert set(net.calibrated_modes) == {*front.modes, front.chosen.mode, net.space.full}
         found[name] = front.to_json()
     for refused, settings in (
         ("runs in one process", {"strategy": "greedy-lazy"}),
-        ("in one process", {"strategy": "greedy", "journal": folder / "j.jsonl"}),
+        ("in one process", {"strategy": we.Greedy(folder / "j.jsonl")}),
     ):
         with pytest.raises(ValueError, match=refused):
-            we.explore(net, search, calibration, threshold=0.3, **settings)
+            we.explore(net, search, calibration, min_accuracy=0.3, **settings)
     (folder / f"{process}.json").write_text(json.dumps(found))
     save_file({"done": torch.ones(1)}, folder / f"{process}.safetensors")
 
@@ -238,10 +244,9 @@ def test_two_processes_find_the_front_of_one_that_has_all_images(tmp_path):
     expected = we.evaluate(network(small_resnet), "full", search)
     assert first["both"] == [expected.known, 40, expected.low, expected.high]
     for name, settings in EXPLORED.items():
-        alone = "plain" if settings else None  # what several processes run for "greedy" too
-        front = we.explore(
-            network(small_resnet), search, calibration, threshold=0.3, strategy=alone
-        )
+        # Several processes run Algorithm 2 as it is written.
+        alone = algorithm_2 if settings else we.explore
+        front = alone(network(small_resnet), search, calibration, min_accuracy=0.3)
         assert we.Front.from_json(first[name]) == front
         assert len(front.explored) > 10
         assert {point.accuracy.count for point in front.explored} == {40}

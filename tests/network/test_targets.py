@@ -237,7 +237,7 @@ def test_ones_own_loss_says_what_its_targets_are():
     assert found[0] == pytest.approx(float(expected.detach()), rel=1e-5)
     with pytest.raises(ValueError, match="must return one number for a batch"):
         train_step(net, (X, CLASSES), modes, nn.CrossEntropyLoss(reduction="none"), optimizer)
-    config = TrainConfig(accumulate=2)
+    config = TrainConfig(grad_accum_steps=2)
     with pytest.raises(ValueError, match=r"the reduction of .* must be 'mean'"):
         train_step(net, (X, CLASSES), modes, nn.MSELoss(reduction="sum"), optimizer, config)
 
@@ -312,7 +312,7 @@ def test_wrapped_and_plain_networks_are_told_apart():
         lambda each: we.train_incrementally(each, [batch]),
         lambda each: we.evaluate(each, "full", [batch]),
         lambda each: we.calibrate(each, "full", [batch]),
-        lambda each: we.explore(each, [batch], [batch], threshold=0.1),
+        lambda each: we.explore(each, [batch], [batch], min_accuracy=0.1),
         lambda each: train_step(each, batch, [net.space.full], nn.CrossEntropyLoss(), None),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError, match=r"a DataParallel around a dynamic.*`net.module`"):

@@ -266,7 +266,7 @@ def test_fig7(five, place):
     )
     modes = list(results["along"])
     assert modes[:5] == ["1", "1/2", "1/4", "1/8", "1/16"]
-    front = [p["mode"] for p in five["rows"][0]["ours"]["fronts"]["exact"]["points"]]
+    front = [p["mode"] for p in five["rows"][0]["ours"]["fronts"]["knapsack"]["points"]]
     assert set(modes[5:]) <= set(front)
     devices = {row["device"] for row in results["rows"]}
     assert len(results["rows"]) == len(devices) * len(modes) * 2
@@ -307,7 +307,7 @@ def slow_share(ours, rival) -> str:
         accuracies.setdefault(point["macs"], []).append(point["test"]["value"])
     line = sorted((macs, sum(found) / len(found)) for macs, found in accuracies.items())
     verdicts = []
-    for point in ours["fronts"]["exact"]["points"]:
+    for point in ours["fronts"]["knapsack"]["points"]:
         x, y = point["macs"], point["test"]["value"]
         if not point["counted"] or not line[0][0] <= x <= line[-1][0]:
             continue

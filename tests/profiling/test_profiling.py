@@ -16,7 +16,7 @@ from tests.exporting.test_exporting import calibrated, close, expected_of, image
 from tests.helpers.networks import Dense, Tokens, give_norms_a_past
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan
-from wenable.profiling import choose_policies, measure_modes, on_device, profile
+from wenable.profiling import ProfilePlan, choose_policies, measure_modes, on_device, profile
 from wenable.profiling.comparison import compare
 from wenable.runtime import BudgetError, Bundle, DeviceProfile, EngineError, Session, engine_choice
 from wenable.runtime.building import build_model
@@ -56,7 +56,8 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     net, modes, path = exported
     seen = []
     found = profile(
-        path, threads=1, mixtures=2, table_modes=3, policy_timing=SHORT, mode_timing=SHORT,
+        path, threads=1,
+        plan=ProfilePlan(2, 3, policy_timing=SHORT, mode_timing=SHORT),
         on_progress=lambda done, of, what: seen.append((done, of, what)),
     )  # fmt: skip
     assert set(found.latencies) == {str(mode) for mode in modes}
@@ -214,9 +215,7 @@ def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
 def test_dense_layers_are_measured_too(tmp_path, cache):
     net, modes = calibrated(Tokens(), shuffle="all")
     path = we.export(net, modes, tmp_path / "tokens.wen")
-    found = profile(
-        path, threads=1, mixtures=1, table_modes=0, policy_timing=SHORT, mode_timing=SHORT
-    )
+    found = profile(path, threads=1, plan=ProfilePlan(1, 0, policy_timing=SHORT, mode_timing=SHORT))
     assert found.table is None
     x = images(net)
     session = Session(path, engine="onnxruntime", threads=1, profile=found)
@@ -418,3 +417,10 @@ def test_requests_with_deadlines_from_many_threads(exported, cache):
         thread.join()
     assert not failures
     assert session.controller().counters.decisions == 120
+
+
+def test_former_arguments_are_answered_with_the_plan(exported):
+    with pytest.raises(TypeError, match=r"`mixtures` of profile is called `plan=ProfilePlan\(mixt"):
+        profile(exported[2], mixtures=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+        profile(exported[2], nonsense=3)

@@ -18,7 +18,7 @@ from wenable.core.space import Knob, Mode, Space
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan
 from wenable.measure.meters.meter import MeterError, NoMeter
-from wenable.profiling import profile
+from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.energies import EnergyMeasurement, energy_table
 from wenable.runtime import DeviceProfile, Session
 
@@ -69,8 +69,8 @@ def exported(tmp_path_factory):
 
 def profiled(path, meter, table_modes: int = 2) -> DeviceProfile:
     return profile(
-        path, threads=1, mixtures=2, table_modes=table_modes, meter=meter, energy_plan=BRIEF,
-        energy_modes=2, policy_timing=SHORT, mode_timing=SHORT,
+        path, threads=1, meter=meter,
+        plan=ProfilePlan(2, table_modes, SHORT, SHORT, BRIEF, energy_modes=2),
     )  # fmt: skip
 
 
@@ -135,8 +135,8 @@ def test_each_mode_has_the_energy_that_it_drew():
 def test_sessions_keep_energy_budgets_by_the_profile(exported):
     seen = []
     found = profile(
-        exported, threads=1, mixtures=2, table_modes=2, meter=SteadyPower(), energy_plan=BRIEF,
-        energy_modes=2, policy_timing=SHORT, mode_timing=SHORT, on_estimate=seen.append,
+        exported, threads=1, meter=SteadyPower(), on_estimate=seen.append,
+        plan=ProfilePlan(2, 2, SHORT, SHORT, BRIEF, energy_modes=2),
     )  # fmt: skip
     assert seen[0] > 0
     again = DeviceProfile.from_json(json.loads(json.dumps(found.to_json())))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.exporting.test_exporting import calibrated
 from wenable.core.journal import Journal, JournalError
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.profiling import on_device, profile, whole_modes
+from wenable.profiling import ProfilePlan, on_device, profile, whole_modes
 from wenable.profiling.drift import measure_steadily
 from wenable.profiling.on_device import journal_path
 from wenable.profiling.steps import Steps
@@ -26,13 +27,8 @@ from wenable.runtime.engine import OperationTime
 from wenable.runtime.engines import open_engine
 
 SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
-SETTINGS = {
-    "threads": 1,
-    "mixtures": 2,
-    "table_modes": 3,
-    "policy_timing": SHORT,
-    "mode_timing": SHORT,
-}
+PLAN = ProfilePlan(mixtures=2, table_modes=3, policy_timing=SHORT, mode_timing=SHORT)
+SETTINGS = {"threads": 1, "plan": PLAN}
 
 
 @pytest.fixture
@@ -180,7 +176,7 @@ def test_a_run_with_other_settings_does_not_go_on(bundle: Bundle, cache: Path):
     with pytest.raises(
         JournalError, match=r"another run \(mixtures: 2 there, 5 here\); call that run"
     ):
-        profile(bundle.path, **{**SETTINGS, "mixtures": 5})
+        profile(bundle.path, threads=1, plan=replace(PLAN, mixtures=5))
     assert path.read_bytes().startswith(before[: before.rindex(b"\n")])
     with (
         Journal(path, json.loads(before.splitlines()[0])["entry"]["run"], kind="profile"),
@@ -191,7 +187,7 @@ def test_a_run_with_other_settings_does_not_go_on(bundle: Bundle, cache: Path):
 
 def test_where_files_cannot_be_locked_nothing_is_kept(bundle: Bundle, cache: Path, monkeypatch):
     monkeypatch.setattr(on_device, "SUPPORTED", False)
-    found = profile(bundle.path, **{**SETTINGS, "table_modes": 0})
+    found = profile(bundle.path, threads=1, plan=replace(PLAN, table_modes=0))
     assert found.latencies
     assert not list(cache.rglob("*.journal"))
 
@@ -202,7 +198,7 @@ def test_where_files_cannot_be_locked_nothing_is_kept(bundle: Bundle, cache: Pat
 class World:
     """A made-up clock and engine: what a call takes depends on the model and on the hour."""
 
-    name, version, threads = "onnxruntime", "made-up", 1
+    name, version, threads, per_batch = "onnxruntime", "made-up", 1, False
 
     def __init__(self) -> None:
         self.now, self.real = 0.0, open_engine("onnxruntime", 1)
@@ -214,11 +210,15 @@ class World:
     def pace(self) -> float:
         return 2.0 if self.slow_from <= self.now < self.slow_to else 1.0
 
-    def prepare(self, model: bytes) -> Any:
+    def held_bytes(self, model: int, computed: int) -> int:
+        return model + computed
+
+    def prepare(self, model: bytes, batch: int | None = None) -> Any:
         def run(inputs: Any) -> list[np.ndarray]:
             self.now += self.pace * (1e-3 + 1e-7 * len(model))
             return [np.zeros(1)]
 
+        run.run_and_shrink = run  # type: ignore[attr-defined]
         return run
 
     def operation_times(self, model: bytes, inputs: Any, calls: int) -> list[OperationTime]:
@@ -245,7 +245,7 @@ def world(monkeypatch: pytest.MonkeyPatch, cache: Path) -> World:
     return world
 
 
-WHOLE = {**SETTINGS, "table_modes": 20, "mixtures": 6}
+WHOLE = {"threads": 1, "plan": replace(PLAN, table_modes=20, mixtures=6)}
 
 
 def when(world: World, bundle: Bundle) -> dict[str, float]:

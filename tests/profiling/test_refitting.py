@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,8 @@ def command(folder: Path, monkeypatch, truth: Callable[[Mode], float], *more: st
     monkeypatch.setattr(
         "wenable.profiling.verification.verify", lambda *_args, **_kw: verified(given, truth)
     )
+    bundle = SimpleNamespace(space=given.space, ids={})
+    monkeypatch.setattr("wenable.cli.bundles.Bundle", lambda _path: bundle)
     arguments = [
         "verify",
         "net.wen",
@@ -210,7 +213,7 @@ def test_a_profile_with_its_table_fitted_again_says_so_and_overwrites_nothing(
         words.replace("50.0%", "50.0 %")
     )
     assert "before, 0.0% after" in words
-    assert "error before %" in words
+    assert "before % after %" in words  # the second line of the headers of both errors
     written = (tmp_path / "again.json").read_bytes()
     found = DeviceProfile.read(tmp_path / "again.json")
     assert found.table is not None

@@ -16,6 +16,7 @@ import torch
 import wenable as we
 from tests.helpers.mutations import Tensors, bundle_of, parts_of
 from tests.helpers.networks import converted, small_resnet
+from wenable.core.preprocessing import Preprocessing
 from wenable.core.readings import Reading
 from wenable.runtime.bundle import VERSION, Bundle, BundleError
 from wenable.runtime.session import Session
@@ -31,7 +32,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         16, *net.example_batch[0].shape[1:], generator=torch.Generator().manual_seed(5)
     )
     we.calibrate(net, modes, [images])
-    net.preprocessing = we.preprocessing.Preprocessing(6, (0.5,) * 3, (0.2,) * 3, labels=("a", "b"))
+    net.preprocessing = Preprocessing(6, (0.5,) * 3, (0.2,) * 3, labels=("a", "b"))
     readings = {"1/2": {"accuracy": Reading(0.9, "top-1", count=100)}}
     path = tmp_path_factory.mktemp("bundle") / "net.wen"
     return we.export(net, modes, path, readings=readings)

@@ -14,6 +14,9 @@ import wenable as we
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MODEL_MB = 19.0  # of the whole weights below
 SLACK_MB = 30.0
+# Of 16 threads: how many compile at once, and what their arenas keep, depends on the load of the machine.
+# The fault that this is about held 115 to 194 MB more.
+THREADS_SLACK_MB = 90.0
 BEGINNING = """
 import ctypes, sys, threading
 import numpy as np
@@ -100,8 +103,8 @@ def test_many_threads_take_no_more_with_a_budget_than_without(bundle: Path, engi
     budget = 8.0
     within, last, _ = megabytes(bundle, THREADS, engine, budget)
     without, _, _ = megabytes(bundle, THREADS, engine, 0)
-    assert within <= without + SLACK_MB
-    assert last <= max(budget, 1.3 * MODEL_MB) + SLACK_MB  # one mode, however large, stays
+    assert within <= without + THREADS_SLACK_MB
+    assert last <= max(budget, 1.3 * MODEL_MB) + THREADS_SLACK_MB  # one mode, however large, stays
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

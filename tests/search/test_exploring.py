@@ -18,8 +18,8 @@ from wenable.core.outcomes import Outcomes
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan
 from wenable.search import candidates
-from wenable.search.exploring import mode_energies, mode_latencies
-from wenable.strategies.limits import Limit
+from wenable.search.measured_costs import mode_energies, mode_latencies
+from wenable.strategies.constraints import Constraint
 
 QUICK = TimingPlan(blocks=2, calls=2, warmup=0, gap_ms=0)
 
@@ -34,7 +34,7 @@ def labelled(net: we.DynamicNetwork, count: int = 40) -> list:
 def test_a_search_by_macs():
     net = converted(groups=(1, 2, 4))
     data = labelled(net)  # labels are the full mode's answers: it is always right
-    front = we.explore(net, data, data, threshold=0.3, cost="macs", strategy="greedy")
+    front = we.explore(net, data, data, min_accuracy=0.3, cost="macs", strategy="greedy")
     assert front.path[0].mode == net.space.full
     assert front.path[0].accuracy.value == 1.0
     for before, after in zip(front.path, front.path[1:], strict=False):
@@ -50,13 +50,13 @@ def test_a_search_by_macs():
     assert set(net.calibrated_modes) == kept
 
 
-@pytest.mark.parametrize("strategy", ["exact", "greedy", "greedy-lazy", "plain"])
+@pytest.mark.parametrize("strategy", ["knapsack", "greedy", "greedy-lazy", "nsga2"])
 def test_a_front_knows_which_images_were_right(strategy):
     net = converted(groups=(1, 2, 4))
     data = labelled(net)
     images, labels = data[0]
     two = [(images[:13], labels[:13]), (images[13:], labels[13:])]
-    front = we.explore(net, two, data, threshold=0.3, strategy=strategy)
+    front = we.explore(net, two, data, min_accuracy=0.3, strategy=strategy)
     for point in front.found:
         with net.using(point.mode), torch.no_grad():  # one image after the other
             right = [
@@ -71,7 +71,7 @@ def test_a_front_knows_which_images_were_right(strategy):
 def test_a_search_by_latency_times_the_extracted_networks():
     net = converted(groups=(1, 2))
     data = labelled(net)
-    front = we.explore(net, data, data, threshold=0.3, cost="latency", timing=QUICK)
+    front = we.explore(net, data, data, min_accuracy=0.3, cost="latency", timing=QUICK)
     assert {point.cost.unit for point in front.path} == {"ms"}
     assert all(point.cost.count == 4 for point in front.path)
     assert "eager PyTorch" in front.path[0].cost.source
@@ -87,7 +87,7 @@ def test_a_search_that_fails_leaves_no_statistics_behind():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        we.explore(net, data, data, threshold=0.3, on_step=stop)
+        we.explore(net, data, data, min_accuracy=0.3, on_step=stop)
     assert set(net.calibrated_modes) == before
 
 
@@ -123,11 +123,11 @@ def test_the_source_says_where_denormals_are_flushed(first: bool, where: str):
     code = f"""
 import torch, wenable as we
 from wenable.core.cost_table import CostTable, tabulated
-from wenable.strategies.limits import Limit
+from wenable.strategies.constraints import Constraint
 from wenable.measure.latency import TimingPlan
 from wenable.measure.energy import EnergyPlan
 from wenable.search import candidates
-from wenable.search.exploring import mode_energies, mode_latencies
+from wenable.search.measured_costs import mode_energies, mode_latencies
 torch.set_num_threads(2)
 torch.set_flush_denormal({first})
 torch.ones(4_000_000).mul_(2)
@@ -162,14 +162,18 @@ def test_what_cannot_be_searched_is_refused():
         ({"cost": "energy"}, "`cost` \\(='energy'\\) needs an energy meter"),
         ({"cost": "size"}, "`cost` \\(='size'\\) is unknown"),
         ({"strategy": "magic"}, "`strategy` \\(='magic'\\) is unknown"),
-        ({"threshold": 1.0}, "`threshold` \\(=1.0\\)"),
+        ({"min_accuracy": 1.0}, "`min_accuracy` \\(=1.0\\)"),
         ({"pooled": True}, "this is the only one"),
-        ({"journal": "j.jsonl"}, "`journal` is for the strategies 'greedy' and 'greedy-lazy'"),
+        (
+            {"cost": "latency", "strategy": we.Greedy("j.jsonl")},
+            "`journal` needs costs that are sums",
+        ),
+        ({"strategy": "nonsense"}, "allowed: 'knapsack', 'greedy', 'greedy-lazy', 'nsga2'"),
     ):
         with pytest.raises(ValueError, match=message):
-            we.explore(net, data, data, **{"threshold": 0.5, **settings})
+            we.explore(net, data, data, **{"min_accuracy": 0.5, **settings})
     with pytest.raises(ValueError, match="`calibration_batches` is an iterator"):
-        we.explore(net, data, iter(data), threshold=0.5)
+        we.explore(net, data, iter(data), min_accuracy=0.5)
 
 
 def test_without_a_strategy_it_is_exact_where_costs_are_sums_and_algorithm_2_elsewhere():
@@ -177,13 +181,13 @@ def test_without_a_strategy_it_is_exact_where_costs_are_sums_and_algorithm_2_els
     data = labelled(net)
     table = tabulated(net.space, net.macs, "ms")
     for settings, strategy in (
-        ({}, "exact"),
-        ({"cost": "latency", "table": table}, "exact"),
+        ({}, "knapsack"),
+        ({"cost": "latency", "table": table}, "knapsack"),
         ({"cost": "latency", "timing": QUICK}, "greedy"),
         ({"strategy": "greedy"}, "greedy"),
-        ({"limits": [Limit(table, 1e9)]}, "exact"),
+        ({"strategy": we.Knapsack([Constraint(table, 1e9)])}, "knapsack"),
     ):
-        front = we.explore(copy.deepcopy(net), data, data, threshold=0.3, **settings)
+        front = we.explore(copy.deepcopy(net), data, data, min_accuracy=0.3, **settings)
         assert front.strategy == strategy, settings
         steps = [after.mode in net.space.cheaper(before.mode)
                  for before, after in zip(front.path, front.path[1:], strict=False)]  # fmt: skip
@@ -209,7 +213,7 @@ def die(step):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-we.explore(net, data, data, threshold=0.3, strategy="greedy", journal=sys.argv[1], on_step=die)
+we.explore(net, data, data, min_accuracy=0.3, strategy=we.Greedy(sys.argv[1]), on_step=die)
 """
 
 
@@ -226,17 +230,20 @@ def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeyp
         seen.append(mode)
         return evaluate_each(net, mode, *rest, **settings)
 
-    monkeypatch.setattr("wenable.search.candidates.evaluate", counted)
+    monkeypatch.setattr(candidates, "evaluate_each", counted)
     net = seeded((1, 2, 4))
     data = labelled(net)
-    search = {"threshold": 0.3, "strategy": "greedy"}
-    expected = we.explore(copy.deepcopy(net), data, data, **search)
+    search = {"min_accuracy": 0.3}
+    expected = we.explore(copy.deepcopy(net), data, data, strategy="greedy", **search)
     whole, seen[:] = len(seen), []
-    assert we.explore(copy.deepcopy(net), data, data, journal=journal, **search) == expected
+    assert (
+        we.explore(copy.deepcopy(net), data, data, strategy=we.Greedy(journal), **search)
+        == expected
+    )
     # The mode where it stood is run once more: the answers of each image are not in the journal.
     assert len(seen) <= whole - known + 1
     seen.clear()
-    assert we.explore(net, data, data, journal=journal, **search) == expected
+    assert we.explore(net, data, data, strategy=we.Greedy(journal), **search) == expected
     assert seen == []
     assert set(net.calibrated_modes) == {*expected.modes, expected.chosen.mode, net.space.full}
 
@@ -244,7 +251,7 @@ def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeyp
 def test_two_searches_on_one_journal_are_refused_and_the_first_goes_on(tmp_path: Path):
     net = seeded((1, 2))
     data = labelled(net)
-    search = {"threshold": 0.3, "strategy": "greedy", "journal": tmp_path / "search.jsonl"}
+    search = {"min_accuracy": 0.3, "strategy": we.Greedy(tmp_path / "search.jsonl")}
     refused = []
 
     def another(_step):
@@ -258,7 +265,7 @@ def test_two_searches_on_one_journal_are_refused_and_the_first_goes_on(tmp_path:
     assert again == front
 
 
-@pytest.mark.parametrize("strategy", ["greedy", "exact"])
+@pytest.mark.parametrize("strategy", ["greedy", "knapsack"])
 def test_a_search_by_a_devices_table_takes_its_costs_from_there(strategy):
     net = converted(groups=(1, 2, 4))
     data = labelled(net)
@@ -266,7 +273,7 @@ def test_a_search_by_a_devices_table_takes_its_costs_from_there(strategy):
     costs = {name: {n: cost / 1e3 for n, cost in row.items()} for name, row in macs.costs.items()}
     table = CostTable(net.space, "ms", macs.rest / 1e3, costs, "onnxruntime", "a board")
     front = we.explore(
-        net, data, data, threshold=0.3, cost="latency", table=table, strategy=strategy
+        net, data, data, min_accuracy=0.3, cost="latency", table=table, strategy=strategy
     )
     assert front.strategy == strategy
     for point in front:
@@ -285,17 +292,10 @@ def test_tables_that_do_not_belong_are_refused():
     for given, words in (
         ({"table": tabulated(other.space, other.macs, "ms"), "cost": "latency"}, "another network"),
         ({"table": tabulated(net.space, net.macs, "mJ"), "cost": "latency"}, "is in mJ"),
-        ({"strategy": "exact", "cost": "latency"}, "needs costs that are sums"),
-        (
-            {
-                "strategy": "greedy",
-                "limits": [Limit(tabulated(net.space, net.macs, "MACs"), 1e9)],
-            },
-            "are for the strategies",
-        ),
+        ({"strategy": "knapsack", "cost": "latency"}, "needs costs that are sums"),
     ):
         with pytest.raises(ValueError, match=words):
-            we.explore(net, data, data, threshold=0.3, **given)
+            we.explore(net, data, data, min_accuracy=0.3, **given)
 
 
 class Battery:
@@ -318,3 +318,44 @@ def test_energy_is_measured_by_a_meter_and_has_its_source():
         assert reading.unit == "mJ"
         assert reading.known > 0
         assert "battery" in reading.source
+
+
+@pytest.mark.parametrize(
+    ("former", "message"),
+    [
+        ({"threshold": 0.5}, "`threshold` of explore is called `min_accuracy` now"),
+        ({"limits": []}, r"`limits` .* is called `strategy=wenable\.Knapsack\(constraints"),
+        ({"journal": "j"}, r"is called `strategy=wenable\.Greedy\(journal"),
+        ({"nonsense": 1}, "unexpected keyword argument 'nonsense'"),
+    ],
+)
+def test_former_names_are_answered_with_the_present_ones(former, message):
+    net = converted(groups=(1, 2))
+    with pytest.raises(TypeError, match=message):
+        we.explore(net, labelled(net), labelled(net), **{"min_accuracy": 0.1, **former})
+
+
+@pytest.mark.parametrize(
+    ("former", "present"), [("exact", "knapsack"), ("evolve", "nsga2"), ("plain", "greedy")]
+)
+def test_former_strategies_are_answered_with_the_present_ones(former, present):
+    net = converted(groups=(1, 2))
+    with pytest.raises(ValueError, match=f"'{former}'.* is called '{present}' now"):
+        we.explore(net, labelled(net), labelled(net), min_accuracy=0.1, strategy=former)
+
+
+def test_settings_of_a_strategy_reach_it():
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)
+
+    def explored(strategy) -> we.Front:
+        return we.explore(copy.deepcopy(net), data, data, min_accuracy=0.0, strategy=strategy)
+
+    assert explored(we.NSGA2(trials=7)).evaluations == 7
+    one = net.space.uniform(2)
+    assert explored(we.NSGA2(trials=2, start=[one])).explored[1].mode == one
+    few = explored(we.Knapsack(count=1, rounds=1)).evaluations
+    assert few < explored(we.Knapsack(count=6, rounds=4)).evaluations
+    most = Constraint(tabulated(net.space, net.macs, "MACs"), net.macs("1/2"))
+    for strategy in (we.Knapsack([most]), we.NSGA2([most], trials=40)):
+        assert all(net.macs(point.mode) <= net.macs("1/2") for point in explored(strategy))

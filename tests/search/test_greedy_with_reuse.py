@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import wenable as we
+from tests.helpers.algorithm_2 import algorithm_2
 from tests.helpers.networks import Dense, Tokens, dense_network, give_norms_a_past, small_resnet
 from wenable.core.cost_table import CostTable, tabulated
-from wenable.search import Work, estimate_search, explore_affordably, plain_macs
+from wenable.search import Work, estimate_search, plain_macs, search_greedily
 from wenable.search.candidates import Candidates
 from wenable.search.recorded import Source
 from wenable.strategies.journal import JournalError
 
-explore = partial(we.explore, strategy="plain")
-"""Algorithm 2 as it is written: the reference."""
+KINDS = {"greedy": we.Greedy, "greedy-lazy": we.GreedyLazy}
 
 NETWORKS = {
     "resnet": (small_resnet, (3, 6, 6)),
@@ -54,8 +53,8 @@ def assert_same(found: we.Front, expected: we.Front) -> None:
     assert found.path == expected.path  # modes, readings with all they say, costs
     assert found.points == expected.points
     assert found.chosen == expected.chosen
-    assert (found.threshold, found.cost, found.strategy) == (
-        expected.threshold, expected.cost, expected.strategy,
+    assert (found.min_accuracy, found.cost, found.strategy) == (
+        expected.min_accuracy, expected.cost, expected.strategy,
     )  # fmt: skip
     assert found.evaluations == len(found.explored)
     assert set(found.explored) <= set(expected.explored)
@@ -72,13 +71,13 @@ def assert_same_statistics(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("seed", "threshold"), [(0, 0.3), (1, 0.5)])
-def test_the_path_is_that_of_the_plain_search(name: str, seed: int, threshold: float):
+@pytest.mark.parametrize(("seed", "min_accuracy"), [(0, 0.3), (1, 0.5)])
+def test_the_path_is_that_of_the_plain_search(name: str, seed: int, min_accuracy: float):
     groups = (1, 2) if name == "resnet" and not seed else (1, 2, 4)
     plain, net = network(name, seed, groups), network(name, seed, groups)
     data = splits(net, name)
-    expected, work = explore(plain, *data, threshold=threshold), Work()
-    found = explore_affordably(net, *data, threshold=threshold, work=work)
+    expected, work = algorithm_2(plain, *data, min_accuracy=min_accuracy), Work()
+    found = search_greedily(net, *data, min_accuracy=min_accuracy, work=work)
     assert_same(found, expected)
     assert_same_statistics(net, plain)
     assert net.mode == net.space.full
@@ -90,8 +89,11 @@ def test_the_path_is_that_of_the_plain_search(name: str, seed: int, threshold: f
 def test_with_little_memory_the_path_is_the_same():
     plain, net, cache_mb = network(), network(), 0.02
     data = splits(net)
-    expected = explore(plain, *data, threshold=0.3)
-    assert_same(explore_affordably(net, *data, threshold=0.3, cache_mb=cache_mb), expected)
+    expected = algorithm_2(plain, *data, min_accuracy=0.3)
+    assert_same(
+        search_greedily(net, *data, min_accuracy=0.3, settings=we.Greedy(cache_mb=cache_mb)),
+        expected,
+    )
     assert_same_statistics(net, plain)
 
 
@@ -102,7 +104,7 @@ def test_ties_go_to_the_layer_that_runs_first():
     data = [(x, net(x).argmax(1))], [x]
     even = {name: {1: 2.0, 2: 1.0} for name in net.space.names}
     table = CostTable(net.space, "ms", 50.0, even)
-    found = explore_affordably(net, *data, threshold=0.1, cost=table)
+    found = search_greedily(net, *data, min_accuracy=0.1, cost=table)
 
     def accuracy(mode: we.Mode) -> float:
         we.calibrate(plain, mode, data[1])
@@ -122,8 +124,8 @@ def test_a_table_of_macs_gives_the_path_by_macs():
     net = network()
     data = splits(net)
     table = tabulated(net.space, net.macs, "MACs")
-    by_table = explore_affordably(net, *data, threshold=0.3, cost=table)
-    by_count = explore_affordably(net, *data, threshold=0.3)
+    by_table = search_greedily(net, *data, min_accuracy=0.3, cost=table)
+    by_count = search_greedily(net, *data, min_accuracy=0.3)
     assert [p.mode for p in by_table.path] == [p.mode for p in by_count.path]
 
 
@@ -137,7 +139,9 @@ def test_modes_that_were_calibrated_before_are_taken_as_they_are():
 
     plain, net = prepared(), prepared()
     data = splits(net)
-    assert_same(explore_affordably(net, *data, threshold=0.3), explore(plain, *data, threshold=0.3))
+    assert_same(
+        search_greedily(net, *data, min_accuracy=0.3), algorithm_2(plain, *data, min_accuracy=0.3)
+    )
     assert_same_statistics(net, plain)
 
 
@@ -202,8 +206,8 @@ def test_a_network_that_mixes_images_is_evaluated_in_its_own_batches_only():
     plain, net, work = mixing(), mixing(), Work()
     x = torch.randn(3, 40, 3, 6, 6, generator=torch.Generator().manual_seed(2))
     data = [(each, net(each).argmax(1)) for each in x], list(x)
-    expected = explore(plain, *data, threshold=0.3)
-    found = explore_affordably(net, *data, threshold=0.3, work=work)
+    expected = algorithm_2(plain, *data, min_accuracy=0.3)
+    found = search_greedily(net, *data, min_accuracy=0.3, work=work)
     assert_same(found, expected)
     assert work.macs["looks"] == 17 * net.macs("full")  # those that showed it
 
@@ -226,16 +230,16 @@ def test_networks_with_several_inputs():
     pairs = [tuple(torch.randn(2, 50, 8, generator=generator)) for _ in range(2)]
     search = [(pair, net(*pair).argmax(1)) for pair in pairs]
     calibration = [(pair, None) for pair in pairs]
-    expected = explore(plain, search, calibration, threshold=0.3)
-    assert_same(explore_affordably(net, search, calibration, threshold=0.3), expected)
+    expected = algorithm_2(plain, search, calibration, min_accuracy=0.3)
+    assert_same(search_greedily(net, search, calibration, min_accuracy=0.3), expected)
     assert_same_statistics(net, plain)
 
 
 def test_lazy_greedy_evaluates_less_and_its_readings_are_real():
     net, plain = network(groups=(1, 2, 4)), network(groups=(1, 2, 4))
     data, work = splits(net), Work()
-    exact = explore(plain, *data, threshold=0.3)
-    lazy = explore_affordably(net, *data, threshold=0.3, strategy="greedy-lazy", work=work)
+    exact = algorithm_2(plain, *data, min_accuracy=0.3)
+    lazy = search_greedily(net, *data, min_accuracy=0.3, settings=we.GreedyLazy(), work=work)
     assert lazy.strategy == "greedy-lazy"
     assert lazy.evaluations < exact.evaluations
     assert work.total < plain_macs(net, exact.path, 150, 60)
@@ -250,7 +254,7 @@ def test_the_plain_work_is_what_the_plain_search_runs():
     net = network()
     data, seen = splits(net), []
     net.register_forward_pre_hook(lambda module, args: seen.append(module.macs() * len(args[0])))
-    front = explore(net, *data, threshold=0.3)
+    front = algorithm_2(net, *data, min_accuracy=0.3)
     assert sum(seen) == plain_macs(net, front.path, 150, 60)
 
 
@@ -260,7 +264,7 @@ def test_the_work_that_is_told_is_what_the_layers_ran():
     for parameter in net.parameters():
         parameter.requires_grad_(False)  # or the counter fails
     with FlopCounterMode(display=False) as counter:
-        explore_affordably(net, *data, threshold=0.5, work=work)
+        search_greedily(net, *data, min_accuracy=0.5, work=work)
     # The trial runs other modes than the full one as well, and is counted as if it did not.
     found = counter.get_total_flops() // 2
     assert work.total - work.macs["trial"] < found < work.total
@@ -272,10 +276,10 @@ def test_no_search_takes_more_than_was_estimated():
         data = splits(net)
         most = estimate_search(net, 150, 60, plain=plain)
         if plain:
-            front = explore(net, *data, threshold=0.0)
+            front = algorithm_2(net, *data, min_accuracy=0.0)
             total = plain_macs(net, front.path, 150, 60)
         else:
-            front = explore_affordably(net, *data, threshold=0.0, work=work)
+            front = search_greedily(net, *data, min_accuracy=0.0, work=work)
             total = work.total
         assert front.evaluations <= most.evaluations
         assert total <= most.macs == most.full_passes * net.macs("full")
@@ -287,8 +291,8 @@ def test_no_search_takes_more_than_was_estimated():
 
 RESUMABLE = """
 import os, signal, sys
-from tests.search.test_greedy_with_reuse import network, splits
-from wenable.search import explore_affordably
+from tests.search.test_greedy_with_reuse import KINDS, network, splits
+from wenable.search import search_greedily
 
 path, strategy, after = sys.argv[1], sys.argv[2], int(sys.argv[3])
 import wenable.strategies.journal as journals
@@ -306,7 +310,7 @@ class Dying(journals.Journal):
 import wenable.search.greedy as exploring
 exploring.Journal = Dying
 net = network()
-explore_affordably(net, *splits(net), threshold=0.5, strategy=strategy, journal=path)
+search_greedily(net, *splits(net), min_accuracy=0.5, settings=KINDS[strategy](path))
 """
 
 
@@ -321,24 +325,25 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_front(
     assert len(lines) == after + 1  # and one that is half written
     first, again, work, whole = network(), network(), Work(), Work()
     data = splits(first)
-    expected = explore_affordably(first, *data, threshold=0.5, strategy=strategy, work=whole)
-    found = explore_affordably(
-        again, *data, threshold=0.5, strategy=strategy, journal=path, work=work
+    expected = search_greedily(
+        first, *data, min_accuracy=0.5, settings=KINDS[strategy](), work=whole
+    )
+    found = search_greedily(
+        again, *data, min_accuracy=0.5, settings=KINDS[strategy](path), work=work
     )
     assert found == expected
     assert_same_statistics(again, first)
     assert work.total < whole.total
     # A third time nothing is left to evaluate but what the front needs.
     assert (
-        explore_affordably(network(), *data, threshold=0.5, strategy=strategy, journal=path)
-        == found
+        search_greedily(network(), *data, min_accuracy=0.5, settings=KINDS[strategy](path)) == found
     )
 
 
 def test_the_journal_tells_every_evaluation_and_step(tmp_path: Path):
     net = network()
     data = splits(net)
-    front = explore_affordably(net, *data, threshold=0.3, journal=tmp_path / "j.jsonl")
+    front = search_greedily(net, *data, min_accuracy=0.3, settings=we.Greedy(tmp_path / "j.jsonl"))
     entries = [
         json.loads(line)["entry"] for line in (tmp_path / "j.jsonl").read_text().splitlines()
     ]
@@ -353,17 +358,17 @@ def test_the_journal_tells_every_evaluation_and_step(tmp_path: Path):
 def test_a_journal_of_another_search_is_refused(tmp_path: Path):
     net, path = network(), tmp_path / "j.jsonl"
     data = splits(net)
-    explore_affordably(net, *data, threshold=0.5, journal=path)
+    search_greedily(net, *data, min_accuracy=0.5, settings=we.Greedy(path))
 
-    def again(net: Any = net, search: Any = data[0], threshold: float = 0.5, **more: Any) -> None:
-        explore_affordably(net, search, data[1], threshold=threshold, journal=path, **more)
+    def again(net: Any = net, search: Any = data[0], kind: Any = we.Greedy, **more: Any) -> None:
+        search_greedily(net, search, data[1], settings=kind(path), **{"min_accuracy": 0.5, **more})
 
     net.forget_calibrations([m for m in net.calibrated_modes if m != net.space.full])
     again()
     net.forget_calibrations([m for m in net.calibrated_modes if m != net.space.full])
     for change, message in (
-        ({"threshold": 0.4}, "threshold: 0.5 there, 0.4 here"),
-        ({"strategy": "greedy-lazy"}, "strategy: 'greedy' there"),
+        ({"min_accuracy": 0.4}, "threshold: 0.5 there, 0.4 here"),
+        ({"kind": we.GreedyLazy}, "strategy: 'greedy' there"),
         ({"search": data[0][::-1]}, "search: .*'crc32'"),
         ({"net": network(seed=1)}, "weights: "),
         ({"cost": tabulated(net.space, net.macs, "MACs")}, "cost: 'macs' there"),
@@ -382,18 +387,14 @@ def test_what_cannot_be_searched_is_refused():
     for change, message in (
         ({"cost": "latency"}, r"`cost` \(='latency'\) must be known before"),
         ({"cost": other}, "`cost` is a table for the space of another network"),
-        (
-            {"strategy": "magic"},
-            r"`strategy` \(='magic'\) is unknown; allowed: 'greedy', 'greedy-l",
-        ),
-        ({"threshold": 1.0}, r"`threshold` \(=1.0\) must be an accuracy"),
-        ({"threshold": 0.99}, r"`threshold` \(=0.99\) cannot be reached"),
-        ({"cache_mb": -1}, r"`cache_mb` \(=-1\)"),
+        ({"min_accuracy": 1.0}, r"`min_accuracy` \(=1.0\) must be an accuracy"),
+        ({"min_accuracy": 0.99}, r"`min_accuracy` \(=0.99\) cannot be reached"),
+        ({"settings": we.Greedy(cache_mb=-1)}, r"`cache_mb` \(=-1\)"),
         ({"search_batches": iter(search)}, "`search_batches` is an iterator"),
     ):
-        arguments = {"threshold": 0.5, "search_batches": search, **change}
+        arguments = {"min_accuracy": 0.5, "search_batches": search, **change}
         with pytest.raises(ValueError, match=message):
-            explore_affordably(net, calibration_batches=calibration, **arguments)
+            search_greedily(net, calibration_batches=calibration, **arguments)
     assert net.calibrated_modes == (net.space.full,)
 
 
@@ -409,5 +410,5 @@ def test_batches_that_come_in_another_order_are_refused():
             return iter(search if self.turn % 2 else search[::-1])
 
     with pytest.raises(ValueError, match="`search_batches` came in another order than before"):
-        explore_affordably(net, Turning(), calibration, threshold=0.3)
+        search_greedily(net, Turning(), calibration, min_accuracy=0.3)
     assert net.calibrated_modes == (net.space.full,)

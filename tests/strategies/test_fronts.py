@@ -22,7 +22,7 @@ def front_of(points: list[Point], strategy: str = "greedy", **changes) -> Front:
     kept = non_dominated(tuple(points))
     values = {
         "points": kept, "chosen": kept[-1], "path": tuple(points), "evaluations": len(points),
-        "threshold": 0.0, "cost": "latency", "strategy": strategy, "explored": tuple(points),
+        "min_accuracy": 0.0, "cost": "latency", "strategy": strategy, "explored": tuple(points),
     }  # fmt: skip
     return Front(**values | changes)
 
@@ -67,11 +67,11 @@ def test_what_the_union_tells_of_its_fronts():
     again = point(SPACE.full, 8, 9)  # evaluated by the other search too
     two = point(SPACE.smallest, 5, 2)
     joined = union(
-        front_of([one], threshold=0.4),
-        front_of([again, two], "exact", threshold=0.3, explored=()),
-        front_of([two], "exact", threshold=0.5),
+        front_of([one], min_accuracy=0.4),
+        front_of([again, two], "knapsack", min_accuracy=0.3, explored=()),
+        front_of([two], "knapsack", min_accuracy=0.5),
     )
-    assert (joined.strategy, joined.threshold, joined.evaluations) == ("greedy+exact", 0.3, 2)
+    assert (joined.strategy, joined.min_accuracy, joined.evaluations) == ("greedy+knapsack", 0.3, 2)
     assert set(joined.explored) == {one, two}
     assert joined.path == (one, again, two, two)
     assert Front.from_json(joined.to_json()) == joined
@@ -176,5 +176,5 @@ def test_points_without_intervals_are_left_out():
 
 
 def test_nothing_that_was_evaluated_within_the_limits_is_said_so():
-    with pytest.raises(ValueError, match=r"`threshold` \(=0.5\) .* none was found"):
-        Evaluations(lambda mode: Reading(0.9, "top-1"), None, 1).front("exact", "macs", 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`min_accuracy` \(=0.5\) .* none was found"):
+        Evaluations(lambda mode: Reading(0.9, "top-1"), None, 1).front("knapsack", "macs", 0.5)  # type: ignore[arg-type]

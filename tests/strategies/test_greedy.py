@@ -9,11 +9,11 @@ from wenable.core.space import Knob, Mode, Space
 from wenable.strategies.greedy import SearchStep, greedy
 
 
-def naive(space: Space, accuracy, cost, threshold: float) -> tuple[list[Mode], int]:
+def naive(space: Space, accuracy, cost, min_accuracy: float) -> tuple[list[Mode], int]:
     """Lines 1 to 12 of Algorithm 2; ties go to the layer that runs first."""
     current, evaluations = dict.fromkeys(space.names, 1), 1
     path = [space.mode(dict(current))]
-    while accuracy(path[-1]) > threshold:
+    while accuracy(path[-1]) > min_accuracy:
         best = None
         for knob in space.knobs:
             position = knob.options.index(current[knob.name])
@@ -58,19 +58,19 @@ def problems(draw: st.DrawFn):
 @settings(deadline=None, max_examples=200)
 @given(problems())
 def test_the_path_is_that_of_the_paper(problem):
-    space, accuracy, cost, threshold = problem
-    path, evaluations = naive(space, accuracy, cost, threshold)
+    space, accuracy, cost, min_accuracy = problem
+    path, evaluations = naive(space, accuracy, cost, min_accuracy)
     front = greedy(
         space,
         lambda mode: Reading(accuracy(mode), "top-1"),
         lambda modes: [Reading(cost(mode), "MACs") for mode in modes],
-        threshold,
+        min_accuracy,
     )
     assert [point.mode for point in front.path] == path
     assert front.evaluations == evaluations
-    above = [mode for mode in path if accuracy(mode) > threshold]
+    above = [mode for mode in path if accuracy(mode) > min_accuracy]
     assert front.chosen.mode == above[-1]
-    assert all(accuracy(mode) > threshold for mode in front.modes)
+    assert all(accuracy(mode) > min_accuracy for mode in front.modes)
     for mode in above:
         assert any(
             accuracy(kept) >= accuracy(mode) and cost(kept) <= cost(mode) for kept in front.modes
@@ -111,14 +111,17 @@ def test_steps_are_reported():
 
 
 @pytest.mark.parametrize(
-    ("threshold", "message"),
+    ("min_accuracy", "message"),
     [
-        (0.9, r"`threshold` \(=0.9\) cannot be reached: the full mode has an accuracy of 0.9000"),
-        (1.0, r"`threshold` \(=1.0\) must be an accuracy from 0 to below 1"),
+        (
+            0.9,
+            r"`min_accuracy` \(=0.9\) cannot be reached: the full mode has an accuracy of 0.9000",
+        ),
+        (1.0, r"`min_accuracy` \(=1.0\) must be an accuracy from 0 to below 1"),
         (-0.1, "must be an accuracy"),
         (float("nan"), "must be an accuracy"),
     ],
 )
-def test_thresholds_that_mean_nothing_are_refused(threshold: float, message: str):
+def test_thresholds_that_mean_nothing_are_refused(min_accuracy: float, message: str):
     with pytest.raises(ValueError, match=message):
-        greedy(SPACE, flat(0.9), macs, threshold)
+        greedy(SPACE, flat(0.9), macs, min_accuracy)

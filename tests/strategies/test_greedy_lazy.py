@@ -35,9 +35,9 @@ def additive_problems(draw: st.DrawFn):
 @settings(deadline=None, max_examples=200)
 @given(additive_problems())
 def test_where_losses_add_up_the_path_is_the_exact_one(problem):
-    space, accuracy, costs, threshold = problem
-    exact = greedy(space, accuracy, costs, threshold)
-    lazy = greedy_lazy(space, accuracy, costs, threshold)
+    space, accuracy, costs, min_accuracy = problem
+    exact = greedy(space, accuracy, costs, min_accuracy)
+    lazy = greedy_lazy(space, accuracy, costs, min_accuracy)
     assert lazy.path == exact.path
     assert lazy.points == exact.points
     assert lazy.evaluations <= exact.evaluations
@@ -88,6 +88,8 @@ def test_what_became_better_than_it_was_is_missed():
 def test_thresholds_that_mean_nothing_are_refused():
     space = Space((Knob("a", (1, 2)),))
     reading = Reading(0.5, "top-1")
-    for threshold, message in ((1.0, "must be an accuracy from 0"), (0.5, "cannot be reached")):
+    for min_accuracy, message in ((1.0, "must be an accuracy from 0"), (0.5, "cannot be reached")):
         with pytest.raises(ValueError, match=message):
-            greedy_lazy(space, lambda _: reading, lambda modes: [reading for _ in modes], threshold)
+            greedy_lazy(
+                space, lambda _: reading, lambda modes: [reading for _ in modes], min_accuracy
+            )

@@ -13,10 +13,15 @@ from hypothesis import strategies as st
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Knob, Mode, Space
+from wenable.strategies.constraints import (
+    Constraint,
+    cheapest_within,
+    check_constraints,
+    worthwhile,
+)
 from wenable.strategies.fronts import hypervolume
 from wenable.strategies.greedy import SearchStep, greedy
-from wenable.strategies.knapsack import exact, first_losses, fitted_losses
-from wenable.strategies.limits import Limit, cheapest_within, check_limits, worthwhile
+from wenable.strategies.knapsack import first_losses, fitted_losses, knapsack
 
 CHAINS = [(1,), (1, 2), (1, 2, 4), (2, 4), (1, 2, 4, 8)]
 
@@ -56,21 +61,24 @@ def knapsacks(draw: st.DrawFn, entry: st.SearchStrategy = WHOLE):
     for knob in space.knobs:
         left = draw(st.lists(st.sampled_from(knob.options), min_size=1, unique=True))
         losses[knob.name] = {n: draw(st.integers(0, 20)) / 100 for n in sorted(left)}
-    limits = [
-        Limit(table_of(draw, space, "MB", entry), draw(st.integers(0, 30)))
+    constraints = [
+        Constraint(table_of(draw, space, "MB", entry), draw(st.integers(0, 30)))
         for _ in range(draw(st.integers(0, 2)))
     ]
-    return space, losses, table, draw(st.integers(0, 40)), limits
+    return space, losses, table, draw(st.integers(0, 40)), constraints
 
 
-def best_of_all(space, losses, table, budget, limits) -> tuple[float, float] | None:
+def best_of_all(space, losses, table, budget, constraints) -> tuple[float, float] | None:
     """The least loss and then the least cost, by looking at every mode."""
     found = [
         (round(sum(losses[name][n] for name, n in mode.items()), 9), table.cost(mode))
         for mode in all_modes(space)
         if all(n in losses[name] for name, n in mode.items())
         and table.cost(mode) <= budget * (1 + 1e-9)
-        and all(limit.table.cost(mode) <= limit.most * (1 + 1e-9) for limit in limits)
+        and all(
+            constraint.table.cost(mode) <= constraint.most * (1 + 1e-9)
+            for constraint in constraints
+        )
     ]
     return min(found, default=None)
 
@@ -83,17 +91,19 @@ def figures_of(mode: Mode | None, losses, table) -> tuple[float, float] | None:
 
 @given(knapsacks())
 def test_the_knapsack_is_solved_to_the_optimum(problem):
-    space, losses, table, budget, limits = problem
-    mode = cheapest_within(space, losses, table, budget, limits)
-    assert figures_of(mode, losses, table) == best_of_all(space, losses, table, budget, limits)
+    space, losses, table, budget, constraints = problem
+    mode = cheapest_within(space, losses, table, budget, constraints)
+    assert figures_of(mode, losses, table) == best_of_all(space, losses, table, budget, constraints)
 
 
 @given(knapsacks(st.floats(0, 12)))
 def test_the_knapsack_is_solved_where_costs_are_no_round_numbers(problem):
-    """A millionth more than the limits is borne, and so the least loss lies between two."""
-    space, losses, table, budget, limits = problem
-    mode = cheapest_within(space, losses, table, budget, limits)
-    wider = [Limit(limit.table, limit.most * (1 + 1.1e-6)) for limit in limits]
+    """A millionth more than the constraints is borne, and so the least loss lies between two."""
+    space, losses, table, budget, constraints = problem
+    mode = cheapest_within(space, losses, table, budget, constraints)
+    wider = [
+        Constraint(constraint.table, constraint.most * (1 + 1.1e-6)) for constraint in constraints
+    ]
     none = (math.inf, 0.0)
     strict = best_of_all(*problem) or none
     loose = best_of_all(space, losses, table, budget * (1 + 1.1e-6), wider) or none
@@ -101,7 +111,7 @@ def test_the_knapsack_is_solved_where_costs_are_no_round_numbers(problem):
     assert loose[0] <= found[0] <= strict[0]
     if mode is not None:
         assert found[1] <= budget * (1 + 1e-6)
-        assert all(limit.allows(mode) for limit in limits)
+        assert all(constraint.allows(mode) for constraint in constraints)
 
 
 @given(knapsacks())
@@ -125,24 +135,28 @@ def test_without_limits_the_worthwhile_patterns_are_those_of_the_table(space, da
 @given(knapsacks())
 def test_what_is_not_worthwhile_is_not_missed(problem):
     """Where a finer pattern loses no less, leaving patterns out changes no optimum."""
-    space, _, table, budget, limits = problem
+    space, _, table, budget, constraints = problem
     losses = {k.name: {n: i / 10 for i, n in enumerate(k.options)} for k in space.knobs}
-    patterns = worthwhile(space, table, limits)
+    patterns = worthwhile(space, table, constraints)
     fewer = {name: {n: losses[name][n] for n in patterns[name]} for name in losses}
     assert figures_of(
-        cheapest_within(space, fewer, table, budget, limits), losses, table
-    ) == figures_of(cheapest_within(space, losses, table, budget, limits), losses, table)
+        cheapest_within(space, fewer, table, budget, constraints), losses, table
+    ) == figures_of(cheapest_within(space, losses, table, budget, constraints), losses, table)
 
 
 @given(knapsacks())
 def test_limits_are_refused_just_where_no_mode_keeps_them(problem):
-    space, _, _, _, limits = problem
-    keeping = [mode for mode in all_modes(space) if all(limit.allows(mode) for limit in limits)]
+    space, _, _, _, constraints = problem
+    keeping = [
+        mode
+        for mode in all_modes(space)
+        if all(constraint.allows(mode) for constraint in constraints)
+    ]
     if keeping:
-        assert check_limits(space, limits) in keeping
+        assert check_constraints(space, constraints) in keeping
     else:
         with pytest.raises(ValueError, match="cannot be kept"):
-            check_limits(space, limits)
+            check_constraints(space, constraints)
 
 
 def product_model(space: Space, seed: int):
@@ -163,7 +177,7 @@ def product_model(space: Space, seed: int):
 @given(spaces(), st.integers(0, 999))
 def test_where_the_model_holds_every_solution_is_the_best_of_all_modes(space, seed):
     accuracy, table = product_model(space, seed)
-    front = exact(space, accuracy, table, rounds=1)
+    front = knapsack(space, accuracy, table, rounds=1)
     for point in front.path[1:]:
         within = [m for m in all_modes(space) if table.cost(m) <= point.cost.known + 1e-9]
         best = max(accuracy(mode).known for mode in within)
@@ -181,7 +195,7 @@ def test_no_mode_is_evaluated_twice_and_the_number_is_bounded(space, seed, round
         calls[mode] += 1
         return accuracy(mode)
 
-    front = exact(space, counted, table, rounds=rounds, count=count, on_step=steps.append)
+    front = knapsack(space, counted, table, rounds=rounds, count=count, on_step=steps.append)
     alone = sum(len(options) - 1 for options in worthwhile(space, table).values())
     assert set(calls.values()) == {1}
     assert len(calls) == front.evaluations == len(front.explored) <= 1 + alone + rounds * count
@@ -201,11 +215,11 @@ def falling(mode: Mode) -> Reading:
 
 
 def test_the_front_of_a_small_space():
-    front = exact(SPACE, falling, TABLE, threshold=0.45)
+    front = knapsack(SPACE, falling, TABLE, min_accuracy=0.45)
     assert [(str(p.mode), p.cost.known) for p in front] == [
         ("1", 6.5), ("1/2,1", 5.5), ("1/2", 4.5),
     ]  # fmt: skip
-    assert (str(front.chosen.mode), front.strategy, front.cost) == ("1/2", "exact", "latency")
+    assert (str(front.chosen.mode), front.strategy, front.cost) == ("1/2", "knapsack", "latency")
     assert front.path[0].mode == SPACE.full
     costs = [point.cost.known for point in front.path]
     assert costs == sorted(costs, reverse=True)
@@ -220,27 +234,27 @@ def test_the_front_of_a_small_space():
 
 def test_points_at_or_under_the_threshold_are_left_out():
     accuracies = {"1": 0.9, "1/2,1": 0.8, "1,1/2": 0.7, "1/2": 0.5}
-    front = exact(SPACE, lambda mode: top1(accuracies[str(mode)]), TABLE, threshold=0.5)
+    front = knapsack(SPACE, lambda mode: top1(accuracies[str(mode)]), TABLE, min_accuracy=0.5)
     assert [str(mode) for mode in front.modes] == ["1", "1/2,1"]
     assert "1/2" in [str(point.mode) for point in front.path]
 
 
 def test_patterns_that_are_slower_are_not_evaluated_unless_a_limit_needs_them():
-    without = exact(SPACE, falling, TABLE)
+    without = knapsack(SPACE, falling, TABLE)
     assert all(point.mode["a"] != 4 for point in without.explored)
-    limited = exact(SPACE, falling, TABLE, limits=[Limit(MEMORY, 3.0)])
+    limited = knapsack(SPACE, falling, TABLE, constraints=[Constraint(MEMORY, 3.0)])
     assert {str(mode) for mode in limited.modes} == {"1/4"}
 
 
 def test_the_front_keeps_all_limits_at_once():
-    limits = [Limit(MEMORY, 6.0), Limit(TABLE, 5.6)]
-    front = exact(SPACE, falling, TABLE, limits=limits)
+    constraints = [Constraint(MEMORY, 6.0), Constraint(TABLE, 5.6)]
+    front = knapsack(SPACE, falling, TABLE, constraints=constraints)
     assert [str(mode) for mode in front.modes] == ["1/2,1", "1/2"]
     assert SPACE.full in [point.mode for point in front.explored]
 
 
 def test_given_budgets_are_those_that_are_used():
-    front = exact(SPACE, falling, TABLE, budgets=[5.5], rounds=1)
+    front = knapsack(SPACE, falling, TABLE, budgets=[5.5], rounds=1)
     assert [str(point.mode) for point in front.path] == ["1", "1/2,1"]
 
 
@@ -252,16 +266,28 @@ def other_table() -> CostTable:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": 0.9}, r"`threshold` \(=0.9\) cannot be reached: the full mode .* 0.9000"),
-        ({"threshold": 1.0}, r"`threshold` \(=1.0\) must be an accuracy from 0 to below 1"),
-        ({"threshold": float("nan")}, "must be an accuracy"),
-        ({"limits": [Limit(TABLE, 4.0)]}, r"`limits\[0\]` \(=at most 4 ms\) .* costs is 4.5 ms"),
         (
-            {"limits": [Limit(TABLE, 4.7), Limit(MEMORY, 3.5)]},
-            r"`limits\[1\]` \(=at most 3.5 MB\) cannot be kept together .* costs is 4 MB",
+            {"min_accuracy": 0.9},
+            r"`min_accuracy` \(=0.9\) cannot be reached: the full mode .* 0.9000",
         ),
-        ({"limits": [Limit(TABLE, 4.7)], "threshold": 0.6}, "not exceeded .* best .* 0.5000"),
-        ({"limits": [Limit(other_table(), 4.0)]}, r"`limits\[0\]` is the cost table of another"),
+        ({"min_accuracy": 1.0}, r"`min_accuracy` \(=1.0\) must be an accuracy from 0 to below 1"),
+        ({"min_accuracy": float("nan")}, "must be an accuracy"),
+        (
+            {"constraints": [Constraint(TABLE, 4.0)]},
+            r"`constraints\[0\]` \(=at most 4 ms\) .* costs is 4.5 ms",
+        ),
+        (
+            {"constraints": [Constraint(TABLE, 4.7), Constraint(MEMORY, 3.5)]},
+            r"`constraints\[1\]` \(=at most 3.5 MB\) cannot be kept together .* costs is 4 MB",
+        ),
+        (
+            {"constraints": [Constraint(TABLE, 4.7)], "min_accuracy": 0.6},
+            "not exceeded .* best .* 0.5000",
+        ),
+        (
+            {"constraints": [Constraint(other_table(), 4.0)]},
+            r"`constraints\[0\]` is the cost table of another",
+        ),
         ({"table": other_table()}, "`table` is the cost table of another network.*'other'"),
         ({"budgets": [4.4]}, "`budgets` holds 4.4 ms; .* the least that a mode costs is 4.5 ms"),
         ({"count": 0}, r"`count` \(=0\) must be at least 1"),
@@ -271,13 +297,13 @@ def other_table() -> CostTable:
 def test_what_cannot_be_searched_is_refused(changes, message: str):
     arguments = {"space": SPACE, "accuracy": falling, "table": TABLE} | changes
     with pytest.raises(ValueError, match=message):
-        exact(**arguments)
+        knapsack(**arguments)
 
 
 @pytest.mark.parametrize("most", [-1.0, float("inf"), float("nan")])
 def test_limits_that_are_none_are_refused(most: float):
     with pytest.raises(ValueError, match=r"`most` .* must be a finite number"):
-        Limit(TABLE, most)
+        Constraint(TABLE, most)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +363,7 @@ def test_the_fit_is_the_least_squares_one(space, seed):
 
 
 def test_a_mode_that_is_never_right_has_a_finite_loss():
-    front = exact(SPACE, lambda mode: top1(0.9 if mode == SPACE.full else 0.0), TABLE)
+    front = knapsack(SPACE, lambda mode: top1(0.9 if mode == SPACE.full else 0.0), TABLE)
     assert front.modes == (SPACE.full,)
 
 
@@ -383,7 +409,7 @@ def test_it_comes_close_to_algorithm_2_with_a_fraction_of_the_evaluations():
         def costs(modes, table=table):
             return [Reading(table.cost(mode), "ms") for mode in modes]
 
-        slow, fast = greedy(space, accuracy, costs, 0.12), exact(space, accuracy, table)
+        slow, fast = greedy(space, accuracy, costs, 0.12), knapsack(space, accuracy, table)
         assert true_quality(fast, true, table) > 0.95 * true_quality(slow, true, table)
         assert fast.evaluations < 0.4 * slow.evaluations
 
@@ -391,8 +417,8 @@ def test_it_comes_close_to_algorithm_2_with_a_fraction_of_the_evaluations():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_in_large_spaces_fitting_anew_is_worth_more_than_more_budgets(seed: int):
     space, accuracy, table, true = interacting(seed, knobs=30)
-    fitted = exact(space, accuracy, table, count=8, rounds=6)
-    once = exact(space, accuracy, table, count=48, rounds=1)
+    fitted = knapsack(space, accuracy, table, count=8, rounds=6)
+    once = knapsack(space, accuracy, table, count=48, rounds=1)
     assert true_quality(fitted, true, table) > 1.01 * true_quality(once, true, table)
 
 
@@ -409,7 +435,7 @@ def test_modes_far_below_the_threshold_do_not_make_fine_patterns_seem_cheap(monk
         return top1(share if share > 0.6 else 0.5)
 
     def area() -> float:
-        front = exact(space, accuracy, table, threshold=0.6)
+        front = knapsack(space, accuracy, table, min_accuracy=0.6)
         return hypervolume(front.points, table.cost("full"), 0.6)
 
     found = area()
@@ -435,7 +461,7 @@ def test_what_it_will_evaluate_is_told_within_a_factor_of_two(knobs: int, option
 
     steps: list[SearchStep] = []
     table = CostTable(space, "MACs", 0.5, costs)
-    front = exact(space, accuracy, table, threshold=0.4, on_step=steps.append)
+    front = knapsack(space, accuracy, table, min_accuracy=0.4, on_step=steps.append)
     assert len(steps) == front.evaluations
     assert {step.likely for step in steps} == {steps[0].likely}
     assert 0.5 <= front.evaluations / steps[0].likely <= 2

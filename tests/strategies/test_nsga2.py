@@ -12,9 +12,9 @@ import pytest
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Front, Point, Reading, non_dominated
 from wenable.core.space import Knob, Mode, Space
+from wenable.strategies.constraints import Constraint
 from wenable.strategies.fronts import hypervolume
-from wenable.strategies.limits import Limit
-from wenable.strategies.nsga2 import evolve
+from wenable.strategies.nsga2 import nsga2
 
 SMALL = Space((Knob("a", (1, 2, 4)), Knob("b", (1, 2, 4)), Knob("c", (1, 2))))
 LARGE = Space(tuple(Knob(f"layer{i}", (1, 2, 4, 8, 16)) for i in range(12)))
@@ -50,7 +50,7 @@ def test_without_optuna_the_error_says_what_to_install(monkeypatch: pytest.Monke
     with pytest.raises(
         ModuleNotFoundError, match=r"optuna is not .* pip install 'wenable\[search\]'"
     ):
-        evolve(SMALL, accuracy, table)
+        nsga2(SMALL, accuracy, table)
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def test_without_optuna_the_error_says_what_to_install(monkeypatch: pytest.Monke
     [
         ({"trials": 0}, r"`trials` \(=0\) must be at least 1"),
         ({"population": 1}, r"`population` \(=1\) must be at least 2"),
-        ({"threshold": 1.0}, "must be an accuracy from 0 to below 1"),
+        ({"min_accuracy": 1.0}, "must be an accuracy from 0 to below 1"),
         ({"table": problem(LARGE)[1]}, "`table` is the cost table of another network"),
         (
-            {"limits": [Limit(problem(SMALL)[1], 0.5)]},
-            r"`limits\[0\]` .* cannot be kept: the least",
+            {"constraints": [Constraint(problem(SMALL)[1], 0.5)]},
+            r"`constraints\[0\]` .* cannot be kept: the least",
         ),
     ],
 )
 def test_what_cannot_be_searched_is_refused(changes, message: str):
     accuracy, table = problem(SMALL)
     with pytest.raises(ValueError, match=message):
-        evolve(**{"space": SMALL, "accuracy": accuracy, "table": table} | changes)
+        nsga2(**{"space": SMALL, "accuracy": accuracy, "table": table} | changes)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ class TestWithOptuna:
     def test_a_small_space_is_searched_whole(self):
         accuracy, table = problem(SMALL)
         kept = table.without_slower_patterns()
-        front = evolve(SMALL, accuracy, table, trials=100)
+        front = nsga2(SMALL, accuracy, table, trials=100)
         assert front.evaluations == math.prod(len(options) for options in kept.values())
         points = [
             p for p in every_point(SMALL, accuracy, table)
@@ -100,7 +100,7 @@ class TestWithOptuna:
             calls[mode] += 1
             return accuracy(mode)
 
-        front = evolve(LARGE, counted, table, trials=60, on_step=steps.append)
+        front = nsga2(LARGE, counted, table, trials=60, on_step=steps.append)
         assert set(calls.values()) == {1}
         assert len(calls) == front.evaluations == len(steps) == 60
         assert [(step.number, step.most) for step in steps] == [(i, 60) for i in range(1, 61)]
@@ -108,7 +108,7 @@ class TestWithOptuna:
     def test_the_same_seed_gives_the_same_front(self):
         accuracy, table = problem(LARGE)
         one, same, other = (
-            evolve(LARGE, accuracy, table, trials=60, seed=seed) for seed in (3, 3, 4)
+            nsga2(LARGE, accuracy, table, trials=60, seed=seed) for seed in (3, 3, 4)
         )
         assert one == same
         assert one.explored != other.explored
@@ -116,12 +116,12 @@ class TestWithOptuna:
     def test_it_begins_with_the_uniform_modes_or_those_given(self):
         accuracy, table = problem(LARGE)
         kept = table.without_slower_patterns()
-        front = evolve(LARGE, accuracy, table, trials=8)
+        front = nsga2(LARGE, accuracy, table, trials=8)
         for n in LARGE.uniform_options:
             wanted = {name: max(o for o in options if o <= n) for name, options in kept.items()}
             assert LARGE.mode(wanted) in [point.mode for point in front.explored]
         given = [LARGE.full.replace({"layer3": 2}), "1,layer4=1/2"]
-        front = evolve(LARGE, accuracy, table, trials=3, start=given)
+        front = nsga2(LARGE, accuracy, table, trials=3, start=given)
         assert [point.mode for point in front.explored[1:]] == [LARGE.mode(mode) for mode in given]
 
     def test_points_keep_the_limits_and_the_threshold(self):
@@ -129,27 +129,29 @@ class TestWithOptuna:
         size = CostTable(
             LARGE, "MB", 0.0, {k.name: {n: 1 / n for n in k.options} for k in LARGE.knobs}
         )
-        limits = [Limit(size, 4.0), Limit(table, 0.7 * table.cost("full"))]
-        front = evolve(LARGE, accuracy, table, trials=80, limits=limits, threshold=0.2)
+        constraints = [Constraint(size, 4.0), Constraint(table, 0.7 * table.cost("full"))]
+        front = nsga2(LARGE, accuracy, table, trials=80, constraints=constraints, min_accuracy=0.2)
         assert all(size.cost(mode) <= 4.0 + 1e-9 for mode in front.modes)
         assert all(table.cost(mode) <= 0.7 * table.cost("full") + 1e-9 for mode in front.modes)
         assert all(point.accuracy.known > 0.2 for point in front)
         assert all(
-            all(limit.allows(point.mode) for limit in limits)
+            all(constraint.allows(point.mode) for constraint in constraints)
             for point in front.explored if point.mode != LARGE.full
         )  # fmt: skip
 
     def test_narrow_limits_are_kept_by_at_least_one_mode(self):
         accuracy, table = problem(LARGE)
         least = min(table.cost(mode) for mode in [LARGE.smallest])
-        limit = Limit(table, sum(min(row.values()) for row in table.costs.values()) + table.rest)
-        front = evolve(LARGE, accuracy, table, trials=10, limits=[limit])
-        assert limit.most <= least
-        assert all(table.cost(mode) == pytest.approx(limit.most) for mode in front.modes)
+        constraint = Constraint(
+            table, sum(min(row.values()) for row in table.costs.values()) + table.rest
+        )
+        front = nsga2(LARGE, accuracy, table, trials=10, constraints=[constraint])
+        assert constraint.most <= least
+        assert all(table.cost(mode) == pytest.approx(constraint.most) for mode in front.modes)
 
     def test_it_finds_more_than_chance(self):
         accuracy, table = problem(LARGE)
-        front = evolve(LARGE, accuracy, table, trials=150)
+        front = nsga2(LARGE, accuracy, table, trials=150)
         rng = random.Random(0)
         modes = [*LARGE.uniform_modes(), *(LARGE.sample(rng) for _ in range(145))]
         chance = [Point(m, accuracy(m), Reading(table.cost(m), "ms")) for m in modes]
@@ -159,7 +161,7 @@ class TestWithOptuna:
     def test_a_threshold_that_the_full_mode_does_not_exceed_is_refused(self):
         accuracy, table = problem(SMALL)
         with pytest.raises(ValueError, match="cannot be reached: the full mode"):
-            evolve(SMALL, accuracy, table, threshold=0.9)
+            nsga2(SMALL, accuracy, table, min_accuracy=0.9)
 
     def test_it_says_nothing_and_leaves_the_settings_of_optuna(self, capfd: pytest.CaptureFixture):
         import optuna
@@ -168,6 +170,6 @@ class TestWithOptuna:
         accuracy, table = problem(SMALL)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            evolve(SMALL, accuracy, table, trials=15)
+            nsga2(SMALL, accuracy, table, trials=15)
         assert capfd.readouterr() == ("", "")
         assert optuna.logging.get_verbosity() == before

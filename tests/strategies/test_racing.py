@@ -55,7 +55,7 @@ def test_the_winner_is_that_of_whole_evaluations(problem):
         return [sum(not answers[i][k] and (i, k) not in doubtful for k in shown) for i in who]
 
     outcome = race(
-        costs, len(answers[0]), first=first, exact=exact, look=look, images=len(order), chunk=chunk
+        costs, len(answers[0]), first=first, exact=exact, check=look, images=len(order), chunk=chunk
     )
     losses = [loss_of_a_whole_evaluation(c, a) for c, a in zip(costs, answers, strict=True)]
     assert outcome.winner == losses.index(min(losses))  # the first of equal ones
@@ -84,7 +84,7 @@ def test_what_cannot_win_with_no_error_is_never_run():
     def look(*_):
         raise AssertionError("nobody needs to be looked at")
 
-    outcome = race([1.0, 2.0], 10, first=0, exact=lambda i: 9, look=look, images=10)
+    outcome = race([1.0, 2.0], 10, first=0, exact=lambda i: 9, check=look, images=10)
     assert outcome.winner == 0
     assert outcome.right == {0: 9}
 
@@ -96,13 +96,13 @@ def test_a_hopeless_candidate_is_looked_at_no_longer_than_its_errors_need():
         looked.append((list(who), start, count))
         return [count for _ in who]
 
-    race([1.0, 1.0], 1000, first=0, exact=lambda i: 990, look=look, images=1000)
+    race([1.0, 1.0], 1000, first=0, exact=lambda i: 990, check=look, images=1000)
     assert looked == [([1], 0, 10)]  # with 10 errors it would be no better, and comes later
 
 
 def test_a_first_candidate_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"`first` \(=2\) must be one of the 2 candidates"):
-        race([1.0, 1.0], 10, first=2, exact=lambda i: 9, look=lambda *_: [], images=0)
+        race([1.0, 1.0], 10, first=2, exact=lambda i: 9, check=lambda *_: [], images=0)
 
 
 @settings(deadline=None)

@@ -25,8 +25,8 @@ def outputs(net: we.DynamicNetwork, mode: we.Mode) -> torch.Tensor:
 
 CONFIGS = {
     "decay and momentum": we.TrainConfig(epochs=2, weight_decay=0.1, learning_rate=0.1),
-    "clipped": we.TrainConfig(epochs=2, clip=0.5, accumulate=2),
-    "adamw, averaged": we.TrainConfig(epochs=2, optimizer="adamw", averaging=0.3),
+    "clipped": we.TrainConfig(epochs=2, clip_grad=0.5, grad_accum_steps=2),
+    "adamw, averaged": we.TrainConfig(epochs=2, optimizer="adamw", ema_decay=0.3),
     "rmsproptf": we.TrainConfig(epochs=2, optimizer="rmsproptf", learning_rate=0.01),
 }
 

@@ -71,7 +71,7 @@ def test_several_inputs_come_in_any_of_their_forms():
         assert kept.images == 16
         statistics[name] = [each.mean for each in kept.statistics.values()]
         accuracies[name] = we.evaluate(net, "1/2", loader)
-        front = we.explore(net, list(loader), list(loader), threshold=0.1, strategy="greedy")
+        front = we.explore(net, list(loader), list(loader), min_accuracy=0.1, strategy="greedy")
         assert front.explored[0].accuracy.count == 16
     for name in forms:
         assert all(torch.equal(t, ends["tuples"][n]) for n, t in ends[name].items()), name
@@ -98,7 +98,7 @@ def test_an_optional_input_may_be_none():
         torch.manual_seed(0)
         example = (X[:1], None) if batch[0][1] is None else (X[:1], X[:1])
         net = we.convert(Masked(), example, method=we.WeightEnabling((1, 2)))
-        we.train(net, [batch], TrainConfig(epochs=2, accumulate=2))
+        we.train(net, [batch], TrainConfig(epochs=2, grad_accum_steps=2))
         we.calibrate(net, "1/2", [batch])
         assert we.evaluate(net, "1/2", [batch]).count == 16
         ends.append(weights(net))
@@ -120,7 +120,7 @@ def test_parts_of_a_batch_of_several_inputs_stay_together():
                 return self.body(a - 2 * b)
 
         net = we.convert(Sum(), (X[:1], X[:1]), method=we.WeightEnabling((1, 2)))
-        we.train(net, [[[X, OTHER], CLASSES]], TrainConfig(epochs=1, accumulate=accumulate))
+        we.train(net, [[[X, OTHER], CLASSES]], TrainConfig(epochs=1, grad_accum_steps=accumulate))
         return weights(net)
 
     whole, parts = gradients(1), gradients(3)
@@ -225,8 +225,8 @@ def test_a_last_batch_of_one_example_is_told_to_be_too_small():
         (DataLoader(TensorDataset(X, CLASSES), 5), {}, r"a batch of 1 example\(s\) leaves"),
         (
             [(X[:2], CLASSES[:2])],
-            {"accumulate": 2},
-            r"of 1 example\(s\), a part of a batch by `acc",
+            {"grad_accum_steps": 2},
+            r"of 1 example\(s\), a part of a batch by `grad_acc",
         ),
     ):
         with pytest.raises(ValueError, match=message + ".*`drop_last=True`"):

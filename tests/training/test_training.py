@@ -210,9 +210,9 @@ def test_batches_that_do_not_fit_are_refused():
         ({"optimizer": "x"}, "`optimizer`"),
         ({"schedule": "x"}, "`schedule`"),
         ({"precision": "x"}, "`precision`"),
-        ({"averaging": 1.0}, "`averaging`"),
-        ({"clip": 0.0}, "`clip`"),
-        ({"accumulate": 0}, "`accumulate`"),
+        ({"ema_decay": 1.0}, "`ema_decay`"),
+        ({"clip_grad": 0.0}, "`clip_grad`"),
+        ({"grad_accum_steps": 0}, "`grad_accum_steps`"),
         ({"mixup": -1}, "`mixup`"),
     ],
 )
@@ -288,13 +288,13 @@ def test_distillation_teaches_the_other_modes_what_the_full_one_answers():
 
 def test_parts_of_a_batch_add_up_to_the_whole():
     net, batch = converted(Tokens()), batches(1, size=7)[0]  # no batch norm, which sees parts
-    whole, parts = step_of(net, batch), step_of(net, batch, accumulate=3)
+    whole, parts = step_of(net, batch), step_of(net, batch, grad_accum_steps=3)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_gradients_of_all_passes_together_are_clipped():
-    clipped = step_of(converted(Tokens()), batches(1)[0], clip=0.01)
+    clipped = step_of(converted(Tokens()), batches(1)[0], clip_grad=0.01)
     assert float(nn.utils.get_total_norm(clipped.values())) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -321,7 +321,7 @@ def test_the_network_ends_with_its_averaged_weights():
         average.append(weight if not average else 0.75 * average[-1] + 0.25 * weight)
 
     orders = [b.clone() for n, b in net.named_buffers() if n.endswith("input_order")]
-    we.train(net, batches(2), TrainConfig(passes=2, epochs=2, averaging=0.75), on_step=follow)
+    we.train(net, batches(2), TrainConfig(passes=2, epochs=2, ema_decay=0.75), on_step=follow)
     torch.testing.assert_close(net.fc1.weight.detach(), average[-1])
     # whole numbers are not averaged: 5 would become 4.9999 and then 4
     after = [b for n, b in net.named_buffers() if n.endswith("input_order")]
@@ -332,7 +332,7 @@ def test_the_network_ends_with_its_averaged_weights():
 
 # --- stop and go ----------------------------------------------------------------------------------
 
-SETTINGS = TrainConfig(passes=3, epochs=3, averaging=0.9, learning_rate=0.02)
+SETTINGS = TrainConfig(passes=3, epochs=3, ema_decay=0.9, learning_rate=0.02)
 
 
 def with_dropout() -> we.DynamicNetwork:
@@ -493,7 +493,7 @@ def test_a_loader_of_unknown_order_cannot_go_on_inside_an_epoch(tmp_path):
     path = tmp_path / "run.safetensors"
     data = torch.utils.data.DataLoader([(x[0], y[0]) for x, y in batches(8)], 4, shuffle=True)
     checkpoint = Checkpoint(path, resume=True)
-    config = replace(SETTINGS, averaging=0.0)
+    config = replace(SETTINGS, ema_decay=0.0)
     we.train(with_dropout(), data, config, checkpoint=checkpoint, should_stop=lambda: True)
     with pytest.raises(ValueError, match="cannot go on inside an epoch"):
         we.train(with_dropout(), data, config, checkpoint=checkpoint)
@@ -588,7 +588,7 @@ def test_what_is_called_after_an_epoch_sees_the_averaged_weights():
         torch.testing.assert_close(net.get_parameter(name).detach(), average[-1])
         seen.append(average[-1])
 
-    config = replace(SETTINGS, averaging=0.75)
+    config = replace(SETTINGS, ema_decay=0.75)
     we.train(net, batches(2), config, on_step=follow, on_epoch=look)
     assert len(seen) == 3
     we.train(twin, batches(2), config)  # looking changes nothing
@@ -596,7 +596,7 @@ def test_what_is_called_after_an_epoch_sees_the_averaged_weights():
 
 
 def test_settings_survive_json():
-    config = TrainConfig(passes=5, sampling="macs", clip=1.0, grow_from=3)
+    config = TrainConfig(passes=5, sampling="macs", clip_grad=1.0, grow_from=3)
     assert TrainConfig.from_json(config.to_json()) == config
     with pytest.raises(ValueError, match="unknown to this version: 'colour'"):
         TrainConfig.from_json({"colour": 1})

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from wenable.zoo import Source, build, digits_resnet
+import wenable as we
+from wenable.zoo import Source, build, digits_resnet, scenes_resnet
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,14 @@ def test_the_digits_network_has_six_switchable_convolutions_of_64_channels_or_mo
     convs = [m for m in digits_resnet().blocks.modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convs) == 6
     assert all(min(conv.in_channels, conv.out_channels) >= 64 for conv in convs)
+
+
+def test_the_scenes_network_has_ten_switchable_convolutions_of_64_channels_or_more():
+    model = scenes_resnet()
+    net = we.convert(model, torch.zeros(1, *model.input_size))
+    assert len(net.space.names) == 10
+    assert [layer.name for layer in net.left_alone] == ["stem.0", "classifier"]
+    convs = [m for m in model.blocks.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convs) == 10
+    assert all(min(conv.in_channels, conv.out_channels) >= 64 for conv in convs)
+    assert model.blocks(model.stem(torch.zeros(2, 1, 24, 24))).shape == (2, 128, 3, 3)

@@ -12,13 +12,14 @@ from typing import Literal, cast, get_args
 from wenable.cli.inspect_modes import read_front
 from wenable.cli.opening import open_saved
 from wenable.cli.terminal import consoles, mode_table, print_json, progress_bar
-from wenable.cli.work import accuracies, flush_denormals, load_data_for
 from wenable.core.files import check_writable, write_whole
 from wenable.core.mode_ids import resolve
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.modules.processes import join_processes, rank
 from wenable.network.dynamic_network import DynamicNetwork
+from wenable.training.data_sets import accuracies, load_data_for
 
 Split = Literal["test", "search"]
 NamedModes = Mapping[str, Mode]

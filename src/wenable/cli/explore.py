@@ -4,46 +4,50 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.table import Table
 
 import wenable as we
-from wenable.cli.limits import parse_limits
+from wenable.cli.constraints import parse_constraints
 from wenable.cli.opening import open_saved
+from wenable.cli.progress import explore_with_bar, with_tests
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
-from wenable.cli.work import (
-    Data,
-    evaluations,
-    explore_with_bar,
-    flush_denormals,
-    load_data_to_search,
-    with_tests,
-)
 from wenable.core.accuracy_comparison import compare_accuracies
 from wenable.core.cost_table import CostTable
 from wenable.core.files import write_whole
 from wenable.core.readings import Front
 from wenable.core.space import Mode
+from wenable.modules.denormals import flush_denormals
 from wenable.report.csv_table import csv_table
 from wenable.report.figures import TEST, shown_accuracy
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.runtime import DeviceProfile
+from wenable.strategies.constraints import Constraint
 from wenable.strategies.fronts import indistinguishable
 from wenable.strategies.racing import most_evaluations
+from wenable.strategies.settings import (
+    NSGA2,
+    Greedy,
+    GreedyLazy,
+    Knapsack,
+    Strategy,
+    strategy_named,
+)
+from wenable.training.data_sets import Data, evaluations, load_data_to_search
 
 
 def run_explore(
     network: Path,
     model: str,
     data_name: str,
-    threshold: float,
+    min_accuracy: float,
     out: Path,
     cost: str,
     strategy: str,
     profile: Path | None,
-    limits: Sequence[str],
+    constraints: Sequence[str],
     as_json: bool,
     calibration_images: int | None = None,
 ) -> None:
@@ -52,7 +56,7 @@ def run_explore(
     - `model`: the name of the function that builds the network, where it is one of the user's own.
     - `cost`: as `explore` takes it; "" for latency where there is a profile, and MACs elsewhere.
     - `profile`: what `wenable profile` measured on the device that will run the network.
-    - `limits`: as `parse_limits` reads them.
+    - `constraints`: as `parse_constraints` reads them.
     - `calibration_images`: how many training images each mode is calibrated on; None for a number
       that fits the search split.
     """
@@ -65,18 +69,16 @@ def run_explore(
     cost = cost or ("macs" if profile is None else "latency")
     tables = {} if profile is None else _tables(profile)
     table = _table_for(cost, tables, profile)
-    kept = parse_limits(limits, net, tables)
+    kept = parse_constraints(constraints, net, tables)
     progress.print(_images_words(data))
     out.mkdir(parents=True, exist_ok=True)
-    journal = None
-    if strategy in ("greedy", "greedy-lazy") and (cost == "macs" or table is not None):
-        journal = out / "search.journal"
+    journal = out / "search.journal" if cost == "macs" or table is not None else None
+    chosen = _strategy(strategy, journal, kept)
+    if isinstance(chosen, Greedy | GreedyLazy) and journal is not None:
         going_on = f"; goes on from {journal}" if journal.exists() else ""
         progress.print(f"at most {most_evaluations(net.space)} modes{going_on}")
     with stdout_kept_clean():
-        front = explore_with_bar(
-            progress, net, data, cost, threshold, strategy, table, journal, kept
-        )
+        front = explore_with_bar(progress, net, data, cost, min_accuracy, chosen, table)
     tested = evaluations(net, (point.mode for point in front.found), data, "test")
     front = with_tests(front, tested)
     out.mkdir(parents=True, exist_ok=True)
@@ -84,19 +86,37 @@ def run_explore(
     write_whole(out / "front.csv", csv_table({network.stem: front}))
     picture = plot_fronts({cost: Panel(front.found, (), TEST)}, out / "front.png")
     saved = we.save(net, out / "net.safetensors")
-    if journal is not None:
+    if isinstance(chosen, Greedy | GreedyLazy) and journal is not None:
         journal.unlink()
     if as_json:
         test = {str(mode): asdict(reading) for mode, (reading, _) in tested.items()}
         print_json({"front": front.to_json(), "test": test, "network": str(saved)})
         return
     console.print(_table(net, front, cost))
-    for limit in kept:
-        console.print(f"kept by all of them: {limit}")
+    for constraint in kept:
+        console.print(f"kept by all of them: {constraint}")
     for line in alike_words(front):
         console.print(line)
     written = (out / "front.json", out / "front.csv", picture, saved)
     console.print(f"written: {', '.join(map(str, written))}")
+
+
+def _strategy(
+    name: str, journal: Path | None, constraints: Sequence[Constraint]
+) -> Strategy | None:
+    """Return the strategy of a name with what the command line says besides; None for the default."""
+    if constraints and not name:
+        name = Knapsack.name
+    if not name:
+        return None
+    chosen = strategy_named(name)
+    if isinstance(chosen, Knapsack | NSGA2):
+        return replace(chosen, constraints=constraints)
+    if constraints:
+        raise ValueError(
+            f"`--constraint` is for the strategies {Knapsack.name!r} and {NSGA2.name!r}, not {name!r}"
+        )
+    return replace(chosen, journal=journal)
 
 
 def _table(net: we.DynamicNetwork, front: Front, cost: str) -> Table:

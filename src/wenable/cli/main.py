@@ -51,9 +51,9 @@ def settings(
 def demo(
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/demo"),
     seed: Annotated[int, typer.Option(help="Of the weights, the modes and the data's order.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Times through the training digits.")] = 4,
+    epochs: Annotated[int, typer.Option(help="Times through the training scenes.")] = 3,
 ) -> None:
-    """Train, calibrate and explore a small network on real handwritten digits, in minutes."""
+    """Train, explore, export and run a small network on scenes of real digits, in minutes."""
     from wenable.cli.demo import run_demo
 
     if not run_demo(out, seed=seed, epochs=epochs):
@@ -101,7 +101,9 @@ app.command()(evaluate)
 def explore(
     network: Annotated[Path, typer.Argument(help="A network saved by wenable.")],
     data: DataSet,
-    threshold: Annotated[float, typer.Option(help="Stop at this accuracy, 0 to 1.")],
+    min_accuracy: Annotated[
+        float, typer.Option(help="Modes must be more accurate than this, 0 to 1.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
     model: OwnModel = "",
     cost: Annotated[
@@ -113,8 +115,8 @@ def explore(
     strategy: Annotated[
         str,
         typer.Option(
-            help="exact, greedy (Algorithm 2 of the paper), greedy-lazy, plain or evolve; by default"
-            " exact, and greedy where every mode has to be timed."
+            help="knapsack, greedy (Algorithm 2 of the paper), greedy-lazy or nsga2; by default"
+            " knapsack, or greedy if every mode has to be timed."
         ),
     ] = "",
     profile: Annotated[
@@ -123,7 +125,7 @@ def explore(
             help="Latencies and energies of a device, as wenable profile --out wrote them."
         ),
     ] = None,
-    limit: Annotated[
+    constraint: Annotated[
         list[str] | None,
         typer.Option(
             help="The most that a mode may cost besides: macs_m=3, memory_kib=200, latency_ms=5 (with"
@@ -146,12 +148,12 @@ def explore(
         network,
         model,
         data,
-        threshold,
+        min_accuracy,
         out,
         cost,
         strategy,
         profile,
-        limit or [],
+        constraint or [],
         json,
         calibration_images,
     )
@@ -222,7 +224,7 @@ def verify(
     profile: Annotated[Path, typer.Argument(help="What wenable profile --out wrote here.")],
     front: Annotated[Path | None, typer.Option(help="Also the modes of a front.json.")] = None,
     engine: Annotated[str, typer.Option(help="The profile's engine.")] = "onnxruntime",
-    modes: Annotated[int, typer.Option(help="How many random modes, at least 24.")] = 24,
+    random_modes: Annotated[int, typer.Option(help="How many random modes, at least 24.")] = 24,
     out: Annotated[Path | None, typer.Option(help="A JSON file, for wenable report.")] = None,
     refit: Annotated[
         Path | None,
@@ -235,7 +237,7 @@ def verify(
     """Measure modes end to end beside what a profile predicts of them."""
     from wenable.cli.bundles import run_verify
 
-    run_verify(bundle, profile, front, engine, modes, out, refit, json)
+    run_verify(bundle, profile, front, engine, random_modes, out, refit, json)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from typer.models import ArgumentInfo, OptionInfo
 
 # What the library calls by another name than the commands.
-_ALIASES = {"limits": "limit", "size": "batch_size", "table": "profile"}
+_ALIASES = {"constraints": "constraint", "size": "batch_size", "table": "profile"}
 _NAME = re.compile(r"`(\w+)(\[\d+\])?`(?: \(=(.*?)\))?")
 
 

@@ -29,10 +29,12 @@ Device = Annotated[
     typer.Option(help="cpu, cuda, cuda:1 ...; auto is a GPU where there is one.", metavar="DEVICE"),
 ]
 RECIPES = (
-    "digits", "cifar", "fine-tune-cifar", "paper-resnet50", "paper-mobilenet-v2",
+    "digits", "scenes", "cifar", "fine-tune-cifar", "paper-resnet50", "paper-mobilenet-v2",
     "paper-efficientnet-b0",
 )  # fmt: skip
-DataSet = Annotated[str, typer.Option("--data", help="digits, or a folder of images.")]
+DataSet = Annotated[
+    str, typer.Option("--data", help="digits, scenes (of digits), or a folder of images.")
+]
 
 
 def Setting(help: str, *defaults: str, kind: str | None = None) -> Any:  # noqa: N802

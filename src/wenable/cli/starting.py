@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from wenable.cli.opening import Opened, Wanted, open_network
-from wenable.cli.work import Data, find_splits, load_data
 from wenable.data import FolderSplits, ImageSettings
 from wenable.data.summary import common_size
+from wenable.training.data_sets import Data, find_splits, load_data
+from wenable.training.in_memory import IN_MEMORY
 from wenable.training.recipes import Recipe
 from wenable.zoo import MadeFor
 
 _SMALL = 64  # up to this size images are shifted and flipped, larger ones cropped at random scale
-_DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ def network_and_data(
 
     Raises `ValueError` where they do not fit, `FileNotFoundError` without the data.
     """
-    if data_name == "digits":
+    if data_name in IN_MEMORY:
+        known = IN_MEMORY[data_name]
         if wanted.image_size is not None:
             raise ValueError(
-                f"`--image-size` (={wanted.image_size}) is for folders of images; the digits are 8x8"
+                f"`--image-size` (={wanted.image_size}) is for folders of images; the {data_name} are"
+                f" {known.side}x{known.side}"
             )
-        opened, classes = _opened(name, wanted, _DIGITS, "the digits")
+        opened, classes = _opened(name, wanted, known.classes, f"the {data_name}")
         data = load_data(data_name, recipe)
         return Start(opened.model, data, recipe, [f"{name}: {classes}", *opened.notes])
     splits = find_splits(data_name)
@@ -96,10 +98,10 @@ def image_settings(
     size, why = _size(told, splits, image_size)
     small = size <= _SMALL
     settings = ImageSettings(
-        size, crops="padded" if small else "resized", shown_share=1.0 if small else 0.875
+        size, crops="padded" if small else "resized", crop_pct=1.0 if small else 0.875
     )
     own: dict[str, Any] = {}
-    for key in ("mean", "deviation", "shown_share", "interpolation"):
+    for key in ("mean", "std", "crop_pct", "interpolation"):
         if told is not None and getattr(told, key) is not None:
             own[key] = getattr(told, key)
     return replace(settings, **own), why

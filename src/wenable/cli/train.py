@@ -24,13 +24,14 @@ from wenable.cli.train_words import (
     schedule_changes_said,
 )
 from wenable.cli.training_logs import TrainingLogs
-from wenable.cli.work import accuracies
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
 from wenable.methods.weight_enabling import ShufflePolicy
 from wenable.modules.processes import join_processes, rank
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import Checkpoint
+from wenable.training.data_sets import accuracies
+from wenable.training.in_memory import IN_MEMORY
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.training.start import start_of_run
 
@@ -152,9 +153,8 @@ def _recipe(
     name: str, data_name: str, settings: Mapping[str, Any], batch_size: int | None
 ) -> Recipe:
     """Return the named recipe, or the one that suits the data, with what was said besides."""
-    recipe = recipe_named(name or ("digits" if data_name == "digits" else "cifar"))
-    said = {key: value for key, value in settings.items() if value is not None}
-    recipe = replace(recipe, training=replace(recipe.training, **said))
+    recipe = recipe_named(name or (data_name if data_name in IN_MEMORY else "cifar"))
+    recipe = replace(recipe, training=replace(recipe.training, **settings))
     return recipe if batch_size is None else replace(recipe, batch_size=batch_size)
 
 

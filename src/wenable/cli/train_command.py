@@ -32,7 +32,7 @@ def train(
         str,
         typer.Option(
             help=f"Settings by name, {', '.join(RECIPES)}; the options below replace single ones.",
-            show_default="digits for the digits, cifar for images",
+            show_default="that of the name for digits and scenes, cifar for images",
             metavar="RECIPE",
         ),
     ] = "",
@@ -71,7 +71,7 @@ def train(
     label_smoothing: Annotated[
         float | None, Setting("The share of a label spread over all classes.", "0")
     ] = None,
-    averaging: Annotated[
+    ema_decay: Annotated[
         float | None,
         Setting("The decay of an average of the weights, as 0.999, which the run ends with.", "0"),
     ] = None,
@@ -95,6 +95,14 @@ def train(
             "timed",
             "grouped for digits",
             kind="grouped|timed",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of a run, as clip_grad=5 or mixup=0.2; can be given several times.",
         ),
     ] = None,
     device: Device = "auto",
@@ -157,6 +165,7 @@ def train(
 ) -> None:
     """Train all modes of a network at once (Algorithm 1) and calibrate the uniform ones."""
     from wenable.cli.opening import Wanted, one_of
+    from wenable.cli.set_options import with_set
     from wenable.cli.train import RunOptions, run_train
 
     settings = {
@@ -168,13 +177,14 @@ def train(
         "schedule": schedule,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
-        "averaging": averaging,
+        "ema_decay": ema_decay,
         "sampling": sampling,
         "distillation": distillation,
         "precision": precision,
         "executions": executions,
         "seed": seed,
     }
+    settings = with_set(settings, set_ or [])
     wanted = Wanted(pretrained, weights, tuple(leave_out or ()), num_classes, image_size)
     options = RunOptions(
         resume=resume, overwrite=overwrite, keep_best=keep_best, tensorboard=tensorboard,

@@ -13,10 +13,11 @@ import torch
 from rich.console import Console
 
 from wenable.cli.durations import duration_words
+from wenable.cli.progress import loss_words
 from wenable.cli.terminal import progress_bar
-from wenable.cli.work import Data, loss_words
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import ScheduleChangeWarning, StepReport, sample_modes
+from wenable.training.data_sets import Data
 from wenable.training.recipes import Recipe
 
 

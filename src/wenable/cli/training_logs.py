@@ -11,13 +11,13 @@ from typing import Any
 
 import wenable as we
 from wenable.cli.run_folder import RunFolder
-from wenable.cli.work import Data, accuracies
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
 from wenable.modules.processes import rank
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import StepReport
+from wenable.training.data_sets import Data, accuracies
 
 EVERY = 10
 """Steps between two scalars of the losses."""

@@ -120,12 +120,12 @@ class Front:
     """Modes none of which another beats in accuracy and cost, and how they were found.
 
     - `points`: the front, from the most to the least costly mode.
-    - `chosen`: the last mode above the threshold.
+    - `chosen`: the last mode above `min_accuracy`.
     - `path`: every step of the search, the full mode first.
     - `evaluations`: how many modes had their accuracy and cost evaluated.
     - `explored`: all modes that were evaluated, where the search kept them.
 
-    The points and `chosen` are above the threshold. Where costs are measured, noise can make
+    The points and `chosen` are above `min_accuracy`. Where costs are measured, noise can make
     another point beat `chosen`, which is then not among the points. Iterating, indexing and `len`
     give the points.
     """
@@ -134,7 +134,7 @@ class Front:
     chosen: Point
     path: tuple[Point, ...]
     evaluations: int
-    threshold: float
+    min_accuracy: float
     cost: str
     strategy: str
     explored: tuple[Point, ...] = ()
@@ -199,7 +199,7 @@ class Front:
             "version": 1,
             "strategy": self.strategy,
             "cost": self.cost,
-            "threshold": self.threshold,
+            "min_accuracy": self.min_accuracy,
             "evaluations": self.evaluations,
             "space": self.chosen.mode.space.to_json(),
             "chosen": {"id": ids[self.chosen.mode], **_point_to_json(self.chosen)},
@@ -222,7 +222,9 @@ class Front:
                 chosen=_point_from_json(values["chosen"], space),
                 path=tuple(_point_from_json(point, space) for point in values["path"]),
                 evaluations=int(values["evaluations"]),
-                threshold=float(values["threshold"]),
+                min_accuracy=float(
+                    values["min_accuracy"] if "min_accuracy" in values else values["threshold"]
+                ),
                 cost=str(values["cost"]),
                 strategy=str(values["strategy"]),
                 explored=tuple(

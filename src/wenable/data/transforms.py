@@ -23,8 +23,8 @@ class ImageSettings:
     - `auto_augment`: a policy in timm's notation, as `"rand-m9-mstd0.5"`.
     - `erasing`: how often a random rectangle is erased.
     - `color_jitter`: the strength of random changes of brightness, contrast and saturation.
-    - `shown_share`: in evaluation, the share of the shorter side that the centre crop keeps.
-    - `mean`, `deviation`: of each colour channel, for pixels from 0 to 1.
+    - `crop_pct`: in evaluation, the share of the shorter side that the centre crop keeps.
+    - `mean`, `std`: of each colour channel, for pixels from 0 to 1.
     - `interpolation`: timm's name.
 
     Raises `ValueError` for a setting outside its range.
@@ -35,9 +35,9 @@ class ImageSettings:
     auto_augment: str | None = None
     erasing: float = 0.0
     color_jitter: float = 0.0
-    shown_share: float = 0.875
+    crop_pct: float = 0.875
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    deviation: tuple[float, float, float] = IMAGENET_DEVIATION
+    std: tuple[float, float, float] = IMAGENET_DEVIATION
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class ImageSettings:
             ("size", type(self.size) is int and self.size >= 1, "a whole number above 0"),
             ("erasing", 0 <= self.erasing <= 1, "from 0 to 1"),
             ("color_jitter", self.color_jitter >= 0, "at least 0"),
-            ("shown_share", 0 < self.shown_share <= 1, "above 0, to 1"),
+            ("crop_pct", 0 < self.crop_pct <= 1, "above 0, to 1"),
         ]
         for name, holds, rule in rules:
             if not holds:
@@ -60,22 +60,22 @@ class ImageSettings:
 
         Raises `ValueError` for another number of colour channels than three.
         """
-        mean, deviation = preprocessing.mean, preprocessing.deviation
-        if len(mean) != 3 or len(deviation) != 3:
+        mean, std = preprocessing.mean, preprocessing.std
+        if len(mean) != 3 or len(std) != 3:
             raise ValueError(f"`mean` (={mean}) must have 3 channels: images are read in colour")
         return cls(
             size=preprocessing.size,
             crops="none",
-            shown_share=preprocessing.shown_share,
+            crop_pct=preprocessing.crop_pct,
             mean=(mean[0], mean[1], mean[2]),
-            deviation=(deviation[0], deviation[1], deviation[2]),
+            std=(std[0], std[1], std[2]),
             interpolation=preprocessing.interpolation,
         )
 
     def preprocessing(self, labels: tuple[str, ...] = ()) -> Preprocessing:
         """Return what is done in evaluation, to be kept with a network."""
         return Preprocessing(
-            self.size, self.mean, self.deviation, self.shown_share, self.interpolation, labels
+            self.size, self.mean, self.std, self.crop_pct, self.interpolation, labels
         )
 
 
@@ -107,7 +107,7 @@ def evaluation_transform(settings: ImageSettings) -> Callable[[Any], Any]:
     from timm.data.transforms_factory import create_transform
 
     return create_transform(  # pyright: ignore[reportReturnType]
-        **_common(settings), is_training=False, crop_pct=settings.shown_share
+        **_common(settings), is_training=False, crop_pct=settings.crop_pct
     )
 
 
@@ -115,6 +115,6 @@ def _common(settings: ImageSettings) -> dict[str, Any]:
     return {
         "input_size": (3, settings.size, settings.size),
         "mean": settings.mean,
-        "std": settings.deviation,
+        "std": settings.std,
         "interpolation": settings.interpolation,
     }

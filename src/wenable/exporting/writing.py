@@ -88,8 +88,8 @@ def export(
 
 
 def _check_method(net: DynamicNetwork) -> None:
-    method = net.conversion_method.to_json()["method"]
-    if method != "weight-enabling":
+    if not getattr(net.conversion_method, "fits_bundle", False):
+        method = net.conversion_method.to_json()["method"]
         raise ValueError(
             f"`net` was converted by the method {method!r}, whose modes a bundle cannot hold; write"
             " each one's network with wenable.export_executorch or torch.onnx.export"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-Rule = Callable[[tuple[Any, ...], Any], int]
+CountRule = Callable[[tuple[Any, ...], Any], int]
 """The positional arguments and the output of an operation -> its multiply-accumulates."""
 
 
@@ -117,7 +117,7 @@ def _matrices(weights: Iterable[torch.Tensor]) -> int:
     return sum(each.numel() for each in weights if each.ndim == 2)  # biases have one dimension
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, CountRule] = {
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d", "torchvision::deform_conv2d"), _inner),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), _convolution),

@@ -44,7 +44,7 @@ class Walk(Protocol):
         ...
 
 
-Rule = Callable[[Walk, Node], Origin | None]
+OriginRule = Callable[[Walk, Node], Origin | None]
 
 
 def _layer(walk: Walk, node: Node, axis: int) -> Origin | None:
@@ -275,7 +275,7 @@ _UNARY = """
     upsample_bicubic2d reflection_pad2d replication_pad2d expand
 """.split()
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OriginRule] = {
     **dict.fromkeys(_UNARY, _keep),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     "linear": _linear,

@@ -162,9 +162,9 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
                 f"`n` (={n}) is no pattern of this batch norm; allowed: {self.patterns}"
             )
         for each in range(len(self.widths)) if part is None else (part,):
-            self.put_pattern(n, each)
+            self.set_option(n, each)
 
-    def put_pattern(self, n: int, part: int = 0) -> None:
+    def set_option(self, n: int, part: int = 0) -> None:
         """Set the pattern of one slice to one that is known to be allowed."""
         self.slice_patterns[part] = n
 

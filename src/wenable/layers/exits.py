@@ -34,7 +34,7 @@ class ExitPoint(nn.Module):
     stops: bool
     listener: Any
 
-    def put_pattern(self, n: int) -> None:
+    def set_option(self, n: int) -> None:
         """End forward passes here in pattern `exit_pattern`, and pass on in any other."""
         self.__dict__["stops"] = n == self.exit_pattern
 
@@ -77,7 +77,7 @@ def with_exit(module: nn.Module, channels: int, classes: int, pattern: int) -> n
     >>> block = with_exit(nn.Sequential(nn.Conv2d(3, 8, 3)), 8, 5, pattern=2)
     >>> block(torch.ones(1, 3, 6, 6)).shape
     torch.Size([1, 8, 4, 4])
-    >>> block.put_pattern(2)
+    >>> block.set_option(2)
     >>> try:
     ...     block(torch.ones(1, 3, 6, 6))
     ... except ExitReached as reached:

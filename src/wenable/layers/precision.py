@@ -98,7 +98,7 @@ class PrecisionLayer(nn.Module):
         raise NotImplementedError
 
 
-class SwitchablePrecision(PrecisionLayer):
+class SwitchablePrecisionLayer(PrecisionLayer):
     """A layer whose weight and input are rounded to as many bits as its pattern leaves them.
 
     Pattern n leaves 32/n bits. At 32 it is the layer it was made from, to the bit.
@@ -123,7 +123,7 @@ class SwitchablePrecision(PrecisionLayer):
         """Set a pattern that is known to be one of this layer's."""
         self.__dict__["precision"] = n
 
-    put_pattern = put_precision
+    set_option = put_precision
 
     def _range_key(self, mode: Mapping[str, int] | None) -> str | None:
         n = self.precision if mode is None else mode[self.knob.name]
@@ -156,7 +156,7 @@ class SwitchablePrecision(PrecisionLayer):
         return f"{super().extra_repr()}, bits={self.bits} of ({every})"
 
 
-class SwitchablePrecisionConv2d(SwitchablePrecision, nn.Conv2d):
+class SwitchablePrecisionConv2d(SwitchablePrecisionLayer, nn.Conv2d):
     """A convolution in one of several precisions; grouped and depthwise ones as well.
 
     - `convolution`: the layer to take over; its parameters are shared, not copied.
@@ -190,7 +190,7 @@ class SwitchablePrecisionConv2d(SwitchablePrecision, nn.Conv2d):
         return plain.train(self.training)
 
 
-class SwitchablePrecisionLinear(SwitchablePrecision, nn.Linear):
+class SwitchablePrecisionLinear(SwitchablePrecisionLayer, nn.Linear):
     """A dense layer in one of several precisions.
 
     - `linear`: the layer to take over; its parameters are shared, not copied.

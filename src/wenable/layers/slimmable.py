@@ -23,7 +23,7 @@ class LayerWidth:
     groups: int = 1
 
 
-class Slimmable(nn.Module):
+class SlimmableLayer(nn.Module):
     """A layer of which the first inputs and outputs alone are enabled (Yu et al., 2019).
 
     The widest pattern is the layer it was made from, to the bit. A narrower one multiplies by the
@@ -46,9 +46,9 @@ class Slimmable(nn.Module):
     def set_pattern(self, n: int) -> None:
         """Run at the `n`-th width from now on; a pattern the layer lacks is refused."""
         self.knob.check(n)
-        self.put_pattern(n)
+        self.set_option(n)
 
-    def put_pattern(self, n: int) -> None:
+    def set_option(self, n: int) -> None:
         """Set a pattern that is known to be one of this layer's."""
         self.__dict__["pattern"] = n
 
@@ -89,7 +89,7 @@ class Slimmable(nn.Module):
         return f"{super().extra_repr()}, {self.knob.name}={self.knob.text(self.pattern)}"
 
 
-class SlimmableConv2d(Slimmable, nn.Conv2d):
+class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
     """A convolution in one of several widths; depthwise and grouped ones run fewer groups.
 
     - `convolution`: the layer to take over; its parameters are shared, not copied.
@@ -142,7 +142,7 @@ class SlimmableConv2d(Slimmable, nn.Conv2d):
         return self._copied_to(plain)
 
 
-class SlimmableLinear(Slimmable, nn.Linear):
+class SlimmableLinear(SlimmableLayer, nn.Linear):
     """A dense layer in one of several widths.
 
     - `linear`: the layer to take over; its parameters are shared, not copied.
@@ -198,7 +198,7 @@ class SlimmablePadding(nn.Module):
         self.pattern = next(iter(self.cuts))
         self.training = module.training
 
-    def put_pattern(self, n: int) -> None:
+    def set_option(self, n: int) -> None:
         """Set a pattern that is known to be one of this module's."""
         self.__dict__["pattern"] = n
 

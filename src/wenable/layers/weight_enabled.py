@@ -64,9 +64,9 @@ class WeightEnabled(nn.Module):
     def set_pattern(self, n: int) -> None:
         """Run as `n` independent groups from now on; a pattern the layer lacks is refused."""
         self.knob.check(n)
-        self.put_pattern(n)
+        self.set_option(n)
 
-    def put_pattern(self, n: int) -> None:
+    def set_option(self, n: int) -> None:
         """Set a pattern that is known to be one of this layer's."""
         # A module's own `__setattr__` looks through its parameters first, fifty times a switch.
         self.__dict__["pattern"] = n

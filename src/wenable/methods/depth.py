@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import fx, nn
 
 from wenable.core.space import Knob, Space
 from wenable.graph import Graph, Product
 from wenable.layers.exits import ExitPoint, with_exit, without_exit
-from wenable.methods.plan import Follower, Plan, SwitchableLayer
+from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 
 KNOB = "exit"
 END = "end"
@@ -44,6 +44,8 @@ class EarlyExits:
     >>> EarlyExits(("layer1", "layer2")).exits
     ('layer1', 'layer2')
     """
+
+    fits_bundle: ClassVar[bool] = False
 
     exits: tuple[str, ...]
 
@@ -102,7 +104,7 @@ class EarlyExits:
         return Plan(
             space=Space((knob,)),
             replacements=points,
-            followers={KNOB: tuple(map(Follower, points))},
+            followers={KNOB: tuple(map(KnobTarget, points))},
             layers=(*trunk, *branches),
             left_alone=(),
             method=self,

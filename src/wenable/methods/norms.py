@@ -20,12 +20,12 @@ from wenable.layers.slimmable_norm import (
     SlimmableBatchNorm2d,
     SlimmableBatchNormAct2d,
 )
-from wenable.methods.plan import Follower
+from wenable.methods.plan import KnobTarget
 
 
 def switchable_norms(
     model: nn.Module, graph: Graph, knobs: Mapping[str, Knob], otherwise: Knob | None = None
-) -> tuple[dict[str, nn.Module], dict[str, tuple[Follower, ...]]]:
+) -> tuple[dict[str, nn.Module], dict[str, tuple[KnobTarget, ...]]]:
     """Return a switchable norm for every batch norm, and what each knob sets.
 
     A norm behind one switchable layer, through channelwise operations, is keyed by that layer;
@@ -37,9 +37,9 @@ def switchable_norms(
     Raises `ValueError` for a norm that cannot be calibrated: of a class that is not known, with
     hooks, or used past its own forward.
     """
-    followers: dict[str, list[Follower]] = {knob.name: [] for knob in knobs.values()}
+    followers: dict[str, list[KnobTarget]] = {knob.name: [] for knob in knobs.values()}
     for name, knob in knobs.items():
-        followers[knob.name].append(Follower(name))
+        followers[knob.name].append(KnobTarget(name))
     replacements: dict[str, nn.Module] = {}
     for name, module in known_norms(model, graph).items():
         slices = _slices(name, module, graph)
@@ -50,7 +50,7 @@ def switchable_norms(
         replacements[name] = _switchable_norm(module, tuple(sorted(patterns)), widths)
         for part, knob in enumerate(keys):
             if knob:
-                followers[knob.name].append(Follower(name, part if widths else None))
+                followers[knob.name].append(KnobTarget(name, part if widths else None))
     return replacements, {name: tuple(each) for name, each in followers.items()}
 
 

@@ -14,7 +14,7 @@ from wenable.layers.permutation import is_identity_shuffle
 
 
 @dataclass(frozen=True, slots=True)
-class Follower:
+class KnobTarget:
     """A module that a knob sets by its `set_pattern`, by qualified name.
 
     - `part`: only one slice of its channels.
@@ -23,7 +23,7 @@ class Follower:
 
     module: str
     part: int | None = None
-    setter: str = "put_pattern"
+    setter: str = "set_option"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Plan:
 
     space: Space
     replacements: Mapping[str, nn.Module]
-    followers: Mapping[str, tuple[Follower, ...]]
+    followers: Mapping[str, tuple[KnobTarget, ...]]
     layers: tuple[SwitchableLayer, ...]
     left_alone: tuple[LeftAlone, ...]
     method: Method
@@ -121,7 +121,10 @@ class Plan:
 
 
 class Method(Protocol):
-    """A way to make a network dynamic: a row of the paper's Table I. One file each."""
+    """A way to make a network dynamic: a row of the paper's Table I. One file each.
+
+    One whose modes a bundle can hold says so by an attribute, `fits_bundle = True`.
+    """
 
     def plan(self, model: nn.Module, graph: Graph) -> Plan:
         """Return how `model`, a copy that may be taken apart, becomes dynamic.

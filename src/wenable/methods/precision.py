@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -48,6 +48,8 @@ class SwitchablePrecision:
     Source: Guerra et al., Switchable Precision Neural Networks (2020, arXiv:2002.02815), with the
     grids of Jacob et al. (CVPR 2018) in the place of DoReFa's.
     """
+
+    fits_bundle: ClassVar[bool] = False
 
     bits: tuple[int, ...] = (32, 8, 4, 2)
     tie: Literal["network", "none"] = "network"

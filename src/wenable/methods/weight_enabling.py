@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -50,6 +50,8 @@ class WeightEnabling:
     >>> WeightEnabling(groups=(1, 2, 4)).shuffle
     'first'
     """
+
+    fits_bundle: ClassVar[bool] = True
 
     groups: tuple[int, ...] = (1, 2, 4, 8, 16)
     shuffle: ShufflePolicy = "first"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from wenable.graph import Graph
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.layers.weight_enabled_with_precision import with_precision
-from wenable.methods.plan import Follower, Plan, SwitchableLayer
+from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 from wenable.methods.precision import SwitchablePrecision
 from wenable.methods.weight_enabling import ShufflePolicy, WeightEnabling
 
@@ -48,6 +48,8 @@ class WeightEnablingWithPrecision:
     >>> WeightEnablingWithPrecision(groups=(1, 2, 4)).bits
     (32, 8)
     """
+
+    fits_bundle: ClassVar[bool] = False
 
     groups: tuple[int, ...] = (1, 2, 4, 8, 16)
     bits: tuple[int, ...] = (32, 8)
@@ -125,7 +127,7 @@ class WeightEnablingWithPrecision:
             replacements[name] = _rounding(replacements.get(name, model.get_submodule(name)), knob)
         followers = dict(enabling.followers)
         for name, knob in knobs.items():
-            each = Follower(name, setter="put_precision")
+            each = KnobTarget(name, setter="put_precision")
             followers[knob.name] = (*followers.get(knob.name, ()), each)
         layers = _in_order(graph, {layer.name: layer for layer in enabling.layers}, rounded, knobs)
         every = {knob.name: knob for knob in (*enabling.space.knobs, *knobs.values())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -19,7 +19,7 @@ from wenable.layers.slimmable import (
     SlimmablePadding,
 )
 from wenable.methods.norms import has_hooks, known_norms, slimmable_norm
-from wenable.methods.plan import Follower, LeftAlone, Method, Plan, SwitchableLayer
+from wenable.methods.plan import KnobTarget, LeftAlone, Method, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining
 
 KNOB = "width"
@@ -65,6 +65,8 @@ class Slimmable:
     >>> Slimmable(widths=(1.0, 0.5)).widths
     (1.0, 0.5)
     """
+
+    fits_bundle: ClassVar[bool] = False
 
     widths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     divisor: int = 8
@@ -121,6 +123,8 @@ class UniversallySlimmable:
     >>> UniversallySlimmable(lowest=0.5, step=0.25).widths
     (1.0, 0.75, 0.5)
     """
+
+    fits_bundle: ClassVar[bool] = False
 
     lowest: float = 0.25
     step: float = 0.025
@@ -227,7 +231,7 @@ def _plan(
     return Plan(
         space=Space((knob,)),
         replacements=replacements,
-        followers={KNOB: tuple(map(Follower, replacements))},
+        followers={KNOB: tuple(map(KnobTarget, replacements))},
         layers=tuple(described),
         left_alone=(*left_alone, *remaining(model, graph, narrowing.layers)),
         method=method,

@@ -54,7 +54,7 @@ def several_processes() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def true_anywhere(value: bool, device: torch.device) -> bool:
+def true_in_any_process(value: bool, device: torch.device) -> bool:
     """Say whether something is true in any of the processes."""
     if not several_processes():
         return value
@@ -74,16 +74,16 @@ def failing_together(device: torch.device, kind: type[Exception] = RuntimeError)
         yield
     except Exception as error:
         own = error
-    if not true_anywhere(own is not None, device):
+    if not true_in_any_process(own is not None, device):
         return
-    reasons = texts_of_all("" if own is None else str(own) or type(own).__name__, device)
+    reasons = texts_of_all_processes("" if own is None else str(own) or type(own).__name__, device)
     if own is not None:
         raise own
     process, reason = next((i, each) for i, each in enumerate(reasons) if each)
     raise kind(f"process {process} of this run stopped: {reason}")
 
 
-def texts_of_all(text: str, device: torch.device) -> list[str]:
+def texts_of_all_processes(text: str, device: torch.device) -> list[str]:
     """Return what each process gave, in their order."""
     if not several_processes():
         return [text]
@@ -99,7 +99,7 @@ def texts_of_all(text: str, device: torch.device) -> list[str]:
     return [bytes(each[: int(n)].tolist()).decode() for each, n in zip(found, lengths, strict=True)]
 
 
-def text_of_the_first(text: str, device: torch.device) -> str:
+def text_of_first_process(text: str, device: torch.device) -> str:
     """Return the text that the first process gave; what the others gave does not matter."""
     if not several_processes():
         return text

@@ -12,7 +12,7 @@ from torch import nn
 from wenable.core.reasons import first_line
 from wenable.graph import Graph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
-from wenable.methods.plan import Follower, Method
+from wenable.methods.plan import KnobTarget, Method
 from wenable.methods.weight_enabling import WeightEnabling
 from wenable.modules.copying import copy_network, put_in_place
 from wenable.modules.example_inputs import checked_inputs, describe
@@ -125,7 +125,7 @@ def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Graph, list[Any],
         return trace(net, inputs), expected, macs
 
 
-def _switch(net: nn.Module, follower: Follower) -> Callable[[int], None]:
+def _switch(net: nn.Module, follower: KnobTarget) -> Callable[[int], None]:
     put = getattr(net.get_submodule(follower.module), follower.setter)
     return functools.partial(put, part=follower.part) if follower.part else put
 

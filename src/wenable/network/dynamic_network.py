@@ -18,8 +18,7 @@ from wenable.core.space import Mode, ModeChoice, Space
 from wenable.graph import Graph, trace
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
 from wenable.layers.exits import ExitReached
-from wenable.layers.precision import PrecisionLayer
-from wenable.layers.weight_enabled import WeightEnabled
+from wenable.layers.roles import KeepsPackedWeights, NeedsInputRange
 from wenable.methods.plan import LeftAlone, Method, Plan, SwitchableLayer
 from wenable.modules.copying import copies_of_results, copy_network
 from wenable.modules.example_inputs import ExampleInput, one_example
@@ -188,8 +187,8 @@ class DynamicNetwork(nn.Module):
                 state.switches, state.mode.options, mode.options, strict=True
             ):
                 if n != before:
-                    for put_pattern in switches:
-                        put_pattern(n)
+                    for set_option in switches:
+                        set_option(n)
             state.mode = mode
             self._use_statistics()
 
@@ -287,7 +286,7 @@ class DynamicNetwork(nn.Module):
     def knows_input_ranges(self, mode: ModeChoice) -> bool:
         """Say whether each layer that a mode runs in low precision has seen the range of its input."""
         mode = self.space.mode(mode)
-        rounding = (each for each in self.modules() if isinstance(each, PrecisionLayer))
+        rounding = (each for each in self.modules() if isinstance(each, NeedsInputRange))
         return all(layer.knows_its_input(mode) for layer in rounding)
 
     def store_calibration(
@@ -334,15 +333,17 @@ class DynamicNetwork(nn.Module):
         That is for patterns 1 to 1/16; each pattern a layer was used in keeps 1/n of its weight,
         shared by all modes. A mode itself keeps its statistics, two numbers a norm channel.
         """
-        return sum(layer.packed_bytes for layer in self._enabled_layers())
+        return sum(layer.packed_bytes for layer in self._packing_layers())
 
     def drop_packed(self) -> None:
         """Give that memory back; needed after weights were written through `.data` or numpy."""
-        for layer in self._enabled_layers():
+        for layer in self._packing_layers():
             layer.drop_packed()
 
-    def _enabled_layers(self) -> Iterator[WeightEnabled]:
-        return (module for module in self.modules() if isinstance(module, WeightEnabled))
+    def _packing_layers(self) -> Iterator[KeepsPackedWeights]:
+        # A dynamic network has the same attributes, for all its layers.
+        layers = (each for each in self.modules() if not isinstance(each, DynamicNetwork))
+        return (each for each in layers if isinstance(each, KeepsPackedWeights))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         # What torch does for `to`, `cuda`, `half`: the stored statistics go where the network goes.

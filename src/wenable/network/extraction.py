@@ -45,7 +45,7 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     replacements = {
         name: cast(Any, module).to_plain()
         for name, module in modules.items()
-        if hasattr(module, "put_pattern") and hasattr(module, "to_plain")
+        if hasattr(module, "set_option") and hasattr(module, "to_plain")
     }
     put_in_place(plain, replacements)
     _check_extracted(net, mode, plain)

@@ -17,6 +17,7 @@ from wenable.measure.meters.registry import find_meter
 from wenable.profiling.attribution import REST
 from wenable.profiling.cost_tables import fitted_table, modes_to_fit
 from wenable.profiling.layer_times import Progress
+from wenable.profiling.plan import ENERGY_PLAN
 from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import Calls, ModeBuilder, measure_in_groups
 from wenable.runtime.bundle import Bundle
@@ -24,7 +25,6 @@ from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engine import describe_engine
 from wenable.runtime.session import Session
 
-ENERGY_PLAN = EnergyPlan(window_s=1.0, warmup_s=0.3, cooldown_s=0.5, idle_s=5.0)
 """Windows shorter than where energy alone is measured: a table needs many modes."""
 _ON_GPU = ("CUDA", "Tensorrt", "ROCM", "MIGraphX")
 

@@ -9,22 +9,23 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wenable.core.journal import SUPPORTED, Journal
 from wenable.core.readings import Reading
+from wenable.core.renamed import refuse_renamed
 from wenable.measure.device import conditions, describe_device
-from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.measure.meters.meter import Meter, NoMeter
 from wenable.profiling.cost_tables import measure_cost_table
 from wenable.profiling.drift import drift_words, measure_steadily
-from wenable.profiling.energies import ENERGY_PLAN, EnergyMeasurement, meter_of
+from wenable.profiling.energies import EnergyMeasurement, meter_of
 from wenable.profiling.estimate import Work, estimated_seconds
 from wenable.profiling.layer_times import Progress, measure_layers
+from wenable.profiling.plan import MODE_TIMING, POLICY_TIMING, ProfilePlan
 from wenable.profiling.steps import Report, Steps
 from wenable.profiling.whole_modes import ModeBuilder
 from wenable.runtime.building import build_model
@@ -41,8 +42,9 @@ from wenable.runtime.engines import open_engine
 from wenable.runtime.session import Session
 from wenable.runtime.stored_order import chains
 
-MODE_TIMING = TimingPlan(blocks=6, calls=20, warmup=3, gap_ms=50.0)
-POLICY_TIMING = TimingPlan(blocks=4, calls=12, warmup=3, gap_ms=10.0)
+_RENAMED = {
+    name: f"plan=ProfilePlan({name}=...)" for name in (each.name for each in fields(ProfilePlan))
+}
 
 
 def profile(
@@ -50,16 +52,12 @@ def profile(
     *,
     engine: str = "onnxruntime",
     threads: int | None = None,
-    mixtures: int = 12,
-    table_modes: int = 30,
+    plan: ProfilePlan | None = None,
     meter: Meter | NoMeter | None = None,
-    energy_plan: EnergyPlan = ENERGY_PLAN,
-    energy_modes: int = 12,
-    policy_timing: TimingPlan = POLICY_TIMING,
-    mode_timing: TimingPlan = MODE_TIMING,
     on_progress: Progress = lambda done, of, what: None,
     on_estimate: Callable[[float], None] = lambda seconds: None,
     on_event: Report = lambda event: None,
+    **renamed: Any,
 ) -> DeviceProfile:
     """Return what a bundle's layers and modes take on this device, and keep it for sessions.
 
@@ -67,15 +65,9 @@ def profile(
     killed goes on where it stopped when it is called again with the same arguments; what it found so
     far is in a journal beside the place where the profile is kept, until it is whole.
 
-    - `mixtures`: how many random ways to execute the network are measured to tell what each layer
-      takes, besides those that treat all layers alike; see `measure_layers`.
-    - `table_modes`: to how many random modes the cost table is fitted, besides the uniform ones; 0
-      for no table.
+    - `plan`: how thoroughly it measures.
     - `meter`: of the energy; where nothing is said, the one that `wenable.measure.find_meter` finds. With
       `NoMeter` the profile has no energies and says why.
-    - `energy_plan`: how the energy of each mode is measured; `energy_modes`: to how many random modes
-      its table is fitted, besides the uniform ones; 0 for no table.
-    - `policy_timing`, `mode_timing`: how often whole modes are timed.
     - `on_progress`: told how many of how many measurements are done, and of what.
     - `on_estimate`: told before it starts about how many seconds it will take.
     - `on_event`: told when the device changed its speed and what was measured again; the profile
@@ -87,6 +79,8 @@ def profile(
     Raises `FileNotFoundError`, `BundleError`, `EngineError`; `JournalError` where another process
     profiles the same bundle, or an interrupted run had other arguments.
     """
+    refuse_renamed("profile", renamed, _RENAMED)
+    plan = plan or ProfilePlan()
     bundle, opened = Bundle(path), open_engine(engine, threads)
     found = DeviceProfile(
         bundle.structure,
@@ -97,37 +91,45 @@ def profile(
     )
     where = _place_to_keep(found)
     settings = {
-        "mixtures": mixtures,
-        "table_modes": table_modes,
-        "policy_timing": asdict(policy_timing),
-        "mode_timing": asdict(mode_timing),
+        "mixtures": plan.mixtures,
+        "table_modes": plan.table_modes,
+        "policy_timing": asdict(plan.policy_timing),
+        "mode_timing": asdict(plan.mode_timing),
     }
     meter = meter_of(engine) if meter is None else meter
     energy = None
     if not isinstance(meter, NoMeter):
-        energy = EnergyMeasurement(meter, energy_plan, energy_modes if table_modes else 0)
+        energy = EnergyMeasurement(
+            meter, plan.energy_plan, plan.energy_modes if plan.table_modes else 0
+        )
         settings["energy"] = energy.settings()
     with _journal(where, _run(found, bundle, settings)) as journal:
         steps = Steps(journal, on_event)
-        work = Work.of(bundle, mixtures, table_modes).left(steps)
+        work = Work.of(bundle, plan.mixtures, plan.table_modes).left(steps)
         on_estimate(
             estimated_seconds(
-                bundle, opened, work, policy_timing=policy_timing, mode_timing=mode_timing
+                bundle,
+                opened,
+                work,
+                policy_timing=plan.policy_timing,
+                mode_timing=plan.mode_timing,
             )
             + (energy.seconds(bundle) if energy else 0.0)
         )
-        anchor_ms = _anchor(bundle, opened, policy_timing)
+        anchor_ms = _anchor(bundle, opened, plan.policy_timing)
         steps.begin(anchor_ms())
-        times = measure_layers(bundle, opened, on_progress, mixtures=mixtures, steps=steps)
+        times = measure_layers(bundle, opened, on_progress, mixtures=plan.mixtures, steps=steps)
         found = replace(found, times_ms=times)
-        policies = choose_policies(bundle, opened, found, on_progress, policy_timing, steps)
+        policies = choose_policies(bundle, opened, found, on_progress, plan.policy_timing, steps)
         found = replace(found, policies=policies)
         session = Session(path, engine=engine, threads=threads, profile=found)
         on_progress(0, 1, "latencies of the modes")
-        found = replace(found, latencies=_steady_latencies(session, mode_timing, anchor_ms, steps))
-        if table_modes:
+        found = replace(
+            found, latencies=_steady_latencies(session, plan.mode_timing, anchor_ms, steps)
+        )
+        if plan.table_modes:
             table = measure_cost_table(
-                ModeBuilder(bundle, times), opened, policy_timing, on_progress, modes=table_modes,
+                ModeBuilder(bundle, times), opened, plan.policy_timing, on_progress, modes=plan.table_modes,
                 steps=steps,
             )  # fmt: skip
             found = replace(found, table=table)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from wenable.core.files import write_whole
 from wenable.core.readings import Point
 from wenable.report.figures import SEARCH, shown_accuracy
+from wenable.report.point_labels import label_points
 
 # Blue and orange that stay apart for colour-blind readers, and in grey.
 _FRONT, _UNIFORM = "#0b62a8", "#d9730d"
@@ -22,6 +24,7 @@ _SCALES = {
     "macs": (1e-6, "multiply-accumulates of one image (millions)"),
     "bit_operations": (1e-9, "bit operations of one image (thousand millions)"),
 }
+_PARTS = 24  # of the line between two points of a front, which no name is to lie on
 _LATENCY = (1.0, "latency of one image (ms, median and quartiles)")
 
 
@@ -58,7 +61,7 @@ def plot_fronts(
     for panel in panels.values():
         for point in panel.points:
             _ = shown_accuracy(point, panel.split).known, point.cost.known
-    figure = Figure(figsize=(5.6 * len(panels), 4.2), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(panels), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     splits = {panel.split for panel in panels.values()}
@@ -71,6 +74,9 @@ def plot_fronts(
     axes[0].legend(loc="lower right", frameon=False)
     if title:
         figure.suptitle(title, fontsize="medium")
+    figure.draw_without_rendering()  # settles the layout that the names are placed in
+    for axis, (cost, panel) in zip(axes, panels.items(), strict=True):
+        _name_uniform_modes(axis, cost, panel)
     data = BytesIO()
     figure.savefig(data, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
     return write_whole(path, data.getvalue())
@@ -79,11 +85,6 @@ def plot_fronts(
 def _draw(axis: Axes, cost: str, panel: Panel) -> None:
     scale, label = _SCALES.get(cost, _LATENCY)
     _points(axis, panel.uniform, panel.split, scale, _UNIFORM, "D", "uniform modes")
-    for point in panel.uniform:
-        where = (point.cost.known * scale, 100 * shown_accuracy(point, panel.split).known)
-        axis.annotate(
-            str(point.mode), where, xytext=(5, 5), textcoords="offset points", fontsize="small"
-        )
     front = sorted(panel.front, key=lambda point: point.cost.known)
     _points(axis, tuple(front), panel.split, scale, _FRONT, "o", "front of the search")
     axis.plot(
@@ -97,6 +98,32 @@ def _draw(axis: Axes, cost: str, panel: Panel) -> None:
     axis.set_xlim(left=0)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _name_uniform_modes(axis: Axes, cost: str, panel: Panel) -> None:
+    scale, _ = _SCALES.get(cost, _LATENCY)
+
+    def place(point: Point) -> tuple[float, float]:
+        return point.cost.known * scale, 100 * shown_accuracy(point, panel.split).known
+
+    names = {
+        place(point): f"{point.mode}{' (full)' if point.mode == point.mode.space.full else ''}"
+        for point in panel.uniform
+    }
+    front = sorted(place(point) for point in panel.front)
+    line = [
+        (x + (right - x) * part / _PARTS, y + (up - y) * part / _PARTS)
+        for (x, y), (right, up) in pairwise(front)
+        for part in range(1, _PARTS)
+    ]
+    bars = [
+        (place(point)[0], 100 * end)
+        for point in panel.points
+        for reading in [shown_accuracy(point, panel.split)]
+        for end in (reading.low, reading.high)
+        if end is not None
+    ]
+    label_points(axis, names, [*front, *line, *bars])
 
 
 def _points(

@@ -108,7 +108,7 @@ def _series(name: str, front: Front) -> dict[str, Any]:
         "strategy": front.strategy,
         "tested": split_of(front) == TEST,
         "cost": cost_name(front.cost),
-        "threshold": front.threshold,
+        "threshold": front.min_accuracy,
         "evaluations": front.evaluations,
         "knobs": list(front.chosen.mode.space.names),
         "finest": max(front.chosen.mode.space.uniform_options),

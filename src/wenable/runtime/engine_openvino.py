@@ -15,6 +15,35 @@ from wenable.runtime.quiet_openvino import openvino
 _COMPUTES = frozenset(["Convolution", "GroupConvolution", "FullyConnected", "MatMul"])
 
 
+class _Cores:
+    """The one core of this process, which stays until the process ends.
+
+    The plugin that a core loads gives the thread it is loaded in a stack for signals, and frees that
+    stack when it is destroyed. In another thread it cannot take it away from the first one, where the
+    next signal, Ctrl-C or the end of a child, then ended the process.
+    """
+
+    def __init__(self) -> None:
+        self._core: openvino.Core | None = None
+        self._opening = threading.Lock()
+        tell_after_fork(self)
+
+    def opened(self) -> openvino.Core:
+        """Return the core, made at the first call."""
+        with self._opening:
+            if self._core is None:
+                self._core = openvino.Core()
+            return self._core
+
+    def after_fork(self) -> None:
+        """Abandon what holds threads that did not come along."""
+        abandon(self._core)
+        self._core, self._opening = None, threading.Lock()
+
+
+_cores = _Cores()
+
+
 class OpenVino:
     """OpenVINO on the CPU, in float32, one stream: the lowest latency of a single request.
 
@@ -27,8 +56,7 @@ class OpenVino:
     def __init__(self, threads: int) -> None:
         self.version = str(openvino.__version__)
         self.threads = threads
-        self._core: openvino.Core | None = openvino.Core()
-        tell_after_fork(self)
+        _cores.opened()
 
     def prepare(self, model: bytes, batch: int | None = None) -> _Runner:
         """Return a runner for an ONNX model; raises `EngineError` where it is refused.
@@ -45,11 +73,6 @@ class OpenVino:
     def held_bytes(self, model: int, computed: int) -> int:
         """Return what a model takes that was compiled for one size of batch."""
         return int(1.2 * model) + int(1.5 * computed) + 4 * 2**20
-
-    def after_fork(self) -> None:
-        """Abandon what holds threads that did not come along."""
-        abandon(self._core)
-        self._core = None
 
     def operation_times(
         self, model: bytes, inputs: Mapping[str, np.ndarray], calls: int
@@ -81,9 +104,7 @@ class OpenVino:
 
     def _opened_core(self) -> openvino.Core:
         check_not_lost(self.name)
-        if self._core is None:
-            self._core = openvino.Core()
-        return self._core
+        return _cores.opened()
 
     def _settings(self) -> dict[str, Any]:
         return {

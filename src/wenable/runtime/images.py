@@ -16,7 +16,7 @@ def prepare_image(file: File, preprocessing: Preprocessing, *, name: str = "") -
     - `file`: a path, or a file that was opened for reading bytes; `name`: what errors call it.
 
     It is read as in training: upright, in eight bits, on white where it is transparent. The shorter
-    side is scaled to `size / shown_share`, the centre is cut out, pixels are scaled to 0 to 1 and
+    side is scaled to `size / crop_pct`, the centre is cut out, pixels are scaled to 0 to 1 and
     normalised. Needs Pillow.
 
     Raises `ImportError` without Pillow, `wenable.images.UnreadableImageError` where the file is
@@ -31,7 +31,7 @@ def prepare_image(file: File, preprocessing: Preprocessing, *, name: str = "") -
     image = read_image(file, "RGB" if preprocessing.channels == 3 else "L", name=name)
     wide, high = image.size
     # Rounded as torchvision and timm do, or the crop would lie a pixel beside theirs.
-    size, shown = preprocessing.size, int(preprocessing.size / preprocessing.shown_share)
+    size, shown = preprocessing.size, int(preprocessing.size / preprocessing.crop_pct)
     short = min(wide, high)
     sizes = (wide * shown // short, high * shown // short)
     if sizes != (wide, high):
@@ -40,8 +40,8 @@ def prepare_image(file: File, preprocessing: Preprocessing, *, name: str = "") -
     image = image.crop((left, top, left + size, top + size))
     pixels_hwc = np.asarray(image, np.float32).reshape(size, size, -1)
     mean = np.array(preprocessing.mean, np.float32)
-    deviation = np.array(preprocessing.deviation, np.float32)
-    prepared_hwc = (pixels_hwc / np.float32(255) - mean) / deviation
+    std = np.array(preprocessing.std, np.float32)
+    prepared_hwc = (pixels_hwc / np.float32(255) - mean) / std
     return np.ascontiguousarray(prepared_hwc.transpose(2, 0, 1)[None], np.float32)
 
 

@@ -28,7 +28,7 @@ from wenable.search.work import Work
 class Candidates:
     """Calibrates and evaluates modes that differ from one another in few knobs.
 
-    - `net`, `search_batches`, `calibration_batches`: as in `explore_affordably`.
+    - `net`, `search_batches`, `calibration_batches`: as in `search_greedily`.
     - `cache_mb`: memory for outputs of layers, and as much again for images, in MiB.
     - `work`: is told what was computed; `journal`: is told every evaluation, and asked first.
     """
@@ -260,7 +260,7 @@ class Candidates:
                     continue
                 known = self._known_rows(group, indices, stand)
                 if known is not None:
-                    found |= self._look(group, inputs, labels, known)
+                    found |= self._check(group, inputs, labels, known)
                     continue
                 for mode, _, running in self._sharing(group, len(indices), "looks"):
                     with running:
@@ -289,7 +289,7 @@ class Candidates:
         known = {knob: each for knob, each in rows.items() if each is not None}
         return known if len(known) == len(rows) else None
 
-    def _look(
+    def _check(
         self,
         knobs: Mapping[Mode, str],
         inputs: tuple[torch.Tensor, ...],

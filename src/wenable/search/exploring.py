@@ -1,39 +1,42 @@
-"""Explores a trained network: evaluates modes for real and hands their readings to a search."""
+"""The door to the search: `explore` runs a strategy on a trained network, evaluating modes for real."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
-
-import torch
 
 from wenable.core.cost_table import BIT_OPERATIONS, CostTable, tabulated
 from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Front, Reading
+from wenable.core.renamed import refuse_renamed
 from wenable.core.space import Mode
-from wenable.measure.energy import EnergyPlan, measure_energies
-from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.measure.meters.meter import Meter, NoMeter
-from wenable.measure.meters.registry import find_meter
-from wenable.modules.passes import device_name, device_of
+from wenable.measure.latency import TimingPlan
 from wenable.modules.processes import several_processes
 from wenable.network.calibration import calibrate
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.network.evaluation import evaluate_each
-from wenable.network.extraction import extract
 from wenable.network.mode_costs import macs_table
-from wenable.search import explore_affordably
+from wenable.search.greedy import search_greedily
+from wenable.search.measured_costs import meter_for, mode_energies, mode_latencies
 from wenable.strategies.greedy import SearchStep, greedy
-from wenable.strategies.knapsack import exact
-from wenable.strategies.limits import Limit
-from wenable.strategies.nsga2 import evolve
+from wenable.strategies.knapsack import knapsack
+from wenable.strategies.nsga2 import nsga2
+from wenable.strategies.settings import (
+    NSGA2,
+    Greedy,
+    GreedyLazy,
+    Knapsack,
+    Strategy,
+    strategy_named,
+)
 
 Cost = Literal["macs", "bit_operations", "latency", "energy"]
-Strategy = Literal["exact", "greedy", "greedy-lazy", "plain", "evolve"]
-ALGORITHM_2 = ("greedy", "greedy-lazy", "plain")
+_RENAMED = {
+    "threshold": "min_accuracy",
+    "limits": "strategy=wenable.Knapsack(constraints=...)",
+    "journal": "strategy=wenable.Greedy(journal=...)",
+}
 
 
 def explore(
@@ -41,17 +44,16 @@ def explore(
     search_batches: Iterable[Any],
     calibration_batches: Iterable[Any],
     *,
-    threshold: float,
+    min_accuracy: float | None = None,
     cost: Cost = "macs",
     table: CostTable | None = None,
-    strategy: Strategy | None = None,
-    limits: Sequence[Limit] = (),
+    strategy: Strategy | str | None = None,
     timing: TimingPlan | None = None,
     on_step: Callable[[SearchStep], None] | None = None,
-    journal: str | os.PathLike[str] | None = None,
     pooled: bool = False,
+    **renamed: Any,
 ) -> Front:
-    """Search the modes of a trained network for those worth having.
+    """Search the modes of a trained network for those worth having: its Pareto front.
 
     Every mode that is compared is calibrated on `calibration_batches` first, and its accuracy is
     that on `search_batches`. The statistics of the modes on the front, and of those that were
@@ -60,130 +62,192 @@ def explore(
     - `search_batches`: images and labels that training did not see; gone through once a mode.
       Report the accuracy of the modes that are found on a third split (`Front.with_tests`).
     - `calibration_batches`: of the training split.
-    - `threshold`: only modes with an accuracy above it, between 0 and 1, are wanted.
+    - `min_accuracy`: only modes with an accuracy above it, between 0 and 1, are wanted.
     - `cost`: `"macs"`, `"bit_operations"` (`DynamicNetwork.bit_operations`), `"latency"` or `"energy"`.
     - `table`: where latencies come from: that of a profile of the device that will run the network.
       Without one they are the median times of the modes' extracted networks in eager PyTorch on this
       machine, for one example, by `timing`. Energy is measured likewise, which takes a minute for
       each mode and a meter.
-    - `strategy`: `"exact"`, which takes accuracy losses as a sum over layers and solves for the best
-      mode within each budget; `"greedy"`, WeNet's Algorithm 2, where costs are sums without the work
-      that cannot change its answer; `"plain"`, the same as it is written; `"greedy-lazy"`, an
-      approximation of it; `"evolve"`, an evolutionary search. `"plain"`, and `"greedy"` where it has
-      to be, take any cost; the others need sums: MACs, bit operations where no layer has both a knob of
-      groups and one of precision, or a table. Default: `"exact"` where costs are sums, else `"greedy"`.
-    - `limits`: on further costs, for `"exact"` and `"evolve"`.
-    - `journal`: a file that keeps what `"greedy"` and `"greedy-lazy"` found so far, where costs are
-      sums. A search that was killed goes on from there when it is called again.
+    - `strategy`: `wenable.Knapsack`, `Greedy` (WeNet's Algorithm 2), `GreedyLazy` or `NSGA2`, with
+      settings or by name, `"knapsack"`, `"greedy"`, `"greedy-lazy"`, `"nsga2"`. `Greedy` takes any
+      cost; the others need costs that are sums over knobs: MACs, bit operations if no layer has both a
+      knob of groups and one of precision, or a table. Default: `Knapsack()` if costs are sums,
+      `Greedy()` otherwise.
     - `pooled`: under `torchrun`, each process is given its own part of both splits, and accuracies
       and statistics are those of all parts together.
 
     Raises `ValueError` for an unknown cost or strategy, a table of another network, energy without
-    a meter (with what was looked for), a threshold that the full mode does not exceed, or settings
-    that the strategy has no use for.
+    a meter (with what was looked for), a `min_accuracy` that the full mode does not exceed, or
+    settings that cannot be used here; `TypeError` for an argument by a former name.
+
+    >>> import torch, wenable as we
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    >>> net = we.convert(model, torch.zeros(1, 8))
+    >>> data = [(torch.randn(16, 8), torch.arange(16) % 2)]
+    >>> front = we.explore(net, data, data, min_accuracy=0.0, strategy=we.Knapsack(count=4))
+    >>> front.chosen.cost.unit
+    'MACs'
     """
+    refuse_renamed("explore", renamed, _RENAMED)
+    if min_accuracy is None:
+        raise TypeError("explore() needs `min_accuracy`: modes must be more accurate than that")
     check_dynamic(net)
     if cost not in get_args(Cost):
         allowed = ", ".join(map(repr, get_args(Cost)))
         raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: {allowed}")
-    additive = _additive_costs(net, cost, table)
-    chosen = _checked_strategy(strategy, additive is not None, limits, journal, pooled)
-    meter = _meter_for(net) if cost == "energy" and additive is None else None
+    sums = _additive_costs(net, cost, table)
+    chosen = _checked_strategy(strategy, sums is not None, pooled)
     for name, batches in (
         ("search_batches", search_batches),
         ("calibration_batches", calibration_batches),
     ):
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
-    if additive is not None and chosen in ("greedy", "greedy-lazy") and not several_processes():
-        front = explore_affordably(
-            net, search_batches, calibration_batches, threshold=threshold,
-            cost="macs" if table is None and cost == "macs" else additive, strategy=chosen, on_step=on_step,
-            journal=journal,
+    if sums is not None and isinstance(chosen, Greedy | GreedyLazy) and not several_processes():
+        known = "macs" if table is None and cost == "macs" else sums
+        front = search_greedily(
+            net, search_batches, calibration_batches, chosen, min_accuracy=min_accuracy,
+            cost=known, on_step=on_step,
         )  # fmt: skip
         return replace(front, cost=cost)
-    before = set(net.calibrated_modes)
-    evaluated: set[Mode] = set()
-    outcomes: dict[Mode, Outcomes] = {}
+    evaluated = _Evaluated(net, search_batches, calibration_batches, pooled)
+    if sums is None or isinstance(chosen, Greedy | GreedyLazy):
+        costs = _costs(net, cost, sums, timing)
 
-    def accuracy(mode: Mode) -> Reading:
-        evaluated.add(mode)
-        if mode not in before:
-            calibrate(net, mode, calibration_batches)
-        reading, outcomes[mode] = evaluate_each(
-            net, mode, search_batches, split="the search split", pooled=pooled
+        def run() -> Front:
+            ended = evaluated.keeping_the_path(on_step)
+            return greedy(
+                net.space, evaluated.accuracy, costs, min_accuracy, cost=cost, on_step=ended
+            )
+
+    else:
+        additive = sums
+
+        def run() -> Front:
+            return _run_on_sums(
+                net, chosen, evaluated.accuracy, additive, min_accuracy, cost, on_step
+            )
+
+    return evaluated.front(run)
+
+
+def _run_on_sums(
+    net: DynamicNetwork,
+    strategy: Strategy,
+    accuracy: Callable[[Mode], Reading],
+    table: CostTable,
+    min_accuracy: float,
+    cost: str,
+    on_step: Callable[[SearchStep], None] | None,
+) -> Front:
+    """Run a strategy that needs costs to be sums over knobs."""
+    if isinstance(strategy, Knapsack):
+        return knapsack(
+            net.space, accuracy, table, budgets=strategy.budgets, count=strategy.count,
+            min_accuracy=min_accuracy, constraints=strategy.constraints, cost=cost,
+            rounds=strategy.rounds, on_step=on_step,
+        )  # fmt: skip
+    assert isinstance(strategy, NSGA2)
+    return nsga2(
+        net.space, accuracy, table, trials=strategy.trials, seed=strategy.seed,
+        population=strategy.population, min_accuracy=min_accuracy,
+        constraints=strategy.constraints, start=strategy.start, cost=cost, on_step=on_step,
+    )  # fmt: skip
+
+
+class _Evaluated:
+    """Modes that a search had evaluated: calibrated first, and forgotten unless they are kept."""
+
+    def __init__(
+        self,
+        net: DynamicNetwork,
+        search_batches: Iterable[Any],
+        calibration_batches: Iterable[Any],
+        pooled: bool,
+    ) -> None:
+        self.net, self.pooled = net, pooled
+        self.search_batches, self.calibration_batches = search_batches, calibration_batches
+        self.before = set(net.calibrated_modes)
+        self.modes: set[Mode] = set()
+        self.outcomes: dict[Mode, Outcomes] = {}
+
+    def accuracy(self, mode: Mode) -> Reading:
+        self.modes.add(mode)
+        if mode not in self.before:
+            calibrate(self.net, mode, self.calibration_batches)
+        reading, self.outcomes[mode] = evaluate_each(
+            self.net, mode, self.search_batches, split="the search split", pooled=self.pooled
         )
         return reading
 
-    def costs(modes: Sequence[Mode]) -> Sequence[Reading]:
-        if additive is not None:
-            return [additive.reading(mode) for mode in modes]
-        if meter is not None:
-            return mode_energies(net, modes, meter)
-        if cost == "bit_operations":
-            return [Reading(net.bit_operations(m), BIT_OPERATIONS, source="counted") for m in modes]
-        return mode_latencies(net, modes, timing)
+    def keeping_the_path(
+        self, on_step: Callable[[SearchStep], None] | None
+    ) -> Callable[[SearchStep], None]:
+        """Return what is to be called after each step: the candidates that lost are forgotten."""
+        path = {self.net.space.full}
 
-    path: set[Mode] = {net.space.full}
+        def ended(step: SearchStep) -> None:
+            path.add(step.taken.mode)
+            self._forget_all_but(path)
+            if on_step is not None:
+                on_step(step)
 
-    def drop_the_others(keep: set[Mode]) -> None:
-        net.forget_calibrations([mode for mode in evaluated if mode not in before | keep])
-        evaluated.intersection_update(keep)
+        return ended
 
-    def end_step(step: SearchStep) -> None:
-        path.add(step.taken.mode)
-        drop_the_others(path)
-        if on_step is not None:
-            on_step(step)
+    def front(self, run: Callable[[], Front]) -> Front:
+        """Return the front that a search finds, whose modes stay calibrated."""
+        found: set[Mode] = set()
+        try:
+            front = run()
+            found = {*front.modes, front.chosen.mode}
+        finally:
+            self._forget_all_but(found)
+        return front.with_outcomes(self.outcomes)
 
-    found: set[Mode] = set()
-    try:
-        if chosen in ALGORITHM_2 or additive is None:
-            front = greedy(net.space, accuracy, costs, threshold, cost=cost, on_step=end_step)
-        else:
-            search = exact if chosen == "exact" else evolve
-            front = search(
-                net.space, accuracy, additive, threshold=threshold, limits=limits, cost=cost,
-                on_step=on_step,
-            )  # fmt: skip
-        found = {*front.modes, front.chosen.mode}
-    finally:
-        drop_the_others(found)
-    return front.with_outcomes(outcomes)
+    def _forget_all_but(self, keep: set[Mode]) -> None:
+        self.net.forget_calibrations(
+            [mode for mode in self.modes if mode not in self.before | keep]
+        )
+        self.modes.intersection_update(keep)
 
 
-def _checked_strategy(
-    strategy: Strategy | None,
-    sums: bool,
-    limits: Sequence[Limit],
-    journal: str | os.PathLike[str] | None,
-    pooled: bool,
-) -> Strategy:
-    """Return the strategy, the default one where none is given, if the settings fit it."""
-    chosen = strategy or ("exact" if sums else "greedy")
-    if chosen not in get_args(Strategy):
-        allowed = ", ".join(map(repr, get_args(Strategy)))
-        raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: {allowed}")
-    if chosen not in ("greedy", "plain") and not sums:
+def _checked_strategy(strategy: Strategy | str | None, sums: bool, pooled: bool) -> Strategy:
+    """Return the strategy, the default one if none is given, once it is known to fit."""
+    chosen = strategy_named(strategy or ("knapsack" if sums else "greedy"))
+    several = several_processes()
+    if not isinstance(chosen, Greedy) and not sums:
         raise ValueError(
-            f"`strategy` (={chosen!r}) needs costs that are sums over knobs: give the `table` of a"
+            f"`strategy` (={chosen.name!r}) needs costs that are sums over knobs: give the `table` of a"
             " profile, or cost='macs'"
         )
-    if chosen in ALGORITHM_2 and limits:
-        raise ValueError("`limits` are for the strategies 'exact' and 'evolve'")
-    if pooled and not several_processes():
+    if pooled and not several:
         raise ValueError(
             "`pooled` is for several processes, as under torchrun; this is the only one"
         )
-    if chosen == "greedy-lazy" and several_processes():
+    if isinstance(chosen, GreedyLazy) and several:
         raise ValueError("`strategy` (='greedy-lazy') runs in one process; this is one of several")
-    raced = chosen in ("greedy", "greedy-lazy") and sums and not several_processes()
-    if journal is not None and not raced:
-        raise ValueError(
-            "`journal` is for the strategies 'greedy' and 'greedy-lazy', in one process, with costs"
-            " that are sums"
-        )
+    if isinstance(chosen, Greedy) and chosen.journal is not None and (several or not sums):
+        raise ValueError("`journal` needs costs that are sums over knobs, in one process")
     return chosen
+
+
+def _costs(
+    net: DynamicNetwork, cost: Cost, sums: CostTable | None, timing: TimingPlan | None
+) -> Callable[[Sequence[Mode]], Sequence[Reading]]:
+    """Return what tells the costs of several modes, measured side by side if they are measured.
+
+    Raises `ValueError` for energy without a meter.
+    """
+    if sums is not None:
+        return lambda modes: [sums.reading(mode) for mode in modes]
+    if cost == "energy":
+        meter = meter_for(net)
+        return lambda modes: mode_energies(net, modes, meter)
+    if cost == "bit_operations":
+        return lambda modes: [
+            Reading(net.bit_operations(mode), BIT_OPERATIONS, source="counted") for mode in modes
+        ]
+    return lambda modes: mode_latencies(net, modes, timing)
 
 
 def _additive_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) -> CostTable | None:
@@ -202,80 +266,3 @@ def _additive_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) ->
     if table.unit != unit:
         raise ValueError(f"`table` is in {table.unit}; `cost` (={cost!r}) needs {unit}")
     return table
-
-
-def mode_latencies(
-    net: DynamicNetwork, modes: Sequence[Mode], timing: TimingPlan | None = None
-) -> list[Reading]:
-    """Return the latency of each mode's extracted network in eager PyTorch, for one example.
-
-    All modes are timed against each other, in blocks in random order. Denormal numbers are flushed
-    to zero in this thread while it times; PyTorch's worker threads take that setting over only when
-    they start, so call `torch.set_flush_denormal(True)` before any other work to have it in all of
-    them. The reading's source says which it was.
-    """
-    example = net.example_batch
-    plains = {mode: extract(net, mode).eval() for mode in modes}
-    with torch.inference_mode(), _denormals_flushed() as where:
-        readings = measure_latencies(
-            {mode: _call(plain, example) for mode, plain in plains.items()},
-            timing,
-            device=device_name(net),
-            source=f"wall clock, eager PyTorch {torch.__version__}, batch 1,"
-            f" {torch.get_num_threads()} threads, denormals flushed in {where}",
-        )
-    return [readings[mode] for mode in modes]
-
-
-def mode_energies(
-    net: DynamicNetwork, modes: Sequence[Mode], meter: Meter, plan: EnergyPlan | None = None
-) -> list[Reading]:
-    """Return the energy of each mode's extracted network in eager PyTorch, for one example, in mJ.
-
-    What the meter could not tell is a reading without a value, with the reason.
-    """
-    example = net.example_batch
-    plains = {mode: extract(net, mode).eval() for mode in modes}
-    calls = {mode: _call(plain, example) for mode, plain in plains.items()}
-    with torch.inference_mode(), _denormals_flushed():
-        found = measure_energies(calls, meter, plan)
-    return [found[mode].energy for mode in modes]
-
-
-def _meter_for(net: DynamicNetwork) -> Meter:
-    """Return the meter of what the network runs on; raises `ValueError` where there is none."""
-    scopes = ("GPU",) if device_of(net).type == "cuda" else ()
-    meter = find_meter(*scopes)
-    if isinstance(meter, NoMeter):
-        raise ValueError(f"`cost` (='energy') needs an energy meter: {meter.reason}")
-    return meter
-
-
-@contextmanager
-def _denormals_flushed() -> Iterator[str]:
-    """Treat numbers below 1e-38 as zero: arithmetic on them is up to a hundred times slower.
-
-    Yields where that holds: a setting of each thread, it cannot be given to workers that run.
-    """
-    was_on = bool(torch.tensor(1e-39) * 1.0 == 0)
-    torch.set_flush_denormal(True)
-    try:
-        # Large enough to be shared out among the workers; written and read as bits, since a thread
-        # that flushes cannot hold a denormal number otherwise.
-        products = torch.ones(1_000_000, dtype=torch.int32).view(torch.float32) * 1.0
-        everywhere = not bool(products.view(torch.int32).any())
-        yield "every thread" if everywhere else "the calling thread only"
-    finally:
-        torch.set_flush_denormal(was_on)
-
-
-def _call(plain: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Callable[[], object]:
-    on_gpu = device_of(plain).type == "cuda"
-
-    def call() -> object:
-        output = plain(*example)
-        if on_gpu:
-            torch.cuda.synchronize()
-        return output
-
-    return call

@@ -1,12 +1,11 @@
-"""The search itself: which candidates of a step are asked for what, and what stays calibrated."""
+"""Algorithm 2 without the work that cannot change its path: candidates race, and share passes."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Front, Point, Reading
@@ -20,46 +19,39 @@ from wenable.search.work import Work
 from wenable.strategies.greedy import SearchStep
 from wenable.strategies.greedy_lazy import greedy_lazy
 from wenable.strategies.journal import Journal
-from wenable.strategies.racing import check_threshold, descend, loss, race
+from wenable.strategies.racing import check_min_accuracy, descend, loss, race
+from wenable.strategies.settings import Greedy, GreedyLazy
 
-Strategy = Literal["greedy", "greedy-lazy"]
 
-
-def explore_affordably(
+def search_greedily(
     net: DynamicNetwork,
     search_batches: Iterable[Any],
     calibration_batches: Iterable[Any],
+    settings: Greedy | GreedyLazy | None = None,
     *,
-    threshold: float,
+    min_accuracy: float,
     cost: Literal["macs"] | CostTable = "macs",
-    strategy: Strategy = "greedy",
     on_step: Callable[[SearchStep], None] | None = None,
-    journal: str | os.PathLike[str] | None = None,
-    cache_mb: float = 2048.0,
     work: Work | None = None,
 ) -> Front:
-    """Search as `explore` does (WeNet, Algorithm 2), with the same path and less work.
+    """Search as WeNet's Algorithm 2 does, with the same path and less work.
 
-    With `"greedy"` path, front and readings are those of the plain algorithm. Each step is a race
-    (`strategies.racing`). A candidate is out when it makes so many errors that the images still to
-    come cannot save it; those that the present mode finds hardest come first. They are looked
-    at in batches of their own, whose sums are rounded otherwise. So an error counts there only
-    where another class is ahead by far more than rounding, and every figure that is reported comes
-    from a whole evaluation on `search_batches`. Of the layers before the one that changed, the
-    candidates of a step share one pass (`prefix_reuse`), for calibration as for the look.
-    Evaluations and looks start from what the mode where the search stands gave there, where that was
-    recorded.
+    With `Greedy` path, front and readings are those of the algorithm as it is written
+    (`strategies.greedy`). Each step is a race (`strategies.racing`). A candidate is out when it makes
+    so many errors that the images still to come cannot save it; those that the present mode finds
+    hardest come first. They are checked in batches of their own, whose sums are rounded otherwise. So
+    an error counts there only if another class is ahead by far more than rounding, and every figure
+    that is reported comes from a whole evaluation on `search_batches`. The layers before the one that
+    changed run once for all candidates of a step (`prefix_reuse`), in calibration as in checks.
+    Evaluations and checks start from what the present mode gave there, if that was recorded.
 
-    That holds where the network is a function of one image and its mode: not where it draws random
-    numbers, or the library chooses its algorithms anew in each run.
+    That holds if the network is a function of one image and its mode: not if it draws random numbers,
+    or the library chooses its algorithms anew in each run.
 
-    - `search_batches`, `calibration_batches`, `threshold`, `on_step`: as in `explore`. Both have to
+    - `search_batches`, `calibration_batches`, `min_accuracy`, `on_step`: as in `explore`. Both have to
       come in the same order each time.
+    - `settings`: `Greedy`, or `GreedyLazy` (`strategies.greedy_lazy`), an approximation.
     - `cost`: `"macs"`, or a table. Costs that are measured anew in each step are not known before.
-    - `strategy`: `"greedy"`, or `"greedy-lazy"` (`strategies.greedy_lazy`), an approximation.
-    - `journal`: a file that holds every finished evaluation and step. A search that was killed goes
-      on from there when it is called again with the same arguments.
-    - `cache_mb`: the most memory, in MiB, for the outputs of layers, and as much again for images.
     - `work`: is told what was computed.
 
     Returns a `Front` whose `explored` and `evaluations` hold what was evaluated on all images.
@@ -69,10 +61,8 @@ def explore_affordably(
 
     Source: WeNet, Algorithm 2.
     """
-    check_threshold(threshold)
-    if strategy not in get_args(Strategy):
-        allowed = ", ".join(map(repr, get_args(Strategy)))
-        raise ValueError(f"`strategy` (={strategy!r}) is unknown; allowed: {allowed}")
+    settings = settings or Greedy()
+    check_min_accuracy(min_accuracy)
     if cost != "macs" and not isinstance(cost, CostTable):
         raise ValueError(f"`cost` (={cost!r}) must be known before: 'macs', or a CostTable")
     if isinstance(cost, CostTable) and cost.space != net.space:
@@ -87,15 +77,15 @@ def explore_affordably(
         raise ValueError("a search with a race runs in one process; this is one of several")
     with ExitStack() as stack:
         opened = None
-        if journal is not None:
+        if settings.journal is not None:
             splits = {"search": search_batches, "calibration": calibration_batches}
-            header = run_identity(net, splits, cost, strategy, threshold)
-            opened = stack.enter_context(Journal(journal, header))
+            header = run_identity(net, splits, cost, settings.name, min_accuracy)
+            opened = stack.enter_context(Journal(settings.journal, header))
         candidates = Candidates(
-            net, search_batches, calibration_batches, cache_mb, work or Work(), opened
+            net, search_batches, calibration_batches, settings.cache_mb, work or Work(), opened
         )
-        search = _Search(candidates, cost, threshold, on_step)
-        return search.lazily() if strategy == "greedy-lazy" else search.racing()
+        search = _Search(candidates, cost, min_accuracy, on_step)
+        return search.lazily() if isinstance(settings, GreedyLazy) else search.racing()
 
 
 class _Search:
@@ -105,14 +95,14 @@ class _Search:
         self,
         candidates: Candidates,
         cost: Literal["macs"] | CostTable,
-        threshold: float,
+        min_accuracy: float,
         on_step: Callable[[SearchStep], None] | None,
     ) -> None:
-        self.candidates, self.net, self.threshold = candidates, candidates.net, threshold
+        self.candidates, self.net, self.min_accuracy = candidates, candidates.net, min_accuracy
         self.cost, self.on_step = cost, on_step
         self.path: set[Mode] = {self.net.space.full}
-        self.stand = self.net.space.full
-        self.excess: dict[str, int] = {}
+        self.current = self.net.space.full
+        self.more_errors: dict[str, int] = {}
         """Knob -> how many more errors its next pattern made than the mode it was tried in."""
         journal = candidates.journal
         entries = journal.entries if journal else []
@@ -134,7 +124,7 @@ class _Search:
         def run() -> Front:
             full = self.point(self.net.space.full)
             return descend(
-                self.net.space, full, self.threshold, self.step,
+                self.net.space, full, self.min_accuracy, self.step,
                 cost=self.cost_name, strategy="greedy", on_step=self.end_step,
             )  # fmt: skip
 
@@ -143,13 +133,13 @@ class _Search:
     def lazily(self) -> Front:
         def accuracy(mode: Mode) -> Reading:
             source = None
-            if mode != self.stand:
-                source = Source(self.stand, _changed(self.stand, mode))
+            if mode != self.current:
+                source = Source(self.current, _changed(self.current, mode))
             return self.candidates.evaluate(mode, source)
 
         def run() -> Front:
             return greedy_lazy(
-                self.net.space, accuracy, self.costs, self.threshold,
+                self.net.space, accuracy, self.costs, self.min_accuracy,
                 cost=self.cost_name, on_step=self.end_step,
             )  # fmt: skip
 
@@ -168,8 +158,8 @@ class _Search:
 
     def end_step(self, step: SearchStep) -> None:
         self.path.add(step.taken.mode)
-        self.stand = step.taken.mode
-        self.candidates.recorded.keep({self.stand})
+        self.current = step.taken.mode
+        self.candidates.recorded.keep({self.current})
         self.candidates.forget_all_but(self.path)
         if self.on_step is not None:
             self.on_step(step)
@@ -178,7 +168,7 @@ class _Search:
         """Decide one step: as the journal says, or by a race."""
         done = next(self.steps, None)
         if done is not None:
-            self.excess = dict(done["excess"])
+            self.more_errors = dict(done["excess"])
             evaluated = [self.point(self.net.space.mode(text)) for text in done["evaluated"]]
             return self.point(self.net.space.mode(done["mode"])), evaluated
         margins = self.candidates.margins_of(current.mode)
@@ -189,7 +179,7 @@ class _Search:
         points: dict[int, Point] = {}
 
         def predicted(i: int) -> float:
-            made = min(max(errors + self.excess.get(knobs[i], 0), 0), total)
+            made = min(max(errors + self.more_errors.get(knobs[i], 0), 0), total)
             return loss(costs[i], total - made, total)
 
         def exact(i: int) -> int:
@@ -198,7 +188,7 @@ class _Search:
             self.candidates.recorded.keep({current.mode, modes[best]})
             return total - self.candidates.errors_in(points[i].accuracy)
 
-        def look(who: Sequence[int], start: int, count: int) -> list[int]:
+        def check(who: Sequence[int], start: int, count: int) -> list[int]:
             nonlocal order
             if not start:  # what the first candidate finds hard as well is hard for most
                 order = self.candidates.hardest_first(
@@ -213,16 +203,16 @@ class _Search:
             total,
             first=first,
             exact=exact,
-            look=look,
+            check=check,
             images=len(order),
             chunk=max(8, total // 64),
         )
         for i, (wrong, seen) in outcome.wrong.items():
-            self.excess[knobs[i]] = wrong - int((margins[order[:seen]] < 0).sum())
+            self.more_errors[knobs[i]] = wrong - int((margins[order[:seen]] < 0).sum())
         for i, right in outcome.right.items():
-            self.excess[knobs[i]] = total - right - errors
+            self.more_errors[knobs[i]] = total - right - errors
         taken, evaluated = points[outcome.winner], list(points.values())
-        self.candidates.note_step(taken, evaluated, self.excess)
+        self.candidates.note_step(taken, evaluated, self.more_errors)
         return taken, evaluated
 
 

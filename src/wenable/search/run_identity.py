@@ -18,7 +18,7 @@ def run_identity(
     splits: Mapping[str, Iterable[Any]],
     cost: Literal["macs"] | CostTable,
     strategy: str,
-    threshold: float,
+    min_accuracy: float,
 ) -> dict[str, Any]:
     """Return what tells one search from another."""
     return {
@@ -27,7 +27,7 @@ def run_identity(
         "calibrated": sorted(map(str, net.calibrated_modes)),
         "cost": cost if isinstance(cost, str) else cost.to_json(),
         "strategy": strategy,
-        "threshold": threshold,
+        "threshold": min_accuracy,
         **{name: _identity(batches) for name, batches in splits.items()},
     }
 

@@ -66,7 +66,7 @@ def estimate_search(
     """Return what a search takes at most, if it goes down to the smallest mode.
 
     - `search_images`, `calibration_images`: the sizes of the two splits.
-    - `plain`: of the plain algorithm. Otherwise of `explore_affordably`, whose worst case is above
+    - `plain`: of the plain algorithm. Otherwise of `search_greedily`, whose worst case is above
       the plain one's: a candidate may be looked at on all images and evaluated on them then.
 
     Raises `ValueError` where a size is below 1.

@@ -10,8 +10,8 @@ from wenable.core.accuracy_comparison import compare_accuracies
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Front, Point, Reading, non_dominated
 from wenable.core.space import Mode
+from wenable.strategies.constraints import Constraint
 from wenable.strategies.greedy import SearchStep
-from wenable.strategies.limits import Limit
 
 
 class Evaluations:
@@ -64,24 +64,26 @@ class Evaluations:
         self,
         strategy: str,
         cost: str,
-        threshold: float,
-        limits: Sequence[Limit] = (),
+        min_accuracy: float,
+        constraints: Sequence[Constraint] = (),
         path: Sequence[Point] = (),
     ) -> Front:
-        """Return the front of what was evaluated, above the threshold and within the limits.
+        """Return the front of what was evaluated, above the min_accuracy and within the constraints.
 
         Its `chosen` is the cheapest of its points. Raises `ValueError` where there is none.
         """
         within = [
-            point for point in self.points if all(limit.allows(point.mode) for limit in limits)
+            point
+            for point in self.points
+            if all(constraint.allows(point.mode) for constraint in constraints)
         ]
-        above = tuple(point for point in within if point.accuracy.known > threshold)
+        above = tuple(point for point in within if point.accuracy.known > min_accuracy)
         if not above:
             best = max((point.accuracy.known for point in within), default=None)
             found = "none was found" if best is None else f"the best has an accuracy of {best:.4f}"
             raise ValueError(
-                f"`threshold` (={threshold}) is not exceeded by any mode that was evaluated within"
-                f" `limits` ({', '.join(map(str, limits)) or 'none'}): {found}"
+                f"`min_accuracy` (={min_accuracy}) is not exceeded by any mode that was evaluated within"
+                f" `constraints` ({', '.join(map(str, constraints)) or 'none'}): {found}"
             )
         points = non_dominated(above)
         return Front(
@@ -89,24 +91,24 @@ class Evaluations:
             chosen=points[-1],
             path=tuple(path),
             evaluations=len(self.points),
-            threshold=threshold,
+            min_accuracy=min_accuracy,
             cost=cost,
             strategy=strategy,
             explored=self.points,
         )
 
 
-def check_threshold(threshold: float) -> None:
-    """Raise `ValueError` unless the threshold is an accuracy from 0 to below 1."""
-    if not 0 <= threshold < 1:
-        raise ValueError(f"`threshold` (={threshold}) must be an accuracy from 0 to below 1")
+def check_min_accuracy(min_accuracy: float) -> None:
+    """Raise `ValueError` unless the min_accuracy is an accuracy from 0 to below 1."""
+    if not 0 <= min_accuracy < 1:
+        raise ValueError(f"`min_accuracy` (={min_accuracy}) must be an accuracy from 0 to below 1")
 
 
-def check_exceeded(threshold: float, full: Point) -> None:
-    """Raise `ValueError` unless the full mode's accuracy exceeds the threshold."""
-    if full.accuracy.known <= threshold:
+def check_exceeded(min_accuracy: float, full: Point) -> None:
+    """Raise `ValueError` unless the full mode's accuracy exceeds the min_accuracy."""
+    if full.accuracy.known <= min_accuracy:
         raise ValueError(
-            f"`threshold` (={threshold}) cannot be reached: the full mode has an accuracy of"
+            f"`min_accuracy` (={min_accuracy}) cannot be reached: the full mode has an accuracy of"
             f" {full.accuracy.known:.4f}"
         )
 
@@ -114,7 +116,7 @@ def check_exceeded(threshold: float, full: Point) -> None:
 def union(*fronts: Front) -> Front:
     """Return one front of all points that none of any other front beats.
 
-    Its strategy is those of the fronts, joined with `+`, and its threshold the least of theirs.
+    Its strategy is those of the fronts, joined with `+`, and its min_accuracy the least of theirs.
     `explored` holds every mode once, and `evaluations` counts them. Where two fronts hold a mode, the
     readings of the first one count. The paths, one behind the other, are its path. `chosen` is the
     last of the points.
@@ -129,9 +131,9 @@ def union(*fronts: Front) -> Front:
     >>> def front(text, share, macs, strategy):
     ...     point = Point(space.mode(text), Reading(share, "top-1"), Reading(macs, "MACs"))
     ...     return Front((point,), point, (point,), 1, 0.0, "macs", strategy)
-    >>> both = union(front("1", 0.9, 4.0, "greedy"), front("1/2", 0.8, 2.0, "exact"))
+    >>> both = union(front("1", 0.9, 4.0, "greedy"), front("1/2", 0.8, 2.0, "knapsack"))
     >>> [str(mode) for mode in both.modes], both.strategy, both.evaluations
-    (['1', '1/2'], 'greedy+exact', 2)
+    (['1', '1/2'], 'greedy+knapsack', 2)
     """
     if not fronts:
         raise ValueError("`fronts` is empty; a union needs at least one")
@@ -144,7 +146,7 @@ def union(*fronts: Front) -> Front:
         chosen=points[-1] if points else fronts[0].chosen,
         path=tuple(point for front in fronts for point in front.path),
         evaluations=len(explored),
-        threshold=min(front.threshold for front in fronts),
+        min_accuracy=min(front.min_accuracy for front in fronts),
         cost=fronts[0].cost,
         strategy="+".join(dict.fromkeys(front.strategy for front in fronts)),
         explored=explored,

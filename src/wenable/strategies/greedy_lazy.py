@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Mode, Space
 from wenable.strategies.greedy import SearchStep
-from wenable.strategies.racing import check_threshold, descend
+from wenable.strategies.racing import check_min_accuracy, descend
 
 
 def greedy_lazy(
     space: Space,
     accuracy: Callable[[Mode], Reading],
     costs: Callable[[Sequence[Mode]], Sequence[Reading]],
-    threshold: float,
+    min_accuracy: float,
     *,
     cost: str = "cost",
     on_step: Callable[[SearchStep], None] | None = None,
@@ -31,23 +31,23 @@ def greedy_lazy(
     since it was last evaluated. It needs costs that are known without a measurement, since those of
     all candidates are asked for in each step.
 
-    - `accuracy`, `costs`, `threshold`, `cost`, `on_step`: as in `greedy`.
+    - `accuracy`, `costs`, `min_accuracy`, `cost`, `on_step`: as in `greedy`.
 
     Returns a `Front` whose `explored` holds the modes that were evaluated.
 
-    Raises `ValueError` where the threshold is not in [0, 1) or the full mode does not exceed it.
+    Raises `ValueError` where the min_accuracy is not in [0, 1) or the full mode does not exceed it.
 
     >>> from wenable.core.space import Knob
     >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
     >>> share = lambda mode: Reading(1 - 0.1 * (mode["a"] - 1) - 0.3 * (mode["b"] - 1), "top-1")
     >>> macs = lambda modes: [Reading(4 / mode["a"] + 4 / mode["b"], "MACs") for mode in modes]
-    >>> front = greedy_lazy(space, share, macs, threshold=0.65)
+    >>> front = greedy_lazy(space, share, macs, min_accuracy=0.65)
     >>> [str(point.mode) for point in front.path], front.evaluations
     (['1', '1/2,1', '1/2'], 4)
 
     Source: lazy evaluation after Minoux (1978), for the loss of WeNet, Algorithm 2, line 8.
     """
-    check_threshold(threshold)
+    check_min_accuracy(min_accuracy)
     lost: dict[int, float] = {}
 
     def step(current: Point, candidates: Sequence[Mode]) -> tuple[Point, Sequence[Point]]:
@@ -71,7 +71,9 @@ def greedy_lazy(
             lost[knobs[head]] = present - point.accuracy.known
 
     full = Point(space.full, accuracy(space.full), costs([space.full])[0])
-    return descend(space, full, threshold, step, cost=cost, strategy="greedy-lazy", on_step=on_step)
+    return descend(
+        space, full, min_accuracy, step, cost=cost, strategy="greedy-lazy", on_step=on_step
+    )
 
 
 def _changed(before: Mode, after: Mode) -> int:

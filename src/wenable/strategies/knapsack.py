@@ -10,27 +10,27 @@ import numpy as np
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Mode, Space
-from wenable.strategies.fronts import Evaluations, check_exceeded, check_threshold
-from wenable.strategies.greedy import SearchStep
-from wenable.strategies.limits import (
-    Limit,
+from wenable.strategies.constraints import (
+    Constraint,
     Losses,
     cheapest_within,
-    check_limits,
+    check_constraints,
     check_space,
     worthwhile,
 )
+from wenable.strategies.fronts import Evaluations, check_exceeded, check_min_accuracy
+from wenable.strategies.greedy import SearchStep
 
 
-def exact(
+def knapsack(
     space: Space,
     accuracy: Callable[[Mode], Reading],
     table: CostTable,
     *,
     budgets: Sequence[float] | None = None,
     count: int = 12,
-    threshold: float = 0.0,
-    limits: Sequence[Limit] = (),
+    min_accuracy: float = 0.0,
+    constraints: Sequence[Constraint] = (),
     cost: str = "latency",
     rounds: int = 8,
     on_step: Callable[[SearchStep], None] | None = None,
@@ -48,10 +48,10 @@ def exact(
     - `table`: the cost of any mode. Patterns that cost no less than a coarser one are left out.
     - `budgets`: what a mode may cost, in the table's unit; by default `count` of them, evenly from
       the cheapest mode to the full one. Rounds after the first spread theirs from a little below the
-      cheapest point above the threshold to the full mode, shifted by a part of a step, so that they
+      cheapest point above the min_accuracy to the full mode, shifted by a part of a step, so that they
       fill the gaps; budgets that were given stay.
-    - `threshold`: points at or under this accuracy are left out of the front.
-    - `limits`: what each point keeps besides, as a memory of 2 MB; the full mode need not.
+    - `min_accuracy`: points at or under this accuracy are left out of the front.
+    - `constraints`: what each point keeps besides, as a memory of 2 MB; the full mode need not.
     - `cost`: the name of the cost, for the record.
     - `rounds`: how often the budgets are gone through.
     - `on_step`: called after each evaluation, with `taken` its point.
@@ -59,10 +59,10 @@ def exact(
     It evaluates one mode for each knob and pattern, and at most `rounds` times the budgets.
 
     Returns a `Front` whose `path` is the full mode and then the solutions, from the most to the
-    least costly, and whose `chosen` is the cheapest point above the threshold.
+    least costly, and whose `chosen` is the cheapest point above the min_accuracy.
 
-    Raises `ValueError` where the threshold is not in [0, 1), or neither the full mode nor a mode
-    within the limits exceeds it; where no mode can keep a limit or a budget; for the table of
+    Raises `ValueError` where the min_accuracy is not in [0, 1), or neither the full mode nor a mode
+    within the constraints exceeds it; where no mode can keep a constraint or a budget; for the table of
     another space.
 
     Source: the knapsack over layers is that of integer programmes for mixed precision, as in
@@ -72,15 +72,15 @@ def exact(
     >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
     >>> share = lambda mode: Reading(1 - 0.1 * (mode["a"] - 1) - 0.3 * (mode["b"] - 1), "top-1")
     >>> table = CostTable(space, "ms", 1.0, {"a": {1: 4.0, 2: 2.0}, "b": {1: 4.0, 2: 2.0}})
-    >>> front = exact(space, share, table, threshold=0.65)
+    >>> front = knapsack(space, share, table, min_accuracy=0.65)
     >>> [(str(point.mode), point.cost.known) for point in front], front.evaluations
     ([('1', 9.0), ('1/2,1', 7.0)], 4)
     """
-    check_threshold(threshold)
+    check_min_accuracy(min_accuracy)
     check_space(space, table, "`table`")
-    check_limits(space, limits)
+    check_constraints(space, constraints)
     _check_budgets(table, budgets, count, rounds)
-    patterns = worthwhile(space, table, limits)
+    patterns = worthwhile(space, table, constraints)
     a_round = count if budgets is None else len(budgets)
     alone_or_full = 1 + sum(len(options) - 1 for options in patterns.values())
     most = alone_or_full + rounds * a_round
@@ -90,7 +90,7 @@ def exact(
     likely = alone_or_full + min(4 * rounds * a_round // 5, 6 * (alone_or_full - 1) // 5)
     evaluate = Evaluations(accuracy, table, most, on_step, likely=likely)
     full = evaluate(space.full)
-    check_exceeded(threshold, full)
+    check_exceeded(min_accuracy, full)
     alone = {
         name: {n: evaluate(space.full.replace({name: n})).accuracy for n in options[1:]}
         for name, options in patterns.items()
@@ -100,26 +100,29 @@ def exact(
     solutions: dict[Mode, Point] = {}
     for number in range(rounds):
         if number > 0:
-            telling = _telling(evaluate.points, losses, full, threshold)
+            telling = _telling(evaluate.points, losses, full, min_accuracy)
             losses = fitted_losses(first, telling, full.accuracy)
         above = [
             point.cost.known
             for point in evaluate.points
-            if point.accuracy.known > threshold and all(each.allows(point.mode) for each in limits)
+            if point.accuracy.known > min_accuracy
+            and all(each.allows(point.mode) for each in constraints)
         ]
         for budget in budgets or _sweep(table, count, number, min(above, default=full.cost.known)):
-            mode = cheapest_within(space, losses, table, budget, limits)
+            mode = cheapest_within(space, losses, table, budget, constraints)
             if mode is not None and mode != space.full:
                 solutions[mode] = evaluate(mode)
     path = [full, *sorted(solutions.values(), key=lambda point: -point.cost.known)]
-    return evaluate.front("exact", cost, threshold, limits, path)
+    return evaluate.front("knapsack", cost, min_accuracy, constraints, path)
 
 
-def _telling(points: Sequence[Point], losses: Losses, full: Point, threshold: float) -> list[Point]:
+def _telling(
+    points: Sequence[Point], losses: Losses, full: Point, min_accuracy: float
+) -> list[Point]:
     """Return the points that the next losses are to fit.
 
     Losses do not add up for ever: a mode with all patterns at their finest keeps far more than the
-    product. So of those at or under the threshold only such count as were taken to exceed it; fitted
+    product. So of those at or under the min_accuracy only such count as were taken to exceed it; fitted
     to the rest as well, fine patterns would seem to lose next to nothing.
     """
 
@@ -129,7 +132,7 @@ def _telling(points: Sequence[Point], losses: Losses, full: Point, threshold: fl
     return [
         point
         for point in points
-        if max(point.accuracy.known, full.accuracy.known * taken_to_keep(point)) > threshold
+        if max(point.accuracy.known, full.accuracy.known * taken_to_keep(point)) > min_accuracy
     ]
 
 

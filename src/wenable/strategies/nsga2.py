@@ -10,14 +10,14 @@ from typing import Any
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode, ModeChoice, Space
-from wenable.strategies.fronts import Evaluations, check_exceeded, check_threshold
+from wenable.strategies.constraints import Constraint, check_constraints, check_space, worthwhile
+from wenable.strategies.fronts import Evaluations, check_exceeded, check_min_accuracy
 from wenable.strategies.greedy import SearchStep
-from wenable.strategies.limits import Limit, check_limits, check_space, worthwhile
 
 NOT_INSTALLED = "optuna is not installed: pip install 'wenable[search]'"
 
 
-def evolve(
+def nsga2(
     space: Space,
     accuracy: Callable[[Mode], Reading],
     table: CostTable,
@@ -25,8 +25,8 @@ def evolve(
     trials: int = 200,
     seed: int = 0,
     population: int = 20,
-    threshold: float = 0.0,
-    limits: Sequence[Limit] = (),
+    min_accuracy: float = 0.0,
+    constraints: Sequence[Constraint] = (),
     start: Sequence[ModeChoice] = (),
     cost: str = "latency",
     on_step: Callable[[SearchStep], None] | None = None,
@@ -39,22 +39,22 @@ def evolve(
     - `accuracy`: mode -> its top-1, a share between 0 and 1; called once a mode at most.
     - `table`: the cost of any mode. Patterns that cost no less than a coarser one are left out.
     - `trials`: how many modes are evaluated at most, the full one included. Modes that were
-      evaluated before or break a limit take no trial; of those, ten times as many are borne.
+      evaluated before or break a constraint take no trial; of those, ten times as many are borne.
     - `seed`: of the random choices; the same seed and readings give the same front.
     - `population`: how many modes a generation has, at least 2.
-    - `threshold`: points at or under this accuracy are left out of the front.
-    - `limits`: what each point keeps besides, as a memory of 2 MB; the full mode need not.
+    - `min_accuracy`: points at or under this accuracy are left out of the front.
+    - `constraints`: what each point keeps besides, as a memory of 2 MB; the full mode need not.
     - `start`: modes to begin with; the uniform ones by default. A pattern that is left out is
-      replaced by a coarser one that costs no more. With limits, a mode that keeps them all is added.
+      replaced by a coarser one that costs no more. With constraints, a mode that keeps them all is added.
     - `cost`: the name of the cost, for the record.
     - `on_step`: called after each evaluation, with `taken` its point.
 
     Returns a `Front` whose `path` is the full mode and then every other in the order of evaluation,
-    and whose `chosen` is the cheapest point above the threshold.
+    and whose `chosen` is the cheapest point above the min_accuracy.
 
-    Raises `ModuleNotFoundError` where optuna is not installed; `ValueError` where the threshold is
-    not in [0, 1), or neither the full mode nor a mode within the limits exceeds it; where no mode
-    can keep a limit; for the table of another space.
+    Raises `ModuleNotFoundError` where optuna is not installed; `ValueError` where the min_accuracy is
+    not in [0, 1), or neither the full mode nor a mode within the constraints exceeds it; where no mode
+    can keep a constraint; for the table of another space.
 
     Source: Deb et al., *A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II*, 2002.
 
@@ -63,28 +63,28 @@ def evolve(
     >>> share = lambda mode: Reading(1 - 0.1 * (mode["a"] - 1) - 0.3 * (mode["b"] - 1), "top-1")
     >>> table = CostTable(space, "ms", 1.0, {"a": {1: 4.0, 2: 2.0}, "b": {1: 4.0, 2: 2.0}})
     >>> try:
-    ...     modes = evolve(space, share, table, threshold=0.65, trials=4).modes
+    ...     modes = nsga2(space, share, table, min_accuracy=0.65, trials=4).modes
     ... except ModuleNotFoundError:  # optuna is optional
     ...     modes = (space.mode("1"), space.mode("1/2,1"))
     >>> [str(mode) for mode in modes]
     ['1', '1/2,1']
     """
-    check_threshold(threshold)
+    check_min_accuracy(min_accuracy)
     for name, value, least in (("trials", trials, 1), ("population", population, 2)):
         if value < least:
             raise ValueError(f"`{name}` (={value}) must be at least {least}")
     check_space(space, table, "`table`")
-    kept = check_limits(space, limits)
-    patterns = worthwhile(space, table, limits)
+    kept = check_constraints(space, constraints)
+    patterns = worthwhile(space, table, constraints)
     first = [space.mode(choice) for choice in start] or list(space.uniform_modes())
-    tables = [table, *(limit.table for limit in limits)]
+    tables = [table, *(constraint.table for constraint in constraints)]
     study = _study(population, seed)
     evaluate = Evaluations(accuracy, table, trials, on_step, likely=trials)
-    check_exceeded(threshold, evaluate(space.full))
+    check_exceeded(min_accuracy, evaluate(space.full))
     for mode in dict.fromkeys(_without_left_out(mode, patterns, tables) for mode in (*first, kept)):
         study.enqueue_trial(dict(mode))
-    _breed(study, space, patterns, evaluate, table, limits, trials)
-    return evaluate.front("evolve", cost, threshold, limits, evaluate.points)
+    _breed(study, space, patterns, evaluate, table, constraints, trials)
+    return evaluate.front("nsga2", cost, min_accuracy, constraints, evaluate.points)
 
 
 def _study(population: int, seed: int) -> Any:
@@ -120,7 +120,7 @@ def _breed(
     patterns: Mapping[str, Sequence[int]],
     evaluate: Evaluations,
     table: CostTable,
-    limits: Sequence[Limit],
+    constraints: Sequence[Constraint],
     trials: int,
 ) -> None:
     """Evaluate what the study proposes, until there are `trials` points or nothing is new."""
@@ -133,9 +133,9 @@ def _breed(
         mode = space.mode(
             {name: trial.suggest_categorical(name, options) for name, options in patterns.items()}
         )
-        excess = sum(limit.excess(mode) for limit in limits)
+        excess = sum(constraint.violation(mode) for constraint in constraints)
         if excess > 0:
-            # Worse than any mode that keeps the limits, by as much as it breaks them: constrained
+            # Worse than any mode that keeps the constraints, by as much as it breaks them: constrained
             # domination, section VI of the paper. Its accuracy is not needed.
             study.tell(trial, (-excess, whole * (1 + excess)))
         else:

@@ -44,7 +44,7 @@ def most_errors(cost: float, position: int, total: int, best: Standing) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RaceResult:
     """How a race ended.
 
     - `winner`: the position of the candidate that the plain algorithm takes.
@@ -64,14 +64,14 @@ def race(
     *,
     first: int,
     exact: Callable[[int], int],
-    look: Callable[[Sequence[int], int, int], Sequence[int]],
+    check: Callable[[Sequence[int], int, int], Sequence[int]],
     images: int,
     chunk: int = 1,
-) -> Outcome:
+) -> RaceResult:
     """Return the candidate with the least cost / accuracy, as if all had been evaluated.
 
     One candidate is evaluated to the end. Each other can afford so many errors and no more; one
-    that cannot win with none is out before it was run. The rest look at images together, the
+    that cannot win with none is out before it was run. The rest go through images together, the
     hardest first, and each is out as soon as its errors are too many. One that makes errors too
     slowly to be out by the last image is evaluated to the end as well.
 
@@ -79,9 +79,9 @@ def race(
     - `total`: the images of the search split.
     - `first`: the candidate to begin with. A good guess saves work; it does not change the winner.
     - `exact`: candidate -> how many of all images it has right.
-    - `look`: candidates, start and count -> for each, how many of the images from `start` on it is
+    - `check`: candidates, start and count -> for each, how many of the images from `start` on it is
       certain to have wrong. The order of the images is fixed during a race.
-    - `images`: how many there are to look at; with 0 all but the hopeless are evaluated to the end.
+    - `images`: how many there are; with 0 all but the hopeless are evaluated to the end.
     - `chunk`: at least so many images are looked at before anyone is dropped.
 
     Raises `ValueError` where there is no candidate, or `first` is none of them.
@@ -89,7 +89,7 @@ def race(
     >>> answers = [[0, 1, 1, 1], [0, 0, 0, 1]]
     >>> def wrong(who, start, count):
     ...     return [answers[i][start : start + count].count(0) for i in who]
-    >>> race([2, 2], 4, first=0, exact=lambda i: sum(answers[i]), look=wrong, images=4).right
+    >>> race([2, 2], 4, first=0, exact=lambda i: sum(answers[i]), check=wrong, images=4).right
     {0: 3}
 
     Source: WeNet, Algorithm 2, lines 5 to 9; the race is after Maron and Moore's Hoeffding races,
@@ -122,17 +122,17 @@ def race(
         # Fewer images could not show anyone to be out.
         needed = min([afford[i] - wrong[i] for i in alive]) + 1
         count = min(left, max(chunk, needed))
-        for i, errors in zip(alive, look(alive, seen, count), strict=True):
+        for i, errors in zip(alive, check(alive, seen, count), strict=True):
             wrong[i] += errors
             rate[i], looked[i] = errors / count, seen + count
         seen += count
-    return Outcome(best[1], right, {i: (wrong[i], looked[i]) for i in looked})
+    return RaceResult(best[1], right, {i: (wrong[i], looked[i]) for i in looked})
 
 
 def descend(
     space: Space,
     full: Point,
-    threshold: float,
+    min_accuracy: float,
     step: Callable[[Point, Sequence[Mode]], tuple[Point, Sequence[Point]]],
     *,
     cost: str,
@@ -144,21 +144,21 @@ def descend(
     - `full`: the full mode with its accuracy and cost.
     - `step`: where the search stands, and the candidates -> the one to take, and all that were
       evaluated for it.
-    - `threshold`, `cost`, `strategy`, `on_step`: as in `greedy`.
+    - `min_accuracy`, `cost`, `strategy`, `on_step`: as in `greedy`.
 
     The front's `explored` and `evaluations` hold what was evaluated to the end, and no other.
 
-    Raises `ValueError` where the threshold is not in [0, 1) or the full mode does not exceed it.
+    Raises `ValueError` where the min_accuracy is not in [0, 1) or the full mode does not exceed it.
     """
-    check_threshold(threshold)
-    if full.accuracy.known <= threshold:
+    check_min_accuracy(min_accuracy)
+    if full.accuracy.known <= min_accuracy:
         raise ValueError(
-            f"`threshold` (={threshold}) cannot be reached: the full mode has an accuracy of"
+            f"`min_accuracy` (={min_accuracy}) cannot be reached: the full mode has an accuracy of"
             f" {full.accuracy.known:.4f}"
         )
     path, explored = [full], [full]
     most = sum(len(knob.options) - 1 for knob in space.knobs)
-    while path[-1].accuracy.known > threshold:
+    while path[-1].accuracy.known > min_accuracy:
         candidates = space.cheaper(path[-1].mode)
         if not candidates:
             break
@@ -167,23 +167,23 @@ def descend(
         explored += evaluated
         if on_step is not None:
             on_step(SearchStep(len(path) - 1, most, taken, len(candidates), len(explored)))
-    above = [point for point in path if point.accuracy.known > threshold]
+    above = [point for point in path if point.accuracy.known > min_accuracy]
     return Front(
         points=non_dominated(tuple(above)),
         chosen=above[-1],
         path=tuple(path),
         evaluations=len(explored),
-        threshold=threshold,
+        min_accuracy=min_accuracy,
         cost=cost,
         strategy=strategy,
         explored=tuple(explored),
     )
 
 
-def check_threshold(threshold: float) -> None:
-    """Raise `ValueError` unless a threshold is an accuracy that a mode can exceed."""
-    if not 0 <= threshold < 1:
-        raise ValueError(f"`threshold` (={threshold}) must be an accuracy from 0 to below 1")
+def check_min_accuracy(min_accuracy: float) -> None:
+    """Raise `ValueError` unless a min_accuracy is an accuracy that a mode can exceed."""
+    if not 0 <= min_accuracy < 1:
+        raise ValueError(f"`min_accuracy` (={min_accuracy}) must be an accuracy from 0 to below 1")
 
 
 def most_evaluations(space: Space) -> int:

@@ -7,6 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from wenable.core.renamed import answer_renamed, with_present_names
+
+RENAMED = {
+    "averaging": "ema_decay", "clip": "clip_grad", "accumulate": "grad_accum_steps",
+}  # fmt: skip
+"""Former names of settings; checkpoints may hold them."""
+
 Counting = Literal["all", "random"]
 Sampling = Literal["patterns", "macs"]
 Optimizer = Literal["sgd", "adamw", "rmsproptf"]
@@ -41,10 +48,10 @@ class TrainConfig:
       down to 0; `"step"`, times `step_factor` every `step_epochs`; or constant.
     - `weight_decay`: not applied to norms and biases.
     - `label_smoothing`: the share of a label spread over all classes.
-    - `averaging`: the decay of an exponential moving average of the weights, which the network ends
+    - `ema_decay`: the decay of an exponential moving average of the weights, which the network ends
       with; 0 for none.
-    - `clip`: the largest norm of the gradients of a step, all passes together; None for no limit.
-    - `accumulate`: parts that a batch is gone through in, for less memory. Norms see one part at a
+    - `clip_grad`: the largest norm of the gradients of a step, all passes together; None for no limit.
+    - `grad_accum_steps`: parts that a batch is gone through in, for less memory. Norms see one part at a
       time.
     - `mixup`, `cutmix`: the alpha of each, 0 for none; where both are set one is drawn each step.
 
@@ -80,9 +87,9 @@ class TrainConfig:
     step_epochs: float = 30.0
     step_factor: float = 0.1
     label_smoothing: float = 0.0
-    averaging: float = 0.0
-    clip: float | None = None
-    accumulate: int = 1
+    ema_decay: float = 0.0
+    clip_grad: float | None = None
+    grad_accum_steps: int = 1
     mixup: float = 0.0
     cutmix: float = 0.0
     precision: Precision = "float32"
@@ -90,9 +97,14 @@ class TrainConfig:
     executions: Executions = "grouped"
     seed: int = 0
 
+    def __new__(cls, *_: Any, **given: Any) -> TrainConfig:
+        """Answer former names with the present ones."""
+        answer_renamed("TrainConfig", given, RENAMED)
+        return object.__new__(cls)
+
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("passes", "epochs", "seed", "accumulate"):
+        for name in ("passes", "epochs", "seed", "grad_accum_steps"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be a whole number")
         least, why = (2, ": the full and the smallest mode") if self.counting == "all" else (0, "")
@@ -109,9 +121,9 @@ class TrainConfig:
             ("step_epochs", self.step_epochs > 0, "above 0"),
             ("step_factor", 0 < self.step_factor <= 1, "above 0, to 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1"),
-            ("averaging", 0 <= self.averaging < 1, "from 0 to below 1"),
-            ("clip", self.clip is None or self.clip > 0, "above 0, or None"),
-            ("accumulate", self.accumulate >= 1, "at least 1"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "from 0 to below 1"),
+            ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "above 0, or None"),
+            ("grad_accum_steps", self.grad_accum_steps >= 1, "at least 1"),
             ("mixup", self.mixup >= 0, "at least 0"),
             ("cutmix", self.cutmix >= 0, "at least 0"),
         ]
@@ -143,6 +155,7 @@ class TrainConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Return the settings written by `to_json`; raises `ValueError` for unknown ones."""
+        values = with_present_names(values, RENAMED)
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"`values` holds settings unknown to this version: {unknown[0]!r}")

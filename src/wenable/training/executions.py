@@ -134,7 +134,7 @@ def time_executions(
         wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
         results: dict[int, dict[str, float]] = {}
         for n in layer.knob.options:
-            layer.put_pattern(n)
+            layer.set_option(n)
             # Also where there is no choice: what is remembered of a layer is then whole.
             calls = {
                 name: _pass(layer, n, name, x, wanted, autocast) for name in layer.executions_of(n)
@@ -150,7 +150,7 @@ def _left_as_it_was(layer: WeightEnabled) -> Iterator[None]:
         with torch.random.fork_rng([layer.weight.device] if layer.weight.is_cuda else []):
             yield
     finally:
-        layer.put_pattern(pattern)
+        layer.set_option(pattern)
         layer.executions = executions
 
 

@@ -135,7 +135,7 @@ def _all_but(added: Entries, optimizer: torch.optim.Optimizer) -> Iterator[Calla
 
 def _switching(net: DynamicNetwork) -> list[Any]:
     """Return the modules that a knob sets and that have weights."""
-    modules = [module for module in net.modules() if hasattr(module, "put_pattern")]
+    modules = [module for module in net.modules() if hasattr(module, "set_option")]
     return [module for module in modules if next(module.parameters(), None) is not None]
 
 

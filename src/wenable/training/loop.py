@@ -19,7 +19,7 @@ from torch import nn
 from wenable.core.space import Mode
 from wenable.modules.batch_parts import Inputs, inputs_and_targets
 from wenable.modules.passes import device_name, device_of
-from wenable.modules.processes import rank, text_of_the_first, true_anywhere
+from wenable.modules.processes import rank, text_of_first_process, true_in_any_process
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
 from wenable.training.execution_memory import ExecutionMemory, default_memory_path
@@ -89,7 +89,7 @@ def train(
     and all hold the same weights.
 
     Returns whether the run is complete. The network is left in eval mode and in the full mode, with
-    its averaged weights where `config.averaging` asks for them. Its modes have to be calibrated
+    its averaged weights where `config.ema_decay` asks for them. Its modes have to be calibrated
     next: the statistics that training leaves behind belong to none of them.
 
     The loss is the cross-entropy over classes. What it does not fit is refused before the first step
@@ -177,10 +177,10 @@ def run_steps(
             state.step += 1
             if on_step is not None:
                 on_step(StepReport(state.step, state.steps, epoch, modes, losses, rate))
-            stop = true_anywhere(should_stop is not None and should_stop(), device_of(net))
+            stop = true_in_any_process(should_stop is not None and should_stop(), device_of(net))
             ended = state.step % batches == 0
             due = checkpoint is not None and time.monotonic() - written >= checkpoint.every_s
-            if checkpoint is not None and true_anywhere(stop or ended or due, device_of(net)):
+            if checkpoint is not None and true_in_any_process(stop or ended or due, device_of(net)):
                 agree_on_statistics(net)
                 if rank() == 0:
                     state.save(checkpoint.path)
@@ -209,7 +209,7 @@ def _fastest_executions(state: TrainState, inputs: Inputs, targets: torch.Tensor
         memory = ExecutionMemory(default_memory_path(), device_name(net))
         chosen = choose_executions(net, inputs, lambda: autocast_of(net, state.config), memory)
         found = json.dumps(chosen)
-    return by_pattern(json.loads(text_of_the_first(found, device_of(net))))
+    return by_pattern(json.loads(text_of_first_process(found, device_of(net))))
 
 
 def _seed(seed: int, step: int, process: int) -> int:

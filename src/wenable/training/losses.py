@@ -31,10 +31,10 @@ def check_loss(loss_function: Loss, config: TrainConfig) -> None:
             "`config` has `distillation`, where modes learn the class shares that the full one answers;"
             f" that needs a cross-entropy, and `loss_function` is {name}"
         )
-    if config.accumulate > 1 and getattr(loss_function, "reduction", "mean") != "mean":
+    if config.grad_accum_steps > 1 and getattr(loss_function, "reduction", "mean") != "mean":
         raise ValueError(
-            f"`accumulate` (={config.accumulate}) adds up the means of the parts of a batch; the"
-            f" reduction of `loss_function` ({name}) must be 'mean'"
+            f"`grad_accum_steps` (={config.grad_accum_steps}) adds up the means of the parts of a batch;"
+            f" the reduction of `loss_function` ({name}) must be 'mean'"
         )
 
 

@@ -12,7 +12,7 @@ import torch
 
 from wenable.modules.batch_parts import inputs_and_targets
 from wenable.modules.passes import device_of, in_eval_mode
-from wenable.modules.processes import failing_together, texts_of_all
+from wenable.modules.processes import failing_together, texts_of_all_processes
 from wenable.modules.targets import check_range, check_scores, check_targets
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.training.config import TrainConfig
@@ -101,7 +101,7 @@ def _compare_processes(net: DynamicNetwork, batches: int, config: TrainConfig) -
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "search space": str(net.space),
     }
-    theirs = [json.loads(text) for text in texts_of_all(json.dumps(own), device_of(net))]
+    theirs = [json.loads(text) for text in texts_of_all_processes(json.dumps(own), device_of(net))]
     for name in own:
         values = [each[name] for each in theirs]
         if len(set(map(str, values))) > 1:

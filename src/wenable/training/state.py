@@ -16,9 +16,10 @@ from safetensors.torch import save as safetensors_bytes
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wenable.core.files import write_whole
+from wenable.core.renamed import with_present_names
 from wenable.modules.passes import device_of
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.training.config import TrainConfig
+from wenable.training.config import RENAMED, TrainConfig
 from wenable.training.executions import Executions, by_pattern, use_executions
 from wenable.training.optimizers import make_optimizer, make_schedule
 
@@ -48,8 +49,8 @@ class TrainState:
         self.executions: Executions | None = None
         use_executions(net, {})
         self.average: AveragedModel | None = None
-        if config.averaging:
-            blend = get_ema_multi_avg_fn(config.averaging)
+        if config.ema_decay:
+            blend = get_ema_multi_avg_fn(config.ema_decay)
             self.average = AveragedModel(net, multi_avg_fn=blend)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -119,7 +120,7 @@ class TrainState:
             self.planned = header["config"]["epochs"], header["steps"]
 
     def _check_settings(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
-        ours, theirs = self.config.to_json(), header["config"]
+        ours, theirs = self.config.to_json(), with_present_names(header["config"], RENAMED)
         for name, value in theirs.items():
             if ours.get(name) != value and name != "epochs":
                 raise ValueError(

@@ -47,8 +47,9 @@ def train_step(
       list in the place of the images.
     - `loss_function`: of outputs and labels, the mean over the examples. Labels are compared with the
       outputs where it is PyTorch's cross-entropy; what another takes is not known here.
-    - `config`: its `distillation`, `accumulate`, `precision` and `clip` are used. With `distillation`
-      all modes but the first learn its answers, as shares of classes, without label smoothing.
+    - `config`: its `distillation`, `grad_accum_steps`, `precision` and `clip_grad` are used. With
+      `distillation` all modes but the first learn its answers, as shares of classes, without label
+      smoothing.
     - `scaler`: of the losses in float16, which needs one.
     - `parallel`: the same network wrapped for several processes. Gradients of all modes are
       exchanged once, in the last backward pass.
@@ -103,7 +104,7 @@ def parts_of(
     inputs: Inputs, targets: torch.Tensor, config: TrainConfig, device: torch.device
 ) -> Parts:
     """Return the parts that a batch is gone through in, on the device."""
-    labels = targets.to(device).chunk(config.accumulate)
+    labels = targets.to(device).chunk(config.grad_accum_steps)
     columns: list[Sequence[Any]] = []
     for each in inputs:
         if not isinstance(each, torch.Tensor):  # a plain value, the same in every part
@@ -112,7 +113,7 @@ def parts_of(
         moved = each.to(device)
         if config.channels_last and each.ndim == 4:
             moved = moved.to(memory_format=torch.channels_last)
-        columns.append(moved.chunk(config.accumulate))
+        columns.append(moved.chunk(config.grad_accum_steps))
     return [
         (tuple(given), part, len(part) / len(targets))
         for *given, part in zip(*columns, labels, strict=True)
@@ -128,8 +129,8 @@ def _too_small_said(examples: int, config: TrainConfig) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         part = (
-            f", a part of a batch by `accumulate` (={config.accumulate}),"
-            if config.accumulate > 1
+            f", a part of a batch by `grad_accum_steps` (={config.grad_accum_steps}),"
+            if config.grad_accum_steps > 1
             else ""
         )
         raise ValueError(
@@ -170,8 +171,8 @@ def _step(
     # A finite loss can have gradients that are not: of a square root at 0, say.
     if not bool(norm.isfinite()):
         raise FloatingPointError(_gradient_words(net))
-    if config.clip is not None:
-        nn.utils.clip_grads_with_norm_(list(net.parameters()), config.clip, norm)
+    if config.clip_grad is not None:
+        nn.utils.clip_grads_with_norm_(list(net.parameters()), config.clip_grad, norm)
     optimizer.step()
 
 
@@ -183,8 +184,8 @@ def _scaled_step(
 ) -> None:
     """Make a step with scaled gradients; one in which they overflowed is left out, by the scaler."""
     scaler.unscale_(optimizer)
-    if config.clip is not None:
-        nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+    if config.clip_grad is not None:
+        nn.utils.clip_grad_norm_(net.parameters(), config.clip_grad)
     before = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()

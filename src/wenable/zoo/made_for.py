@@ -18,7 +18,7 @@ class MadeFor:
     """What a network was made for.
 
     - `input_size`: the shape of one example, as `(3, 224, 224)`.
-    - `mean`, `deviation`: of each channel, for pixels from 0 to 1; `shown_share`: the share of the
+    - `mean`, `std`: of each channel, for pixels from 0 to 1; `crop_pct`: the share of the
       shorter side that the centre crop keeps; `interpolation`: how images are resized. None where the
       network does not say.
     - `fixed`: whether it takes images of this size only, unless it is built for others.
@@ -26,8 +26,8 @@ class MadeFor:
 
     input_size: tuple[int, ...]
     mean: tuple[float, ...] | None = None
-    deviation: tuple[float, ...] | None = None
-    shown_share: float | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
     interpolation: str | None = None
     fixed: bool = False
 

@@ -46,8 +46,39 @@ class DigitsResNet(nn.Module):
 
 
 def digits_resnet(width: int = 128, classes: int = 10) -> DigitsResNet:
-    """Return the network of `wenable demo`: six switchable convolutions, of 128 channels by default."""
+    """Return a network for single digits: six switchable convolutions, of 128 channels by default."""
     return DigitsResNet(width, classes)
+
+
+class ScenesResNet(nn.Module):
+    """A small residual network for 24x24 grey images: a stem, five basic blocks, a classifier.
+
+    The stem looks at overlapping patches of 6x6 pixels, which leaves 6x6 places; the second block halves
+    that to 3x3. The classifier reads each of these places, so that it can tell where a digit stands.
+
+    - `width`: the channels of every layer.
+    """
+
+    input_size: ClassVar = (1, 24, 24)
+
+    def __init__(self, width: int = 128, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 6, stride=4, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
+        self.blocks = nn.Sequential(*(BasicBlock(width, stride) for stride in (1, 2, 1, 1, 1)))
+        self.classifier = nn.Linear(9 * width, classes)
+
+    def forward(self, x: Any) -> Any:
+        """Map `(N, 1, 24, 24)` to logits `(N, classes)`."""
+        return self.classifier(self.blocks(self.stem(x)).flatten(1))
+
+
+def scenes_resnet(width: int = 128, classes: int = 10) -> ScenesResNet:
+    """Return the network of `wenable demo`: ten switchable convolutions, of 128 channels by default."""
+    return ScenesResNet(width, classes)
 
 
 class PaddedShortcut(nn.Module):
@@ -119,4 +150,4 @@ def cifar_resnet20(classes: int = 10) -> CifarResNet:
     return CifarResNet(3, classes)
 
 
-REFERENCE_NETWORKS = ("digits_resnet", "cifar_resnet20")
+REFERENCE_NETWORKS = ("digits_resnet", "scenes_resnet", "cifar_resnet20")

@@ -1,44 +1,33 @@
-"""What `train`, `explore` and `demo` have in common: data by name, and calls with a progress bar."""
+"""Data sets by name or folder, as training, calibration, searches and tests go through them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from rich.console import Console
 
-import wenable as we
-from wenable.cli.durations import SearchClock
-from wenable.cli.terminal import progress_bar
-from wenable.core.cost_table import CostTable
 from wenable.core.outcomes import Outcomes
 from wenable.core.preprocessing import Preprocessing
-from wenable.core.readings import Front, Reading
+from wenable.core.readings import Reading
 from wenable.core.space import Mode
-from wenable.data import ImageBatches, TensorBatches, batches, digits, image_folder
+from wenable.data import ImageBatches, TensorBatches, batches, image_folder
 from wenable.data.image_folder import FolderSplits, ImageFiles
 from wenable.data.kept import KeptBatches
 from wenable.data.summary import summary
 from wenable.data.transforms import ImageSettings, evaluation_transform, training_transform
-from wenable.measure.latency import TimingPlan
 from wenable.modules.processes import rank, world_size
+from wenable.network.calibration import calibrate
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.evaluation import evaluate_each
-from wenable.search.exploring import Cost, Strategy
-from wenable.strategies.greedy import SearchStep
-from wenable.strategies.limits import Limit
-from wenable.training import StepReport, TrainConfig
+from wenable.training.config import TrainConfig
+from wenable.training.in_memory import IN_MEMORY
 from wenable.training.recipes import Recipe, recipe_named
 
-DIGITS_TO_CALIBRATE = 128
 SEARCH_CALIBRATION = (256, 2048)
 """The fewest and the most images on which a search calibrates a mode where nothing is said."""
-
-# A search measures hundreds of modes: three short blocks each, close together.
-SEARCH_TIMING = TimingPlan(blocks=3, calls=8, warmup=2, gap_ms=5.0)
 
 
 @dataclass(frozen=True)
@@ -61,11 +50,6 @@ class Data:
     summary: tuple[str, ...] = ()
 
 
-def flush_denormals() -> None:
-    """Flush denormal numbers in every thread: call it before PyTorch starts its workers."""
-    torch.set_flush_denormal(True)
-
-
 def load_data(
     name: str,
     recipe: Recipe | None = None,
@@ -77,27 +61,23 @@ def load_data(
     """Return a data set by name, or the images under a folder.
 
     - `splits`: those of the folder, where they are known already.
-    - `recipe`: says how images are prepared, and how many serve calibration; of the digits 128 do:
-      on 8x8 to 2x2 maps that is 512 values a channel at least, and a search does it some hundred
-      times.
+    - `recipe`: says how images of a folder are prepared, and how many serve calibration.
 
     Raises `ValueError` for an unknown name, `FileNotFoundError` for a folder without images.
     """
-    if name == "digits":
-        return _digits()
+    if name in IN_MEMORY:
+        return _in_memory(name)
     splits = find_splits(name) if splits is None else splits
     recipe = recipe_named("cifar") if recipe is None else recipe
     if recipe.images is None:
-        raise ValueError(
-            f"`--data` (={name!r}) is a folder of images, which this recipe is not for"
-        )
+        raise ValueError(f"`data` (={name!r}) is a folder of images, which this recipe is not for")
     learn, look = training_transform(recipe.images), evaluation_transform(recipe.images)
     common: dict[str, Any] = {"workers": workers, "skip_bad": skip_bad}
 
     def training_batches(size: int, seed: int) -> ImageBatches:
         if size % world_size():
             raise ValueError(
-                f"`--batch-size` (={size}) must be a multiple of the {world_size()} processes"
+                f"`batch_size` (={size}) must be a multiple of the {world_size()} processes"
             )
         own = size // world_size()
         return ImageBatches(splits.train, learn, own, shuffle=True, seed=seed, **share, **common)
@@ -122,7 +102,10 @@ def load_data(
 def find_splits(name: str) -> FolderSplits:
     """Return the images under a folder; raises as `image_folder` does, for other names too."""
     if not Path(name).is_dir():
-        raise ValueError(f"`--data` (={name!r}) is unknown; allowed: digits, or a folder of images")
+        allowed = ", ".join(IN_MEMORY)
+        raise ValueError(
+            f"`data` (={name!r}) is unknown; allowed: {allowed}, or a folder of images"
+        )
     return image_folder(name)
 
 
@@ -137,9 +120,9 @@ def load_data_to_search(
     Raises `ValueError` where that is below 1, and as `load_data_for`.
     """
     if calibration_images is not None and calibration_images < 1:
-        raise ValueError(f"`--calibration-images` (={calibration_images}) must be at least 1")
-    if name == "digits":
-        data = _digits(calibration_images or DIGITS_TO_CALIBRATE)
+        raise ValueError(f"`calibration_images` (={calibration_images}) must be at least 1")
+    if name in IN_MEMORY:
+        data = _in_memory(name, calibration_images)
     else:
         splits = find_splits(name)
         least, most = SEARCH_CALIBRATION
@@ -163,7 +146,7 @@ def load_data_for(
 
     Raises `ValueError` where the network does not say how, or has other classes.
     """
-    if name == "digits":
+    if name in IN_MEMORY:
         return load_data(name)
     wanted = net.preprocessing
     if wanted is None:
@@ -178,84 +161,31 @@ def load_data_for(
     found = data.preprocessing.labels if data.preprocessing else ()
     if wanted.labels and found != wanted.labels:
         raise ValueError(
-            f"`--data` (={name!r}) has {len(found)} classes ({', '.join(found[:3])}, ...), the network"
+            f"`data` (={name!r}) has {len(found)} classes ({', '.join(found[:3])}, ...), the network"
             f" was trained for {len(wanted.labels)} ({', '.join(wanted.labels[:3])}, ...)"
         )
     return data
 
 
-def _digits(calibration: int = DIGITS_TO_CALIBRATE) -> Data:
+def _in_memory(name: str, calibration: int | None = None) -> Data:
+    """Return a data set that is made in memory; `calibration`: how many images serve that."""
     if world_size() > 1:
-        raise ValueError("`--data` (='digits') is too small a set for several processes; use one")
-    splits = digits()
-    first = torch.utils.data.Subset(splits.train, range(min(calibration, len(splits.train))))
+        raise ValueError(f"`data` (={name!r}) is too small a set for several processes; use one")
+    known = IN_MEMORY[name]
+    splits = known.make()
+    images = range(min(calibration or known.calibration, len(splits.train)))
+    first = torch.utils.data.Subset(splits.train, images)
 
     def training_batches(size: int, seed: int) -> TensorBatches:
         return TensorBatches(splits.train, size, seed=seed)
 
     return Data(
         training_batches,
-        list(torch.utils.data.DataLoader(first, DIGITS_TO_CALIBRATE)),
+        list(torch.utils.data.DataLoader(first, known.calibration)),
         list(batches(splits.search, 300)),
         list(batches(splits.test, 250)),
-        torch.zeros(1, 1, 8, 8),
+        torch.zeros_like(splits.train[0][0]).unsqueeze(0),
     )
-
-
-def loss_words(report: StepReport) -> str:
-    """Return the losses of the full and the smallest mode, for a progress bar."""
-    full, smallest = report.losses[:2]
-    return f"loss: full {full:.3f}, smallest {smallest:.3f}"
-
-
-def train_with_bar(
-    console: Console, net: DynamicNetwork, data: Data, config: TrainConfig, batch_size: int
-) -> None:
-    """Run Algorithm 1 and show how far it is."""
-    loader = data.training_batches(batch_size, config.seed)
-    with progress_bar(console, "training") as update:
-
-        def show(report: StepReport) -> None:
-            update(report.step, report.steps, loss_words(report))
-
-        we.train(net, loader, config, on_step=show)
-
-
-def explore_with_bar(
-    console: Console,
-    net: DynamicNetwork,
-    data: Data,
-    cost: str,
-    threshold: float,
-    strategy: str = "greedy",
-    table: CostTable | None = None,
-    journal: Path | None = None,
-    limits: Sequence[Limit] = (),
-) -> Front:
-    """Run a search and show how far it is."""
-    with progress_bar(console, f"searching by {cost}") as update:
-        # A search that goes on has its first steps from the journal, which says nothing of the time.
-        going_on = journal is not None and journal.exists()
-        clock = SearchClock((lambda words: None) if going_on else console.print)
-
-        def show(step: SearchStep) -> None:
-            clock(step)
-            words = f"{step.evaluations} modes, accuracy {100 * step.taken.accuracy.known:.1f} %"
-            update(step.number, max(step.likely or step.most, step.number), words)
-
-        return we.explore(
-            net,
-            data.search,
-            data.calibration,
-            threshold=threshold,
-            cost=cast(Cost, cost),
-            table=table,
-            strategy=cast(Strategy, strategy) or None,
-            journal=journal,
-            limits=limits,
-            timing=SEARCH_TIMING,
-            on_step=show,
-        )
 
 
 def accuracies(
@@ -273,12 +203,6 @@ def evaluations(
     examples = data.test if split == "test" else data.search
     for mode in dict.fromkeys(modes):
         if not net.is_calibrated(mode):
-            we.calibrate(net, mode, data.calibration)
+            calibrate(net, mode, data.calibration)
         found[mode] = evaluate_each(net, mode, examples, split=f"the {split} split")
     return found
-
-
-def with_tests(front: Front, tested: Mapping[Mode, tuple[Reading, Outcomes]]) -> Front:
-    """Return a front with what was evaluated on the test split."""
-    readings = {mode: reading for mode, (reading, _) in tested.items()}
-    return front.with_tests(readings, {mode: outcomes for mode, (_, outcomes) in tested.items()})

@@ -1,4 +1,4 @@
-"""Limits on what a mode may cost, and the mode of least loss that keeps them all."""
+"""Constraints on what a mode may cost, and the mode of least loss that keeps them all."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from wenable.core.space import Knob, Mode, Space
 Losses: TypeAlias = Mapping[str, Mapping[int, float]]
 """Knob -> pattern -> its loss; a pattern without one is not to be chosen."""
 
-ROUNDING = 1e-6  # how far a sum may exceed a limit, as a share of it: sums and solvers round
+ROUNDING = 1e-6  # how far a sum may exceed a constraint, as a share of it: sums and solvers round
 TIE = 1e-6  # losses that differ by less are equal: no test set has a million images
 
 LONGEST_S = 5.0  # of one knapsack; those with losses proportional to costs may take for ever
 
 
 @dataclass(frozen=True)
-class Limit:
+class Constraint:
     """The most that a mode may cost, by a table: 5 ms, or 2 MB, or 1 mJ.
 
     - `table`: the cost of any mode.
-    - `most`: the limit, in the table's unit.
+    - `most`: the constraint, in the table's unit.
 
     Raises `ValueError` where `most` is no finite number of at least 0.
 
     >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
     >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
-    >>> Limit(table, 5.5).allows(space.mode("1/2,1")), Limit(table, 5.5).allows(space.full)
+    >>> Constraint(table, 5.5).allows(space.mode("1/2,1")), Constraint(table, 5.5).allows(space.full)
     (True, False)
     """
 
@@ -42,15 +42,15 @@ class Limit:
     def __post_init__(self) -> None:
         if not 0 <= self.most < math.inf:
             raise ValueError(
-                f"`most` (={self.most}) of a limit must be a finite number, at least 0"
+                f"`most` (={self.most}) of a constraint must be a finite number, at least 0"
             )
 
     def allows(self, mode: Mode) -> bool:
-        """Say whether the mode costs no more than the limit, up to a millionth of it."""
-        return self.excess(mode) <= 0
+        """Say whether the mode costs no more than the constraint, up to a millionth of it."""
+        return self.violation(mode) <= 0
 
-    def excess(self, mode: Mode) -> float:
-        """Return by how much the mode exceeds the limit, as a share of it; 0 where it does not."""
+    def violation(self, mode: Mode) -> float:
+        """Return by how much the mode exceeds the constraint, as a share of it; 0 where it does not."""
         over = self.table.cost(mode) - self.most
         return over / (self.most or 1.0) if over > ROUNDING * self.most else 0.0
 
@@ -58,31 +58,31 @@ class Limit:
         return f"at most {self.most:g} {self.table.unit}"
 
 
-def check_limits(space: Space, limits: Sequence[Limit]) -> Mode:
-    """Return a mode that keeps all limits, coarse where it can be; refuse what none can keep.
+def check_constraints(space: Space, constraints: Sequence[Constraint]) -> Mode:
+    """Return a mode that keeps all constraints, coarse where it can be; refuse what none can keep.
 
-    Raises `ValueError` where a limit's table is of another space, or no mode keeps a limit, alone or
-    together with those before it; the error names the least that is possible.
+    Raises `ValueError` if a constraint's table is of another space, or no mode keeps a constraint,
+    alone or together with those before it; the error names the least that is possible.
 
     >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
     >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
-    >>> print(check_limits(space, [Limit(table, 5.5)]))
+    >>> print(check_constraints(space, [Constraint(table, 5.5)]))
     1,1/2
     """
-    for position, limit in enumerate(limits):
-        check_space(space, limit.table, f"`limits[{position}]`")
+    for position, constraint in enumerate(constraints):
+        check_space(space, constraint.table, f"`constraints[{position}]`")
     steps = {knob.name: {n: float(i) for i, n in enumerate(knob.options)} for knob in space.knobs}
     mode = space.full
-    for position, limit in enumerate(limits):
-        before = limits[:position]
-        within = _solve(space, steps, limit.table, [*before, limit])
+    for position, constraint in enumerate(constraints):
+        before = constraints[:position]
+        within = _solve(space, steps, constraint.table, [*before, constraint])
         if within is None:
-            least = _least(space, limit.table, before)
-            alone = _least(space, limit.table, ())
-            together = " together with those before it" if alone <= limit.most else ""
+            least = _least(space, constraint.table, before)
+            alone = _least(space, constraint.table, ())
+            together = " together with those before it" if alone <= constraint.most else ""
             raise ValueError(
-                f"`limits[{position}]` (={limit}) cannot be kept{together}: the least that a mode"
-                f" costs is {alone if not together else least:g} {limit.table.unit}"
+                f"`constraints[{position}]` (={constraint}) cannot be kept{together}: the least that a mode"
+                f" costs is {alone if not together else least:g} {constraint.table.unit}"
             )
         mode = within
     return mode
@@ -98,28 +98,28 @@ def check_space(space: Space, table: CostTable, what: str) -> None:
         )
 
 
-def _least(space: Space, table: CostTable, limits: Sequence[Limit]) -> float:
+def _least(space: Space, table: CostTable, constraints: Sequence[Constraint]) -> float:
     span = max(max(row.values()) for row in table.costs.values()) or 1.0
     costs = {name: {n: cost / span for n, cost in row.items()} for name, row in table.costs.items()}
-    mode = _solve(space, costs, table, limits)
+    mode = _solve(space, costs, table, constraints)
     return table.cost(mode) if mode is not None else math.nan
 
 
 def worthwhile(
-    space: Space, table: CostTable, limits: Sequence[Limit] = ()
+    space: Space, table: CostTable, constraints: Sequence[Constraint] = ()
 ) -> dict[str, tuple[int, ...]]:
     """Return for each knob the patterns that no coarser one matches in all costs at once.
 
-    Without limits these are `CostTable.without_slower_patterns`. A pattern that is slower than a
-    coarser one but smaller may be what keeps a limit on memory; so it stays where there is one.
+    Without constraints these are `CostTable.without_slower_patterns`. A pattern that is slower than a
+    coarser one but smaller may be what keeps a constraint on memory; so it stays where there is one.
 
     >>> space = Space((Knob("a", (1, 2, 4)),))
     >>> table = CostTable(space, "ms", 0.0, {"a": {1: 4.0, 2: 2.0, 4: 3.0}})
     >>> memory = CostTable(space, "MB", 0.0, {"a": {1: 4.0, 2: 2.0, 4: 1.0}})
-    >>> worthwhile(space, table), worthwhile(space, table, [Limit(memory, 3.0)])
+    >>> worthwhile(space, table), worthwhile(space, table, [Constraint(memory, 3.0)])
     ({'a': (1, 2)}, {'a': (1, 2, 4)})
     """
-    tables = [table, *(limit.table for limit in limits)]
+    tables = [table, *(constraint.table for constraint in constraints)]
 
     def kept(knob: Knob) -> tuple[int, ...]:
         chosen: list[int] = []
@@ -137,9 +137,9 @@ def cheapest_within(
     losses: Losses,
     table: CostTable,
     budget: float,
-    limits: Sequence[Limit] = (),
+    constraints: Sequence[Constraint] = (),
 ) -> Mode | None:
-    """Return the mode of least loss within the budget and the limits; of equal ones the cheapest.
+    """Return the mode of least loss within the budget and the constraints; of equal ones the cheapest.
 
     A multiple-choice knapsack: one pattern for each knob, whose losses add up, as the costs do. It
     is solved to the optimum as a mixed-integer programme (`scipy.optimize.milp`, HiGHS), as a rule
@@ -148,9 +148,9 @@ def cheapest_within(
 
     - `losses`: knob -> pattern -> its loss, a share of the accuracy. A pattern that is left out is
       not chosen. Sums that differ by less than 1e-6 count as equal.
-    - `budget`: the most by `table`; it and the limits may be exceeded by a millionth of them.
+    - `budget`: the most by `table`; it and the constraints may be exceeded by a millionth of them.
     - `table`: what `budget` is compared with, and what decides among equal losses.
-    - `limits`: further costs that are kept at the same time.
+    - `constraints`: further costs that are kept at the same time.
 
     Returns None where no mode keeps them all. Raises `ValueError` where a knob has no losses, or
     one is not finite, or a table is of another space; `RuntimeError` where 5 s yield no mode.
@@ -164,10 +164,14 @@ def cheapest_within(
     1/2,1 None
     """
     check_space(space, table, "`table`")
-    for position, limit in enumerate(limits):
-        check_space(space, limit.table, f"`limits[{position}]`")
+    for position, constraint in enumerate(constraints):
+        check_space(space, constraint.table, f"`constraints[{position}]`")
     _check_losses(space, losses)
-    return _solve(space, losses, table, [Limit(table, budget), *limits]) if budget >= 0 else None
+    return (
+        _solve(space, losses, table, [Constraint(table, budget), *constraints])
+        if budget >= 0
+        else None
+    )
 
 
 def _check_losses(space: Space, losses: Losses) -> None:
@@ -184,25 +188,27 @@ def _check_losses(space: Space, losses: Losses) -> None:
                 )
 
 
-def _solve(space: Space, losses: Losses, table: CostTable, limits: Sequence[Limit]) -> Mode | None:
+def _solve(
+    space: Space, losses: Losses, table: CostTable, constraints: Sequence[Constraint]
+) -> Mode | None:
     """Return the best mode, or None where there is none; a knob's options are those in `losses`."""
     from scipy.optimize import Bounds, LinearConstraint, milp  # here: it takes a second to load
 
     choices = [(name, option) for name in space.names for option in losses[name]]
     knob_of = np.array([space.position(name) for name, _ in choices])
     one_each = (knob_of == np.arange(len(space.knobs))[:, None]).astype(float)
-    constraints = [LinearConstraint(one_each, 1, 1)]
+    rows = [LinearConstraint(one_each, 1, 1)]
     allowed = np.ones(len(choices))
-    for limit in limits:
-        above, least = _above_least(limit.table, losses)
-        room = limit.most * (1 + ROUNDING / 2) - least
+    for constraint in constraints:
+        above, least = _above_least(constraint.table, losses)
+        room = constraint.most * (1 + ROUNDING / 2) - least
         if room < 0:
             return None
         allowed[above > room] = 0
         above[above > room] = 0
         # HiGHS bears errors of 1e-6 in each row: scaled so that this is a hundredth of `ROUNDING`.
         scale = 100 / (above.max() or 1.0)
-        constraints.append(LinearConstraint(above * scale, -np.inf, room * scale))
+        rows.append(LinearConstraint(above * scale, -np.inf, room * scale))
     loss = np.array([losses[name][option] for name, option in choices])
     above, _ = _above_least(table, losses)
     tie = TIE * above / ((one_each * above).max(axis=1).sum() or 1.0)
@@ -210,7 +216,7 @@ def _solve(space: Space, losses: Losses, table: CostTable, limits: Sequence[Limi
         1e4 * (loss + tie),  # 1e-6 of this is borne too
         integrality=np.ones(len(choices)),
         bounds=Bounds(np.zeros(len(choices)), allowed),  # type: ignore[arg-type]
-        constraints=constraints,
+        constraints=rows,
         options={"mip_rel_gap": 0.0, "time_limit": LONGEST_S},
     )
     if found.x is None:

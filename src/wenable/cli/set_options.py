@@ -1,0 +1,62 @@
+"""Settings of a training run as `--set NAME=VALUE`: those that have no option of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from wenable.training import TrainConfig
+from wenable.training.config import RENAMED
+
+
+def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Return settings with those that `--set` gives.
+
+    - `settings`: what other options say; None for those that were not given.
+    - `texts`: as `clip_grad=5` or `grow_from=none`: a name of `TrainConfig`, and a number, true, false,
+      none or a word.
+
+    Raises `ValueError` for a text of another form, an unknown name, and one that was given twice.
+
+    >>> with_set({"epochs": 3, "seed": None}, ["clip_grad=5"])
+    {'epochs': 3, 'clip_grad': 5}
+    """
+    known = [field.name for field in fields(TrainConfig)]
+    found = {key: value for key, value in settings.items() if value is not None}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not value.strip():
+            raise ValueError(f"`--set` (={text!r}) must be NAME=VALUE, as clip_grad=5")
+        if name in RENAMED:
+            raise ValueError(f"`--set` (={text!r}): {name} is called {RENAMED[name]} now")
+        if name not in known:
+            raise ValueError(f"`--set` (={text!r}) names no setting; allowed: {', '.join(known)}")
+        if name in found:
+            raise ValueError(f"`--set` (={text!r}): {name} was given already")
+        found[name] = _value(value.strip())
+        _check_type(text, name, found[name])
+    return found
+
+
+def _check_type(text: str, name: str, value: Any) -> None:
+    """Raise `ValueError` for a value of another type than the setting's."""
+    kinds = get_type_hints(TrainConfig)[name]
+    allowed = get_args(kinds) if not isinstance(kinds, type) else (kinds,)
+    if get_origin(kinds) is Literal:
+        allowed = (str,)  # which words, `TrainConfig` knows
+    if float in allowed:
+        allowed = (*allowed, int)
+    if type(value) not in allowed:
+        words = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
+        kind = next(words[each] for each in (float, int, bool, str) if each in allowed)
+        raise ValueError(f"`--set` (={text!r}): {name} must be {kind}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads("null" if text.lower() == "none" else text.lower())
+    except ValueError:
+        return text

@@ -1,0 +1,41 @@
+"""Settings of a run as `--set NAME=VALUE`: read by type, refused by name."""
+
+import pytest
+
+from wenable.cli.set_options import with_set
+from wenable.training import TrainConfig
+
+
+def test_values_are_read_by_their_type():
+    texts = [
+        "clip-grad=5",
+        "mixup=0.2",
+        "channels_last=True",
+        "grow_from=none",
+        "precision=bfloat16",
+    ]
+    found = with_set({"epochs": 2, "seed": None}, texts)
+    assert found == {
+        "epochs": 2, "clip_grad": 5, "mixup": 0.2, "channels_last": True, "grow_from": None,
+        "precision": "bfloat16",
+    }  # fmt: skip
+    assert TrainConfig(**found).clip_grad == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clip_grad", "must be NAME=VALUE"),
+        ("clip_grad=", "must be NAME=VALUE"),
+        ("nonsense=1", "names no setting; allowed: passes, counting"),
+        ("clip=5", "clip is called clip_grad now"),
+        ("epochs=3", "epochs was given already"),
+        ("momentum=fast", "momentum must be a number"),
+        ("passes=2.5", "passes must be a whole number"),
+        ("channels_last=1", "channels_last must be true or false"),
+        ("optimizer=3", "optimizer must be a word"),
+    ],
+)
+def test_what_cannot_be_set_is_refused(text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        with_set({"epochs": 2}, [text])

@@ -1,0 +1,40 @@
+"""Algorithm 2 as it is written, with nothing left out: what the search with reuse is held against."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import wenable as we
+from wenable.core.cost_table import CostTable
+from wenable.core.outcomes import Outcomes
+from wenable.network.evaluation import evaluate_each
+from wenable.network.mode_costs import macs_table
+from wenable.strategies.greedy import SearchStep, greedy
+
+
+def algorithm_2(
+    net: we.DynamicNetwork,
+    search: Sequence[Any],
+    calibration: Sequence[Any],
+    *,
+    min_accuracy: float,
+    table: CostTable | None = None,
+    on_step: Callable[[SearchStep], None] | None = None,
+) -> we.Front:
+    """Calibrate and evaluate every candidate of every step on all images, by MACs or a table."""
+    before = set(net.calibrated_modes)
+    outcomes: dict[we.Mode, Outcomes] = {}
+    costs = table or macs_table(net)
+
+    def accuracy(mode: we.Mode) -> we.Reading:
+        if mode not in before:
+            we.calibrate(net, mode, calibration)
+        reading, outcomes[mode] = evaluate_each(net, mode, search, split="the search split")
+        return reading
+
+    front = greedy(
+        net.space, accuracy, lambda modes: [costs.reading(mode) for mode in modes], min_accuracy,
+        cost="macs" if table is None else table.unit, on_step=on_step,
+    )  # fmt: skip
+    kept = {*front.modes, front.chosen.mode}
+    net.forget_calibrations([mode for mode in outcomes if mode not in before | kept])
+    return front.with_outcomes(outcomes)
