@@ -67,7 +67,7 @@ def files_by_room() -> dict[str, list[Path]]:
     rooms: dict[str, list[Path]] = {}
     for path in SOURCE.rglob("*.py"):
         parts = path.relative_to(SOURCE).parts
-        deepest = 3 if parts[:2] == ("measure", "meters") else 2
+        deepest = 3 if parts[:2] in (("measure", "meters"), ("runtime", "native")) else 2
         assert len(parts) <= deepest, f"{path} lies too deep"
         if parts != ("__init__.py",):
             rooms.setdefault(parts[0].removesuffix(".py"), []).append(path)

@@ -24,7 +24,7 @@ if not KERNELS_ARE_BUILT:
 import wenable_native
 
 from wenable.runtime.engine_native import Native
-from wenable.runtime.native_packing import units_of
+from wenable.runtime.native.packing import units_of
 
 VARIANTS = wenable_native.usable_variants()
 CASES = int(os.environ.get("WENABLE_NATIVE_CASES", "60"))

@@ -22,9 +22,9 @@ from wenable.runtime import Session
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import EngineError, ModeEngine
 from wenable.runtime.engines import open_engine
-from wenable.runtime.native_operations import RULES
-from wenable.runtime.native_packing import PackedWeights
-from wenable.runtime.native_plan import Planner, UnsupportedError
+from wenable.runtime.native.operations import RULES
+from wenable.runtime.native.packing import PackedWeights
+from wenable.runtime.native.plan import Planner, UnsupportedError
 
 SIZE = 48
 """Of an image: there are odd sizes on the way."""

@@ -14,9 +14,9 @@ from wenable.runtime.engine import EngineError, Lost, OperationTime, PlannedMode
 from wenable.runtime.forking import abandon, no_fork_meanwhile, tell_after_fork
 from wenable.runtime.graph import Graph
 from wenable.runtime.lowering import SwitchableLayer
-from wenable.runtime.native_operations import RULES
-from wenable.runtime.native_packing import PackedWeights
-from wenable.runtime.native_plan import Plan, Planner, UnsupportedError
+from wenable.runtime.native.operations import RULES
+from wenable.runtime.native.packing import PackedWeights
+from wenable.runtime.native.plan import Plan, Planner, UnsupportedError
 
 # By name, since types are checked where it is not built, too.
 _native: Any = importlib.import_module("wenable_native")

@@ -10,11 +10,11 @@ import numpy as np
 
 from wenable.runtime.graph import CONVOLUTION, LINEAR
 from wenable.runtime.lowering import merged_weight
-from wenable.runtime.native_chains import ChainStep, Layer
-from wenable.runtime.native_fusing import ACTIVATIONS, Fused
-from wenable.runtime.native_packing import packed_columns, packed_dense, packed_units
-from wenable.runtime.native_plan import Planner, UnsupportedError, constant
-from wenable.runtime.native_steps import (
+from wenable.runtime.native.chains import ChainStep, Layer
+from wenable.runtime.native.fusing import ACTIVATIONS, Fused
+from wenable.runtime.native.packing import packed_columns, packed_dense, packed_units
+from wenable.runtime.native.plan import Planner, UnsupportedError, constant
+from wenable.runtime.native.steps import (
     NUMBERS,
     CombineStep,
     ConvolutionStep,
@@ -23,8 +23,8 @@ from wenable.runtime.native_steps import (
     DepthwiseStep,
     Tap,
 )
-from wenable.runtime.native_values import Buffer, Pitch, Planes, Value
-from wenable.runtime.native_windows import Window
+from wenable.runtime.native.values import Buffer, Pitch, Planes, Value
+from wenable.runtime.native.windows import Window
 
 _MOST_COLUMN_WEIGHTS = 5
 _FEWEST_CELLS = 4

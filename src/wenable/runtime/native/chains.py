@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.native_packing import packed_units, units_of
-from wenable.runtime.native_values import Buffer, Planes
+from wenable.runtime.native.packing import packed_units, units_of
+from wenable.runtime.native.values import Buffer, Planes
 
 _ALIGNED = 16
 _NONE = np.zeros(0, np.int64)

@@ -14,17 +14,17 @@ import numpy as np
 from wenable.runtime.building import ModeWeights
 from wenable.runtime.graph import Graph, Node
 from wenable.runtime.lowering import SwitchableLayer
-from wenable.runtime.native_chains import ChainStep
-from wenable.runtime.native_fusing import ACTIVATIONS, Fused, fused
-from wenable.runtime.native_packing import PackedWeights
-from wenable.runtime.native_steps import (
+from wenable.runtime.native.chains import ChainStep
+from wenable.runtime.native.fusing import ACTIVATIONS, Fused, fused
+from wenable.runtime.native.packing import PackedWeights
+from wenable.runtime.native.steps import (
     NUMBERS,
     VALUE_MULTIPLIED,
     CombineStep,
     CopyStep,
     Step,
 )
-from wenable.runtime.native_values import Buffer, Memory, Planes, Value
+from wenable.runtime.native.values import Buffer, Memory, Planes, Value
 from wenable.runtime.shapes import Shape
 from wenable.runtime.sizes import value_shapes
 
@@ -59,7 +59,7 @@ class Plan:
 
 
 class Planner:
-    """What the rules for operations (`native_operations.py`) work on.
+    """What the rules for operations (`operations.py`) work on.
 
     - `packed`: arrays of weights, shared with the plans of other modes.
     """

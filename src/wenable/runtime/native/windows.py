@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wenable.runtime.graph import Attribute
-from wenable.runtime.native_steps import Tap
+from wenable.runtime.native.steps import Tap
 
 
 @dataclass(frozen=True)

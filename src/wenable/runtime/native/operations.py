@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM
-from wenable.runtime.native_fusing import ACTIVATIONS, Fused, activation_of
-from wenable.runtime.native_layers import convolution, dense, norm
-from wenable.runtime.native_plan import Planner, UnsupportedError, constant
-from wenable.runtime.native_steps import (
+from wenable.runtime.native.fusing import ACTIVATIONS, Fused, activation_of
+from wenable.runtime.native.layers import convolution, dense, norm
+from wenable.runtime.native.plan import Planner, UnsupportedError, constant
+from wenable.runtime.native.steps import (
     NUMBERS,
     PLANE_ADDED,
     PLANE_MULTIPLIED,
@@ -25,8 +25,8 @@ from wenable.runtime.native_steps import (
     MeanStep,
     PoolStep,
 )
-from wenable.runtime.native_values import Value
-from wenable.runtime.native_windows import Window
+from wenable.runtime.native.values import Value
+from wenable.runtime.native.windows import Window
 
 _SHORT_ROW = 32
 """Columns below which rows are better summed as one, with zeros between them."""

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wenable.runtime.native_packing import units_of
-from wenable.runtime.native_values import Buffer, Planes, Value
+from wenable.runtime.native.packing import units_of
+from wenable.runtime.native.values import Buffer, Planes, Value
 
 _NONE = np.zeros(0, np.int64)
 _NO_NUMBERS = np.zeros(0, np.float32)
