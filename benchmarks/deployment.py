@@ -138,9 +138,9 @@ def measure(
         for each in compare(path, engines=engines, threads=threads):
             engine = each.engine
             number = sessions[engine].modes.index(each.mode)
-            counts = Counter(map(str, sessions[engine].lowerings(number).values()))
-            row = {"network": name, "macs": net.macs(each.mode), "lowerings": dict(counts)}
-            row["policy"] = sessions[engine].profile.policies.get(each.mode, "")
+            counts = Counter(map(str, sessions[engine].implementations(number).values()))
+            row = {"network": name, "macs": net.macs(each.mode), "implementations": dict(counts)}
+            row["scheme"] = sessions[engine].profile.schemes.get(each.mode, "")
             row |= each.to_json() | {"best_plain": min(r.known for r in each.plain.values())}
             rows.append(row)
             print(_line(row), flush=True)
@@ -224,7 +224,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         " the fastest of these on any engine; *full / ours* the plain full network at its best over"
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
-        f"Engines: {', '.join(_engines(results))}. *Policy*: what was"
+        f"Engines: {', '.join(_engines(results))}. *Scheme*: what was"
         " fastest for the mode as a whole; see [Kernels](../concepts/kernels.md).",
         "",
     ]
@@ -255,7 +255,7 @@ def _latencies(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [
         *_made(results["rows"]),
         "",
-        "| network | mode | MACs M | engine, threads | policy | ours, ms | plain, ms | best plain, ms"
+        "| network | mode | MACs M | engine, threads | scheme | ours, ms | plain, ms | best plain, ms"
         " | full / ours |",
         "|---|---|--:|---|---|--:|--:|--:|--:|",
         *map(_line, results["rows"]),
@@ -401,7 +401,7 @@ def _line(row: dict[str, Any]) -> str:
     engine = row["engine"]
     cells = [
         row["network"], row["mode"], f"{row['macs'] / 1e6:.0f}", f"{engine}, {row['threads']}",
-        row["policy"],
+        row["scheme"],
         spread(row["ours"]), spread(row["plain"][engine]), f"{row['best_plain']:.2f}",
         f"{row['full_over_ours']:.2f}",
     ]  # fmt: skip

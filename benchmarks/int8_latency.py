@@ -29,7 +29,7 @@ from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file
 from results.runs_by_machine import add_run
 from wenable.core.files import write_whole
-from wenable.core.knob import pattern_text
+from wenable.core.knob import share_text
 from wenable.core.readings import Reading
 from wenable.exporting.int8 import export_int8
 from wenable.measure.device import describe_device
@@ -118,7 +118,7 @@ def measure(name: str, plan: TimingPlan) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for n in GROUPS:
-            floating, integers = pattern_text(n), f"{pattern_text(n)},precision=8-bit"
+            floating, integers = share_text(n), f"{share_text(n)},precision=8-bit"
             we.calibrate(net, [floating, integers], [batch])
             paths = {
                 "float": _float_file(net, floating, image, Path(folder) / f"{n}.onnx"),
@@ -265,7 +265,7 @@ def _line(name: str, row: dict[str, Any], engine: str) -> str:
     if engine == "onnxruntime":
         counts = row["operators"]["int8"]
         counted = f"{counts['integer convolutions']} of {sum(counts.values())}"
-    cells = [name, pattern_text(row["groups"]), engine, shown["float32"], shown.get("bfloat16", ""),
+    cells = [name, share_text(row["groups"]), engine, shown["float32"], shown.get("bfloat16", ""),
              shown["int8"], f"{faster:.2f}", shown.get("int8, exact sums", ""), counted]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

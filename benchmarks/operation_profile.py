@@ -114,7 +114,7 @@ def profiled(name: str, threads: int, rates: Mapping[str, float]) -> list[dict[s
             for number in range(len(bundle.modes)):
                 built = build(
                     bundle.graph, bundle.layers, bundle.weights_of(number),
-                    session.lowerings(number),
+                    session.implementations(number),
                 )  # fmt: skip
                 operations = engine.operation_times(built.content, bundle.example(), CALLS)
                 what = {

@@ -25,7 +25,7 @@ from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
 from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
-from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.network.evaluation import wilson_interval
 from wenable.zoo import build
 
@@ -44,7 +44,7 @@ def main() -> None:
     batches = list(_batches(arguments.images))
     expected, labels = _logits(model, batches), torch.cat([each for _, each in batches])
     rows = [_row("original", expected, expected, labels)]
-    for policy in get_args(ShufflePolicy):
+    for policy in get_args(ShufflePlacement):
         net = we.convert(model, batches[0][0][:2], method=we.WeightEnabling(shuffle=policy))
         rows.append(_row(f"shuffle={policy!r}", _logits(net, batches), expected, labels))
         net.set_mode("1/4")  # what was switched and switched back gives the same again

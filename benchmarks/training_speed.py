@@ -4,7 +4,7 @@
         [--device cpu] [--layouts channels_last contiguous] [--out .]
 
 The figure is r of `page`: the time of the step over what its enabled multiply-accumulates would
-cost in a plain step. Plain step, every pass dense, grouped as written and timed executions are
+cost in a plain step. Plain step, every pass dense, grouped as written and timed implementations are
 measured in turns of random order in one process; ratios are taken within a turn. Results go to
 `results/training-speed-DEVICE.jsonl` and the table to `docs/results/training-speed.md`.
 """
@@ -30,10 +30,14 @@ import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, page_file, read_records, records_file, write_records
 from wenable.core.files import write_whole
-from wenable.layers.executions import DENSE
+from wenable.layers.implementations import DENSE
 from wenable.modules.passes import device_name, device_of
 from wenable.training import sample_modes, train_step
-from wenable.training.executions import Executions, choose_executions, use_executions
+from wenable.training.implementations import (
+    Implementations,
+    choose_implementations,
+    use_implementations,
+)
 from wenable.training.optimizers import make_optimizer
 from wenable.zoo import build
 
@@ -109,7 +113,7 @@ def measure(name: str, layout: str, arguments: argparse.Namespace) -> list[dict[
     for each in (plain, net):
         each.to(memory_format=form)  # pyright: ignore[reportCallIssue]
     started = time.perf_counter()
-    chosen = choose_executions(net, (images,), lambda: _autocast(device, config))
+    chosen = choose_implementations(net, (images,), lambda: _autocast(device, config))
     tuning_s = time.perf_counter() - started
     plain_step = _plain_step(plain, images, labels, config)
     layers = [layer.name for layer in net.switchable_layers]
@@ -123,7 +127,7 @@ def measure(name: str, layout: str, arguments: argparse.Namespace) -> list[dict[
         row |= {
             "network": name, "layout": layout, "precision": config.precision, "batch": batch,
             "image_size": size, "passes": passes, "tuning_s": tuning_s,
-            "executions": _counts(chosen),
+            "implementations": _counts(chosen),
         }  # fmt: skip
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -183,7 +187,7 @@ def _fixed_share(
 
 
 def _steps(
-    net: Any, batch: Any, chosen: Executions, passes: int, config: we.TrainConfig
+    net: Any, batch: Any, chosen: Implementations, passes: int, config: we.TrainConfig
 ) -> dict[str, Callable[[tuple[we.Mode, ...]], None]]:
     """Return a training step for every way of computing the layers."""
     optimizer, loss_function = make_optimizer(net, config), nn.CrossEntropyLoss()
@@ -199,7 +203,7 @@ def _steps(
             train_step(net, batch, modes, loss_function, optimizer, config, scaler=scaler)
 
         def chosen_way(modes: tuple[we.Mode, ...]) -> None:
-            use_executions(net, ways[way])
+            use_implementations(net, ways[way])
             run(modes)
 
         return chosen_way
@@ -270,13 +274,13 @@ def _spread(ratios: list[float]) -> list[float]:
     return [middle, low, high]
 
 
-def _counts(chosen: Executions) -> dict[str, dict[str, int]]:
-    """Return how many layers take each execution, by pattern."""
+def _counts(chosen: Implementations) -> dict[str, dict[str, int]]:
+    """Return how many layers take each implementation, by option."""
     counts: dict[str, dict[str, int]] = {}
     for ways in chosen.values():
         for n, way in ways.items():
-            of_pattern = counts.setdefault(str(n), {})
-            of_pattern[way] = of_pattern.get(way, 0) + 1
+            of_option = counts.setdefault(str(n), {})
+            of_option[way] = of_option.get(way, 0) + 1
     return counts
 
 
@@ -297,9 +301,10 @@ def page(folder: Path) -> str:
         "",
         "*Plain* is an ordinary PyTorch training step of the network that was converted (forward,"
         " backward, SGD). *dense* computes every pass with masked whole weights, *grouped* with PyTorch's"
-        " grouped convolutions, *timed* (`TrainConfig(executions=\"timed\")`) in the way that was fastest"
-        " for each layer and option. Medians over turns in random order within one process, quartiles in"
-        " brackets; images per second count each image once, however many passes it goes through.",
+        " grouped convolutions, *timed* (`TrainConfig(implementations=\"timed\")`) in the way that was"
+        " fastest for each layer and option. Medians over turns in random order within one process,"
+        " quartiles in brackets; images per second count each image once, however many passes it goes"
+        " through.",
     ]  # fmt: skip
     for file in files:
         results = read_records(file)

@@ -14,7 +14,7 @@ from torch import nn
 
 import wenable as we
 from wenable.data import batches, digits
-from wenable.graph import Graph
+from wenable.graph import TracedGraph
 from wenable.methods.norms import switchable_norms
 from wenable.methods.plan import Plan, SwitchableLayer
 from wenable.methods.remaining import remaining
@@ -62,7 +62,7 @@ class ElasticConv2d(nn.Conv2d):
 class ElasticKernels:
     """Switch every 5x5 convolution between 5x5, 3x3 and 1x1."""
 
-    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return the plan for a traced network; raises `ValueError` if no layer can switch."""
         found = [call.module for call in graph.layers if _fits(model.get_submodule(call.module))]
         if not found:
@@ -97,14 +97,14 @@ def _described(name: str, layer: ElasticConv2d, macs: int) -> SwitchableLayer:
         name=name,
         knob=name,
         kind="convolution",
-        patterns=(1, 2, 3),
+        options=(1, 2, 3),
         inputs=inputs,
         outputs=outputs,
         macs=macs,
         weights=layer.weight.numel(),
         shuffle=None,
-        macs_by_pattern=tuple(macs * size**2 // 25 for size in SIZES),
-        weights_by_pattern=tuple(inputs * outputs * size**2 for size in SIZES),
+        macs_by_option=tuple(macs * size**2 // 25 for size in SIZES),
+        weights_by_option=tuple(inputs * outputs * size**2 for size in SIZES),
     )
 
 

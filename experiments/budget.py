@@ -42,7 +42,7 @@ class Budget:
             epochs=self.epochs,
             passes=self.passes,
             learning_rate=self.learning_rate,
-            executions="grouped",
+            implementations="grouped",
             seed=seed,
         )
         return replace(

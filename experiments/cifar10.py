@@ -28,11 +28,11 @@ from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file, write_records
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
-from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.modules.denormals import flush_denormals
 from wenable.modules.passes import device_name
 from wenable.training import Checkpoint, StepReport
-from wenable.training.config import Executions
+from wenable.training.config import Implementations
 from wenable.training.data_sets import Data, accuracies, load_data
 from wenable.training.recipes import Recipe, recipe_named
 from wenable.zoo import build
@@ -49,7 +49,7 @@ class Scale:
     epochs: int
     passes: int = 4
     batch_size: int = 128
-    executions: Executions = "timed"
+    implementations: Implementations = "timed"
 
 
 SCALES = {
@@ -102,7 +102,7 @@ def _recipe(settings: Scale, seed: int) -> Recipe:
         epochs=settings.epochs,
         passes=settings.passes,
         seed=seed,
-        executions=settings.executions,
+        implementations=settings.implementations,
     )
     return replace(recipe, training=training, batch_size=settings.batch_size)
 
@@ -116,7 +116,7 @@ def _train(
     model = build(settings.network)
     if weights is not None:
         model.load_state_dict(load_file(weights))
-    method = we.WeightEnabling(shuffle=cast(ShufflePolicy, policy))
+    method = we.WeightEnabling(shuffle=cast(ShufflePlacement, policy))
     net = we.convert(model, data.example, method=method)
     work.mkdir(parents=True, exist_ok=True)
     log = _Log(work / f"{policy}.json", net, data)
@@ -224,7 +224,7 @@ def page(results: Mapping[str, Any]) -> str:
         " as the search split. Every mode is calibrated on 2,048 training images.",
         "",
         f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']}"
-        f" with torch {results['versions']['torch']}, executions {training['executions']}; "
+        f" with torch {results['versions']['torch']}, implementations {training['implementations']}; "
         + "; ".join(
             f"shuffle {run['shuffle']}: {run['training_s'] / 60:.0f} minutes of training"
             for run in results["runs"]

@@ -3,7 +3,7 @@
     python -m experiments.table2 --scale cpu --data data/cifar10 [--work out/experiments]
 
 Accuracy is that of the test split with calibrated statistics, and beside it with those that training left
-in each pattern's norm, as switchable batch norm alone has them. Inference time is that of the plain export
+in each option's norm, as switchable batch norm alone has them. Inference time is that of the plain export
 (each layer in its groups, the shuffle as transposes) on ONNX Runtime, all modes in one run.
 """
 
@@ -28,7 +28,7 @@ from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork, UncalibratedWarning
 from wenable.runtime import Session
-from wenable.runtime.lowering import as_written
+from wenable.runtime.implementations import as_written
 
 SHUFFLED, PLAIN = "weight-enabling", "weight-enabling, no shuffle"
 TIMING = TimingPlan(blocks=20, calls=50, warmup=10, gap_ms=5.0)
@@ -91,7 +91,7 @@ def _of_seed(
 
 
 def _uncalibrated(net: DynamicNetwork, mode: we.Mode, data: ExperimentData) -> Reading:
-    """Return the accuracy with the statistics that training left in the norm of each pattern."""
+    """Return the accuracy with the statistics that training left in the norm of each option."""
     net.forget_calibrations([mode])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UncalibratedWarning)

@@ -62,7 +62,7 @@ def attention_in_steps() -> Iterator[None]:
 
 
 def groupable_macs(model: nn.Module, batch: torch.Tensor, classes: int) -> int:
-    """Return the MACs of one example that a pattern could divide by two or more."""
+    """Return the MACs of one example that an option could divide by two or more."""
     with torch.no_grad(), attention_in_steps(), GroupableCounter(classes) as counter:
         model(batch)
     return counter.macs // len(batch)

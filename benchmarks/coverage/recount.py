@@ -13,7 +13,7 @@ from torch import nn
 import wenable as we
 from benchmarks.coverage.check import ENOUGH, Outcome, note_left_alone
 from benchmarks.coverage.networks import Candidate
-from wenable.graph import Graph, trace
+from wenable.graph import TracedGraph, trace
 from wenable.methods.plan import Plan
 
 
@@ -32,7 +32,7 @@ def recounted(outcome: Outcome, candidate: Candidate) -> Outcome:
         if share < ENOUGH <= with_attention:
             plan, settings = every, "attention=True"
     full = sum(product.macs for product in graph.products) // graph.examples
-    saved = sum(layer.macs - layer.macs_at(layer.patterns[-1]) for layer in plan.layers)
+    saved = sum(layer.macs - layer.macs_at(layer.options[-1]) for layer in plan.layers)
     found = replace(
         outcome,
         share_by_default=share,
@@ -51,7 +51,7 @@ def _switched(plan: Plan) -> int:
     return sum(layer.macs for layer in plan.layers)
 
 
-def _traced(candidate: Candidate) -> tuple[nn.Module, Graph]:
+def _traced(candidate: Candidate) -> tuple[nn.Module, TracedGraph]:
     """Return a network and its trace: without weights, which takes no time, where that can be."""
     with contextlib.suppress(Exception):  # a few read values while they are built or run
         with torch.device("meta"):

@@ -8,7 +8,7 @@ from tests.exporting.test_exporting import calibrated
 from wenable.runtime import Bundle
 from wenable.runtime.building import build, choose_each
 from wenable.runtime.engines import installed_engines, open_engine
-from wenable.runtime.lowering import as_written
+from wenable.runtime.implementations import as_written
 
 RATES = {"gmacs_per_s": 10.0, "gb_per_s": 5.0}
 
@@ -23,7 +23,7 @@ def test_macs_and_bytes_are_those_of_the_network(tmp_path, name):
         weights = bundle.weights_of(number)
         built = build(
             bundle.graph, bundle.layers, weights,
-            choose_each(bundle.layers, weights.patterns, as_written),
+            choose_each(bundle.layers, weights.options, as_written),
         )  # fmt: skip
         operations = engine.operation_times(built.content, bundle.example(), 2)
         rows = {row["kind"]: row for row in _by_kind(built, operations, RATES)}

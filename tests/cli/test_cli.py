@@ -53,7 +53,7 @@ def test_inspect_shows_modes_layers_and_reasons():
     assert "15.31x" in text
     assert "shuffled, 16 x 8" in text
     assert "is the classifier" in text
-    assert "has 1 input channels and 128 output channels, which no pattern" in text
+    assert "has 1 input channels and 128 output channels, which no option" in text
 
 
 def test_inspect_as_json_for_scripts():
@@ -272,7 +272,7 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
         assert torch.equal(tensor, second.state_dict()[name]), name
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
     header, _ = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
-    assert set(header["executions"]) == {layer.name for layer in first.switchable_layers}
+    assert set(header["implementations"]) == {layer.name for layer in first.switchable_layers}
     _runs_on_a_device(tmp_path, folder / "test" / "dog" / "000.png")
     # Exploring prepares the images as training did: the network says how.
     assert first.preprocessing == recipe_named("cifar").images.preprocessing(("cat", "dog"))
@@ -309,7 +309,7 @@ def _runs_on_a_device(tmp_path: Path, image: Path) -> None:
     shown = run("run", bundle, image, "--engine", "onnxruntime").stdout
     assert "000.png: " in " ".join(shown.split())
     absent = run("run", bundle, image, "--mode", "1/2", fails=True).stderr
-    assert "a pattern that nothing in this network has; allowed: 1, 1/4" in " ".join(absent.split())
+    assert "an option that nothing in this network has; allowed: 1, 1/4" in " ".join(absent.split())
     unknown = run("run", bundle, image, "--mode", "1,1/4*17", fails=True)
     assert "was not exported" in " ".join(unknown.stderr.split())
 
@@ -525,7 +525,7 @@ def test_a_gpu_that_torch_cannot_use_is_no_gpu_that_is_absent(tmp_path: Path):
         (["inspect", "resnet18", "--groups", "1,3,4"], "does not nest: 3 does not divide 4"),
         (["inspect", "resnet18", "--groups", "x"], "`--groups` (='x') must be whole numbers"),
         (["inspect", "resnet18", "--groups", ""], "`--groups` (=()) is empty"),
-        (["inspect", "resnet18", "--shuffle", "odd"], "`--shuffle` (='odd') is no policy"),
+        (["inspect", "resnet18", "--shuffle", "odd"], "`--shuffle` (='odd') is unknown"),
         (["inspect", "resnet18", "--input", "3xx4"], "`--input` (='3xx4') must be sizes"),
         (["inspect", "resnet18", "--input", "99999x99999x3"], "allowed: 100,000,000"),
         (["train", "resnet18", "--data", "mnist", "--out", "o"], "`--data` (='mnist') is unknown"),

@@ -390,7 +390,7 @@ def test_the_help_tells_every_choice_and_default_as_they_are():
     choices = {
         "counting": settings.Counting, "sampling": settings.Sampling, "schedule": settings.Schedule,
         "optimizer": settings.Optimizer, "precision": settings.Precision,
-        "executions": settings.Executions,
+        "implementations": settings.Implementations,
     }  # fmt: skip
     for name, kind in choices.items():
         assert f"--{name} {'|'.join(get_args(kind))}" in text, name
@@ -401,7 +401,7 @@ def test_the_help_tells_every_choice_and_default_as_they_are():
         f"{training.epochs} for digits, {images.epochs} for cifar",
         f"{digits.batch_size} for digits, {cifar.batch_size} for cifar",
         f"{training.learning_rate} for digits, {images.learning_rate} for cifar",
-        f"{images.executions}, {training.executions} for digits",
+        f"{images.implementations}, {training.implementations} for digits",
         f"{images.schedule}, {theirs.schedule} for paper-*",
         f"default: ({images.weight_decay})",
     ):

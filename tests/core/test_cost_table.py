@@ -25,8 +25,8 @@ def test_a_mode_costs_the_rest_and_one_entry_for_each_knob():
     assert table().cost({"a": 4, "b": 2}) == 0.5 + 3.5 + 1.0
 
 
-def test_patterns_that_are_slower_than_a_coarser_one_are_left_out():
-    assert table().without_slower_patterns() == {"a": (1, 2), "b": (1, 2)}
+def test_options_that_are_slower_than_a_coarser_one_are_left_out():
+    assert table().without_slower_options() == {"a": (1, 2), "b": (1, 2)}
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=5, max_size=5), st.floats(0, 1e6))
@@ -62,10 +62,10 @@ def test_what_is_no_sum_is_refused():
         ({"rest": math.nan}, "`rest` (=nan) must be a finite number"),
         ({"costs": {"a": COSTS["a"]}}, "lacks 'b'"),
         ({"costs": COSTS | {"c": {1: 1.0}}}, "unknown knob 'c'"),
-        ({"costs": COSTS | {"b": {1: 2.0}}}, "patterns [1] of 'b'; the knob has [1, 2]"),
-        ({"costs": COSTS | {"b": {1: 2.0, 2: -1.0}}}, "'b' in pattern 2 (=-1.0)"),
-        ({"costs": COSTS | {"b": {1: 2.0, 2: math.nan}}}, "'b' in pattern 2 (=nan)"),
-        ({"costs": COSTS | {"b": {1: 2.0, 2: True}}}, "'b' in pattern 2 (=True)"),
+        ({"costs": COSTS | {"b": {1: 2.0}}}, "options [1] of 'b'; the knob has [1, 2]"),
+        ({"costs": COSTS | {"b": {1: 2.0, 2: -1.0}}}, "'b' in option 2 (=-1.0)"),
+        ({"costs": COSTS | {"b": {1: 2.0, 2: math.nan}}}, "'b' in option 2 (=nan)"),
+        ({"costs": COSTS | {"b": {1: 2.0, 2: True}}}, "'b' in option 2 (=True)"),
     ],
 )
 def test_holes_and_figures_that_are_none_are_refused(changes, words):

@@ -64,6 +64,6 @@ def test_a_name_that_stands_for_nothing_is_refused_with_what_there_is():
         ValueError, match="is the short name of a mode in a front or bundle; give --front"
     ):
         resolve("m1", SPACE, {}, "give --front")
-    with pytest.raises(ValueError, match="which is no pattern"):
+    with pytest.raises(ValueError, match="which is no option"):
         resolve("m0", SPACE, front().ids)
     assert not is_id("m")

@@ -234,12 +234,12 @@ def test_texts_that_a_person_types(text: str, options: tuple[int, ...]):
             {"layers.0.conv1": True, "layers.0.conv2": 2, "layers.1.conv1": 1},
             r"`groups` \(=True\) of 'layers.0.conv1' must be a whole number",
         ),
-        ("4", "'4', which is no pattern; write 1 or 1/n"),
-        ("1/0", "'1/0', which is no pattern"),
-        ("1/2*0,1", "repeats a pattern '0' times"),
-        ("1,1/2", "gives 2 patterns; this network has 3 knobs"),
-        ("1/2*99999999999,1", "patterns; this network has 3 knobs"),
-        ("1,1,1,layers.1.conv1=1/2", "must start with one pattern"),
+        ("4", "'4', which is no option; write 1 or 1/n"),
+        ("1/0", "'1/0', which is no option"),
+        ("1/2*0,1", "repeats an option '0' times"),
+        ("1,1/2", "gives 2 options; this network has 3 knobs"),
+        ("1/2*99999999999,1", "options; this network has 3 knobs"),
+        ("1,1,1,layers.1.conv1=1/2", "must start with one option"),
         ("1/4,layers.9=1/2", "names 'layers.9', which is no knob of this network"),
         ({"layers.0.conv1": 1}, "says nothing of 'layers.0.conv2', 'layers.1.conv1'"),
         ({"nope": 1}, "names 'nope', which is no knob of this network; its 3 knobs are"),
@@ -255,7 +255,7 @@ def test_texts_that_a_person_types(text: str, options: tuple[int, ...]):
         ),
         (
             "1,layers.1.conv1=1/32",
-            r"`groups` \(=32\) is not a pattern of 'layers.1.conv1'; allowed: 1, 2, 4, 8, 16",
+            r"`groups` \(=32\) is not an option of 'layers.1.conv1'; allowed: 1, 2, 4, 8, 16",
         ),
     ],
 )
@@ -312,14 +312,14 @@ def test_modes_are_immutable_mappings_in_execution_order():
 
 
 @pytest.mark.parametrize("text", ["1/3", "1/32", "1/1024", "1/3,layers.0.conv1=1", " 1/6 "])
-def test_a_typed_pattern_that_nothing_has_is_refused_and_not_rounded(text: str):
+def test_a_typed_option_that_nothing_has_is_refused_and_not_rounded(text: str):
     with pytest.raises(
-        ValueError, match=r"a pattern that nothing in this network has; allowed: 1, 1/2"
+        ValueError, match=r"an option that nothing in this network has; allowed: 1, 1/2"
     ):
         SPACE.mode(text)
 
 
-def test_a_typed_pattern_that_some_have_is_rounded_where_others_lack_it():
+def test_a_typed_option_that_some_have_is_rounded_where_others_lack_it():
     space = Space((Knob("a", (1, 2)), Knob("b", (1, 2, 4)), Knob("c", (1, 3))))
     assert space.mode("1/4").options == (2, 4, 3)
     assert space.mode("1/3").options == (2, 2, 3)
@@ -329,7 +329,7 @@ def test_a_typed_pattern_that_some_have_is_rounded_where_others_lack_it():
         with pytest.raises(ValueError, match="allowed: 1, 1/2, 1/3, 1/4"):
             space.mode(text)
     for text in ("1/4,a=1/4", "1/2,c=1/2", "1/4,1/4,1/3"):  # by name or place
-        with pytest.raises(ValueError, match="is not a pattern of"):
+        with pytest.raises(ValueError, match="is not an option of"):
             space.mode(text)
 
 

@@ -23,7 +23,7 @@ from wenable.measure.latency import TimingPlan
 from wenable.profiling import ProfilePlan, on_device, profile
 from wenable.runtime.device_profile import DeviceProfile, kept_profile
 from wenable.runtime.session import Session
-from wenable.training.execution_memory import ExecutionMemory, default_memory_path
+from wenable.training.implementation_memory import ImplementationMemory, default_memory_path
 
 SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
 
@@ -90,11 +90,11 @@ def test_a_profile_is_measured_written_where_asked_and_said_not_to_be_kept(
     assert Session(bundle, engine="onnxruntime", threads=1, profile=out).profile == found
 
 
-def test_times_of_executions_are_not_remembered(useless_home: str):
+def test_times_of_implementations_are_not_remembered(useless_home: str):
     path = default_memory_path()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        memory = ExecutionMemory(path)
+        memory = ImplementationMemory(path)
     memory.put("layer", {1: {"grouped": 1.0}})
     if path is None:
         memory.write()

@@ -1,4 +1,4 @@
-"""What is exported gives the answers of the extracted network, on every engine, in every lowering."""
+"""What is exported gives the answers of the extracted network, on every engine, in every implementation."""
 
 import random
 import subprocess
@@ -21,11 +21,11 @@ from tests.helpers.references import masked_weight, shuffled_order
 from wenable.core.preprocessing import Preprocessing
 from wenable.core.readings import Reading
 from wenable.exporting import writing
-from wenable.exporting.tracing import trace
+from wenable.exporting.tracing import bundle_graph
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engines import installed_engines
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM
-from wenable.runtime.lowering import Lowering, lowerings_of, merged_weight
+from wenable.runtime.implementations import Implementation, implementations_of, merged_weight
 from wenable.runtime.session import Session
 
 ENGINES = installed_engines()
@@ -73,14 +73,14 @@ def test_every_mode_gives_the_answers_of_the_extracted_network(tmp_path, engine,
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("model", [small_resnet, Dense, Tokens])
-def test_every_lowering_gives_the_same_answers(tmp_path, engine, model):
+def test_every_implementation_gives_the_same_answers(tmp_path, engine, model):
     net, modes = calibrated(model(), shuffle="all")
     path = we.export(net, modes, tmp_path / "net.wen", engine=engine)
     x = images(net)
-    for number in range(15):  # the most ways that one pattern has here
+    for number in range(15):  # the most ways that one option has here
 
-        def choose(layer, pattern, number=number) -> Lowering:
-            ways = lowerings_of(layer, pattern)
+        def choose(layer, option, number=number) -> Implementation:
+            ways = implementations_of(layer, option)
             return ways[number % len(ways)]
 
         session = Session(path, engine=engine, choose=choose)
@@ -88,15 +88,15 @@ def test_every_lowering_gives_the_same_answers(tmp_path, engine, model):
             close(session.run(x, mode=mode), expected_of(net, mode, x))
 
 
-@pytest.mark.parametrize("pattern", [2, 4, 8])
+@pytest.mark.parametrize("option", [2, 4, 8])
 @pytest.mark.parametrize("shuffle", [1, 2, 4])
-def test_merged_weights_are_masked_ones(pattern: int, shuffle: int):
+def test_merged_weights_are_masked_ones(option: int, shuffle: int):
     weight = torch.arange(1.0, 1 + 16 * 8 * 3).view(16, 8, 3)
     order = shuffled_order(8, shuffle)
-    masked = masked_weight(weight, pattern, order).numpy()
-    for groups in [n for n in (1, 2, 4, 8) if n <= pattern]:
+    masked = masked_weight(weight, option, order).numpy()
+    for groups in [n for n in (1, 2, 4, 8) if n <= option]:
         given = None if shuffle == 1 else np.array(order)
-        merged = merged_weight(weight.numpy(), pattern, groups, given)
+        merged = merged_weight(weight.numpy(), option, groups, given)
         assert merged.shape == (16, 8 // groups, 3)
         dense = np.zeros_like(masked)
         for row in range(16):
@@ -108,7 +108,7 @@ def test_merged_weights_are_masked_ones(pattern: int, shuffle: int):
 
 def test_the_graph_marks_every_switchable_layer_and_norm():
     net, _ = calibrated()
-    graph, tensors = trace(net)
+    graph, tensors = bundle_graph(net)
     marked = [node.layer for node in graph.nodes if node.op in (CONVOLUTION, LINEAR)]
     assert marked == [layer.name for layer in net.switchable_layers]
     norms = {node.layer for node in graph.nodes if node.op == NORM}

@@ -72,7 +72,7 @@ def test_a_grouped_convolution_is_a_masked_dense_one(drawn):
     layer = WeightEnabledConv2d(conv, knob(chain), shuffle)
     order = references.shuffled_order(conv.in_channels, shuffle)
     for n in chain:
-        layer.set_pattern(n)
+        layer.switch_to(n)
         masked = nn.Conv2d(**_arguments(conv))
         weight = conv.weight if n == 1 else references.masked_weight(conv.weight, n, order)
         masked.load_state_dict(
@@ -80,7 +80,7 @@ def test_a_grouped_convolution_is_a_masked_dense_one(drawn):
         )
         torch.testing.assert_close(layer(x), masked(x), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(layer.to_plain()(x), layer(x))
-    layer.set_pattern(1)
+    layer.switch_to(1)
     assert torch.equal(layer(x), conv(x))
 
 
@@ -104,7 +104,7 @@ def test_a_grouped_dense_layer_is_a_masked_one(chain, inputs, outputs, bias, lea
     order = references.shuffled_order(inputs, chain[-1])
     x = torch.randn(*leading, inputs)
     for n in chain:
-        layer.set_pattern(n)
+        layer.switch_to(n)
         weight = linear.weight if n == 1 else references.masked_weight(linear.weight, n, order)
         expected = nn.functional.linear(x, weight, linear.bias)
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
@@ -135,7 +135,7 @@ def test_gradients_reach_exactly_the_enabled_weights():
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
     order = references.shuffled_order(8, 4)
     for n in (2, 4):
-        layer.set_pattern(n)
+        layer.switch_to(n)
         assert torch.autograd.gradcheck(layer, (x,))
         conv.weight.grad = None
         layer(x).sum().backward()
@@ -148,7 +148,7 @@ def test_the_gradient_of_a_block_is_that_of_the_masked_weight():
     linear = nn.Linear(12, 6).double()
     layer = WeightEnabledLinear(linear, knob((1, 3, 6)), shuffle_groups=6)
     x = torch.randn(5, 12, dtype=torch.float64)
-    layer.set_pattern(3)
+    layer.switch_to(3)
     (layer(x) ** 2).sum().backward()
     weight = linear.weight.detach().clone().requires_grad_()
     masked = references.masked_weight(weight, 3, references.shuffled_order(12, 6))
@@ -164,11 +164,11 @@ def test_layers_share_the_parameters_they_were_made_from():
     assert list(layer.state_dict()) == ["weight", "bias"]
 
 
-def test_patterns_a_layer_lacks_are_refused():
+def test_options_a_layer_lacks_are_refused():
     layer = WeightEnabledConv2d(nn.Conv2d(8, 8, 1), Knob("c", (1, 2), (("input channels", 8),)))
     with pytest.raises(ValueError, match=r"`groups` \(=3\) must divide the input channels \(=8\)"):
-        layer.set_pattern(3)
-    assert layer.pattern == 1
+        layer.switch_to(3)
+    assert layer.option == 1
     with pytest.raises(ValueError, match=r"'c' already has `groups` \(=2\)"):
         WeightEnabledConv2d(nn.Conv2d(4, 4, 1, groups=2), Knob("c", (1, 2)))
 
@@ -177,19 +177,19 @@ def test_patterns_a_layer_lacks_are_refused():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_each_pattern_normalises_by_its_own_statistics(training: bool):
+def test_each_option_normalises_by_its_own_statistics(training: bool):
     norm = SwitchableBatchNorm2d(nn.BatchNorm2d(6), (1, 2, 4)).train(training)
     for n in (1, 2, 4):
-        own = norm.of_pattern(n)
+        own = norm.of_option(n)
         own.running_mean.copy_(torch.randn(6))
         own.running_var.copy_(torch.rand(6) + 0.5)
         own.weight.data.copy_(torch.randn(6))
         own.bias.data.copy_(torch.randn(6))
     for n in (4, 1, 2):
-        norm.set_pattern(n)
-        own, x = norm.of_pattern(n), torch.randn(8, 6, 5, 5)
+        norm.switch_to(n)
+        own, x = norm.of_option(n), torch.randn(8, 6, 5, 5)
         mean, var = own.running_mean.clone(), own.running_var.clone()
-        others = {m: norm.of_pattern(m).running_mean.clone() for m in (1, 2, 4) if m != n}
+        others = {m: norm.of_option(m).running_mean.clone() for m in (1, 2, 4) if m != n}
         out = norm(x)
         if training:
             mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
@@ -198,10 +198,10 @@ def test_each_pattern_normalises_by_its_own_statistics(training: bool):
         )
         np.testing.assert_allclose(out.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
         for m, before in others.items():
-            assert torch.equal(norm.of_pattern(m).running_mean, before)
+            assert torch.equal(norm.of_option(m).running_mean, before)
 
 
-def test_pattern_one_is_the_norm_it_was_made_from():
+def test_option_one_is_the_norm_it_was_made_from():
     plain = nn.BatchNorm2d(4)
     norm = SwitchableBatchNorm2d(plain, (1, 2))
     x = torch.randn(3, 4, 2, 2)
@@ -244,20 +244,20 @@ def test_moments_are_those_of_all_batches_together(sizes: list[int], rest: tuple
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_slices_in_different_patterns_are_as_many_norms(training: bool):
+def test_slices_in_different_options_are_as_many_norms(training: bool):
     whole = nn.BatchNorm2d(9)
     give = torch.Generator().manual_seed(0)
     norm = SwitchableBatchNorm2d(whole, (1, 2, 4), widths=(2, 3, 4)).train(training)
     for n in (1, 2, 4):
-        own = norm.of_pattern(n)
+        own = norm.of_option(n)
         for tensor in (own.weight.data, own.bias.data, own.running_mean, own.running_var):
             tensor.copy_(torch.rand(9, generator=give) + 0.5)
-    for patterns in ((1, 4, 2), (4, 4, 1), (2, 2, 2)):
-        for part, n in enumerate(patterns):
-            norm.set_pattern(n, part)
+    for options in ((1, 4, 2), (4, 4, 1), (2, 2, 2)):
+        for part, n in enumerate(options):
+            norm.switch_to(n, part)
         apart = []
-        for n, start, stop in zip(patterns, (0, 2, 5), (2, 5, 9), strict=True):
-            own, single = norm.of_pattern(n), nn.BatchNorm2d(stop - start).train(training)
+        for n, start, stop in zip(options, (0, 2, 5), (2, 5, 9), strict=True):
+            own, single = norm.of_option(n), nn.BatchNorm2d(stop - start).train(training)
             single.load_state_dict(
                 {
                     k: v[start:stop] if v.ndim else v
@@ -266,17 +266,17 @@ def test_slices_in_different_patterns_are_as_many_norms(training: bool):
                 }
             )
             apart.append(single)
-        tracked = {n: int(norm.of_pattern(n).num_batches_tracked) for n in (1, 2, 4)}
+        tracked = {n: int(norm.of_option(n).num_batches_tracked) for n in (1, 2, 4)}
         x = torch.randn(6, 9, 3, 3)
         expected = torch.cat([s(p) for s, p in zip(apart, x.split([2, 3, 4], 1), strict=True)], 1)
         torch.testing.assert_close(norm(x), expected)
-        for n, start, stop, single in zip(patterns, (0, 2, 5), (2, 5, 9), apart, strict=True):
+        for n, start, stop, single in zip(options, (0, 2, 5), (2, 5, 9), apart, strict=True):
             for name in ("running_mean", "running_var"):
-                found = getattr(norm.of_pattern(n), name)[start:stop]
+                found = getattr(norm.of_option(n), name)[start:stop]
                 torch.testing.assert_close(found, getattr(single, name))
         for n in (1, 2, 4):
-            expected_count = tracked[n] + (training and n in patterns)
-            assert int(norm.of_pattern(n).num_batches_tracked) == expected_count
+            expected_count = tracked[n] + (training and n in options)
+            assert int(norm.of_option(n).num_batches_tracked) == expected_count
         plain = norm.to_plain().eval()
         torch.testing.assert_close(plain(x), norm.eval()(x))
         norm.train(training)
@@ -289,13 +289,13 @@ def test_norms_refuse_what_they_cannot_do():
         ValueError, match=r"`widths` \(=\(1, 2\)\) must add up to the channels \(=4\)"
     ):
         SwitchableBatchNorm2d(nn.BatchNorm2d(4), (1,), (1, 2))
-    with pytest.raises(ValueError, match=r"`n` \(=8\) is no pattern of this batch norm"):
-        SwitchableBatchNorm2d(nn.BatchNorm2d(4), (1, 2)).set_pattern(8)
+    with pytest.raises(ValueError, match=r"`n` \(=8\) is no option of this batch norm"):
+        SwitchableBatchNorm2d(nn.BatchNorm2d(4), (1, 2)).switch_to(8)
 
 
 def test_a_norm_without_affine_switches_its_statistics():
     norm = SwitchableBatchNorm2d(nn.BatchNorm2d(4, affine=False), (1, 2))
-    norm.set_pattern(2)
+    norm.switch_to(2)
     out = norm(torch.randn(9, 4, 3, 3) * 5 + 2)
     assert math.isclose(float(out.detach().std()), 1.0, abs_tol=0.05)
     assert list(norm.parameters()) == []

@@ -20,7 +20,7 @@ def plan_of(model: nn.Module, *shape: int, **settings):
     ("groups", "message"),
     [
         ((), r"`groups` \(=\(\)\) is empty"),
-        ((1, 2, 2), "repeats a pattern"),
+        ((1, 2, 2), "repeats an option"),
         ((2, 4), "does not start at 1"),
         ((1, 3, 4), "does not nest: 3 does not divide 4"),
         ((1, 4, 2), "does not nest: 4 does not divide 2"),
@@ -36,7 +36,7 @@ def test_chains_that_do_not_nest_are_refused(groups, message: str):
 def test_settings_survive_json_and_unknown_ones_are_refused():
     method = WeightEnabling((1, 3, 6), "all", True, True, "a.*", ["b"], {"c": [1, 2]}, tie="block")
     assert WeightEnabling.from_json(method.to_json()) == method
-    with pytest.raises(ValueError, match="`shuffle` \\(='some'\\) is no policy"):
+    with pytest.raises(ValueError, match="`shuffle` \\(='some'\\) is unknown"):
         WeightEnabling(shuffle="some")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`method` \\(='width'\\) is unknown"):
         WeightEnabling.from_json({"method": "width"})
@@ -78,18 +78,18 @@ def test_a_shuffle_has_the_groups_of_the_layer_that_wrote():
     plan = plan_of(model, 1, 4, 3, 3)
     shuffle = plan.layers[1].shuffle
     # the writer has 4 inputs, so it runs in 4 groups at most though the reader can in 16
-    assert plan.layers[1].patterns == (1, 2, 4, 8, 16)
+    assert plan.layers[1].options == (1, 2, 4, 8, 16)
     assert shuffle is not None
     assert (shuffle.groups, shuffle.channels) == (4, 32)
 
 
 def test_norms_follow_the_layer_that_wrote_what_they_read():
     net = converted(groups=(1, 2, 4))
-    patterns = {name: norm.patterns for name, norm in net.switchable_norms().items()}
-    assert patterns.pop("stem.1") == (1,)  # the stem has 3 input channels and does not switch
-    assert set(patterns.values()) == {(1, 2, 4)}
+    options = {name: norm.options for name, norm in net.switchable_norms().items()}
+    assert options.pop("stem.1") == (1,)  # the stem has 3 input channels and does not switch
+    assert set(options.values()) == {(1, 2, 4)}
     net.set_mode("1,block1.conv2=1/4")
-    set_to = {name: norm.slice_patterns[0] for name, norm in net.switchable_norms().items()}
+    set_to = {name: norm.slice_options[0] for name, norm in net.switchable_norms().items()}
     assert {name for name, n in set_to.items() if n != 1} == {"block1.bn2"}
 
 
@@ -118,7 +118,7 @@ def test_a_norm_behind_a_sum_has_one_affine():
     plan = plan_of(Sum(), 1, 4, 3, 3, classifier=True)
     norm = plan.replacements["norm"]
     assert isinstance(norm, SwitchableBatchNorm2d)
-    assert norm.patterns == (1,)
+    assert norm.options == (1,)
 
 
 def test_a_norm_called_twice_follows_nobody():
@@ -212,7 +212,7 @@ def switched(**settings) -> list[str]:
     return [layer.name for layer in plan_of(small_resnet(), 1, 3, 6, 6, **settings).layers]
 
 
-def test_layers_are_chosen_by_name_pattern_or_function():
+def test_layers_are_chosen_by_name_option_or_function():
     everything = switched()
     block1 = [name for name in everything if name.startswith("block1")]
     assert switched(only="block1.*") == block1
@@ -235,13 +235,13 @@ def test_names_that_fit_no_layer_are_refused(setting: str):
         switched(**{setting: value})
 
 
-def test_layers_may_have_patterns_of_their_own():
+def test_layers_may_have_options_of_their_own():
     groups_of = {"block1.*": (1, 2), "block1.conv3": (1, 4, 8)}
     plan = plan_of(small_resnet(), 1, 3, 6, 6, groups_of=groups_of)
-    patterns = {layer.name: layer.patterns for layer in plan.layers}
-    assert patterns["block1.conv1"] == (1, 2)
-    assert patterns["block1.conv3"] == (1, 4, 8)
-    assert patterns["block2.conv2"] == (1, 2, 4, 8, 16)
+    options = {layer.name: layer.options for layer in plan.layers}
+    assert options["block1.conv1"] == (1, 2)
+    assert options["block1.conv3"] == (1, 4, 8)
+    assert options["block2.conv2"] == (1, 2, 4, 8, 16)
     with pytest.raises(ValueError, match="does not nest"):
         WeightEnabling(groups_of={"x": (1, 3, 4)})
 
@@ -252,7 +252,7 @@ def test_layers_of_a_block_can_be_tied_to_one_knob():
     # the smallest layer decides: block1 has 8 inner channels
     assert [knob.options for knob in net.space.knobs] == [(1, 2, 4, 8), (1, 2, 4, 8, 16)]
     net.set_mode("1,block1=1/4")
-    assert {layer.name: net.get_submodule(layer.name).pattern for layer in net.switchable_layers} == {
+    assert {layer.name: net.get_submodule(layer.name).option for layer in net.switchable_layers} == {
         "block1.conv1": 4, "block1.conv2": 4, "block1.conv3": 4, "block1.downsample.0": 4,
         "block2.conv1": 1, "block2.conv2": 1, "block2.conv3": 1,
     }  # fmt: skip
@@ -291,7 +291,7 @@ def test_a_norm_without_momentum_behind_a_concatenation_has_one_affine():
     model = Concatenation()
     model.norm.momentum = None
     plan = plan_of(model, 1, 8, 3, 3)
-    assert plan.replacements["norm"].patterns == (1,)
+    assert plan.replacements["norm"].options == (1,)
 
 
 def test_hooks_are_not_lost_silently():
@@ -328,7 +328,7 @@ def test_behind_a_concatenation_each_slice_follows_its_layer():
     plan = plan_of(Concatenation(), 1, 8, 3, 3)
     norm = plan.replacements["norm"]
     assert norm.widths == (8, 8, 4)
-    assert norm.patterns == (1, 2, 4, 8)
+    assert norm.options == (1, 2, 4, 8)
     assert followers(plan) == {"a": ["a", "norm[0]"], "b": ["b", "norm[2]"]}
 
 
@@ -372,7 +372,7 @@ def test_what_is_left_alone_says_why():
     model.unused.layer = nn.Linear(4, 4)
     plan = plan_of(model, 1, 3, 6, 6)
     assert reasons(plan) == {
-        "0": "has 3 input channels and 8 output channels, which no pattern above 1 divides",
+        "0": "has 3 input channels and 8 output channels, which no option above 1 divides",
         "2": "is depthwise",
         "3": "already has 4 groups",
         "4.fc": "works on a 1x1 map",
@@ -439,7 +439,7 @@ def test_the_papers_networks_are_the_same_from_both_libraries(
     ]
     found = [
         sorted(
-            str((layer.inputs, layer.outputs, layer.macs, layer.patterns, layer.shuffle))
+            str((layer.inputs, layer.outputs, layer.macs, layer.options, layer.shuffle))
             for layer in plan.layers
         )
         for plan in plans

@@ -160,11 +160,11 @@ def with_known_ranges(layer, low: float, high: float):
     return layer.eval()
 
 
-@pytest.mark.parametrize("pattern", [4, 8, 16])
-def test_a_dense_layer_multiplies_the_integers_of_numpy(pattern: int):
+@pytest.mark.parametrize("option", [4, 8, 16])
+def test_a_dense_layer_multiplies_the_integers_of_numpy(option: int):
     linear = nn.Linear(12, 6)
     layer = with_known_ranges(SwitchablePrecisionLinear(linear, KNOB), -1.5, 2.0)
-    layer.set_pattern(pattern)
+    layer.switch_to(option)
     x = torch.randn(5, 12)
     expected = slow_product(x.numpy(), linear.weight.detach().numpy(), -1.5, 2.0, layer.bits)
     expected += linear.bias.detach().numpy()
@@ -179,7 +179,7 @@ def test_a_dense_layer_multiplies_the_integers_of_numpy(pattern: int):
 def test_a_convolution_multiplies_the_integers_of_numpy(groups: int):
     conv = nn.Conv2d(4, 8, 3, padding=1, groups=groups)
     layer = with_known_ranges(SwitchablePrecisionConv2d(conv, KNOB), 0.0, 2.0)
-    layer.set_pattern(4)
+    layer.switch_to(4)
     x = torch.randn(2, 4, 5, 5)
     weight = conv.weight.detach().numpy()
     columns = nn.functional.unfold(x, 3, padding=1).unflatten(1, (groups, -1)).numpy()
@@ -207,9 +207,9 @@ def test_a_layer_at_full_precision_is_the_layer():
 def test_gradients_reach_the_one_weight_from_every_precision():
     linear = nn.Linear(6, 4)
     layer = SwitchablePrecisionLinear(linear, KNOB).train()
-    for pattern in KNOB.options:
+    for option in KNOB.options:
         linear.weight.grad = None
-        layer.set_pattern(pattern)
+        layer.switch_to(option)
         layer(torch.randn(3, 6)).square().sum().backward()
         assert linear.weight.grad is not None
         assert float(linear.weight.grad.abs().sum()) > 0
@@ -217,11 +217,11 @@ def test_gradients_reach_the_one_weight_from_every_precision():
 
 def test_a_layer_whose_input_was_never_seen_has_no_plain_form():
     layer = SwitchablePrecisionLinear(nn.Linear(6, 4), KNOB).eval()
-    layer.set_pattern(4)
+    layer.switch_to(4)
     with pytest.raises(ValueError, match="input of 'layer' at 8 bits was never seen"):
         layer.to_plain()
-    with pytest.raises(ValueError, match="is not a pattern of 'layer'; allowed: 1, 4, 8, 16"):
-        layer.set_pattern(2)
+    with pytest.raises(ValueError, match="is not an option of 'layer'; allowed: 1, 4, 8, 16"):
+        layer.switch_to(2)
 
 
 # --- the method -----------------------------------------------------------------------------------
@@ -259,12 +259,12 @@ def test_one_knob_for_the_network_or_one_for_each_layer():
 
 def test_each_precision_has_norms_of_its_own():
     net = converted(bits=(32, 8, 4))
-    assert {norm.patterns for norm in net.switchable_norms().values()} == {(1, 4, 8)}
+    assert {norm.options for norm in net.switchable_norms().values()} == {(1, 4, 8)}
     net.set_mode("8-bit")
-    assert {norm.slice_patterns[0] for norm in net.switchable_norms().values()} == {4}
+    assert {norm.slice_options[0] for norm in net.switchable_norms().values()} == {4}
     tied = converted(bits=(32, 8, 4), tie="none")
     tied.set_mode("32-bit,block1.conv2=8-bit")
-    set_to = {name: norm.slice_patterns[0] for name, norm in tied.switchable_norms().items()}
+    set_to = {name: norm.slice_options[0] for name, norm in tied.switchable_norms().items()}
     assert {name for name, n in set_to.items() if n != 1} == {"block1.bn2"}
 
 

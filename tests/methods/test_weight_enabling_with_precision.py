@@ -41,7 +41,7 @@ LOW, HIGH = -1.5, 2.0
 def set_up(layer, groups: int, bits: int):
     for each in layer.input_ranges.values():
         each.running_bounds.copy_(torch.tensor([LOW, HIGH]))
-    layer.set_pattern(groups)
+    layer.switch_to(groups)
     layer.set_precision(32 // bits)
     return layer.eval()
 
@@ -58,19 +58,19 @@ def masked_integers_product(x, weight, groups: int, bits: int, shuffle: int) -> 
 
 
 sizes = st.tuples(st.integers(0, 10**6), st.sampled_from([4, 8, 12]), st.sampled_from([4, 8, 20]))
-patterns = st.tuples(
+options = st.tuples(
     st.sampled_from([1, 2, 4]), st.sampled_from([16, 8]), st.sampled_from([1, 2, 4])
 )
 
 
-def executions_tried(layer):
-    """Every way that training has for the present pattern, as written first."""
-    for execution in layer.executions_of(layer.pattern):
-        layer.use_executions({layer.pattern: execution})
-        yield execution
+def implementations_tried(layer):
+    """Every way that training has for the present option, as written first."""
+    for implementation in layer.implementations_of(layer.option):
+        layer.use_implementations({layer.option: implementation})
+        yield implementation
 
 
-@given(sizes, patterns)
+@given(sizes, options)
 @settings(max_examples=40)
 def test_a_dense_layer_multiplies_the_integers_of_the_masked_weight(size, chosen):
     (seed, inputs, outputs), (groups, bits, shuffle) = size, chosen
@@ -85,11 +85,11 @@ def test_a_dense_layer_multiplies_the_integers_of_the_masked_weight(size, chosen
         found = layer(x)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(layer.to_plain()(x), found, rtol=1e-5, atol=1e-6)
-    for _ in executions_tried(layer):
+    for _ in implementations_tried(layer):
         np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@given(sizes, patterns, st.sampled_from([1, 3]))
+@given(sizes, options, st.sampled_from([1, 3]))
 @settings(max_examples=40)
 def test_a_convolution_multiplies_the_integers_of_the_masked_weight(size, chosen, kernel: int):
     (seed, inputs, outputs), (groups, bits, shuffle) = size, chosen
@@ -108,7 +108,7 @@ def test_a_convolution_multiplies_the_integers_of_the_masked_weight(size, chosen
         found = layer(x)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(layer.to_plain()(x), found, rtol=1e-5, atol=1e-6)
-    for _ in executions_tried(layer):
+    for _ in implementations_tried(layer):
         np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -124,7 +124,7 @@ def test_gradients_reach_the_enabled_weights_and_no_others():
 
 def test_what_a_layer_lacks_is_refused():
     layer = WeightEnabledConv2dWithPrecision(nn.Conv2d(4, 8, 3), GROUPS, 1, PRECISION).eval()
-    with pytest.raises(ValueError, match="is not a pattern of 'precision'; allowed: 1, 2, 4"):
+    with pytest.raises(ValueError, match="is not an option of 'precision'; allowed: 1, 2, 4"):
         layer.set_precision(8)
     layer.set_precision(4)
     with pytest.raises(ValueError, match="input of 'layer' at 8 bits was never seen"):
@@ -202,7 +202,7 @@ def test_layers_without_groups_follow_the_precision_alone():
         net = converted(WithDepthwise().eval(), tie=tie)
         assert type(net.get_submodule("depthwise.0")) is SwitchablePrecisionConv2d
         layer = next(each for each in net.switchable_layers if each.name == "depthwise.0")
-        assert (layer.knob, layer.precision_knob, layer.patterns) == (knob, "", (1, 4))
+        assert (layer.knob, layer.precision_knob, layer.options) == (knob, "", (1, 4))
         assert "depthwise.0" not in {each.name for each in net.left_alone}
     kept = converted(WithDepthwise().eval(), exclude="depthwise.*")
     assert "depthwise.0" in {each.name for each in kept.left_alone}
@@ -221,7 +221,7 @@ def test_a_floating_point_mode_is_that_of_weight_enabling_alone():
 
 def test_norms_follow_the_groups_and_statistics_the_whole_mode():
     net = converted()
-    assert {norm.patterns for norm in net.switchable_norms().values()} == {
+    assert {norm.options for norm in net.switchable_norms().values()} == {
         (1,), (1, 2, 4, 8),
     }  # fmt: skip
     modes = [net.space.mode(text) for text in ("1/4,precision=8-bit", "1/4")]
@@ -291,7 +291,7 @@ def test_other_networks_are_extracted_saved_and_copied(make, tmp_path: Path):
                 assert torch.equal(other(x), expected)
 
 
-def test_ranges_belong_to_a_pattern_and_a_precision():
+def test_ranges_belong_to_a_option_and_a_precision():
     net = converted()
     we.calibrate(net, "1/4,precision=8-bit", BATCHES)
     assert net.knows_input_ranges("1/4,precision=8-bit")
@@ -481,7 +481,7 @@ def test_bundles_refuse_the_method_and_floating_point_modes_are_no_int8(tmp_path
         ),
         ({"bits": (8,)}, r"`bits` \(=\(8,\)\) must start at 32"),
         ({"groups": (1, 3, 4)}, "does not nest"),
-        ({"shuffle": "some"}, "`shuffle` \\(='some'\\) is no policy"),
+        ({"shuffle": "some"}, "`shuffle` \\(='some'\\) is unknown"),
         ({"tie": "all"}, "`tie` \\(='all'\\) is unknown; allowed: 'network', 'none'"),
     ],
 )

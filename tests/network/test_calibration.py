@@ -74,7 +74,7 @@ def test_each_mode_runs_with_its_own_statistics():
     handle = net.block2.bn3.register_forward_hook(lambda m, _, y: outputs.update(y=y.clone()))
     net(x)
     handle.remove()
-    own = net.block2.bn3.of_pattern(4)
+    own = net.block2.bn3.of_option(4)
     centred = (outputs["y"] - own.bias.view(1, -1, 1, 1)) / own.weight.view(1, -1, 1, 1)
     np.testing.assert_allclose(centred.detach().mean((0, 2, 3)).numpy(), 0, atol=0.02)
 

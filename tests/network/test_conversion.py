@@ -143,7 +143,7 @@ def test_every_mode_is_the_masked_dense_network(make, policy: str):
     x = torch.randn(shape)
     for mode in random_modes(net):
         net.set_mode(mode)
-        # Fresh patterns have copies of the full pattern's norm, so nothing else differs.
+        # Fresh options have copies of the full option's norm, so nothing else differs.
         torch.testing.assert_close(
             net(x), masked_network(model, net, mode)(x), rtol=1e-4, atol=1e-4
         )

@@ -46,7 +46,7 @@ def test_blocks_are_packed_once_and_hold_at_most_fifteen_sixteenths_of_the_weigh
         answer(net, torch.randn(IMAGES))
     held = {layer: dict(layer.packed) for layer in enabled_layers(net)}
     expected = sum(
-        4 * layer.weights // n for layer in net.switchable_layers for n in layer.patterns if n > 1
+        4 * layer.weights // n for layer in net.switchable_layers for n in layer.options if n > 1
     )
     weights = sum(4 * layer.weights for layer in net.switchable_layers)
     assert net.packed_bytes == expected <= weights * 15 / 16

@@ -61,7 +61,7 @@ def everywhere(net: we.DynamicNetwork, batch: Any, message: str) -> None:
     loss = nn.CrossEntropyLoss()
     tries: list[Callable[[], object]] = [
         lambda: we.train(net, [batch], TrainConfig(epochs=1)),
-        lambda: we.train(net, Unseen(batch), TrainConfig(epochs=1, executions="timed")),
+        lambda: we.train(net, Unseen(batch), TrainConfig(epochs=1, implementations="timed")),
         lambda: train_step(net, batch, net.space.uniform_modes(), loss, optimizer),
     ]
     for each in tries:

@@ -16,18 +16,18 @@ from tests.exporting.test_exporting import calibrated, close, expected_of, image
 from tests.helpers.networks import Dense, Tokens, give_norms_a_past
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan
-from wenable.profiling import ProfilePlan, choose_policies, measure_modes, on_device, profile
+from wenable.profiling import ProfilePlan, choose_schemes, measure_modes, on_device, profile
 from wenable.profiling.comparison import compare
 from wenable.runtime import BudgetError, Bundle, DeviceProfile, EngineError, Session, engine_choice
 from wenable.runtime.building import build_model
-from wenable.runtime.device_profile import POLICIES, default_profile_path
+from wenable.runtime.device_profile import SCHEMES, default_profile_path
 from wenable.runtime.engines import installed_engines
-from wenable.runtime.lowering import (
-    Lowering,
-    SwitchableLayer,
-    default_lowering,
-    lowerings_of,
-    stored_lowerings_of,
+from wenable.runtime.implementations import (
+    BundleLayer,
+    Implementation,
+    default_implementation,
+    implementations_of,
+    stored_implementations_of,
 )
 
 SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
@@ -57,7 +57,7 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     seen = []
     found = profile(
         path, threads=1,
-        plan=ProfilePlan(2, 3, policy_timing=SHORT, mode_timing=SHORT),
+        plan=ProfilePlan(2, 3, scheme_timing=SHORT, mode_timing=SHORT),
         on_progress=lambda done, of, what: seen.append((done, of, what)),
     )  # fmt: skip
     assert set(found.latencies) == {str(mode) for mode in modes}
@@ -65,16 +65,19 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     assert set(found.times_ms) == set(bundle.layers)
     for name, times in found.times_ms.items():
         layer = bundle.layers[name]
-        finest = max(layer.patterns)
-        assert set(times) <= {*lowerings_of(layer, finest), *stored_lowerings_of(layer, finest)}
-        assert {each.groups for each in times} == set(layer.patterns)
+        finest = max(layer.options)
+        assert set(times) <= {
+            *implementations_of(layer, finest),
+            *stored_implementations_of(layer, finest),
+        }
+        assert {each.groups for each in times} == set(layer.options)
         assert all(ms > 0 for ms in times.values())
     assert all(0 <= done < of for done, of, _ in seen)
     for kind in ("layers: whole", "layers: best at 1/16", "whole modes, group 1", "the share of"):
         assert any(what.startswith(kind) for _, _, what in seen), kind
     assert found.table is not None
     assert found.table.cost("full") > 0
-    assert set(found.policies) == {str(mode) for mode in modes if mode != net.space.full}
+    assert set(found.schemes) == {str(mode) for mode in modes if mode != net.space.full}
     assert list(cache.rglob("*.json")) == [
         default_profile_path(found.bundle, found.device, found.engine, 1)
     ]
@@ -87,43 +90,48 @@ def test_a_profile_is_kept_and_taken_up(exported, cache):
     assert not Session(path, engine="onnxruntime", threads=2).profile.latencies
 
 
-def test_the_fastest_lowering_is_chosen_and_a_finer_pattern_has_more_to_choose_from():
-    layer = SwitchableLayer("conv", "conv", (1, 2, 4, 8), 64, 64)
-    times = {Lowering(8): 4.0, Lowering(4): 1.0, Lowering(2): 3.0, Lowering(1): 2.0}
+def test_the_fastest_implementation_is_chosen_and_a_finer_option_has_more_to_choose_from():
+    layer = BundleLayer("conv", "conv", (1, 2, 4, 8), 64, 64)
+    times = {
+        Implementation(8): 4.0,
+        Implementation(4): 1.0,
+        Implementation(2): 3.0,
+        Implementation(1): 2.0,
+    }
     known = DeviceProfile("bundle", "here", "engine", 1, {"conv": times})
     chosen = {n: known.choose(layer, n) for n in (2, 4, 8)}
-    assert chosen == {2: Lowering(1), 4: Lowering(4), 8: Lowering(4)}
+    assert chosen == {2: Implementation(1), 4: Implementation(4), 8: Implementation(4)}
     taken = [times[chosen[n]] for n in (2, 4, 8)]
     assert taken == sorted(taken, reverse=True)  # invariant 6 of the design
 
 
-@pytest.mark.parametrize("policy", list(POLICIES))
-def test_every_policy_gives_the_same_answers(exported, cache, policy):
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_every_scheme_gives_the_same_answers(exported, cache, scheme):
     net, modes, path = exported
     plain = Session(path, engine="onnxruntime", threads=1)
-    policies = {str(mode): policy for mode in modes}
-    known = replace(plain.profile, policies=policies)
+    schemes = {str(mode): scheme for mode in modes}
+    known = replace(plain.profile, schemes=schemes)
     session = Session(path, engine="onnxruntime", threads=1, profile=known)
     x = images(net)
     for mode in modes:
         close(session.run(x, mode=mode), expected_of(net, mode, x))
 
 
-def test_the_policy_that_is_fastest_for_the_whole_mode_is_taken(exported, cache, monkeypatch):
+def test_the_scheme_that_is_fastest_for_the_whole_mode_is_taken(exported, cache, monkeypatch):
     _, _, path = exported
     plain = Session(path, engine="onnxruntime", threads=1)
 
     def timed(calls, _):
-        assert list(calls) == list(POLICIES)
+        assert list(calls) == list(SCHEMES)
         return {name: Reading(1.0 if name == "gathered" else 2.0, "ms") for name in calls}
 
     monkeypatch.setattr(on_device, "measure_latencies", timed)
-    chosen = choose_policies(plain.bundle, plain.engine, plain.profile, lambda *_: None)
+    chosen = choose_schemes(plain.bundle, plain.engine, plain.profile, lambda *_: None)
     assert set(chosen.values()) == {"gathered"}
     session = Session(
-        path, engine="onnxruntime", threads=1, profile=replace(plain.profile, policies=chosen)
+        path, engine="onnxruntime", threads=1, profile=replace(plain.profile, schemes=chosen)
     )
-    used = session.lowerings(session.modes.index("1/4")).values()
+    used = session.implementations(session.modes.index("1/4")).values()
     assert {each.shuffling for each in used} == {"gather"}
 
 
@@ -151,15 +159,15 @@ class Inverted(nn.Module):
 @pytest.mark.parametrize("producer_ms", [0.5, 50.0])
 def test_a_shuffle_can_be_stored_by_the_layer_before(tmp_path, cache, model, producer_ms):
     net, modes = calibrated(give_norms_a_past(model()), shuffle="all")
-    # A producer that runs in its full pattern anyway has its reader's shuffle for nothing.
+    # A producer that runs in its full option anyway has its reader's shuffle for nothing.
     modes.append(net.space.mode({**dict.fromkeys(net.space.names, 1), net.space.names[1]: 4}))
     we.calibrate(net, modes[-1:], [torch.randn(16, 3, 6, 6)])
     path = we.export(net, modes, tmp_path / "net.wen")
     plain = Session(path, engine="onnxruntime", threads=1)
     times = {
-        name: {Lowering(1): producer_ms}
-        | {each: 10.0 for each in lowerings_of(layer, 16) if each.groups > 1}
-        | dict.fromkeys(stored_lowerings_of(layer, 16), 0.1)
+        name: {Implementation(1): producer_ms}
+        | {each: 10.0 for each in implementations_of(layer, 16) if each.groups > 1}
+        | dict.fromkeys(stored_implementations_of(layer, 16), 0.1)
         for name, layer in plain.bundle.layers.items()
     }
     session = Session(
@@ -168,7 +176,7 @@ def test_a_shuffle_can_be_stored_by_the_layer_before(tmp_path, cache, model, pro
     x, stored = images(net), 0
     for number, mode in enumerate(modes):
         close(session.run(x, mode=mode), expected_of(net, mode, x))
-        used = [each.shuffling for each in session.lowerings(number).values()]
+        used = [each.shuffling for each in session.implementations(number).values()]
         stored += used.count("stored")
     if model is Dense:  # what others read as well cannot be put in another order
         assert stored == 0
@@ -176,9 +184,9 @@ def test_a_shuffle_can_be_stored_by_the_layer_before(tmp_path, cache, model, pro
         assert stored > 0
 
 
-@pytest.mark.parametrize(("policy", "free"), [("merged last", True), ("as written", False)])
-def test_a_fixed_policy_stores_a_shuffle_where_that_is_free_and_the_plain_export_never(
-    tmp_path, cache, policy, free
+@pytest.mark.parametrize(("scheme", "free"), [("merged last", True), ("as written", False)])
+def test_a_fixed_scheme_stores_a_shuffle_where_that_is_free_and_the_plain_export_never(
+    tmp_path, cache, scheme, free
 ):
     net, _ = calibrated(give_norms_a_past(Inverted()), shuffle="all")
     producer, reader = net.space.names[0:2]
@@ -186,28 +194,28 @@ def test_a_fixed_policy_stores_a_shuffle_where_that_is_free_and_the_plain_export
     we.calibrate(net, [mode], [torch.randn(16, 3, 6, 6)])
     path = we.export(net, [mode], tmp_path / "net.wen")
     plain = Session(path, engine="onnxruntime", threads=1)
-    known = replace(plain.profile, policies={str(mode): policy})
+    known = replace(plain.profile, schemes={str(mode): scheme})
     session = Session(path, engine="onnxruntime", threads=1, profile=known)
-    assert (session.lowerings(0)[reader].shuffling == "stored") is free
+    assert (session.implementations(0)[reader].shuffling == "stored") is free
     x = images(net)
     close(session.run(x, mode=mode), expected_of(net, mode, x))
 
 
 def test_without_a_profile_the_gather_follows_the_layout_of_the_engine():
-    layer = SwitchableLayer("conv", "conv", (1, 2, 4, 8, 16), 64, 64, shuffle_groups=8)
+    layer = BundleLayer("conv", "conv", (1, 2, 4, 8, 16), 64, 64, shuffle_groups=8)
     for engine, shuffling in (("openvino 2026.4", "gather last"), ("onnxruntime 1.32", "gather")):
-        assert DeviceProfile("", "", engine, 1).choose(layer, 16) == Lowering(4, shuffling)
+        assert DeviceProfile("", "", engine, 1).choose(layer, 16) == Implementation(4, shuffling)
 
 
 def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
     _, _, path = exported
     session = Session(path, engine="onnxruntime", threads=1)
     number = session.modes.index("1/4")
-    lowerings = session.lowerings(number)
+    implementations = session.implementations(number)
     weights, layers = session.bundle.weights_of(number), session.bundle.layers
     shuffled = [name for name, layer in layers.items() if layer.input_order() is not None]
     for name in shuffled:
-        wrong = {**lowerings, name: Lowering(4, "stored")}
+        wrong = {**implementations, name: Implementation(4, "stored")}
         with pytest.raises(ValueError, match="cannot be stored in its order"):
             build_model(session.bundle.graph, layers, weights, wrong)
 
@@ -215,7 +223,7 @@ def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
 def test_dense_layers_are_measured_too(tmp_path, cache):
     net, modes = calibrated(Tokens(), shuffle="all")
     path = we.export(net, modes, tmp_path / "tokens.wen")
-    found = profile(path, threads=1, plan=ProfilePlan(1, 0, policy_timing=SHORT, mode_timing=SHORT))
+    found = profile(path, threads=1, plan=ProfilePlan(1, 0, scheme_timing=SHORT, mode_timing=SHORT))
     assert found.table is None
     x = images(net)
     session = Session(path, engine="onnxruntime", threads=1, profile=found)
@@ -304,9 +312,9 @@ def test_a_profile_of_something_else_is_refused(exported, tmp_path, cache):
         ({"engine": "onnxruntime 0.1"}, r"measured with engine onnxruntime 0\.1"),
         ({"version": 7}, "is no device profile: it is of another kind or version"),
         ({"times_ms": {"conv": [[{"groups": 0}, 1.0]]}}, "is no device profile"),
-        ({"times_ms": {"conv": [[Lowering(2).to_json(), -1.0]]}}, "must be above 0 ms"),
+        ({"times_ms": {"conv": [[Implementation(2).to_json(), -1.0]]}}, "must be above 0 ms"),
         ({"times_ms": 3}, "is no device profile"),
-        ({"policies": {"1/2": "magic"}}, "must be one of measured, measured convolutions"),
+        ({"schemes": {"1/2": "magic"}}, "must be one of measured, measured convolutions"),
         ({"latencies": {"1": {"value": -1, "unit": "ms"}}}, "must be above 0 ms"),
         ({"latencies": {"1": {"value": float("nan"), "unit": "ms"}}}, "finite"),
     ):
@@ -318,14 +326,14 @@ def test_a_profile_of_something_else_is_refused(exported, tmp_path, cache):
         Session(path, engine="onnxruntime", threads=1, profile=tmp_path / "none.json")
 
 
-def test_a_lowering_that_a_layer_lacks_falls_back_to_the_default(exported):
+def test_a_implementation_that_a_layer_lacks_falls_back_to_the_default(exported):
     _, _, path = exported
     bundle = Bundle(path)
     layer = next(iter(bundle.layers.values()))
-    wrong = {layer.name: {Lowering(64): 0.1, Lowering(4): 5.0, Lowering(2): 1.0}}
+    wrong = {layer.name: {Implementation(64): 0.1, Implementation(4): 5.0, Implementation(2): 1.0}}
     given = DeviceProfile(bundle.structure, "here", "engine", 1, wrong)
-    assert given.choose(layer, 4) == Lowering(2)
-    assert DeviceProfile("", "", "", 1).choose(layer, 4) == default_lowering(layer, 4)
+    assert given.choose(layer, 4) == Implementation(2)
+    assert DeviceProfile("", "", "", 1).choose(layer, 4) == default_implementation(layer, 4)
     assert DeviceProfile.from_json(json.loads(json.dumps(given.to_json()))) == given
 
 
@@ -379,9 +387,9 @@ def test_auto_times_the_models_that_a_session_will_run(exported, cache, monkeypa
     _, _, path = exported
     built, build = [], engine_choice.build_model
 
-    def recorded(graph, layers, weights, lowerings):
-        built.append(lowerings)
-        return build(graph, layers, weights, lowerings)
+    def recorded(graph, layers, weights, implementations):
+        built.append(implementations)
+        return build(graph, layers, weights, implementations)
 
     monkeypatch.setattr(engine_choice, "build_model", recorded)
     monkeypatch.setattr(
@@ -392,7 +400,7 @@ def test_auto_times_the_models_that_a_session_will_run(exported, cache, monkeypa
     Session(path, threads=1)
     for engine in installed_engines():
         session = Session(path, engine=engine, threads=1)
-        assert session.lowerings(len(session.modes) - 1) in built
+        assert session.implementations(len(session.modes) - 1) in built
 
 
 def test_requests_with_deadlines_from_many_threads(exported, cache):

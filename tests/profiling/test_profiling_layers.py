@@ -29,7 +29,7 @@ from wenable.runtime.building import BuiltModel, build, choose_each
 from wenable.runtime.engine import EngineError, OperationTime
 from wenable.runtime.engines import installed_engines, open_engine
 from wenable.runtime.graph import Node
-from wenable.runtime.lowering import Lowering, as_written, gathered
+from wenable.runtime.implementations import Implementation, as_written, gathered
 
 SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
 
@@ -107,8 +107,8 @@ def test_a_change_of_layout_behind_a_layer_is_of_that_layer():
 def test_the_operations_of_an_engine_are_shared_out_whole(bundle, engine, choose):
     number = [str(each.mode) for each in bundle.modes].index("1/4")
     weights = bundle.weights_of(number)
-    lowerings = choose_each(bundle.layers, weights.patterns, choose)
-    model = build(bundle.graph, bundle.layers, weights, lowerings)
+    implementations = choose_each(bundle.layers, weights.options, choose)
+    model = build(bundle.graph, bundle.layers, weights, implementations)
     operations = open_engine(engine, 1).operation_times(model.content, bundle.example(), 2)
     assert sum(each.computes for each in operations) >= len(bundle.layers)
     found = times_of_layers(model, operations)
@@ -141,7 +141,7 @@ def as_built(monkeypatch):
     )
 
 
-def test_the_best_lowering_is_the_one_with_the_least_time_and_its_shuffle_counts(
+def test_the_best_implementation_is_the_one_with_the_least_time_and_its_shuffle_counts(
     bundle, monkeypatch
 ):
     as_built(monkeypatch)
@@ -158,7 +158,7 @@ def test_the_best_lowering_is_the_one_with_the_least_time_and_its_shuffle_counts
         assert best.groups == 4
         if layer.input_order() is not None:
             assert best.shuffling == "transpose"
-        assert times[name][Lowering(1)] > times[name][best]
+        assert times[name][Implementation(1)] > times[name][best]
 
 
 def test_what_an_engine_refuses_is_not_chosen(bundle, monkeypatch):

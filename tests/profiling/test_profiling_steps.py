@@ -27,7 +27,7 @@ from wenable.runtime.engine import OperationTime
 from wenable.runtime.engines import open_engine
 
 SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
-PLAN = ProfilePlan(mixtures=2, table_modes=3, policy_timing=SHORT, mode_timing=SHORT)
+PLAN = ProfilePlan(mixtures=2, table_modes=3, scheme_timing=SHORT, mode_timing=SHORT)
 SETTINGS = {"threads": 1, "plan": PLAN}
 
 

@@ -61,18 +61,18 @@ def test_a_device_that_is_slower_by_a_factor_and_an_offset_is_found_exactly():
         assert found.table.costs[name] == pytest.approx(row, rel=1e-4)
 
 
-def test_a_bias_of_each_pattern_is_found_where_there_are_modes_enough():
+def test_a_bias_of_each_option_is_found_where_there_are_modes_enough():
     given, factor = table(), {1: 1.0, 2: 1.8, 4: 3.0}
 
     def truth(mode: Mode) -> float:
         return given.rest + sum(factor[n] * given.costs[name][n] for name, n in mode.items())
 
     found = refit(given, verified(given, truth))
-    assert found.form == "a scale for each pattern"
+    assert found.form == "a scale for each option"
     assert found.after.median_error < 1e-5
     assert found.table.costs["layer0"][4] == pytest.approx(3 * given.costs["layer0"][4], rel=1e-4)
     few = refit(given, verified(given, truth, modes=24))
-    assert few.form != "a scale for each pattern"
+    assert few.form != "a scale for each option"
 
 
 def test_entries_that_are_off_each_in_its_own_way_come_nearer():
@@ -123,12 +123,12 @@ def test_what_is_held_out_has_no_say():
         assert predicted == found.table.cost(mode)
 
 
-def test_patterns_that_no_measured_mode_has_keep_their_costs():
+def test_options_that_no_measured_mode_has_keep_their_costs():
     given = table()
     rng = random.Random(2)
     coarse = [SPACE.mode({name: rng.choice((1, 2)) for name in SPACE.names}) for _ in range(9)]
     found = scaled(
-        given, {str(m): Reading(1.3 * given.cost(m), "ms") for m in coarse}, by_pattern=True
+        given, {str(m): Reading(1.3 * given.cost(m), "ms") for m in coarse}, by_option=True
     )
     for name, row in given.costs.items():
         assert found.costs[name][4] == pytest.approx(row[4])

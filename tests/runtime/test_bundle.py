@@ -259,7 +259,7 @@ HOSTILE = {
     "a mode that explodes": (
         _first("modes", mode=",".join(["1*999999"] * 1000)), "is not one of its 7 knobs",
     ),
-    "a mode by a pattern of names": (_first("modes", mode="1,*a*a*a*=1/2"), "is not one of its 7"),
+    "a mode by an option of names": (_first("modes", mode="1,*a*a*a*=1/2"), "is not one of its 7"),
     "a short name that is a path": (_first("modes", id="../m1"), "must be as m01"),
     "a short name that is no text": (_first("modes", id=["m01"]), "must be as m01"),
     "short names twice": (
@@ -288,7 +288,7 @@ HOSTILE = {
     "a knob twice": (
         lambda m, _: m["space"]["knobs"].append(m["space"]["knobs"][0]), "lists the knob .* twice",
     ),
-    "patterns that do not nest": (
+    "options that do not nest": (
         lambda m, _: m["space"]["knobs"][0].update(options=[1, 2, 3]), r"\(=\[1, 2, 3\]\) of .* nest",
     ),
     "a space of text": (lambda m, _: m.update(space="x"), r"`space` \(='x'\) must be an object"),

@@ -16,7 +16,7 @@ from wenable.runtime.building import choose_each
 from wenable.runtime.engine import EngineError
 from wenable.runtime.engines import installed_engines
 from wenable.runtime.first_choice import AS_WRITTEN, TABLE
-from wenable.runtime.lowering import as_written
+from wenable.runtime.implementations import as_written
 from wenable.runtime.session import Session
 
 X = np.random.default_rng(0).standard_normal((2, 3, 6, 6), dtype=np.float32)
@@ -39,7 +39,7 @@ class Timer:
         self.asked += 1
         for call in calls.values():
             call()
-        return {policy: Reading(self.ms[policy], "ms") for policy in calls}
+        return {scheme: Reading(self.ms[scheme], "ms") for scheme in calls}
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def opened(path: Path, **settings: Any) -> Session:
 
 
 def is_as_written(session: Session, number: int) -> bool:
-    patterns = session.bundle.weights_of(number).patterns
-    wanted = choose_each(session.bundle.layers, patterns, as_written)
-    return session.lowerings(number) == wanted
+    options = session.bundle.weights_of(number).options
+    wanted = choose_each(session.bundle.layers, options, as_written)
+    return session.implementations(number) == wanted
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,8 @@ def test_under_a_budget_nothing_is_timed(exported, timed):
 def test_with_a_profile_or_a_choice_nothing_is_timed(exported, timed):
     _, path = exported
     timer, plain = timed(5.0, 1.0), opened(path).profile
-    policies = {"1/2": "gathered", "1/4": "whole"}
-    known = DeviceProfile(
-        plain.bundle, plain.device, plain.engine, plain.threads, policies=policies
-    )
+    schemes = {"1/2": "gathered", "1/4": "whole"}
+    known = DeviceProfile(plain.bundle, plain.device, plain.engine, plain.threads, schemes=schemes)
     for session in (opened(path, profile=known), opened(path, choose=as_written)):
         for mode in session.modes:
             session.run(X, mode=mode)

@@ -132,7 +132,7 @@ def test_an_engine_that_was_named_a_profile_or_a_choice_keeps_kernels_out(path, 
     named = Session(path, engine="onnxruntime", threads=1)
     plain = named.profile
     profile = DeviceProfile(
-        plain.bundle, plain.device, plain.engine, 1, policies={"1/4": "gathered"}
+        plain.bundle, plain.device, plain.engine, 1, schemes={"1/4": "gathered"}
     )
     chosen = Session(path, threads=1, profile=profile)
     assert not any(runs_kernels(each, "1/4") for each in (named, chosen))

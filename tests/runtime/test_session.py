@@ -25,7 +25,7 @@ from wenable.runtime.building import ModeWeights, build_model
 from wenable.runtime.engine import EngineError
 from wenable.runtime.engines import installed_engines, open_engine
 from wenable.runtime.graph import LINEAR, NORM, Graph, Node, TensorType
-from wenable.runtime.lowering import Lowering, SwitchableLayer
+from wenable.runtime.implementations import BundleLayer, Implementation
 from wenable.runtime.onnx_writer import onnx_model
 from wenable.runtime.prepared import ClosedError
 from wenable.runtime.session import Session
@@ -159,8 +159,8 @@ def test_inputs_in_any_layout_and_batch_give_the_same(path: Path):
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("nonsense", "'nonsense', which is no pattern; write 1 or 1/n"),
-        ("1/3", r"was not exported; .*net.wen has 1, 1/2, 1/4|is not a pattern"),
+        ("nonsense", "'nonsense', which is no option; write 1 or 1/n"),
+        ("1/3", r"was not exported; .*net.wen has 1, 1/2, 1/4|is not an option"),
         ("1,1/2*6", r"`mode` \(=1,1/2\*6\) was not exported; .*net.wen has 1, 1/2, 1/4"),
         ("1/2,nothing=1", "'nothing', which is no knob of this network"),
         (4, "must be a mode, a text as '1/4', or a dict"),
@@ -171,7 +171,7 @@ def test_modes_that_are_not_there_are_refused_with_those_that_are(path, mode, me
     session = opened(path)
     for use in (lambda: session.run(images(), mode=mode), lambda: session.prepare(mode)):
         if mode == "1/3":
-            continue  # the nearest uniform pattern is 1/2, which there is
+            continue  # the nearest uniform option is 1/2, which there is
         with pytest.raises(ValueError, match=message):
             use()
     assert not session.prepared_modes
@@ -382,10 +382,10 @@ def test_a_model_that_an_engine_refuses_is_an_engine_error():
 def ran(
     graph: Graph, tensors: dict[str, np.ndarray], x: np.ndarray, norms: Any = None
 ) -> np.ndarray:
-    """What ONNX Runtime makes of a graph with one switchable layer "a" of 4 inputs, in pattern 2."""
-    layers = {"a": SwitchableLayer("a", "a", (1, 2), 4, 4)}
+    """What ONNX Runtime makes of a graph with one switchable layer "a" of 4 inputs, in option 2."""
+    layers = {"a": BundleLayer("a", "a", (1, 2), 4, 4)}
     model = build_model(
-        graph, layers, ModeWeights({"a": 2}, tensors, norms or {}), {"a": Lowering(2)}
+        graph, layers, ModeWeights({"a": 2}, tensors, norms or {}), {"a": Implementation(2)}
     )
     return open_engine("onnxruntime", 1).prepare(model)({"x": x})[0]
 

@@ -19,7 +19,7 @@ from tests.helpers.networks import Dense, Tokens, converted, small_resnet
 from wenable.runtime.building import build_model, choose_each
 from wenable.runtime.bundle import Bundle, BundleError
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node, TensorType
-from wenable.runtime.lowering import default_lowering
+from wenable.runtime.implementations import default_implementation
 from wenable.runtime.session import Session
 from wenable.runtime.shapes import _SAME, RULES, Operands, shapes_made
 from wenable.runtime.sizes import _COMPUTE, MOST_VALUES, _computed, check_sizes, value_shapes
@@ -260,8 +260,8 @@ def test_every_value_of_a_network_has_the_shape_that_is_told(tmp_path: Path, mod
     bundle = Bundle(we.export(net, ["full"], tmp_path / "net.wen"))
     weights = bundle.weights_of(0)
     shapes = value_shapes(bundle.graph, weights.tensors, batch)
-    lowerings = choose_each(bundle.layers, weights.patterns, default_lowering)
-    content = build_model(bundle.graph, bundle.layers, weights, lowerings)
+    implementations = choose_each(bundle.layers, weights.options, default_implementation)
+    content = build_model(bundle.graph, bundle.layers, weights, implementations)
     typed = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     outputs = {each.name for each in typed.graph.output}
     wanted = [each for each in typed.graph.value_info if each.name in shapes]

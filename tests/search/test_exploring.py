@@ -192,7 +192,7 @@ def test_without_a_strategy_it_is_exact_where_costs_are_sums_and_algorithm_2_els
         steps = [after.mode in net.space.cheaper(before.mode)
                  for before, after in zip(front.path, front.path[1:], strict=False)]  # fmt: skip
         if strategy == "greedy":
-            assert all(steps)  # of one layer and one pattern each
+            assert all(steps)  # of one layer and one option each
 
 
 def seeded(groups: tuple[int, ...]) -> we.DynamicNetwork:

@@ -46,7 +46,7 @@ def problems(draw: st.DrawFn):
         return round(max(0.0, 0.95 - lost), 6)
 
     def cost(mode: Mode) -> float:
-        # With `slower`, the second pattern costs more than the first, as on a real device.
+        # With `slower`, the second option costs more than the first, as on a real device.
         return sum(
             w * (1.25 if slower and n == 2 else 1 / n)
             for w, n in zip(weight, mode.options, strict=True)

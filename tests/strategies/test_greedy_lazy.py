@@ -12,7 +12,7 @@ from wenable.strategies.greedy_lazy import greedy_lazy
 
 @st.composite
 def additive_problems(draw: st.DrawFn):
-    """Each pattern of a knob costs the same accuracy wherever the others are: nothing to miss."""
+    """Each option of a knob costs the same accuracy wherever the others are: nothing to miss."""
     chains = draw(st.lists(st.sampled_from([(1, 2), (1, 2, 4)]), min_size=1, max_size=5))
     space = Space(tuple(Knob(f"k{i}", options) for i, options in enumerate(chains)))
     # In 64ths, so that sums and differences are exact.

@@ -127,18 +127,18 @@ def test_budgets_that_a_mode_meets_exactly_are_enough_for_it(problem):
 
 
 @given(spaces(), st.data())
-def test_without_limits_the_worthwhile_patterns_are_those_of_the_table(space, data):
+def test_without_limits_the_worthwhile_options_are_those_of_the_table(space, data):
     table = table_of(data.draw, space, "ms", st.integers(0, 5).map(float))
-    assert worthwhile(space, table) == table.without_slower_patterns()
+    assert worthwhile(space, table) == table.without_slower_options()
 
 
 @given(knapsacks())
 def test_what_is_not_worthwhile_is_not_missed(problem):
-    """Where a finer pattern loses no less, leaving patterns out changes no optimum."""
+    """Where a finer option loses no less, leaving options out changes no optimum."""
     space, _, table, budget, constraints = problem
     losses = {k.name: {n: i / 10 for i, n in enumerate(k.options)} for k in space.knobs}
-    patterns = worthwhile(space, table, constraints)
-    fewer = {name: {n: losses[name][n] for n in patterns[name]} for name in losses}
+    options = worthwhile(space, table, constraints)
+    fewer = {name: {n: losses[name][n] for n in options[name]} for name in losses}
     assert figures_of(
         cheapest_within(space, fewer, table, budget, constraints), losses, table
     ) == figures_of(cheapest_within(space, losses, table, budget, constraints), losses, table)
@@ -160,7 +160,7 @@ def test_limits_are_refused_just_where_no_mode_keeps_them(problem):
 
 
 def product_model(space: Space, seed: int):
-    """An accuracy that is a product over the knobs, falling with finer patterns; and a table."""
+    """An accuracy that is a product over the knobs, falling with finer options; and a table."""
     rng = random.Random(seed)
     kept = {k.name: dict.fromkeys(k.options, 1.0) for k in space.knobs}
     for row in kept.values():
@@ -239,7 +239,7 @@ def test_points_at_or_under_the_threshold_are_left_out():
     assert "1/2" in [str(point.mode) for point in front.path]
 
 
-def test_patterns_that_are_slower_are_not_evaluated_unless_a_limit_needs_them():
+def test_options_that_are_slower_are_not_evaluated_unless_a_limit_needs_them():
     without = knapsack(SPACE, falling, TABLE)
     assert all(point.mode["a"] != 4 for point in without.explored)
     limited = knapsack(SPACE, falling, TABLE, constraints=[Constraint(MEMORY, 3.0)])
@@ -309,10 +309,10 @@ def test_limits_that_are_none_are_refused(most: float):
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ({"a": {1: 0.0}}, "`losses` has no pattern of 'b'"),
-        ({"a": {1: 0.0}, "b": {}}, "`losses` has no pattern of 'b'"),
-        ({"a": {1: float("nan")}, "b": {1: 0.0}}, r"`losses` of 'a' in pattern 1 \(=nan\)"),
-        ({"a": {3: 0.0}, "b": {1: 0.0}}, r"`groups` \(=3\) is not a pattern of 'a'"),
+        ({"a": {1: 0.0}}, "`losses` has no option of 'b'"),
+        ({"a": {1: 0.0}, "b": {}}, "`losses` has no option of 'b'"),
+        ({"a": {1: float("nan")}, "b": {1: 0.0}}, r"`losses` of 'a' in option 1 \(=nan\)"),
+        ({"a": {3: 0.0}, "b": {1: 0.0}}, r"`groups` \(=3\) is not an option of 'a'"),
     ],
 )
 def test_losses_that_mean_nothing_are_refused(losses, message: str):
@@ -320,7 +320,7 @@ def test_losses_that_mean_nothing_are_refused(losses, message: str):
         cheapest_within(SPACE, losses, TABLE, 9.0)
 
 
-def test_gains_are_no_losses_and_finer_patterns_lose_no_less():
+def test_gains_are_no_losses_and_finer_options_lose_no_less():
     row = {2: top1(0.82), 4: top1(0.6), 8: top1(0.7)}
     losses = first_losses(top1(0.8), {"a": row})["a"]
     assert losses[2] == 0.0
@@ -422,7 +422,7 @@ def test_in_large_spaces_fitting_anew_is_worth_more_than_more_budgets(seed: int)
     assert true_quality(fitted, true, table) > 1.01 * true_quality(once, true, table)
 
 
-def test_modes_far_below_the_threshold_do_not_make_fine_patterns_seem_cheap(monkeypatch):
+def test_modes_far_below_the_threshold_do_not_make_fine_options_seem_cheap(monkeypatch):
     """Losses multiply down to an accuracy of 0.6, and everything beyond has 0.5: no more is lost."""
     rng = np.random.default_rng(0)
     space = Space(tuple(Knob(f"layer{i}", (1, 2, 4)) for i in range(12)))

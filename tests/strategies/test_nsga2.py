@@ -81,7 +81,7 @@ def _optuna():
 class TestWithOptuna:
     def test_a_small_space_is_searched_whole(self):
         accuracy, table = problem(SMALL)
-        kept = table.without_slower_patterns()
+        kept = table.without_slower_options()
         front = nsga2(SMALL, accuracy, table, trials=100)
         assert front.evaluations == math.prod(len(options) for options in kept.values())
         points = [
@@ -115,7 +115,7 @@ class TestWithOptuna:
 
     def test_it_begins_with_the_uniform_modes_or_those_given(self):
         accuracy, table = problem(LARGE)
-        kept = table.without_slower_patterns()
+        kept = table.without_slower_options()
         front = nsga2(LARGE, accuracy, table, trials=8)
         for n in LARGE.uniform_options:
             wanted = {name: max(o for o in options if o <= n) for name, options in kept.items()}

@@ -38,7 +38,7 @@ def batches(count: int = 3, size: int = 6) -> list[tuple[torch.Tensor, torch.Ten
 
 
 @pytest.mark.parametrize("passes", [2, 3, 6])
-@pytest.mark.parametrize("sampling", ["patterns", "macs"])
+@pytest.mark.parametrize("sampling", ["options", "macs"])
 def test_a_step_is_full_smallest_and_random_modes(passes: int, sampling):
     net = converted()
     config = TrainConfig(passes=passes, sampling=sampling)
@@ -51,21 +51,21 @@ def test_a_step_is_full_smallest_and_random_modes(passes: int, sampling):
         assert modes != sample_modes(net, replace(config, seed=1), step=3, steps=10)
 
 
-def test_modes_are_drawn_uniformly_by_pattern_or_by_cost():
+def test_modes_are_drawn_uniformly_by_option_or_by_cost():
     net = converted()
     low, full = net.macs("smallest"), net.macs("full")
     shares = {}
-    for sampling in ("patterns", "macs"):
+    for sampling in ("options", "macs"):
         config = TrainConfig(passes=6, sampling=sampling)
         drawn = [m for step in range(150) for m in sample_modes(net, config, step, 150)[2:]]
         costs = [(net.macs(mode) - low) / (full - low) for mode in drawn]
         shares[sampling] = [sum(a <= c < a + 0.25 for c in costs) / 600 for a in (0, 0.25, 0.5)]
-        if sampling == "patterns":
+        if sampling == "options":
             first = [mode.options[0] for mode in drawn]
             for option in net.space.knobs[0].options:
                 assert first.count(option) / 600 == pytest.approx(0.2, abs=0.07)
     assert shares["macs"] == pytest.approx([0.25] * 3, abs=0.08)
-    assert shares["patterns"] != pytest.approx([0.25] * 3, abs=0.08)
+    assert shares["options"] != pytest.approx([0.25] * 3, abs=0.08)
 
 
 def test_the_number_of_passes_can_grow():
@@ -206,7 +206,7 @@ def test_batches_that_do_not_fit_are_refused():
         ({"warmup": 1.0}, "`warmup`"),
         ({"label_smoothing": 1.0}, "`label_smoothing`"),
         ({"grow_from": 9}, "`grow_from` \\(=9\\) must be from 2 to `passes`"),
-        ({"sampling": "x"}, "`sampling` \\(='x'\\) must be one of 'patterns', 'macs'"),
+        ({"sampling": "x"}, "`sampling` \\(='x'\\) must be one of 'options', 'macs'"),
         ({"optimizer": "x"}, "`optimizer`"),
         ({"schedule": "x"}, "`schedule`"),
         ({"precision": "x"}, "`precision`"),
@@ -386,7 +386,7 @@ from dataclasses import replace
 from tests.training.test_training import SETTINGS, batches, with_dropout, weights_of
 from wenable.training.loop import Checkpoint
 from safetensors.torch import save_file
-folder, config = sys.argv[1], replace(SETTINGS, epochs=12, executions="timed")
+folder, config = sys.argv[1], replace(SETTINGS, epochs=12, implementations="timed")
 
 def train(name):
     net = with_dropout()

@@ -131,15 +131,15 @@ def _is_sure(score: Score, limit: float) -> Callable[[Any], NDArray[np.bool_]]:
 
 
 def _points_on_the_way(net: DynamicNetwork) -> list[ExitPoint]:
-    """Return the exits of a network, the first on the way first: that of the highest pattern."""
+    """Return the exits of a network, the first on the way first: that of the highest option."""
     points = [module for module in net.modules() if isinstance(module, ExitPoint)]
-    return sorted(points, key=lambda point: -point.exit_pattern)
+    return sorted(points, key=lambda point: -point.exit_option)
 
 
 def _costs(net: DynamicNetwork, points: Sequence[ExitPoint]) -> list[int]:
     """Return what each stage adds, in MACs: from the exit before it, through its own branch."""
     knob = net.space.knobs[0].name
-    macs = [net.macs({knob: point.exit_pattern}) for point in points] + [net.macs("full")]
+    macs = [net.macs({knob: point.exit_option}) for point in points] + [net.macs("full")]
     branches = [point.exit_weight.numel() for point in points]
     # The mode of an exit runs its own branch only; on the way, those before were run as well.
     return macs[:1] + [macs[k] - macs[k - 1] + branches[k - 1] for k in range(1, len(macs))]

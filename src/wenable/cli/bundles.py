@@ -66,7 +66,7 @@ def _export_executorch(
     import wenable as we
 
     console, progress = consoles(as_json)
-    with busy(progress, f"lowering and checking {len(wanted)} modes for XNNPACK"):
+    with busy(progress, f"implementation and checking {len(wanted)} modes for XNNPACK"):
         written = we.export_executorch(net, wanted, out, readings=readings)
     if as_json:
         print_json(

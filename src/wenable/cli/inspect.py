@@ -24,7 +24,7 @@ from wenable.cli.terminal import (
     print_json,
 )
 from wenable.methods.plan import SwitchableLayer
-from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.zoo import MadeFor, full_name
 
@@ -45,7 +45,9 @@ def run_inspect(
             net, shown = open_saved(Path(name), model), name
     else:
         name = one_of(name, model)
-        method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle), classifier)
+        method = we.WeightEnabling(
+            parse_groups(groups), cast(ShufflePlacement, shuffle), classifier
+        )
         with busy(progress, f"building and tracing {name}"):
             opened = open_network(name, Wanted())
             shape = parse_size(size) if size else default_size(opened.made_for)
@@ -134,7 +136,7 @@ def _print_layers(console: Console, net: DynamicNetwork) -> None:
         )  # fmt: skip
     for layer in net.switchable_layers:
         knob = net.space.knobs[net.space.position(layer.knob)]
-        finest = knob.text(layer.patterns[-1])
+        finest = knob.text(layer.options[-1])
         sizes = (str(layer.inputs), str(layer.outputs), f"{layer.macs / 1e6:,.2f}")
         table.add_row(layer.name, layer.kind, *sizes, finest, _reading_order(layer))
     console.print(table)

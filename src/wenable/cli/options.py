@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Groups = Annotated[str, typer.Option(help="The patterns offered: a chain of divisors from 1.")]
+Groups = Annotated[str, typer.Option(help="The options offered: a chain of divisors from 1.")]
 Shuffle = Annotated[str, typer.Option(help="Which layers read shuffled: first, all or none.")]
 ModelName = Annotated[
     str,

@@ -26,7 +26,7 @@ from wenable.cli.train_words import (
 from wenable.cli.training_logs import TrainingLogs
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
-from wenable.methods.weight_enabling import ShufflePolicy
+from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.modules.processes import join_processes, rank
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import Checkpoint
@@ -107,7 +107,7 @@ def _train(
     folder = RunFolder(out, options.resume, options.overwrite)
     recipe = _recipe(recipe_name, data_name, settings, batch_size)
     config = recipe.training
-    method = we.WeightEnabling(parse_groups(groups), cast(ShufflePolicy, shuffle))
+    method = we.WeightEnabling(parse_groups(groups), cast(ShufflePlacement, shuffle))
     torch.manual_seed(config.seed)
     start = network_and_data(
         name, data_name, recipe, wanted, recipe_named=bool(recipe_name), workers=options.workers,

@@ -77,7 +77,7 @@ def train(
     ] = None,
     sampling: Annotated[
         str | None,
-        Setting("What random modes are uniform over.", "patterns", kind="patterns|macs"),
+        Setting("What random modes are uniform over.", "options", kind="options|macs"),
     ] = None,
     distillation: Annotated[
         bool | None, Setting("Teach the other modes what the full one answers.", "no")
@@ -88,7 +88,7 @@ def train(
             "Of the passes: autocast below 32 bits.", "float32", kind="float32|bfloat16|float16"
         ),
     ] = None,
-    executions: Annotated[
+    implementations: Annotated[
         str | None,
         Setting(
             "How layers are computed: as written, or in the way that is fastest on this device.",
@@ -181,7 +181,7 @@ def train(
         "sampling": sampling,
         "distillation": distillation,
         "precision": precision,
-        "executions": executions,
+        "implementations": implementations,
         "seed": seed,
     }
     settings = with_set(settings, set_ or [])

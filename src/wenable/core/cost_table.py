@@ -1,4 +1,4 @@
-"""What every pattern of every knob costs on a device, so that any mode's cost is a sum."""
+"""What every option of every knob costs on a device, so that any mode's cost is a sum."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CostTable:
 
     - `unit`: `"ms"`, `"mJ"`, `"MACs"` or `"bit operations"`, of all figures.
     - `rest`: what no knob changes.
-    - `costs`: knob -> pattern -> its cost, for every pattern of every knob.
+    - `costs`: knob -> option -> its cost, for every option of every knob.
     - `source`: how the figures were got; `device`: on which machine.
 
     Raises `ValueError` for a hole, an entry that the space lacks, or a figure that is negative or
@@ -52,14 +52,14 @@ class CostTable:
             row = self.costs[knob.name]
             if set(row) != set(knob.options):
                 raise ValueError(
-                    f"the cost table has patterns {sorted(row)} of {knob.name!r}; the knob has"
+                    f"the cost table has options {sorted(row)} of {knob.name!r}; the knob has"
                     f" {list(knob.options)}"
                 )
             for option, cost in row.items():
-                _check_cost(cost, f"the cost of {knob.name!r} in pattern {option}")
+                _check_cost(cost, f"the cost of {knob.name!r} in option {option}")
 
     def cost(self, mode: Any) -> float:
-        """Return the cost of a mode (a `Mode`, its text, or knob -> pattern), in `unit`."""
+        """Return the cost of a mode (a `Mode`, its text, or knob -> option), in `unit`."""
         chosen: Mode = self.space.mode(mode)
         return self.rest + sum(self.costs[name][option] for name, option in chosen.items())
 
@@ -68,10 +68,10 @@ class CostTable:
         source = self.source if self.unit in _COUNTED else f"predicted by a table: {self.source}"
         return Reading(self.cost(mode), self.unit, source=source, device=self.device)
 
-    def without_slower_patterns(self) -> dict[str, tuple[int, ...]]:
-        """Return for each knob the patterns that cost less than every coarser one, the full one first.
+    def without_slower_options(self) -> dict[str, tuple[int, ...]]:
+        """Return for each knob the options that cost less than every coarser one, the full one first.
 
-        A finer pattern that costs no less than a coarser one is worth nothing: it holds fewer
+        A finer option that costs no less than a coarser one is worth nothing: it holds fewer
         weights. A search may leave it out.
         """
         return {knob.name: self._falling(knob) for knob in self.space.knobs}
@@ -126,8 +126,8 @@ def tabulated(
 
     - `cost`: mode -> its cost; called for the full mode and for each mode that differs in one knob.
 
-    The costs of the full patterns cannot be told from the rest. They are taken such that the
-    cheapest pattern of each knob costs nothing.
+    The costs of the full options cannot be told from the rest. They are taken such that the
+    cheapest option of each knob costs nothing.
 
     Raises `ValueError` where the smallest mode does not cost what the table says: then it is no sum.
 

@@ -12,7 +12,7 @@ class Knob:
     """One switchable thing in a network.
 
     - `name`: its qualified name in the network, `"layer1.0.conv2"`.
-    - `options`: what it can be set to, from most to least costly; the first is the full pattern.
+    - `options`: what it can be set to, from most to least costly; the first is the full option.
     - `must_divide`: sizes that every option has to divide, with the name that a person knows each
       by, `(("input channels", 24),)`. They are kept so that a refusal can name the rule.
     - `labels`: how each option is written, `("1", "0.75")`; without them as `1/n`.
@@ -91,12 +91,12 @@ class Knob:
                 f" {', '.join(f'{n} ({self.text(n)})' for n in self.options)}"
             )
         raise ValueError(
-            f"`groups` (={option}) is not a pattern of {self.name!r}; allowed: {self._allowed()}"
+            f"`groups` (={option}) is not an option of {self.name!r}; allowed: {self._allowed()}"
         )
 
     def text(self, option: int) -> str:
-        """Return how an option is written: its label, or the pattern `1/n`."""
-        return self.labels[self.options.index(option)] if self.labels else pattern_text(option)
+        """Return how an option is written: its label, or the option `1/n`."""
+        return self.labels[self.options.index(option)] if self.labels else share_text(option)
 
     def read(self, text: str) -> int:
         """Return the option that a text names; raises `ValueError` where it is none of a knob's.
@@ -105,7 +105,7 @@ class Knob:
         2
         """
         if not self.labels:
-            return read_pattern(text)
+            return read_share(text)
         if text not in self.labels:
             raise ValueError(
                 f"{text!r}, which is no option of {self.name!r}; allowed: {', '.join(self.labels)}"
@@ -145,22 +145,22 @@ class Knob:
         return max((n for n in self.options if n <= option), default=self.options[0])
 
 
-def pattern_text(n: int) -> str:
-    """Return how a pattern is written: the share of weights it enables, `1` or `1/n`."""
+def share_text(n: int) -> str:
+    """Return how an option is written: the share of weights it enables, `1` or `1/n`."""
     return "1" if n == 1 else f"1/{n}"
 
 
-def is_pattern(text: str) -> bool:
+def is_share(text: str) -> bool:
     """Say whether a text is meant as a share of the weights, and not as a label."""
     return text == "1" or text.startswith("1/")
 
 
-def read_pattern(text: str) -> int:
-    """Return the n of a pattern, `1` or `1/n`; raises `ValueError` for any other text."""
+def read_share(text: str) -> int:
+    """Return the n of an option, `1` or `1/n`; raises `ValueError` for any other text."""
     groups = text.removeprefix("1/") if text != "1" else "1"
-    if is_pattern(text) and groups.isdecimal() and int(groups) > 0:
+    if is_share(text) and groups.isdecimal() and int(groups) > 0:
         return int(groups)
     raise ValueError(
-        f"{text!r}, which is no pattern; write 1 or 1/n, as in '1/4', '1*3,1/4,1/16*2' or"
+        f"{text!r}, which is no option; write 1 or 1/n, as in '1/4', '1*3,1/4,1/16*2' or"
         " '1/4,NAME=1/2'"
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 
-from wenable.core.knob import Knob, is_pattern, pattern_text, read_pattern
+from wenable.core.knob import Knob, is_share, read_share, share_text
 
 Knobs = Sequence[Knob]
 Options = tuple[int, ...]
@@ -36,14 +36,14 @@ def read_mode(text: str, knobs: Knobs) -> Options:
         return _with_exceptions(_everywhere(plain[0], text, knobs), exceptions, text, knobs)
     if exceptions:
         raise ValueError(
-            f"`mode` (={text!r}) must start with one pattern for all knobs before its"
+            f"`mode` (={text!r}) must start with one option for all knobs before its"
             " exceptions, as in '1/4,NAME=1/2'"
         )
     options = [option for part in plain for option in _repeated(part, text)]
     if len(options) != len(knobs):
         raise ValueError(
-            f"`mode` (={text!r}) gives {len(options)} patterns; this network has"
-            f" {len(knobs)} knobs (or give one pattern for all of them)"
+            f"`mode` (={text!r}) gives {len(options)} options; this network has"
+            f" {len(knobs)} knobs (or give one option for all of them)"
         )
     found = tuple(_read(knob, each, text) for knob, each in zip(knobs, options, strict=True))
     for knob, option in zip(knobs, found, strict=True):
@@ -95,24 +95,24 @@ def _with_exceptions(options: Options, exceptions: list[str], whole: str, knobs:
 def _everywhere(text: str, whole: str, knobs: Knobs) -> Options:
     """Return the options of a text that stands for all knobs.
 
-    A pattern that some knobs lack is rounded there; one that every knob lacks is a typing error.
+    An option that some knobs lack is rounded there; one that every knob lacks is a typing error.
     """
     mixed = _is_mixed(knobs)
     options = tuple(_meant_for(knob, text, whole, mixed=mixed) for knob in knobs)
-    if is_pattern(text):
-        n = read_pattern(text)
+    if is_share(text):
+        n = read_share(text)
         known = sorted({each for knob in knobs if not knob.labels for each in knob.options})
         if known and n not in known:
             raise ValueError(
-                f"`mode` (={whole!r}) holds {text!r}, a pattern that nothing in this network has;"
-                f" allowed: {', '.join(map(pattern_text, known))}"
+                f"`mode` (={whole!r}) holds {text!r}, an option that nothing in this network has;"
+                f" allowed: {', '.join(map(share_text, known))}"
             )
     return options
 
 
 def _meant_for(knob: Knob, text: str, whole: str, *, mixed: bool) -> int:
     """Return what a text for all knobs means for one: its label, or n as it fits."""
-    if mixed and is_pattern(text) == bool(knob.labels):
+    if mixed and is_share(text) == bool(knob.labels):
         return knob.options[0]  # the text is of the other kind
     option = _read(knob, text, whole)
     return option if knob.labels else knob.nearest(option)
@@ -130,10 +130,10 @@ def _short_texts(options: Options, texts: Sequence[str], knobs: Knobs) -> list[s
     of_kinds: dict[bool, list[tuple[int, str]]] = {False: [], True: []}
     for knob, option, text in zip(knobs, options, texts, strict=True):
         of_kinds[bool(knob.labels)].append((option, text))
-    pattern, label = max(of_kinds[False])[1], max(of_kinds[True])[1]
+    option, label = max(of_kinds[False])[1], max(of_kinds[True])[1]
     labelled = [knob.name for knob in knobs if knob.labels]
-    exception = [f"{pattern},{name}={label}" for name in labelled]
-    return [pattern, label, *(exception if len(labelled) == 1 else [])]
+    exception = [f"{option},{name}={label}" for name in labelled]
+    return [option, label, *(exception if len(labelled) == 1 else [])]
 
 
 def _read(knob: Knob, text: str, whole: str) -> int:
@@ -148,7 +148,7 @@ def _repeated(text: str, whole: str) -> list[str]:
     option, star, count = text.partition("*")
     if star and not (count.strip().isdecimal() and int(count) > 0):
         raise ValueError(
-            f"`mode` (={whole!r}) repeats a pattern {count!r} times; allowed: 1, 2, ..."
+            f"`mode` (={whole!r}) repeats an option {count!r} times; allowed: 1, 2, ..."
         )
     return [option] * min(int(count) if star else 1, _MOST_REPEATS)
 

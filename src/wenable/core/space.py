@@ -191,14 +191,14 @@ class Space:
     def mode(self, choice: ModeChoice) -> Mode:
         """Return the mode that `choice` names: a mode, a dict over all knobs, or a text.
 
-        Texts: `"full"`, `"smallest"`, a uniform pattern `"1/4"`; one pattern for each knob in
-        execution order with repeats, `"1*3,1/4*2,1/16"`; or a uniform pattern followed by
+        Texts: `"full"`, `"smallest"`, a uniform option `"1/4"`; one option for each knob in
+        execution order with repeats, `"1*3,1/4*2,1/16"`; or a uniform option followed by
         exceptions by name or name pattern, `"1/4,layer1.*=1/2"`. Knobs with labels take those. Where
         some knobs have labels and others do not, the text for all sets those of its kind and leaves
         the others at their most costly option: `"1/4"`, `"8-bit"`, `"1/4,precision=8-bit"`.
 
-        A pattern for all knobs is one that some knob has; knobs that lack it take the nearest they have
-        below, as in `uniform`. A pattern that none has is refused, and so is one that a knob lacks and
+        An option for all knobs is one that some knob has; knobs that lack it take the nearest they have
+        below, as in `uniform`. An option that none has is refused, and so is one that a knob lacks and
         that was written for it by name or place.
 
         Raises `ValueError` for anything outside this space, naming the rule.

@@ -28,7 +28,7 @@ _SMALL = 4096
 """Values up to which a constant is computed at export; weights stay what they are."""
 
 
-def trace(
+def bundle_graph(
     net: DynamicNetwork, outputs: OutputNames | None = None
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """Return the graph of a network, and every tensor that it reads, by name.
@@ -39,7 +39,7 @@ def trace(
     - `outputs`: their names, which they keep unless they are places only.
 
     Raises `ValueError` where a switchable layer or a norm is not found in the traced graph: it
-    would be exported in one pattern only.
+    would be exported in one option only.
     """
     model = _onnx_program(net)
     tensors = {each.name: _array(each) for each in model.graph.initializer}
@@ -183,7 +183,7 @@ class _Marking:
         if missing:
             raise ValueError(
                 f"the network cannot be exported: {missing[0]!r} is not found in its traced graph as a"
-                " layer of its own, so its pattern could not be switched"
+                " layer of its own, so its option could not be switched"
             )
         return [node for node in marked if node.outputs[0] not in self.transposed]
 

@@ -29,8 +29,8 @@ from wenable.exporting.plain_networks import (
     plain_for_export,
     tensor_inputs,
 )
-from wenable.exporting.tracing import trace
-from wenable.layers.executions import is_pointwise
+from wenable.exporting.tracing import bundle_graph
+from wenable.layers.implementations import is_pointwise
 from wenable.modules.outputs import OutputNames
 from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import (
@@ -126,7 +126,7 @@ def _bundle(
     names = (
         [{"id": short[mode]} for mode in modes] if set(modes) <= set(short) else [{}] * len(modes)
     )
-    graph, constants = trace(net, outputs)
+    graph, constants = bundle_graph(net, outputs)
     present = {node.layer for node in graph.nodes}
     weights = {name for name, _ in net.named_parameters()}
     tensors = {  # not `ascontiguousarray`, which makes a list of one of a single number
@@ -214,7 +214,7 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
             raise ValueError(f"the network cannot be exported: {reason}") from error
         # By the table, which changes more than what is written; nothing is timed for a check.
         table = dict.fromkeys(session.modes, TABLE)
-        session.profile = replace(session.profile, policies=table)
+        session.profile = replace(session.profile, schemes=table)
         for mode in modes:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UncalibratedWarning)  # told of already

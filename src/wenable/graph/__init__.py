@@ -1,10 +1,10 @@
 """What follows what in a network, read from its graph and not from names."""
 
-from wenable.graph.calls import Graph as Graph
 from wenable.graph.calls import LayerCall as LayerCall
 from wenable.graph.calls import ModuleEnd as ModuleEnd
 from wenable.graph.calls import Operations as Operations
 from wenable.graph.calls import Product as Product
+from wenable.graph.calls import TracedGraph as TracedGraph
 from wenable.graph.calls import call_counts as call_counts
 from wenable.graph.calls import shared_modules as shared_modules
 from wenable.graph.counter import run_counted as run_counted

@@ -32,7 +32,7 @@ class LayerCall:
 
 @dataclass(frozen=True, slots=True)
 class ModuleEnd:
-    """Where a module is done in the order of execution, for the last time.
+    """Where a module is done in execution order, for the last time.
 
     - `position`: of its last operation among all; `shape`: of what that wrote.
     - `node`: the name of that operation in the trace.
@@ -78,7 +78,7 @@ class Operations:
 
 
 @dataclass(frozen=True)
-class Graph:
+class TracedGraph:
     """A traced network: the calls of its layers and norms, and what reaches its output."""
 
     layers: tuple[LayerCall, ...]

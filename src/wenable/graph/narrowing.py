@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from wenable.graph.calls import Graph
+from wenable.graph.calls import TracedGraph
 from wenable.graph.nodes import argument, operation, shape_of
 
 Counts = tuple[int, ...]
@@ -52,7 +52,9 @@ class Narrowing:
     paddings: Mapping[str, NarrowedPadding]
 
 
-def narrow(graph: Graph, active: Callable[[int], Counts], rigid: Mapping[str, str]) -> Narrowing:
+def narrow(
+    graph: TracedGraph, active: Callable[[int], Counts], rigid: Mapping[str, str]
+) -> Narrowing:
     """Return how many channels everything has where each layer writes `active` of its own.
 
     The network's inputs and outputs keep all their channels. Channels that keep to themselves
@@ -105,7 +107,7 @@ class _RefusedError(Exception):
 
 @dataclass
 class _Walk:
-    graph: Graph
+    graph: TracedGraph
     active: Callable[[int], Counts]
     rigid: Mapping[str, str]
     kept: frozenset[str]

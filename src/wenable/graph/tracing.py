@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from wenable.graph.calls import Graph, Operations
+from wenable.graph.calls import Operations, TracedGraph
 from wenable.graph.examples import examples_in
 from wenable.graph.last_layers import last_layers
 from wenable.graph.recording import Recording, record
 from wenable.graph.walker import Walker
 
 
-def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
+def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedGraph:
     """Record a pass of a network in eval mode and follow its channels.
 
     - `model`: it must be in eval mode. It runs, so it holds afterwards what it keeps of a pass.
@@ -28,7 +28,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> Graph:
     """
     recording = record(model, example_inputs)
     walker = _walked(model, recording)
-    return Graph(
+    return TracedGraph(
         tuple(walker.layers),
         tuple(walker.norms),
         tuple(walker.outputs),

@@ -1,4 +1,4 @@
-"""The layers whose pattern can be set between forward passes."""
+"""The layers whose option can be set between forward passes."""
 
 from wenable.layers.batch_norm import SwitchableBatchNorm as SwitchableBatchNorm
 from wenable.layers.batch_norm import SwitchableBatchNorm1d as SwitchableBatchNorm1d

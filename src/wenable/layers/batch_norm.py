@@ -1,4 +1,4 @@
-"""Batch norm with private statistics and affine per pattern, and statistics calibrated per mode."""
+"""Batch norm with private statistics and affine per option, and statistics calibrated per mode."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ class Moments:
 class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     """What the switchable batch norms share; WeNet section III-C, S-BN of slimmable networks.
 
-    Pattern 1 is the batch norm it was made from, with its parameter names. Every other pattern has
+    Option 1 is the batch norm it was made from, with its parameter names. Every other option has
     a batch norm of its own in `by_pattern`, which starts as a copy. A norm that follows no
-    switchable layer has pattern 1 only.
+    switchable layer has option 1 only.
 
     - `norm`: the batch norm to take over; its parameters are shared, not copied.
-    - `patterns`: those of the layers whose outputs it normalises, ascending from 1.
+    - `options`: those of the layers whose outputs it normalises, ascending from 1.
     - `widths`: behind a concatenation, how many channels come from each of its inputs. Each of
-      these slices has a pattern of its own; together they take the place of all channels.
+      these slices has an option of its own; together they take the place of all channels.
 
-    The statistics of a pattern are averages over whatever the rest of the network did while
+    The statistics of an option are averages over whatever the rest of the network did while
     training; those of one mode come from calibration and are put in with `use_statistics`.
     """
 
@@ -81,12 +81,12 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Where the norm lies in what `to_plain` returns."""
     by_pattern: nn.ModuleDict
     calibrated: Statistics | None
-    """The statistics that eval mode normalises with, or None for the pattern's own."""
+    """The statistics that eval mode normalises with, or None for the option's own."""
 
     def __init__(
         self,
         norm: nn.modules.batchnorm._BatchNorm,
-        patterns: tuple[int, ...] = (1,),
+        options: tuple[int, ...] = (1,),
         widths: tuple[int, ...] = (),
     ) -> None:
         affine, tracks = norm.weight is not None, norm.running_mean is not None
@@ -94,14 +94,14 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not tracks:
             raise ValueError("a batch norm without running statistics cannot be switched")
         self._take_over(norm)
-        self.patterns = patterns
+        self.options = options
         self.widths = widths or (norm.num_features,)
         if sum(self.widths) != norm.num_features:
             raise ValueError(
                 f"`widths` (={widths}) must add up to the channels (={norm.num_features}) of the norm"
             )
-        self.slice_patterns = [1] * len(self.widths)
-        self.by_pattern = nn.ModuleDict({str(n): self._copy() for n in patterns if n != 1})
+        self.slice_options = [1] * len(self.widths)
+        self.by_pattern = nn.ModuleDict({str(n): self._copy() for n in options if n != 1})
         self.calibrated = None
         self._joined: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         self._joined_state: Any = None
@@ -119,14 +119,14 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @property
     def present_features(self) -> int:
-        """How many channels the input has in the present pattern."""
+        """How many channels the input has in the present option."""
         return self.num_features
 
     def _copy(
-        self, pattern: int = 1, features: int | None = None
+        self, option: int = 1, features: int | None = None
     ) -> nn.modules.batchnorm._BatchNorm:
-        """Return a plain copy of a pattern's batch norm, of all its channels or of the first."""
-        source = self.of_pattern(pattern)
+        """Return a plain copy of an option's batch norm, of all its channels or of the first."""
+        source = self.of_option(option)
         plain = self._plain_class()(
             self.num_features if features is None else features,
             self.eps,
@@ -145,31 +145,29 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
             parameter.requires_grad_(source.get_parameter(name).requires_grad)
         return plain.train(self.training)
 
-    def of_pattern(self, n: int) -> nn.modules.batchnorm._BatchNorm:
-        """Return the batch norm whose parameters pattern `n` uses: this one for 1."""
+    def of_option(self, n: int) -> nn.modules.batchnorm._BatchNorm:
+        """Return the batch norm whose parameters option `n` uses: this one for 1."""
         if n == 1:
             return self
         # Not through `nn.ModuleDict`, which looks a name up four times slower.
         return cast(nn.modules.batchnorm._BatchNorm, self.by_pattern._modules[str(n)])
 
-    def set_pattern(self, n: int, part: int | None = None) -> None:
-        """Normalise as pattern `n` from now on: one slice of the channels, or all of them.
+    def switch_to(self, n: int, part: int | None = None) -> None:
+        """Normalise as option `n` from now on: one slice of the channels, or all of them.
 
-        Raises `ValueError` for a pattern it lacks.
+        Raises `ValueError` for an option it lacks.
         """
-        if n not in self.patterns:
-            raise ValueError(
-                f"`n` (={n}) is no pattern of this batch norm; allowed: {self.patterns}"
-            )
+        if n not in self.options:
+            raise ValueError(f"`n` (={n}) is no option of this batch norm; allowed: {self.options}")
         for each in range(len(self.widths)) if part is None else (part,):
             self.set_option(n, each)
 
     def set_option(self, n: int, part: int = 0) -> None:
-        """Set the pattern of one slice to one that is known to be allowed."""
-        self.slice_patterns[part] = n
+        """Set the option of one slice to one that is known to be allowed."""
+        self.slice_options[part] = n
 
     def use_statistics(self, statistics: Statistics | None) -> None:
-        """In eval mode, normalise with these statistics; None returns to the pattern's own.
+        """In eval mode, normalise with these statistics; None returns to the option's own.
 
         They must be of the type and on the device of this norm (`in_place_of_its_own`).
         """
@@ -192,7 +190,7 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         return Statistics(mean.clone(), var.clone())
 
     def normalise(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise a batch of shape `(N, channels, *)` in the present pattern."""
+        """Normalise a batch of shape `(N, channels, *)` in the present option."""
         if self.collecting is not None:
             self.collecting.add(x)
             return self._batch_norm(x, None, None, 0.0)
@@ -200,7 +198,7 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
             return self._normalise_calibrated(x, self.calibrated)
         if self._is_mixed:
             return self._normalise_slices(x)
-        norm = self.of_pattern(self.slice_patterns[0])
+        norm = self.of_option(self.slice_options[0])
         return super().forward(x) if norm is self else norm(x)
 
     def _normalise_calibrated(self, x: torch.Tensor, kept: Statistics) -> torch.Tensor:
@@ -208,8 +206,8 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         return F.batch_norm(x, kept.mean, kept.var, weight, bias, False, 0.0, self.eps)
 
     def _affine(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Return the weight and bias of the pattern that all slices are in."""
-        parameters = self.of_pattern(self.slice_patterns[0])._parameters
+        """Return the weight and bias of the option that all slices are in."""
+        parameters = self.of_option(self.slice_options[0])._parameters
         return parameters["weight"], parameters["bias"]
 
     def _mixed_affine(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -218,10 +216,10 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
             return self._present("weight"), self._present("bias")
         sources = [
             (parameter, parameter._version)
-            for n in set(self.slice_patterns)
-            for parameter in self.of_pattern(n).parameters(recurse=False)
+            for n in set(self.slice_options)
+            for parameter in self.of_option(n).parameters(recurse=False)
         ]
-        state = (tuple(self.slice_patterns), [(p.data_ptr(), version) for p, version in sources])
+        state = (tuple(self.slice_options), [(p.data_ptr(), version) for p, version in sources])
         if self._joined_state != state:
             # The sources are held: no other parameter can come to lie where they lie.
             self._joined_sources = [parameter.detach() for parameter, _ in sources]
@@ -237,7 +235,7 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         return F.batch_norm(x, mean, var, weight, bias, by_batch, momentum, self.eps)
 
     def _normalise_slices(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise slices in different patterns at once; in training, write their averages back."""
+        """Normalise slices in different options at once; in training, write their averages back."""
         mean, var = self._present("running_mean"), self._present("running_var")
         assert mean is not None
         assert var is not None
@@ -249,43 +247,43 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
                     self._parts(name), averages.split(self.widths), strict=True
                 ):
                     part.copy_(updated)
-            for n in set(self.slice_patterns):
-                tracked = self.of_pattern(n).num_batches_tracked
+            for n in set(self.slice_options):
+                tracked = self.of_option(n).num_batches_tracked
                 assert tracked is not None
                 tracked.add_(1)
         return y
 
     @property
     def _is_mixed(self) -> bool:
-        """Whether slices of the channels are in different patterns."""
-        return self.slice_patterns.count(self.slice_patterns[0]) != len(self.slice_patterns)
+        """Whether slices of the channels are in different options."""
+        return self.slice_options.count(self.slice_options[0]) != len(self.slice_options)
 
     def _parts(self, name: str) -> list[torch.Tensor]:
-        """Return views of a parameter or buffer, for each slice that of its present pattern."""
+        """Return views of a parameter or buffer, for each slice that of its present option."""
         starts = [sum(self.widths[:i]) for i in range(len(self.widths))]
         return [
-            getattr(self.of_pattern(n), name)[start : start + width]
-            for n, start, width in zip(self.slice_patterns, starts, self.widths, strict=True)
+            getattr(self.of_option(n), name)[start : start + width]
+            for n, start, width in zip(self.slice_options, starts, self.widths, strict=True)
         ]
 
     def _present(self, name: str) -> torch.Tensor | None:
-        """Return a parameter or buffer in the present patterns, shape `(channels,)`, or None."""
-        first = getattr(self.of_pattern(self.slice_patterns[0]), name)
+        """Return a parameter or buffer in the present options, shape `(channels,)`, or None."""
+        first = getattr(self.of_option(self.slice_options[0]), name)
         if first is None or not self._is_mixed:
             return first
         return torch.cat(self._parts(name))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalise a batch of shape `(N, channels, *)` in the present pattern."""
+        """Normalise a batch of shape `(N, channels, *)` in the present option."""
         return self.normalise(input)
 
     def to_plain(self) -> nn.Module:
-        """Return the module that computes the present pattern without wenable."""
+        """Return the module that computes the present option without wenable."""
         return self.plain_norm()
 
     def plain_norm(self) -> nn.modules.batchnorm._BatchNorm:
-        """Return the standard batch norm of the present pattern, with its present statistics."""
-        plain = self._copy(self.slice_patterns[0])
+        """Return the standard batch norm of the present option, with its present statistics."""
+        plain = self._copy(self.slice_options[0])
         if plain.affine:
             for name in ("weight", "bias"):
                 present = self._present(name)
@@ -296,12 +294,12 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         return plain
 
     def extra_repr(self) -> str:
-        """Add the patterns to what a batch norm tells."""
-        return f"{super().extra_repr()}, patterns={self.patterns}"
+        """Add the options to what a batch norm tells."""
+        return f"{super().extra_repr()}, options={self.options}"
 
 
 class SwitchableBatchNorm1d(SwitchableBatchNorm, nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d` with private statistics and affine per pattern.
+    """`torch.nn.BatchNorm1d` with private statistics and affine per option.
 
     Input and output `(N, channels)` or `(N, channels, L)`.
     """
@@ -311,17 +309,17 @@ class SwitchableBatchNorm1d(SwitchableBatchNorm, nn.BatchNorm1d):
 
 
 class SwitchableBatchNorm2d(SwitchableBatchNorm, nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` with private statistics and affine per pattern.
+    """`torch.nn.BatchNorm2d` with private statistics and affine per option.
 
     Input and output `(N, channels, H, W)`.
 
     - `norm`: the batch norm to take over; its parameters are shared, not copied.
-    - `patterns`: those of the layer whose output it normalises.
+    - `options`: those of the layer whose output it normalises.
 
-    Source: WeNet, section III-C (switchable batch normalisation, one for every pattern of a layer).
+    Source: WeNet, section III-C (switchable batch normalisation, one for every option of a layer).
 
     >>> norm = SwitchableBatchNorm2d(nn.BatchNorm2d(8), (1, 2, 4))
-    >>> norm.set_pattern(4)
+    >>> norm.switch_to(4)
     >>> sorted(name for name, _ in norm.named_parameters())[:3]
     ['bias', 'by_pattern.2.bias', 'by_pattern.2.weight']
     """
@@ -340,10 +338,10 @@ class SwitchableBatchNormAct2d(SwitchableBatchNorm2d):
     def __init__(
         self,
         norm: nn.modules.batchnorm._BatchNorm,
-        patterns: tuple[int, ...] = (1,),
+        options: tuple[int, ...] = (1,),
         widths: tuple[int, ...] = (),
     ) -> None:
-        super().__init__(norm, patterns, widths)
+        super().__init__(norm, options, widths)
         self.drop, self.act = norm.get_submodule("drop"), norm.get_submodule("act")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The diagonal blocks of a weight: which part of it a pattern enables (WeNet, Fig. 2 and 3)."""
+"""The diagonal blocks of a weight: which part of it an option enables (WeNet, Fig. 2 and 3)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 def diagonal_blocks(
     weight: torch.Tensor, groups: int, permutation: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the blocks that pattern `1/groups` enables, as the weight of a grouped layer.
+    """Return the blocks that option `1/groups` enables, as the weight of a grouped layer.
 
     Group k holds the k-th part of the output rows and, of the input columns, the k-th part of
-    their shuffled order. The blocks of a finer pattern lie inside those of a coarser one, as long
-    as the patterns are a chain of divisors.
+    their shuffled order. The blocks of a finer option lie inside those of a coarser one, as long
+    as the options are a chain of divisors.
 
     - `weight`: shape `(out, in, *kernel)`; `groups` divides `out` and `in`.
     - `permutation`: the order in which the inputs are read, shape `(in,)`; None keeps theirs.

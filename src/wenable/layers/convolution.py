@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from wenable.core.space import Knob
-from wenable.layers.executions import (
+from wenable.layers.implementations import (
     DENSE,
     GROUPED,
     MATMUL,
@@ -28,21 +28,21 @@ from wenable.layers.weight_enabled import WeightEnabled
 class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
     """A convolution that runs as `n` independent groups of channels (WeNet, Fig. 3, eq. 2-3).
 
-    At pattern 1 it is the `torch.nn.Conv2d` it was made from, to the bit. At `1/n` only the
+    At option 1 it is the `torch.nn.Conv2d` it was made from, to the bit. At `1/n` only the
     kernels between group k of the inputs and group k of the outputs are enabled, so the layer
     costs 1/n of the multiply-accumulates.
 
     - `convolution`: the layer to take over, with `groups` 1; its parameters are shared, not copied.
-    - `knob`: its name and patterns.
+    - `knob`: its name and options.
     - `shuffle_groups`: the input is read in the order of a channel shuffle of that many groups; 1
       reads it as it stands.
 
-    Input `(N, in, H, W)`, output `(N, out, H', W')` in every pattern.
+    Input `(N, in, H, W)`, output `(N, out, H', W')` in every option.
 
     Raises `ValueError` where the convolution is already grouped.
 
     >>> layer = WeightEnabledConv2d(nn.Conv2d(4, 8, 3), Knob("conv", (1, 2, 4)))
-    >>> layer.set_pattern(2)
+    >>> layer.switch_to(2)
     >>> layer(torch.ones(1, 4, 5, 5)).shape
     torch.Size([1, 8, 3, 3])
     """
@@ -58,33 +58,33 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
         self._make_switchable(knob, shuffle_groups)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Convolve with the blocks that the present pattern enables."""
-        execution = self.present_execution()
-        if execution == GROUPED:
-            if self.pattern == 1:
+        """Convolve with the blocks that the present option enables."""
+        implementation = self.present_implementation()
+        if implementation == GROUPED:
+            if self.option == 1:
                 return super().forward(input)
             blocks = self._as_used(self.enabled_weight())
-            return self._convolve(self._shuffled(input), blocks, self.pattern)
-        if execution == DENSE:
-            weight = masked_weight(self.weight, self.pattern, self.input_order)
+            return self._convolve(self._shuffled(input), blocks, self.option)
+        if implementation == DENSE:
+            weight = masked_weight(self.weight, self.option, self.input_order)
             return self._convolve(input, self._as_used(weight), 1)
-        input, merged = self._shuffled(input), groups_merged_to(execution)
+        input, merged = self._shuffled(input), groups_merged_to(implementation)
         if merged is not None:
-            blocks = merged_blocks(self.weight, self.pattern, merged, self.input_order)
+            blocks = merged_blocks(self.weight, self.option, merged, self.input_order)
             return self._convolve(input, self._as_used(blocks), merged)
         blocks = self._as_used(self._pack(self.weight))
-        if execution == MATMUL:
-            return pointwise_product(input, blocks, self.bias, self.pattern, self.stride)
+        if implementation == MATMUL:
+            return pointwise_product(input, blocks, self.bias, self.option, self.stride)
         input, padding = self._padded(input)
         return split_convolution(
-            input, blocks, self.bias, self.pattern, self.stride, padding, self.dilation
+            input, blocks, self.bias, self.option, self.stride, padding, self.dilation
         )
 
-    def executions_of(self, n: int) -> tuple[str, ...]:
-        """Return the ways in which pattern `n` can be computed while training, as written first."""
+    def implementations_of(self, n: int) -> tuple[str, ...]:
+        """Return the ways in which option `n` can be computed while training, as written first."""
         products = (MATMUL,) if is_pointwise(self) else ()
         # Beyond a few groups, one call for each costs more than it can save.
-        return super().executions_of(n) + products + ((SPLIT,) if 1 < n <= 4 else ())
+        return super().implementations_of(n) + products + ((SPLIT,) if 1 < n <= 4 else ())
 
     def _shuffled(self, input: torch.Tensor) -> torch.Tensor:
         if not self.shuffles:
@@ -105,11 +105,11 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
         )
 
     def to_plain(self) -> nn.Module:
-        """Return standard torch layers, with weights of their own, for the present pattern."""
+        """Return standard torch layers, with weights of their own, for the present option."""
         plain = skip_init(
             nn.Conv2d,
             **_geometry(self),
-            groups=self.pattern,
+            groups=self.option,
             device=self.weight.device,
             dtype=self.weight.dtype,
         )
@@ -121,8 +121,8 @@ class WeightEnabledConv2d(WeightEnabled, nn.Conv2d):
         return self._in_a_row(shuffle, product)
 
     def extra_repr(self) -> str:
-        """Add the patterns to what a convolution tells."""
-        return f"{super().extra_repr()}, {self._patterns_repr()}"
+        """Add the options to what a convolution tells."""
+        return f"{super().extra_repr()}, {self._options_repr()}"
 
 
 def _geometry(convolution: nn.Conv2d) -> dict[str, Any]:

@@ -30,13 +30,13 @@ class ExitPoint(nn.Module):
 
     exit_weight: nn.Parameter
     exit_bias: nn.Parameter
-    exit_pattern: int
+    exit_option: int
     stops: bool
     listener: Any
 
     def set_option(self, n: int) -> None:
-        """End forward passes here in pattern `exit_pattern`, and pass on in any other."""
-        self.__dict__["stops"] = n == self.exit_pattern
+        """End forward passes here in option `exit_option`, and pass on in any other."""
+        self.__dict__["stops"] = n == self.exit_option
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module; where the mode says so, end the pass with the branch's answer."""
@@ -65,16 +65,16 @@ def pooled(features: torch.Tensor) -> torch.Tensor:
     return nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
 
 
-def with_exit(module: nn.Module, channels: int, classes: int, pattern: int) -> nn.Module:
+def with_exit(module: nn.Module, channels: int, classes: int, option: int) -> nn.Module:
     """Give a module an exit behind it, in place, and return it.
 
     - `channels`: of its output; `classes`: of the network's.
-    - `pattern`: the option of the knob that ends a pass here.
+    - `option`: the option of the knob that ends a pass here.
 
     The module keeps its class, as a base of its new one, and the names of its parameters; the new
     ones are `exit_weight` and `exit_bias`, which start as those of a new `torch.nn.Linear`.
 
-    >>> block = with_exit(nn.Sequential(nn.Conv2d(3, 8, 3)), 8, 5, pattern=2)
+    >>> block = with_exit(nn.Sequential(nn.Conv2d(3, 8, 3)), 8, 5, option=2)
     >>> block(torch.ones(1, 3, 6, 6)).shape
     torch.Size([1, 8, 4, 4])
     >>> block.set_option(2)
@@ -89,7 +89,7 @@ def with_exit(module: nn.Module, channels: int, classes: int, pattern: int) -> n
     module.__class__ = type(f"{type(module).__name__}WithExit", (ExitPoint, type(module)), {})
     module.register_parameter("exit_weight", nn.Parameter(branch.weight.detach()))
     module.register_parameter("exit_bias", nn.Parameter(branch.bias.detach()))
-    module.__dict__.update(exit_pattern=pattern, stops=False, listener=None)
+    module.__dict__.update(exit_option=option, stops=False, listener=None)
     return module
 
 
@@ -98,6 +98,6 @@ def without_exit(module: ExitPoint) -> nn.Module:
     module.__class__ = type(module).__bases__[1]
     for name in ("exit_weight", "exit_bias"):
         delattr(module, name)
-    for name in ("exit_pattern", "stops", "listener"):
+    for name in ("exit_option", "stops", "listener"):
         del module.__dict__[name]
     return module

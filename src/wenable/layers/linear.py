@@ -8,7 +8,7 @@ from torch.nn.utils import skip_init
 from torchvision.ops import Permute
 
 from wenable.core.space import Knob
-from wenable.layers.executions import DENSE, groups_merged_to, masked_weight, merged_blocks
+from wenable.layers.implementations import DENSE, groups_merged_to, masked_weight, merged_blocks
 from wenable.layers.permutation import shuffle_layers
 from wenable.layers.weight_enabled import WeightEnabled
 
@@ -16,19 +16,19 @@ from wenable.layers.weight_enabled import WeightEnabled
 class WeightEnabledLinear(WeightEnabled, nn.Linear):
     """A dense layer that runs as `n` independent groups of neurons (WeNet, Fig. 2, eq. 1).
 
-    At pattern 1 it is the `torch.nn.Linear` it was made from, to the bit. At `1/n` the neurons of
+    At option 1 it is the `torch.nn.Linear` it was made from, to the bit. At `1/n` the neurons of
     output group k are connected to those of input group k only; every neuron stays.
 
     - `linear`: the layer to take over; its parameters are shared, not copied.
-    - `knob`: its name and patterns.
+    - `knob`: its name and options.
     - `shuffle_groups`: the input is read in the order of a shuffle of that many groups; 1 reads it
       as it stands.
     - `dimensions`: how many the input has, the batch counted; only `to_plain` has to know.
 
-    Input `(*, in)`, output `(*, out)` in every pattern.
+    Input `(*, in)`, output `(*, out)` in every option.
 
     >>> layer = WeightEnabledLinear(nn.Linear(6, 4), Knob("fc", (1, 2)))
-    >>> layer.set_pattern(2)
+    >>> layer.switch_to(2)
     >>> layer(torch.ones(3, 6)).shape
     torch.Size([3, 4])
     """
@@ -45,19 +45,19 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         self._make_switchable(knob, shuffle_groups)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Multiply by the blocks that the present pattern enables."""
-        if self.pattern == 1:
+        """Multiply by the blocks that the present option enables."""
+        if self.option == 1:
             return super().forward(input)
-        execution = self.present_execution()
-        if execution == DENSE:
-            weight = masked_weight(self.weight, self.pattern, self.input_order)
+        implementation = self.present_implementation()
+        if implementation == DENSE:
+            weight = masked_weight(self.weight, self.option, self.input_order)
             return nn.functional.linear(input, self._as_used(weight), self.bias)
         if self.reads_shuffled:
             input = input.unflatten(-1, (self.shuffle_groups, -1)).transpose(-1, -2).flatten(-2)
-        merged = groups_merged_to(execution)
+        merged = groups_merged_to(implementation)
         if merged is None:
             return self._multiply(input, self.enabled_weight())
-        blocks = merged_blocks(self.weight, self.pattern, merged, self.input_order)
+        blocks = merged_blocks(self.weight, self.option, merged, self.input_order)
         return self._multiply(input, blocks.unflatten(0, (merged, -1)).transpose(1, 2))
 
     def _multiply(self, input: torch.Tensor, weight_gio: torch.Tensor) -> torch.Tensor:
@@ -70,10 +70,10 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         return output if self.bias is None else output + self.bias
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
-        return super()._pack(weight).unflatten(0, (self.pattern, -1)).transpose(1, 2)
+        return super()._pack(weight).unflatten(0, (self.option, -1)).transpose(1, 2)
 
     def to_plain(self) -> nn.Module:
-        """Return standard torch layers, with weights of their own, for the present pattern.
+        """Return standard torch layers, with weights of their own, for the present option.
 
         torch has no grouped dense layer: for `n` above 1 this is a grouped convolution of kernel
         size 1, with the channels moved to where it wants them; `dimensions` must be 2, 3 or 4.
@@ -81,12 +81,12 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         sizes = (self.in_features, self.out_features)
         place = {"device": self.weight.device, "dtype": self.weight.dtype}
         has_bias = self.bias is not None
-        if self.pattern == 1:
+        if self.option == 1:
             plain = skip_init(nn.Linear, *sizes, bias=has_bias, **place)
             self._copy_enabled_weights(plain)
             return self._plain_product(plain).train(self.training)
         convolution = nn.Conv2d if self.dimensions == 4 else nn.Conv1d
-        grouped = skip_init(convolution, *sizes, 1, groups=self.pattern, bias=has_bias, **place)
+        grouped = skip_init(convolution, *sizes, 1, groups=self.option, bias=has_bias, **place)
         self._copy_enabled_weights(grouped)
         shuffle = (
             [shuffle_layers(self.in_features, self.shuffle_groups, max(self.dimensions, 3))]
@@ -105,5 +105,5 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         return Permute(before), Permute(after)
 
     def extra_repr(self) -> str:
-        """Add the patterns to what a dense layer tells."""
-        return f"{super().extra_repr()}, {self._patterns_repr()}"
+        """Add the options to what a dense layer tells."""
+        return f"{super().extra_repr()}, {self._options_repr()}"

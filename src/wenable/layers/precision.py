@@ -22,11 +22,11 @@ from wenable.layers.quantization import (
 class PrecisionLayer(nn.Module):
     """A layer whose weight and input can be rounded to fewer bits than 32: what all of them share.
 
-    A knob sets the precision: pattern n leaves 32/n bits. At 32 nothing is rounded. Below, the weight
+    A knob sets the precision: option n leaves 32/n bits. At 32 nothing is rounded. Below, the weight
     is on a symmetric grid for each output channel and the input on an asymmetric one for the whole
     tensor, whose range was learned (`InputRange`). Biases and sums stay floats.
 
-    A subclass keeps the pattern in `precision`, and says which of `input_ranges` a mode uses.
+    A subclass keeps the option in `precision`, and says which of `input_ranges` a mode uses.
     """
 
     weight: torch.Tensor
@@ -45,7 +45,7 @@ class PrecisionLayer(nn.Module):
 
     @property
     def bits(self) -> int:
-        """The bits of weights and inputs in the present pattern; 32 is floating point."""
+        """The bits of weights and inputs in the present option; 32 is floating point."""
         return FULL_BITS // self.precision
 
     @property
@@ -94,14 +94,14 @@ class PrecisionLayer(nn.Module):
         return row
 
     def to_plain(self) -> nn.Module:
-        """Return the layer of the present patterns, as `_behind_rounding` says."""
+        """Return the layer of the present options, as `_behind_rounding` says."""
         raise NotImplementedError
 
 
 class SwitchablePrecisionLayer(PrecisionLayer):
-    """A layer whose weight and input are rounded to as many bits as its pattern leaves them.
+    """A layer whose weight and input are rounded to as many bits as its option leaves them.
 
-    Pattern n leaves 32/n bits. At 32 it is the layer it was made from, to the bit.
+    Option n leaves 32/n bits. At 32 it is the layer it was made from, to the bit.
     """
 
     def _make_switchable(self, knob: Knob) -> None:
@@ -110,17 +110,17 @@ class SwitchablePrecisionLayer(PrecisionLayer):
         self._make_ranges(str(FULL_BITS // n) for n in knob.options if n > 1)
 
     @property
-    def pattern(self) -> int:
-        """The present pattern: n for 32/n bits."""
+    def option(self) -> int:
+        """The present option: n for 32/n bits."""
         return self.precision
 
-    def set_pattern(self, n: int) -> None:
-        """Run at 32/n bits from now on; a pattern the layer lacks is refused."""
+    def switch_to(self, n: int) -> None:
+        """Run at 32/n bits from now on; an option the layer lacks is refused."""
         self.knob.check(n)
         self.put_precision(n)
 
     def put_precision(self, n: int) -> None:
-        """Set a pattern that is known to be one of this layer's."""
+        """Set an option that is known to be one of this layer's."""
         self.__dict__["precision"] = n
 
     set_option = put_precision
@@ -160,12 +160,12 @@ class SwitchablePrecisionConv2d(SwitchablePrecisionLayer, nn.Conv2d):
     """A convolution in one of several precisions; grouped and depthwise ones as well.
 
     - `convolution`: the layer to take over; its parameters are shared, not copied.
-    - `knob`: its name and patterns; pattern n leaves 32/n bits.
+    - `knob`: its name and options; option n leaves 32/n bits.
 
     Input `(N, in, H, W)`, output `(N, out, H', W')` in every precision.
 
     >>> layer = SwitchablePrecisionConv2d(nn.Conv2d(4, 8, 3), Knob("conv", (1, 4)))
-    >>> layer.set_pattern(4)
+    >>> layer.switch_to(4)
     >>> layer.bits, layer(torch.ones(1, 4, 5, 5)).shape
     (8, torch.Size([1, 8, 3, 3]))
     """
@@ -178,7 +178,7 @@ class SwitchablePrecisionConv2d(SwitchablePrecisionLayer, nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolve in the present precision."""
-        if self.pattern == 1:
+        if self.option == 1:
             return super().forward(input)
         return self._conv_forward(*self._on_grids(input), self.bias)
 
@@ -194,12 +194,12 @@ class SwitchablePrecisionLinear(SwitchablePrecisionLayer, nn.Linear):
     """A dense layer in one of several precisions.
 
     - `linear`: the layer to take over; its parameters are shared, not copied.
-    - `knob`: its name and patterns; pattern n leaves 32/n bits.
+    - `knob`: its name and options; option n leaves 32/n bits.
 
     Input `(*, in)`, output `(*, out)` in every precision.
 
     >>> layer = SwitchablePrecisionLinear(nn.Linear(6, 4), Knob("fc", (1, 4, 8)))
-    >>> layer.set_pattern(8)
+    >>> layer.switch_to(8)
     >>> layer.bits, layer(torch.ones(3, 6)).shape
     (4, torch.Size([3, 4]))
     """
@@ -213,7 +213,7 @@ class SwitchablePrecisionLinear(SwitchablePrecisionLayer, nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply in the present precision."""
-        if self.pattern == 1:
+        if self.option == 1:
             return super().forward(input)
         return nn.functional.linear(*self._on_grids(input), self.bias)
 

@@ -26,7 +26,7 @@ class LayerWidth:
 class SlimmableLayer(nn.Module):
     """A layer of which the first inputs and outputs alone are enabled (Yu et al., 2019).
 
-    The widest pattern is the layer it was made from, to the bit. A narrower one multiplies by the
+    The widest option is the layer it was made from, to the bit. A narrower one multiplies by the
     corner `weight[:outputs, :inputs]` of the same weight, so that the widths nest.
     """
 
@@ -35,31 +35,31 @@ class SlimmableLayer(nn.Module):
 
     def _make_switchable(self, knob: Knob, widths: Mapping[int, LayerWidth], name: str) -> None:
         self.knob, self.name = knob, name
-        self.pattern = knob.options[0]
+        self.option = knob.options[0]
         self.widths = dict(widths)
 
     @property
     def width(self) -> LayerWidth:
-        """The channels of the present pattern."""
-        return self.widths[self.pattern]
+        """The channels of the present option."""
+        return self.widths[self.option]
 
-    def set_pattern(self, n: int) -> None:
-        """Run at the `n`-th width from now on; a pattern the layer lacks is refused."""
+    def switch_to(self, n: int) -> None:
+        """Run at the `n`-th width from now on; an option the layer lacks is refused."""
         self.knob.check(n)
         self.set_option(n)
 
     def set_option(self, n: int) -> None:
-        """Set a pattern that is known to be one of this layer's."""
-        self.__dict__["pattern"] = n
+        """Set an option that is known to be one of this layer's."""
+        self.__dict__["option"] = n
 
     def enabled(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the weight and the bias of the present pattern, as views."""
+        """Return the weight and the bias of the present option, as views."""
         width = self.width
         weight = self.weight[: width.outputs, : width.inputs // width.groups]
         return weight, None if self.bias is None else self.bias[: width.outputs]
 
     def enabled_entries(self) -> dict[str, torch.Tensor]:
-        """Return for each parameter which of its entries the present pattern uses."""
+        """Return for each parameter which of its entries the present option uses."""
         masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in self.named_parameters()}
         width = self.width
         masks["weight"][: width.outputs, : width.inputs // width.groups] = True
@@ -71,7 +71,7 @@ class SlimmableLayer(nn.Module):
         if inputs != self.width.inputs:
             raise ValueError(
                 f"{self.name!r} reads {self.width.inputs} channels at {self.knob.name}"
-                f" {self.knob.text(self.pattern)}, and was given {inputs}: the network fixes a number"
+                f" {self.knob.text(self.option)}, and was given {inputs}: the network fixes a number"
                 " of channels in its own code"
             )
 
@@ -86,20 +86,20 @@ class SlimmableLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Add the present width to what a layer tells."""
-        return f"{super().extra_repr()}, {self.knob.name}={self.knob.text(self.pattern)}"
+        return f"{super().extra_repr()}, {self.knob.name}={self.knob.text(self.option)}"
 
 
 class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
     """A convolution in one of several widths; depthwise and grouped ones run fewer groups.
 
     - `convolution`: the layer to take over; its parameters are shared, not copied.
-    - `knob`: its patterns; `widths`: the channels in each; `name`: what a refusal calls the layer.
+    - `knob`: its options; `widths`: the channels in each; `name`: what a refusal calls the layer.
 
     Input `(N, inputs, H, W)`, output `(N, outputs, H', W')` of the present width.
 
     >>> widths = {1: LayerWidth(4, 8), 2: LayerWidth(2, 4)}
     >>> layer = SlimmableConv2d(nn.Conv2d(4, 8, 3), Knob("width", (1, 2)), widths)
-    >>> layer.set_pattern(2)
+    >>> layer.switch_to(2)
     >>> layer(torch.ones(1, 2, 5, 5)).shape
     torch.Size([1, 4, 3, 3])
     """
@@ -119,7 +119,7 @@ class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolve in the present width."""
         self._check_inputs(input.shape[1])
-        if self.pattern == self.knob.options[0]:
+        if self.option == self.knob.options[0]:
             return super().forward(input)
         padding: Any = self.padding  # a size, or "same" or "valid"
         if self.padding_mode != "zeros":
@@ -146,13 +146,13 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
     """A dense layer in one of several widths.
 
     - `linear`: the layer to take over; its parameters are shared, not copied.
-    - `knob`: its patterns; `widths`: the features in each; `name`: what a refusal calls the layer.
+    - `knob`: its options; `widths`: the features in each; `name`: what a refusal calls the layer.
 
     Input `(*, inputs)`, output `(*, outputs)` of the present width.
 
     >>> widths = {1: LayerWidth(6, 5), 2: LayerWidth(3, 5)}
     >>> layer = SlimmableLinear(nn.Linear(6, 5), Knob("width", (1, 2)), widths)
-    >>> layer.set_pattern(2)
+    >>> layer.switch_to(2)
     >>> layer(torch.ones(2, 3)).shape
     torch.Size([2, 5])
     """
@@ -173,7 +173,7 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply in the present width."""
         self._check_inputs(input.shape[-1])
-        if self.pattern == self.knob.options[0]:
+        if self.option == self.knob.options[0]:
             return super().forward(input)
         return nn.functional.linear(input, *self.enabled())
 
@@ -188,30 +188,30 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
 class SlimmablePadding(nn.Module):
     """A module that ends by padding channels, of which a narrower network has fewer.
 
-    - `module`: it has no weights. `cuts`: for each pattern, how many channels are too many before
+    - `module`: it has no weights. `cuts`: for each option, how many channels are too many before
       and behind. `axis`: the padded dimension, -1 to -3.
     """
 
     def __init__(self, module: nn.Module, cuts: Mapping[int, tuple[int, int]], axis: int) -> None:
         super().__init__()
         self.module, self.cuts, self.axis = module, dict(cuts), axis
-        self.pattern = next(iter(self.cuts))
+        self.option = next(iter(self.cuts))
         self.training = module.training
 
     def set_option(self, n: int) -> None:
-        """Set a pattern that is known to be one of this module's."""
-        self.__dict__["pattern"] = n
+        """Set an option that is known to be one of this module's."""
+        self.__dict__["option"] = n
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Run the module, and cut off what is too many."""
         output = self.module(input)
-        before, behind = self.cuts[self.pattern]
+        before, behind = self.cuts[self.option]
         size = output.shape[self.axis] - before - behind
         return output.narrow(self.axis, before, size) if before or behind else output
 
     def to_plain(self) -> nn.Module:
         """Return the module, and behind it the standard layer that pads by less than nothing."""
-        before, behind = self.cuts[self.pattern]
+        before, behind = self.cuts[self.option]
         if not before and not behind:
             return self.module
         # torch's layer for volumes pads the last three dimensions: of maps the channels as well.

@@ -16,11 +16,11 @@ from wenable.layers.batch_norm import (
 
 
 class SlimmableBatchNorm(SwitchableBatchNorm):
-    """A batch norm over the first channels of its input, as many as the pattern says.
+    """A batch norm over the first channels of its input, as many as the option says.
 
     - `norm`: the batch norm to take over; its parameters are shared, not copied.
-    - `features`: pattern -> how many channels, the widest pattern 1 first.
-    - `private`: whether every pattern has an affine and running averages of its own (switchable
+    - `features`: option -> how many channels, the widest option 1 first.
+    - `private`: whether every option has an affine and running averages of its own (switchable
       batch norm, Yu et al., 2019). Otherwise all share one affine, of which they use the first
       part; the running averages are those of the widest, and any other has its statistics from
       calibration (Yu and Huang, 2019, section 3.2).
@@ -36,7 +36,7 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
     ) -> None:
         super().__init__(norm)
         self.name = name
-        self.patterns = tuple(features)
+        self.options = tuple(features)
         self.features = dict(features)
         if private:
             self.by_pattern = nn.ModuleDict(
@@ -45,17 +45,17 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
 
     @property
     def present_features(self) -> int:
-        """How many channels the present pattern has."""
-        return self.features[self.slice_patterns[0]]
+        """How many channels the present option has."""
+        return self.features[self.slice_options[0]]
 
     def _copy(
-        self, pattern: int = 1, features: int | None = None
+        self, option: int = 1, features: int | None = None
     ) -> nn.modules.batchnorm._BatchNorm:
-        return super()._copy(pattern, self.features[pattern] if features is None else features)
+        return super()._copy(option, self.features[option] if features is None else features)
 
-    def of_pattern(self, n: int) -> nn.modules.batchnorm._BatchNorm:
-        """Return the batch norm whose parameters pattern `n` uses: this one where all share them."""
-        return super().of_pattern(n) if str(n) in self.by_pattern._modules else self
+    def of_option(self, n: int) -> nn.modules.batchnorm._BatchNorm:
+        """Return the batch norm whose parameters option `n` uses: this one where all share them."""
+        return super().of_option(n) if str(n) in self.by_pattern._modules else self
 
     def _present(self, name: str) -> torch.Tensor | None:
         tensor = super()._present(name)
@@ -64,9 +64,9 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
         return tensor[: self.present_features]
 
     def enabled_entries(self) -> dict[str, torch.Tensor]:
-        """Return for each parameter which of its entries the present pattern uses."""
-        n = self.slice_patterns[0]
-        own = "" if self.of_pattern(n) is self else f"by_pattern.{n}."
+        """Return for each parameter which of its entries the present option uses."""
+        n = self.slice_options[0]
+        own = "" if self.of_option(n) is self else f"by_pattern.{n}."
         masks = {}
         for name, parameter in self.named_parameters():
             used = name.rpartition(".")[0] == own.removesuffix(".")
@@ -78,15 +78,15 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
         return self._present("weight"), self._present("bias")
 
     def normalise(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise a batch of shape `(N, present_features, *)` in the present pattern."""
-        n = self.slice_patterns[0]
+        """Normalise a batch of shape `(N, present_features, *)` in the present option."""
+        n = self.slice_options[0]
         if x.shape[1] != self.present_features:
             raise ValueError(
                 f"{self.name!r} normalises {self.present_features} of its {self.num_features}"
                 f" channels in the present mode, and was given {x.shape[1]}: the network fixes a"
                 " number of channels in its own code"
             )
-        own = n == 1 or self.of_pattern(n) is not self
+        own = n == 1 or self.of_option(n) is not self
         if (
             own
             or self.collecting is not None
@@ -106,7 +106,7 @@ class SlimmableBatchNorm2d(SlimmableBatchNorm, SwitchableBatchNorm2d):
     """`torch.nn.BatchNorm2d` in several widths: `(N, features, H, W)`.
 
     >>> norm = SlimmableBatchNorm2d(nn.BatchNorm2d(8), {1: 8, 2: 4}, private=True)
-    >>> norm.set_pattern(2)
+    >>> norm.switch_to(2)
     >>> norm(torch.ones(2, 4, 3, 3)).shape, norm.to_plain().num_features
     (torch.Size([2, 4, 3, 3]), 4)
     """

@@ -1,4 +1,4 @@
-"""What the weight-enabled layers share: their pattern, its packed weight, the shuffle before it."""
+"""What the weight-enabled layers share: their option, its packed weight, the shuffle before it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.core.knob import Knob, pattern_text
+from wenable.core.knob import Knob, share_text
 from wenable.layers.blocks import diagonal_blocks
-from wenable.layers.executions import DENSE, GROUPED, merges
+from wenable.layers.implementations import DENSE, GROUPED, merges
 from wenable.layers.permutation import is_identity_shuffle, shuffle_permutation
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """The enabled blocks of one pattern, and which state of the weight they were cut from.
+    """The enabled blocks of one option, and which state of the weight they were cut from.
 
     - `version`, `address`: torch's count of the writes to the weight, and where it lay.
     - `source`: shares the weight's memory; while it is held no other weight can have that address.
@@ -32,10 +32,10 @@ class Packed:
 class WeightEnabled(nn.Module):
     """A layer of which only the diagonal blocks of the weight are enabled (WeNet, section III).
 
-    A subclass has `weight` of shape `(out, in, *kernel)`. Setting a pattern costs an attribute
+    A subclass has `weight` of shape `(out, in, *kernel)`. Setting an option costs an attribute
     assignment. While gradients are wanted the blocks are cut from the one weight in every forward
     pass. Without (`torch.no_grad`, `torch.inference_mode`) they are packed at the first use of a
-    pattern and kept, 1/n of the weight for pattern 1/n: for 2, 4, 8 and 16 together 15/16 of it.
+    option and kept, 1/n of the weight for option 1/n: for 2, 4, 8 and 16 together 15/16 of it.
 
     What changes the weight drops what was packed: optimizers, `load_state_dict`, `to`, and `train`
     and `eval` where they change something. Only a write through `.data` or numpy goes unseen, until
@@ -49,7 +49,7 @@ class WeightEnabled(nn.Module):
 
     def _make_switchable(self, knob: Knob, shuffle_groups: int) -> None:
         self.knob = knob
-        self.pattern = 1
+        self.option = 1
         self.shuffle_groups = shuffle_groups
         inputs = self.weight.shape[1]
         order = None
@@ -59,66 +59,66 @@ class WeightEnabled(nn.Module):
         # Not in the state dict: it follows from `shuffle_groups`, and names must stay as they were.
         self.register_buffer("input_order", order, persistent=False)
         self.packed: dict[int, Packed] = {}
-        self.executions: dict[int, str] = {}
+        self.implementations: dict[int, str] = {}
 
-    def set_pattern(self, n: int) -> None:
-        """Run as `n` independent groups from now on; a pattern the layer lacks is refused."""
+    def switch_to(self, n: int) -> None:
+        """Run as `n` independent groups from now on; an option the layer lacks is refused."""
         self.knob.check(n)
         self.set_option(n)
 
     def set_option(self, n: int) -> None:
-        """Set a pattern that is known to be one of this layer's."""
+        """Set an option that is known to be one of this layer's."""
         # A module's own `__setattr__` looks through its parameters first, fifty times a switch.
-        self.__dict__["pattern"] = n
+        self.__dict__["option"] = n
 
-    def executions_of(self, n: int) -> tuple[str, ...]:
-        """Return the ways in which pattern `n` can be computed while training, as written first."""
+    def implementations_of(self, n: int) -> tuple[str, ...]:
+        """Return the ways in which option `n` can be computed while training, as written first."""
         return (GROUPED,) if n == 1 else (GROUPED, *merges(n, self.knob.options), DENSE)
 
-    def use_executions(self, executions: Mapping[int, str]) -> None:
-        """Compute these patterns in these ways while gradients are wanted, the others as written.
+    def use_implementations(self, implementations: Mapping[int, str]) -> None:
+        """Compute these options in these ways while gradients are wanted, the others as written.
 
         All ways compute the same function, but for rounding. Without gradients a layer is computed
-        as written, as `extract` writes it. Raises `ValueError` for a way that a pattern lacks.
+        as written, as `extract` writes it. Raises `ValueError` for a way that an option lacks.
         """
-        for n, execution in executions.items():
+        for n, implementation in implementations.items():
             self.knob.check(n)
-            if execution not in self.executions_of(n):
+            if implementation not in self.implementations_of(n):
                 raise ValueError(
-                    f"{execution!r} is no execution of pattern {pattern_text(n)} of"
-                    f" {self.knob.name!r}; allowed: {', '.join(self.executions_of(n))}"
+                    f"{implementation!r} is no implementation of option {share_text(n)} of"
+                    f" {self.knob.name!r}; allowed: {', '.join(self.implementations_of(n))}"
                 )
-        self.executions = dict(executions)
+        self.implementations = dict(implementations)
 
-    def present_execution(self) -> str:
+    def present_implementation(self) -> str:
         """Return how the next forward pass is computed."""
-        if not self.executions or not torch.is_grad_enabled():
+        if not self.implementations or not torch.is_grad_enabled():
             return GROUPED
-        return self.executions.get(self.pattern, GROUPED)
+        return self.implementations.get(self.option, GROUPED)
 
     def enabled_weight(self) -> torch.Tensor:
-        """Return the blocks of the present pattern as this layer multiplies by them."""
+        """Return the blocks of the present option as this layer multiplies by them."""
         weight = self.weight
         # A compiler must see the blocks being cut.
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._pack(weight)
-        kept = self.packed.get(self.pattern)
+        kept = self.packed.get(self.option)
         if kept is not None:
             if kept.version == weight._version and kept.address == weight.data_ptr():
                 return kept.blocks
-            self.drop_packed()  # what one pattern missed, the others missed as well
+            self.drop_packed()  # what one option missed, the others missed as well
         # A weight put in for one call (`functional_call`) is not a parameter.
         if type(weight) is not nn.Parameter or weight.is_inference():
             return self._pack(weight)
         # Contiguous, or the kernel would make it so in every pass.
         blocks = self._pack(weight).detach().contiguous(memory_format=_memory_format(weight))
         kept = Packed(blocks, weight.detach(), weight._version, weight.data_ptr())
-        self.packed[self.pattern] = kept
+        self.packed[self.option] = kept
         return blocks
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """Cut the blocks of the present pattern out of the weight."""
-        return diagonal_blocks(weight, self.pattern, self._present_order)
+        """Cut the blocks of the present option out of the weight."""
+        return diagonal_blocks(weight, self.option, self._present_order)
 
     def _as_used(self, weight: torch.Tensor, outputs: tuple[int, ...] = (0,)) -> torch.Tensor:
         """Return enabled weights as they are multiplied by; a layer of several precisions rounds them.
@@ -158,20 +158,20 @@ class WeightEnabled(nn.Module):
 
     @property
     def shuffles(self) -> bool:
-        """Whether the input is shuffled in the present pattern: never when fully enabled."""
-        return self.reads_shuffled and self.pattern > 1
+        """Whether the input is shuffled in the present option: never when fully enabled."""
+        return self.reads_shuffled and self.option > 1
 
     @property
     def _present_order(self) -> torch.Tensor | None:
-        return self.input_order if self.pattern > 1 else None
+        return self.input_order if self.option > 1 else None
 
     def to_plain(self) -> nn.Module:
-        """Return standard torch layers, with weights of their own, for the present pattern."""
+        """Return standard torch layers, with weights of their own, for the present option."""
         raise TypeError("use WeightEnabledConv2d or WeightEnabledLinear")
 
     def _copy_enabled_weights(self, plain: nn.Module) -> None:
         with torch.no_grad():
-            blocks = diagonal_blocks(self.weight, self.pattern, self._present_order)
+            blocks = diagonal_blocks(self.weight, self.option, self._present_order)
             weight = plain.get_parameter("weight")
             weight.copy_(blocks.view_as(weight))
             weight.requires_grad_(self.weight.requires_grad)
@@ -191,9 +191,9 @@ class WeightEnabled(nn.Module):
         row.__dict__["weight"] = weight  # shown and not registered: it has its name already
         return row
 
-    def _patterns_repr(self) -> str:
-        patterns = ", ".join(map(pattern_text, self.knob.options))
-        return f"pattern={pattern_text(self.pattern)} of ({patterns})"
+    def _options_repr(self) -> str:
+        options = ", ".join(map(share_text, self.knob.options))
+        return f"option={share_text(self.option)} of ({options})"
 
 
 def _memory_format(weight: torch.Tensor) -> torch.memory_format:

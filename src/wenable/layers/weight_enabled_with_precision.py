@@ -18,9 +18,9 @@ from wenable.layers.weight_enabled import WeightEnabled
 class WeightEnabledWithPrecision(WeightEnabled, PrecisionLayer):
     """A weight-enabled layer whose enabled blocks and input are rounded to fewer bits.
 
-    It has two patterns: `pattern`, its number of groups, and `precision`, where n leaves 32/n bits.
-    The scale of an output is that of the weights it has enabled: what a pattern leaves out takes no
-    part. The range of the input is kept for each pair of patterns, since with fewer weights enabled
+    It has two options: `option`, its number of groups, and `precision`, where n leaves 32/n bits.
+    The scale of an output is that of the weights it has enabled: what an option leaves out takes no
+    part. The range of the input is kept for each pair of options, since with fewer weights enabled
     before this layer, its input is often smaller.
     """
 
@@ -40,7 +40,7 @@ class WeightEnabledWithPrecision(WeightEnabled, PrecisionLayer):
         self.__dict__["precision"] = n
 
     def _range_key(self, mode: Mapping[str, int] | None) -> str | None:
-        n = self.pattern if mode is None else mode[self.knob.name]
+        n = self.option if mode is None else mode[self.knob.name]
         precision = self.precision if mode is None else mode[self.precision_knob.name]
         return None if precision == 1 else _key(FULL_BITS // precision, n)
 
@@ -65,13 +65,13 @@ class WeightEnabledConv2dWithPrecision(WeightEnabledWithPrecision, WeightEnabled
     """A convolution that runs as `n` groups of channels, in one of several precisions.
 
     - `convolution`, `knob`, `shuffle_groups`: as of `WeightEnabledConv2d`.
-    - `precision_knob`: its name and patterns; pattern n leaves 32/n bits.
+    - `precision_knob`: its name and options; option n leaves 32/n bits.
 
-    Input `(N, in, H, W)`, output `(N, out, H', W')` in every pattern.
+    Input `(N, in, H, W)`, output `(N, out, H', W')` in every option.
 
     >>> groups, precision = Knob("conv", (1, 2, 4)), Knob("precision", (1, 4))
     >>> layer = WeightEnabledConv2dWithPrecision(nn.Conv2d(4, 8, 3), groups, 1, precision)
-    >>> layer.set_pattern(2)
+    >>> layer.switch_to(2)
     >>> layer.set_precision(4)
     >>> layer.bits, layer(torch.ones(1, 4, 5, 5)).shape
     (8, torch.Size([1, 8, 3, 3]))
@@ -88,7 +88,7 @@ class WeightEnabledConv2dWithPrecision(WeightEnabledWithPrecision, WeightEnabled
         if self.precision == 1:
             return super().forward(input)
         input = self._rounded_input(input)
-        if self.pattern == 1:
+        if self.option == 1:
             return self._convolve(input, self._as_used(self.weight), 1)
         return super().forward(input)
 
@@ -97,9 +97,9 @@ class WeightEnabledLinearWithPrecision(WeightEnabledWithPrecision, WeightEnabled
     """A dense layer that runs as `n` groups of neurons, in one of several precisions.
 
     - `linear`, `knob`, `shuffle_groups`, `dimensions`: as of `WeightEnabledLinear`.
-    - `precision_knob`: its name and patterns; pattern n leaves 32/n bits.
+    - `precision_knob`: its name and options; option n leaves 32/n bits.
 
-    Input `(*, in)`, output `(*, out)` in every pattern.
+    Input `(*, in)`, output `(*, out)` in every option.
 
     >>> groups, precision = Knob("fc", (1, 2)), Knob("precision", (1, 4))
     >>> layer = WeightEnabledLinearWithPrecision(nn.Linear(6, 4), groups, 1, 2, precision)
@@ -124,7 +124,7 @@ class WeightEnabledLinearWithPrecision(WeightEnabledWithPrecision, WeightEnabled
         if self.precision == 1:
             return super().forward(input)
         input = self._rounded_input(input)
-        if self.pattern == 1:
+        if self.option == 1:
             return nn.functional.linear(input, self._as_used(self.weight), self.bias)
         return super().forward(input)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import fx, nn
 
 from wenable.core.space import Knob, Space
-from wenable.graph import Graph, Product
+from wenable.graph import Product, TracedGraph
 from wenable.layers.exits import ExitPoint, with_exit, without_exit
 from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 
@@ -73,7 +73,7 @@ class EarlyExits:
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
-    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return the exits of a traced network, and what each mode runs.
 
         Raises `ValueError` for an exit that the network lacks, that is not reached, or that writes
@@ -84,7 +84,7 @@ class EarlyExits:
             raise ValueError(f"the network's output (of shape {shape}) must be (N, classes)")
         for name in self.exits:
             _check_exit(name, model, graph)
-        # From the end of the network: the position in this row is the pattern.
+        # From the end of the network: the position in this row is the option.
         row = ["", *sorted(self.exits, key=lambda name: -graph.ends[name].position)]
         labels = (END, *row[1:])
         knob = Knob(KNOB, tuple(range(1, len(row) + 1)), labels=labels)
@@ -112,7 +112,7 @@ class EarlyExits:
         )
 
 
-def _check_exit(name: str, model: nn.Module, graph: Graph) -> None:
+def _check_exit(name: str, model: nn.Module, graph: TracedGraph) -> None:
     try:
         model.get_submodule(name)
     except AttributeError:
@@ -141,9 +141,14 @@ def _module_of(product: Product, modules: Mapping[str, int]) -> str:
 
 
 def _of_trunk(
-    name: str, module: nn.Module, own: Mapping[str, int], row: list[str], knob: Knob, graph: Graph
+    name: str,
+    module: nn.Module,
+    own: Mapping[str, int],
+    row: list[str],
+    knob: Knob,
+    graph: TracedGraph,
 ) -> SwitchableLayer:
-    """Return what a module costs in each pattern: all that it runs up to the exit."""
+    """Return what a module costs in each option: all that it runs up to the exit."""
     products = [each for each in graph.products if _module_of(each, own) == name]
     stops = [graph.ends[end].position for end in row]
     macs = [sum(each.macs for each in products if each.position <= stop) for stop in stops]
@@ -156,35 +161,35 @@ def _of_trunk(
         name=name,
         knob=knob.name,
         kind=type(module).__name__,
-        patterns=knob.options,
+        options=knob.options,
         inputs=shape[1] if len(shape) > 1 else shape[0],
         outputs=shape[0],
         macs=macs[0],
         weights=weights,
         shuffle=None,
-        macs_by_pattern=macs,
-        weights_by_pattern=tuple(weights if end <= stop else 0 for stop in stops),
+        macs_by_option=macs,
+        weights_by_option=tuple(weights if end <= stop else 0 for stop in stops),
     )
 
 
 def _of_branch(name: str, point: nn.Module, knob: Knob) -> SwitchableLayer:
-    """Return what a branch costs: its weights in one pattern, nothing in any other."""
+    """Return what a branch costs: its weights in one option, nothing in any other."""
     assert isinstance(point, ExitPoint)
     classes, channels = point.exit_weight.shape
-    taken = [n == point.exit_pattern for n in knob.options]
+    taken = [n == point.exit_option for n in knob.options]
     weights = point.exit_weight.numel() + point.exit_bias.numel()
     return SwitchableLayer(
         name=f"{name}.exit",
         knob=knob.name,
         kind="branch",
-        patterns=knob.options,
+        options=knob.options,
         inputs=channels,
         outputs=classes,
         macs=0,
         weights=0,
         shuffle=None,
-        macs_by_pattern=tuple(classes * channels if each else 0 for each in taken),
-        weights_by_pattern=tuple(weights if each else 0 for each in taken),
+        macs_by_option=tuple(classes * channels if each else 0 for each in taken),
+        weights_by_option=tuple(weights if each else 0 for each in taken),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which batch norms follow which knobs: what all methods with a norm for each pattern share."""
+"""Which batch norms follow which knobs: what all methods with a norm for each option share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from wenable.core.space import Knob
-from wenable.graph import Graph, Slice
+from wenable.graph import Slice, TracedGraph
 from wenable.layers.batch_norm import (
     SwitchableBatchNorm,
     SwitchableBatchNorm1d,
@@ -24,7 +24,7 @@ from wenable.methods.plan import KnobTarget
 
 
 def switchable_norms(
-    model: nn.Module, graph: Graph, knobs: Mapping[str, Knob], otherwise: Knob | None = None
+    model: nn.Module, graph: TracedGraph, knobs: Mapping[str, Knob], otherwise: Knob | None = None
 ) -> tuple[dict[str, nn.Module], dict[str, tuple[KnobTarget, ...]]]:
     """Return a switchable norm for every batch norm, and what each knob sets.
 
@@ -45,16 +45,16 @@ def switchable_norms(
         slices = _slices(name, module, graph)
         keys = [knobs.get(part.single_producer or "", otherwise) for part in slices]
         keys = keys or [otherwise]
-        patterns = {n for knob in keys if knob for n in knob.options} | {1}
+        options = {n for knob in keys if knob for n in knob.options} | {1}
         widths = tuple(part.width for part in slices) if len(slices) > 1 else ()
-        replacements[name] = _switchable_norm(module, tuple(sorted(patterns)), widths)
+        replacements[name] = _switchable_norm(module, tuple(sorted(options)), widths)
         for part, knob in enumerate(keys):
             if knob:
                 followers[knob.name].append(KnobTarget(name, part if widths else None))
     return replacements, {name: tuple(each) for name, each in followers.items()}
 
 
-def known_norms(model: nn.Module, graph: Graph) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+def known_norms(model: nn.Module, graph: TracedGraph) -> dict[str, nn.modules.batchnorm._BatchNorm]:
     """Return every batch norm with running statistics, by qualified name.
 
     Raises `ValueError` for one that cannot be calibrated: of a class that is not known, with hooks,
@@ -76,7 +76,7 @@ def known_norms(model: nn.Module, graph: Graph) -> dict[str, nn.modules.batchnor
     return found
 
 
-def _check_norm(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> None:
+def _check_norm(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: TracedGraph) -> None:
     if not all(call.direct for call in graph.norms if call.module == name):
         raise ValueError(
             f"the statistics of batch norm {name!r} are used by another module, past its own"
@@ -100,25 +100,27 @@ def _kind(norm: nn.Module) -> str | None:
     return "BatchNormAct2d" if type(norm).__name__ == "BatchNormAct2d" else None
 
 
-def _slices(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: Graph) -> tuple[Slice, ...]:
+def _slices(
+    name: str, norm: nn.modules.batchnorm._BatchNorm, graph: TracedGraph
+) -> tuple[Slice, ...]:
     """Return the slices of channels that a norm reads; none where it can follow no layer."""
     calls = [call for call in graph.norms if call.module == name]
     # One that is called twice has no single input. Without momentum it averages over all batches
-    # it ever saw, which slices in different patterns do not share.
+    # it ever saw, which slices in different options do not share.
     if len(calls) != 1 or calls[0].input is None or norm.momentum is None:
         return ()
     return calls[0].input.slices
 
 
 def _switchable_norm(
-    norm: nn.modules.batchnorm._BatchNorm, patterns: tuple[int, ...], widths: tuple[int, ...]
+    norm: nn.modules.batchnorm._BatchNorm, options: tuple[int, ...], widths: tuple[int, ...]
 ) -> SwitchableBatchNorm:
     classes = {
         "BatchNorm1d": SwitchableBatchNorm1d,
         "BatchNorm2d": SwitchableBatchNorm2d,
         "BatchNormAct2d": SwitchableBatchNormAct2d,
     }
-    return classes[_kind(norm) or ""](norm, patterns, widths)
+    return classes[_kind(norm) or ""](norm, options, widths)
 
 
 def slimmable_norm(

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 from torch import nn
 
 from wenable.core.space import Space
-from wenable.graph import Graph
+from wenable.graph import TracedGraph
 from wenable.layers.permutation import is_identity_shuffle
 
 
 @dataclass(frozen=True, slots=True)
 class KnobTarget:
-    """A module that a knob sets by its `set_pattern`, by qualified name.
+    """A module that a knob sets by its `switch_to`, by qualified name.
 
     - `part`: only one slice of its channels.
     - `setter`: the method that sets it, for a module that two knobs set.
@@ -41,26 +41,26 @@ class Shuffle:
 
 @dataclass(frozen=True, slots=True)
 class SwitchableLayer:
-    """A layer that switches: its knob, its sizes, its cost in the full pattern, and its shuffle.
+    """A layer that switches: its knob, its sizes, its cost in the full option, and its shuffle.
 
     `macs` are for one example at the traced size; `weights` counts its weight without the bias.
-    Pattern 1/n costs 1/n of both, unless `macs_by_pattern` and `weights_by_pattern` say otherwise,
-    in the order of `patterns`; `bits_by_pattern` are those of weights and inputs, where not 32.
-    Where its precision has a knob of its own, that is `precision_knob`; pattern n leaves 32/n bits.
+    Option 1/n costs 1/n of both, unless `macs_by_option` and `weights_by_option` say otherwise,
+    in the order of `options`; `bits_by_option` are those of weights and inputs, where not 32.
+    Where its precision has a knob of its own, that is `precision_knob`; option n leaves 32/n bits.
     """
 
     name: str
     knob: str
     kind: str
-    patterns: tuple[int, ...]
+    options: tuple[int, ...]
     inputs: int
     outputs: int
     macs: int
     weights: int
     shuffle: Shuffle | None
-    macs_by_pattern: tuple[int, ...] = ()
-    weights_by_pattern: tuple[int, ...] = ()
-    bits_by_pattern: tuple[int, ...] = ()
+    macs_by_option: tuple[int, ...] = ()
+    weights_by_option: tuple[int, ...] = ()
+    bits_by_option: tuple[int, ...] = ()
     precision_knob: str = ""
 
     @property
@@ -69,15 +69,15 @@ class SwitchableLayer:
         return (self.knob, self.precision_knob) if self.precision_knob else (self.knob,)
 
     def macs_at(self, n: int) -> int:
-        """Return the multiply-accumulates in pattern `n`, for one example."""
-        if self.macs_by_pattern:
-            return self.macs_by_pattern[self.patterns.index(n)]
+        """Return the multiply-accumulates in option `n`, for one example."""
+        if self.macs_by_option:
+            return self.macs_by_option[self.options.index(n)]
         return self.macs // n
 
     def weights_at(self, n: int) -> int:
-        """Return how many weights pattern `n` enables."""
-        if self.weights_by_pattern:
-            return self.weights_by_pattern[self.patterns.index(n)]
+        """Return how many weights option `n` enables."""
+        if self.weights_by_option:
+            return self.weights_by_option[self.options.index(n)]
         return self.weights // n
 
     def bits_in(self, mode: Mapping[str, int]) -> int:
@@ -85,7 +85,7 @@ class SwitchableLayer:
         if self.precision_knob:
             return 32 // mode[self.precision_knob]
         n = mode[self.knob]
-        return self.bits_by_pattern[self.patterns.index(n)] if self.bits_by_pattern else 32
+        return self.bits_by_option[self.options.index(n)] if self.bits_by_option else 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Method(Protocol):
     One whose modes a bundle can hold says so by an attribute, `fits_bundle = True`.
     """
 
-    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return how `model`, a copy that may be taken apart, becomes dynamic.
 
         Raises `ValueError` where nothing in it can be switched.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from wenable.core.space import Knob, Space
-from wenable.graph import Graph, LayerCall
+from wenable.graph import LayerCall, TracedGraph
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.quantization import FULL_BITS
 from wenable.methods.norms import has_hooks, switchable_norms
@@ -40,9 +40,9 @@ class SwitchablePrecision:
     for an engine that multiplies 8-bit integers; no engine here multiplies fewer bits.
 
     Raises `ValueError` for other bits or an unknown `tie`; and when it meets a network, for a name
-    pattern that fits none of its layers.
+    option that fits none of its layers.
 
-    >>> SwitchablePrecision(bits=(32, 8, 4)).patterns
+    >>> SwitchablePrecision(bits=(32, 8, 4)).options
     (1, 4, 8)
 
     Source: Guerra et al., Switchable Precision Neural Networks (2020, arXiv:2002.02815), with the
@@ -71,13 +71,13 @@ class SwitchablePrecision:
             raise ValueError(f"`tie` (={self.tie!r}) is unknown; allowed: 'network', 'none'")
 
     @property
-    def patterns(self) -> tuple[int, ...]:
+    def options(self) -> tuple[int, ...]:
         """The options of a knob: n for 32/n bits."""
         return tuple(FULL_BITS // bits for bits in self.bits)
 
     def knob(self, name: str) -> Knob:
         """Return a knob of the bits offered, which are written as `8-bit`."""
-        return Knob(name, self.patterns, labels=tuple(f"{bits}-bit" for bits in self.bits))
+        return Knob(name, self.options, labels=tuple(f"{bits}-bit" for bits in self.bits))
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values."""
@@ -104,7 +104,7 @@ class SwitchablePrecision:
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
-    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return which layers of a traced network switch, with their norms.
 
         Raises `ValueError` where no layer can be switched, for a batch norm of a class that is not
@@ -144,7 +144,7 @@ class SwitchablePrecision:
             method=self,
         )
 
-    def _refusal(self, name: str, layer: nn.Module, call: LayerCall, graph: Graph) -> str:
+    def _refusal(self, name: str, layer: nn.Module, call: LayerCall, graph: TracedGraph) -> str:
         """Return why a layer stays in floating point, or an empty text."""
         plain = type(layer) in (nn.Conv2d, nn.Linear) and not parametrization(layer)
         if not plain or name in graph.computed_weights:
@@ -153,7 +153,7 @@ class SwitchablePrecision:
             return "has its weight used by another module, past its own forward"
         if has_hooks(layer):
             return "has hooks, which would be lost"
-        if any(fnmatchcase(name, pattern) for pattern in self.exclude):
+        if any(fnmatchcase(name, glob) for glob in self.exclude):
             return "is among `exclude`"
         if not self.first_and_last and name == graph.layers[0].module:
             return "is the first layer; `first_and_last=True` switches it"
@@ -162,12 +162,12 @@ class SwitchablePrecision:
         return ""
 
 
-def _check_names(patterns: tuple[str, ...], names: tuple[str, ...]) -> None:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+def _check_names(globs: tuple[str, ...], names: tuple[str, ...]) -> None:
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
             few = ", ".join(map(repr, names[:4]))
             raise ValueError(
-                f"`exclude` names {pattern!r}, which fits no layer of the network; its {len(names)}"
+                f"`exclude` names {glob!r}, which fits no layer of the network; its {len(names)}"
                 f" layers with weights are {few}, ..."
             )
 
@@ -185,14 +185,14 @@ def _describe(name: str, layer: nn.Module, knob: Knob, macs: int) -> SwitchableL
         name=name,
         knob=knob.name,
         kind="convolution" if isinstance(layer, nn.Conv2d) else "dense",
-        patterns=knob.options,
+        options=knob.options,
         inputs=weight.shape[1],
         outputs=weight.shape[0],
         macs=macs,
         weights=weight.numel(),
         shuffle=None,
         # As many products and weights in every precision; only narrower.
-        macs_by_pattern=(macs,) * len(knob.options),
-        weights_by_pattern=(weight.numel(),) * len(knob.options),
-        bits_by_pattern=tuple(FULL_BITS // n for n in knob.options),
+        macs_by_option=(macs,) * len(knob.options),
+        weights_by_option=(weight.numel(),) * len(knob.options),
+        bits_by_option=tuple(FULL_BITS // n for n in knob.options),
     )

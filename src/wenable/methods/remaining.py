@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from wenable.graph import Graph, weight_hooks
+from wenable.graph import TracedGraph, weight_hooks
 from wenable.methods.plan import LeftAlone
 
 # Modules with a weight; all but the tables multiply with it.
@@ -24,7 +24,7 @@ _WITH_WEIGHTS = (
 _SPELLED = frozenset("LSTM LSTMCell RNN RNNCell".split())
 
 
-def remaining(model: nn.Module, graph: Graph, known: Iterable[str]) -> list[LeftAlone]:
+def remaining(model: nn.Module, graph: TracedGraph, known: Iterable[str]) -> list[LeftAlone]:
     """Return what multiplies in a network besides the layers that a method knows, in execution order.
 
     Those are layers of other kinds, parametrized ones, parameters that a module's own code
@@ -50,7 +50,7 @@ def remaining(model: nn.Module, graph: Graph, known: Iterable[str]) -> list[Left
     return found
 
 
-def why(name: str, module: nn.Module, graph: Graph) -> str:
+def why(name: str, module: nn.Module, graph: TracedGraph) -> str:
     """Return why a module with a weight is not one of the layers that switch.
 
     Empty for a convolution of two dimensions or a dense layer, as far as can be told from its kind.
@@ -89,7 +89,7 @@ def kind_of(module: nn.Module) -> str:
     return "dense" if isinstance(module, nn.Linear) else type(module).__name__
 
 
-def _of_parameter(name: str, model: nn.Module, graph: Graph) -> LeftAlone:
+def _of_parameter(name: str, model: nn.Module, graph: TracedGraph) -> LeftAlone:
     owner = model.get_submodule(name.rpartition(".")[0])
     what = "parameter" if name in dict(model.named_parameters()) else "buffer"
     operations = [each.operation for each in graph.products if each.owner == name]

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from wenable.core.space import Knob, Space
-from wenable.graph import Graph, LayerCall, Origin, call_counts, shared_modules
+from wenable.graph import LayerCall, Origin, TracedGraph, call_counts, shared_modules
 from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.linear import WeightEnabledLinear
 from wenable.methods.norms import has_hooks, switchable_norms
 from wenable.methods.plan import LeftAlone, Plan, Shuffle, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining, why
 
-ShufflePolicy = Literal["first", "all", "none"]
+ShufflePlacement = Literal["first", "all", "none"]
 Chosen: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 
@@ -28,8 +28,8 @@ Chosen: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 class WeightEnabling:
     """Make layers switchable between numbers of independent groups (WeNet, section III).
 
-    - `groups`: the patterns offered, a chain of divisors from 1: each divides the next, so that the
-      blocks of a finer pattern lie inside those of a coarser one.
+    - `groups`: the options offered, a chain of divisors from 1: each divides the next, so that the
+      blocks of a finer option lie inside those of a coarser one.
     - `shuffle`: which layers read their input shuffled. `"first"`: in each block the first layer
       that reads another switchable layer of the block (behind the first 1x1 convolution of a
       bottleneck, as in section IV-B); `"all"`: every layer that reads what another switchable
@@ -40,7 +40,7 @@ class WeightEnabling:
       that read its output, switch too.
     - `only`, `exclude`: the layers to switch, or not to: name patterns as `"layer4.*"`, one or
       several, or a function of a layer's name and module.
-    - `groups_of`: other patterns for some layers, as `{"layer1.*": (1, 2)}`; the last match counts.
+    - `groups_of`: other options for some layers, as `{"layer1.*": (1, 2)}`; the last match counts.
     - `tie`: `"block"` gives the layers of a block one knob, named like the block, so that they run
       at the same n.
 
@@ -54,7 +54,7 @@ class WeightEnabling:
     fits_bundle: ClassVar[bool] = True
 
     groups: tuple[int, ...] = (1, 2, 4, 8, 16)
-    shuffle: ShufflePolicy = "first"
+    shuffle: ShufflePlacement = "first"
     classifier: bool = False
     attention: bool = False
     only: Chosen | None = None
@@ -75,9 +75,9 @@ class WeightEnabling:
             _check_groups(chain)
         if self.tie not in ("none", "block"):
             raise ValueError(f"`tie` (={self.tie!r}) is unknown; allowed: 'none', 'block'")
-        if self.shuffle not in get_args(ShufflePolicy):
+        if self.shuffle not in get_args(ShufflePlacement):
             raise ValueError(
-                f"`shuffle` (={self.shuffle!r}) is no policy; allowed: 'first', 'all', 'none'"
+                f"`shuffle` (={self.shuffle!r}) is unknown; allowed: 'first', 'all', 'none'"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class WeightEnabling:
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
-    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return which layers of a traced network switch, with their norms and shuffles.
 
         Raises `ValueError` where no layer can be switched, with the reason for the first few, for
@@ -159,7 +159,7 @@ class WeightEnabling:
         return replace(self, only=switched, exclude=())
 
     def _sort_out(
-        self, model: nn.Module, graph: Graph, calls: Mapping[str, LayerCall]
+        self, model: nn.Module, graph: TracedGraph, calls: Mapping[str, LayerCall]
     ) -> tuple[dict[str, Knob], list[LeftAlone]]:
         """Return the knobs in execution order, and every other layer with its reason."""
         counts, shared = call_counts(graph.layers), shared_modules(model)
@@ -178,23 +178,23 @@ class WeightEnabling:
                     knobs[name] = knob
                     continue
                 sizes = " and ".join(f"{size} {label}" for label, size in knob.must_divide)
-                reason = f"has {sizes}, which no pattern above 1 divides"
+                reason = f"has {sizes}, which no option above 1 divides"
             left_alone.append(LeftAlone(name, kind_of(module), graph.macs(name), reason))
         return knobs, [*left_alone, *others]
 
     def _check_names(self, names: tuple[str, ...]) -> None:
         """Refuse name patterns that fit no layer: a typing error would pass for a choice."""
         settings = {"only": self.only, "exclude": self.exclude, "groups_of": tuple(self.groups_of)}
-        for setting, patterns in settings.items():
-            for pattern in () if patterns is None or callable(patterns) else patterns:
-                if not any(fnmatchcase(name, pattern) for name in names):
+        for setting, globs in settings.items():
+            for glob in () if globs is None or callable(globs) else globs:
+                if not any(fnmatchcase(name, glob) for name in names):
                     few = ", ".join(map(repr, names[:4]))
                     raise ValueError(
-                        f"`{setting}` names {pattern!r}, which fits no layer of the network; its"
+                        f"`{setting}` names {glob!r}, which fits no layer of the network; its"
                         f" {len(names)} layers with weights are {few}, ..."
                     )
 
-    def _choice(self, name: str, module: nn.Module, graph: Graph) -> str:
+    def _choice(self, name: str, module: nn.Module, graph: TracedGraph) -> str:
         """Return why a layer stays by choice, or an empty text."""
         if self.only is not None and not _is_chosen(self.only, name, module):
             return "is not among `only`"
@@ -264,7 +264,7 @@ def _most_frequent_reasons(left_alone: Sequence[LeftAlone], count: int = 3) -> l
 def _is_chosen(chosen: Chosen, name: str, module: nn.Module) -> bool:
     if callable(chosen):
         return bool(chosen(name, module))
-    return any(fnmatchcase(name, pattern) for pattern in chosen)
+    return any(fnmatchcase(name, glob) for glob in chosen)
 
 
 def _tied(own: Mapping[str, Knob]) -> dict[str, Knob]:
@@ -288,7 +288,7 @@ def _check_groups(groups: tuple[int, ...]) -> None:
     if not all(isinstance(n, int) and n > 0 for n in groups):
         raise ValueError(f"`groups` (={groups}) must hold whole numbers above 0; {rule}")
     if len(set(groups)) != len(groups):
-        raise ValueError(f"`groups` (={groups}) repeats a pattern; {rule}")
+        raise ValueError(f"`groups` (={groups}) repeats an option; {rule}")
     if groups[0] != 1:
         raise ValueError(f"`groups` (={groups}) does not start at 1, the full network; {rule}")
     for coarse, fine in pairwise(groups):
@@ -309,7 +309,7 @@ def _refusal(
     name: str,
     call: LayerCall | None,
     count: int,
-    graph: Graph,
+    graph: TracedGraph,
     shared: frozenset[str],
 ) -> str:
     """Return why a layer cannot be switched safely, or an empty text."""
@@ -350,7 +350,7 @@ def _describe(
         name=name,
         knob=knob.name,
         kind=_kind(module),
-        patterns=knob.options,
+        options=knob.options,
         inputs=weight.shape[1],
         outputs=weight.shape[0],
         macs=macs,

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from wenable.core.space import Knob, Space
-from wenable.graph import Graph
+from wenable.graph import TracedGraph
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.layers.weight_enabled_with_precision import with_precision
 from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 from wenable.methods.precision import SwitchablePrecision
-from wenable.methods.weight_enabling import ShufflePolicy, WeightEnabling
+from wenable.methods.weight_enabling import ShufflePlacement, WeightEnabling
 
 NAME = "weight-enabling-with-precision"
 FEWEST_BITS = 8
@@ -53,7 +53,7 @@ class WeightEnablingWithPrecision:
 
     groups: tuple[int, ...] = (1, 2, 4, 8, 16)
     bits: tuple[int, ...] = (32, 8)
-    shuffle: ShufflePolicy = "first"
+    shuffle: ShufflePlacement = "first"
     tie: Literal["network", "none"] = "network"
     classifier: bool = False
     first_and_last: bool = False
@@ -111,7 +111,7 @@ class WeightEnablingWithPrecision:
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
-    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return what switches in a traced network: the plans of the two methods, laid over each other.
 
         Norms and shuffles are those of weight-enabling. Raises `ValueError` where either method
@@ -143,7 +143,7 @@ class WeightEnablingWithPrecision:
         )
 
     def _precision_knob(self, layer: str) -> Knob:
-        # Named so that a pattern as "layer1.*" in a mode's text means groups, and no precision.
+        # Named so that an option as "layer1.*" in a mode's text means groups, and no precision.
         name = "precision" if self.tie == "network" else f"precision.{layer}"
         return self._precision.knob(name)
 
@@ -159,7 +159,7 @@ def _rounding(layer: nn.Module, knob: Knob) -> nn.Module:
 
 
 def _in_order(
-    graph: Graph,
+    graph: TracedGraph,
     grouped: Mapping[str, SwitchableLayer],
     rounded: Mapping[str, SwitchableLayer],
     knobs: Mapping[str, Knob],

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from wenable.core.space import Knob, Space
-from wenable.graph import Graph, LayerCall
+from wenable.graph import LayerCall, TracedGraph
 from wenable.graph.narrowing import Counts, NarrowedLayer, Narrowing, narrow
 from wenable.layers.slimmable import (
     LayerWidth,
@@ -49,7 +49,7 @@ def active_channels(channels: int, width: float, divisor: int) -> int:
 class Slimmable:
     """Let a network run at a few widths, with a batch norm of its own for each (SNN, S-BN).
 
-    There is one knob, `width`. Its options are written as multipliers, `"0.75"`; pattern n is the
+    There is one knob, `width`. Its options are written as multipliers, `"0.75"`; option n is the
     n-th width from the widest. A layer of C channels runs with its first `active_channels(C, width,
     divisor)`, so that the widths nest. The network's inputs and outputs keep all their channels.
 
@@ -95,7 +95,7 @@ class Slimmable:
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
-    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return the widths of a traced network.
 
         Raises `ValueError` where it cannot run narrower, and for a batch norm of a class that is
@@ -167,7 +167,7 @@ class UniversallySlimmable:
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
-    def plan(self, model: nn.Module, graph: Graph) -> Plan:
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return the widths of a traced network.
 
         Raises `ValueError` where it cannot run narrower, and for a batch norm of a class that is
@@ -191,7 +191,7 @@ def _plan(
     *,
     private_norms: bool,
     model: nn.Module,
-    graph: Graph,
+    graph: TracedGraph,
 ) -> Plan:
     norms = known_norms(model, graph)
     rigid = _rigid_layers(model, graph)
@@ -239,7 +239,7 @@ def _plan(
 
 
 def _narrow(
-    widths: tuple[float, ...], divisor: int, graph: Graph, rigid: Mapping[str, str]
+    widths: tuple[float, ...], divisor: int, graph: TracedGraph, rigid: Mapping[str, str]
 ) -> Narrowing:
     def active(channels: int) -> Counts:
         return tuple(active_channels(channels, width, divisor) for width in widths)
@@ -248,7 +248,7 @@ def _narrow(
 
 
 def _different(
-    widths: tuple[float, ...], divisor: int, graph: Graph, rigid: Mapping[str, str]
+    widths: tuple[float, ...], divisor: int, graph: TracedGraph, rigid: Mapping[str, str]
 ) -> tuple[float, ...]:
     """Return the widths without those that change no layer from the one before."""
     columns = _channels(widths, divisor, graph, rigid)
@@ -261,7 +261,7 @@ def _different(
 
 
 def _channels(
-    widths: tuple[float, ...], divisor: int, graph: Graph, rigid: Mapping[str, str]
+    widths: tuple[float, ...], divisor: int, graph: TracedGraph, rigid: Mapping[str, str]
 ) -> list[Counts]:
     """Return what every layer reads and writes, for each width."""
     narrowing = _narrow(widths, divisor, graph, rigid)
@@ -271,7 +271,7 @@ def _channels(
 
 
 def _why_none(
-    widths: tuple[float, ...], divisor: int, graph: Graph, rigid: Mapping[str, str]
+    widths: tuple[float, ...], divisor: int, graph: TracedGraph, rigid: Mapping[str, str]
 ) -> str:
     """Return why no layer has fewer channels at any width."""
     if not graph.layers:
@@ -288,7 +288,7 @@ def _why_none(
     return f"{name!r} keeps its channels, since {reason}{more}"
 
 
-def _rigid_layers(model: nn.Module, graph: Graph) -> dict[str, str]:
+def _rigid_layers(model: nn.Module, graph: TracedGraph) -> dict[str, str]:
     """Return the layers that cannot run with their first channels only, and why."""
     owners: dict[int, set[str]] = {}
     for name, module in model.named_modules():
@@ -303,7 +303,7 @@ def _rigid_layers(model: nn.Module, graph: Graph) -> dict[str, str]:
     return rigid
 
 
-def _rigidity(layer: nn.Module, call: LayerCall, graph: Graph, shared: set[str]) -> str:
+def _rigidity(layer: nn.Module, call: LayerCall, graph: TracedGraph, shared: set[str]) -> str:
     if parametrization(layer):
         return f"it {parametrization(layer)}"
     if type(layer) not in (nn.Conv2d, nn.Linear):
@@ -335,7 +335,7 @@ def _weights(layer: nn.Module, narrowed: NarrowedLayer) -> Counts:
     return tuple(ci // groups * co * kernel for ci, co, groups in sizes)
 
 
-def _macs(name: str, narrowed: NarrowedLayer, layer: nn.Module, graph: Graph) -> Counts:
+def _macs(name: str, narrowed: NarrowedLayer, layer: nn.Module, graph: TracedGraph) -> Counts:
     """Return the multiply-accumulates for one example at each width, of all calls of a layer."""
     weights = _weights(layer, narrowed)
     return tuple(each * graph.macs(name) // weights[0] for each in weights)
@@ -350,14 +350,14 @@ def _describe(
         name=name,
         knob=knob.name,
         kind="convolution" if isinstance(layer, nn.Conv2d) else "dense",
-        patterns=knob.options,
+        options=knob.options,
         inputs=narrowed.inputs[0],
         outputs=narrowed.outputs[0],
         macs=macs[0],
         weights=weights[0],
         shuffle=None,
-        macs_by_pattern=macs,
-        weights_by_pattern=weights,
+        macs_by_option=macs,
+        weights_by_option=weights,
     )
 
 
@@ -369,12 +369,12 @@ def _describe_norm(
         name=name,
         knob=knob.name,
         kind=type(norm).__name__,
-        patterns=knob.options,
+        options=knob.options,
         inputs=counts[0],
         outputs=counts[0],
         macs=0,
         weights=weights[0],
         shuffle=None,
-        macs_by_pattern=(0,) * len(counts),
-        weights_by_pattern=weights,
+        macs_by_option=(0,) * len(counts),
+        weights_by_option=weights,
     )

@@ -25,7 +25,7 @@ def calibrate(
 ) -> None:
     """Estimate the norm statistics of each mode and store them with the network.
 
-    While training, the norms of a pattern see the outputs of many modes, so their running averages
+    While training, the norms of an option see the outputs of many modes, so their running averages
     belong to none. Here each norm's mean and variance are taken over all images of `batches`
     together, every batch being normalised by its own statistics on the way; nothing else behaves as
     in training, and no weight changes. Inputs of layers in low precision whose range was never seen

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from wenable.core.reasons import first_line
-from wenable.graph import Graph, run_counted, trace
+from wenable.graph import TracedGraph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
 from wenable.methods.plan import KnobTarget, Method
 from wenable.methods.weight_enabling import WeightEnabling
@@ -102,7 +102,7 @@ def convert(
 # --- steps of convert -----------------------------------------------------------------------------
 
 
-def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Graph, list[Any], int]:
+def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[TracedGraph, list[Any], int]:
     """Return the graph of a network, its outputs for the example, flattened, and the MACs of all.
 
     A copy runs and is thrown away: networks keep things from one pass to the next. It runs once

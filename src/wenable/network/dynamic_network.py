@@ -15,7 +15,7 @@ from torch import nn
 from wenable.core.preprocessing import Preprocessing
 from wenable.core.reasons import first_line
 from wenable.core.space import Mode, ModeChoice, Space
-from wenable.graph import Graph, trace
+from wenable.graph import TracedGraph, trace
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
 from wenable.layers.exits import ExitReached
 from wenable.layers.roles import KeepsPackedWeights, NeedsInputRange
@@ -163,7 +163,7 @@ class DynamicNetwork(nn.Module):
             state.structure = structure
         return state
 
-    def _traced_anew(self) -> Graph:
+    def _traced_anew(self) -> TracedGraph:
         """Trace a copy in the full mode, on an input as large as the one it was converted with."""
         floating = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
         inputs = one_example(self._wenable.example, device_of(self), floating, whole=True)
@@ -176,7 +176,7 @@ class DynamicNetwork(nn.Module):
         """Run in `mode` from now on: a `Mode`, a dict over all knobs, or a text as `"1/4"`.
 
         Norms take the statistics calibrated for this very mode where there are any, and otherwise
-        those of their pattern. Only what differs from the present mode is touched.
+        those of their option. Only what differs from the present mode is touched.
 
         Raises `ValueError` for a mode outside the space, and `RuntimeError` where another thread
         runs the network (`wenable.network.concurrency`); nothing is changed then.
@@ -217,8 +217,8 @@ class DynamicNetwork(nn.Module):
     def macs(self, mode: ModeChoice | None = None) -> int:
         """Return the multiply-accumulates of a mode for one example, at the traced size.
 
-        A layer in pattern 1/n counts 1/n of its full ones (WeNet, eq. 1 and 3), unless its method says
-        what each pattern costs. What is not switched counts as its operations say, whatever kernel
+        A layer in option 1/n counts 1/n of its full ones (WeNet, eq. 1 and 3), unless its method says
+        what each option costs. What is not switched counts as its operations say, whatever kernel
         computes them: recurrent layers, the products of attention and functions among them. If the
         input's first dimension is no batch, the whole input counts: see `examples_counted`. If layers
         were replaced after `convert`, the network is counted again.
@@ -330,7 +330,7 @@ class DynamicNetwork(nn.Module):
     def packed_bytes(self) -> int:
         """The memory held by the blocks that inference packed, at most 15/16 of the weights.
 
-        That is for patterns 1 to 1/16; each pattern a layer was used in keeps 1/n of its weight,
+        That is for options 1 to 1/16; each option a layer was used in keeps 1/n of its weight,
         shared by all modes. A mode itself keeps its statistics, two numbers a norm channel.
         """
         return sum(layer.packed_bytes for layer in self._packing_layers())

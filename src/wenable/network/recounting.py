@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wenable.graph import Graph
+from wenable.graph import TracedGraph
 from wenable.methods.plan import LeftAlone, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of
 
@@ -38,7 +38,9 @@ class Counts:
     more_weights: int
 
 
-def recount(net: nn.Module, before: Structure, plan: Plan, traced: Callable[[], Graph]) -> Counts:
+def recount(
+    net: nn.Module, before: Structure, plan: Plan, traced: Callable[[], TracedGraph]
+) -> Counts:
     """Return the counts of a network of which layers were replaced, added or taken out.
 
     - `before`: its structure when `plan` was made; `traced`: traces it in the full mode.
@@ -72,7 +74,7 @@ def _check_switched(net: nn.Module, known: set[int], plan: Plan) -> None:
             )
 
 
-def _of_switched(layer: SwitchableLayer, graph: Graph) -> SwitchableLayer:
+def _of_switched(layer: SwitchableLayer, graph: TracedGraph) -> SwitchableLayer:
     macs = graph.macs(layer.name)
     if macs == layer.macs:
         return layer
@@ -81,12 +83,12 @@ def _of_switched(layer: SwitchableLayer, graph: Graph) -> SwitchableLayer:
             f"the network was changed after `convert`, and what {layer.name!r} costs in each mode can"
             " no longer be told; change the network before `convert`"
         )
-    by_pattern = tuple(each * macs // layer.macs for each in layer.macs_by_pattern)
-    return replace(layer, macs=macs, macs_by_pattern=by_pattern)
+    by_pattern = tuple(each * macs // layer.macs for each in layer.macs_by_option)
+    return replace(layer, macs=macs, macs_by_option=by_pattern)
 
 
 def _left_alone(
-    net: nn.Module, before: Structure, plan: Plan, graph: Graph
+    net: nn.Module, before: Structure, plan: Plan, graph: TracedGraph
 ) -> tuple[LeftAlone, ...]:
     """Return what does not switch: what stayed with its reason, and what came with its own."""
     known = {id(module) for module, _, _ in before}

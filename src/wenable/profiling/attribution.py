@@ -12,7 +12,7 @@ REST = ""
 
 
 def times_of_layers(built: BuiltModel, operations: Sequence[OperationTime]) -> dict[str, float]:
-    """Return switchable layer -> the time in ms of all that its execution brings with it.
+    """Return switchable layer -> the time in ms of all that its implementation brings with it.
 
     That is the layer itself, its shuffle, the changes of layout around it, and what follows it up to
     the next layer: an engine may fuse that into the layer, or not, as the layer is executed. All
@@ -35,7 +35,7 @@ def times_of_layers(built: BuiltModel, operations: Sequence[OperationTime]) -> d
 
 
 def _brought_by(built: BuiltModel) -> dict[str, tuple[str, ...]]:
-    """Return value -> the layers whose execution may include it, the last to run at the end."""
+    """Return value -> the layers whose implementation may include it, the last to run at the end."""
     found: dict[str, tuple[str, ...]] = {}
     order = {layer: place for place, layer in enumerate(dict.fromkeys(built.layer_of.values()))}
     for node in built.nodes:

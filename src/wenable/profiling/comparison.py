@@ -10,7 +10,7 @@ from typing import Any
 
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.runtime.lowering import as_written
+from wenable.runtime.implementations import as_written
 from wenable.runtime.session import Session
 
 TIMING = TimingPlan(blocks=8, calls=20, warmup=5, gap_ms=50.0)

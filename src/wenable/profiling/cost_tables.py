@@ -48,7 +48,7 @@ def measure_cost_table(
     calls: int = 6,
     steps: Steps | None = None,
 ) -> CostTable:
-    """Return what each pattern of each knob costs, so that sums agree with whole modes as measured.
+    """Return what each option of each knob costs, so that sums agree with whole modes as measured.
 
     Random modes and the uniform ones are run as sessions run them. The engine's counters share the
     time of each out among its layers; the entries are then fitted to the latencies of the same modes,
@@ -102,7 +102,7 @@ def _first_table(space: Space, counted: Sequence[_Counted]) -> dict[str, dict[in
         for each in counted:
             seen.setdefault(each.mode[knob.name], []).append(scale * each.knobs[knob.name])
         means = {n: statistics.mean(found) for n, found in seen.items()}
-        # A pattern that no mode had, as one outside the uniform ones, is taken from its neighbour.
+        # An option that no mode had, as one outside the uniform ones, is taken from its neighbour.
         table[knob.name] = {
             n: means.get(n, means[min(means, key=lambda m: abs(m - n))]) for n in knob.options
         }
@@ -122,7 +122,7 @@ def fitted_table(
     relative departures from the prior, weighed by how far its entries may be off; entries below 0
     become 0.
 
-    - `prior`: knob -> pattern -> its cost, and the rest under `REST`.
+    - `prior`: knob -> option -> its cost, and the rest under `REST`.
     - `readings`: at least one mode with its cost; `unit`: of all figures.
     """
     places = [(name, n) for name, row in prior.items() for n in row]

@@ -121,7 +121,7 @@ class EnergyMeasurement:
 
 
 def energy_table(latencies: CostTable, found: Mapping[Mode, Reading], source: str) -> CostTable:
-    """Return what each pattern of each knob costs in mJ, fitted to the energies of whole modes.
+    """Return what each option of each knob costs in mJ, fitted to the energies of whole modes.
 
     No meter tells layers apart. So the fit begins with the latencies of the layers at one power, and
     departs from them as far as the measured modes ask for.

@@ -13,31 +13,31 @@ from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import GROUP
 from wenable.runtime.building import build_model, choose_each
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.device_profile import POLICIES
+from wenable.runtime.device_profile import SCHEMES
 from wenable.runtime.engine import Engine
-from wenable.runtime.lowering import whole
+from wenable.runtime.implementations import whole
 
 COUNTED_CALLS = 9
 """Calls of a network whose layers are counted."""
 
 
 @dataclass(frozen=True)
-class Work:
+class ProfileWork:
     """How much there is to measure.
 
     - `networks`: counted layer by layer; `shares`: modes of the table whose layers are counted.
-    - `policies`: modes timed under every policy; `table_modes`: modes of the table, timed;
+    - `schemes`: modes timed under every scheme; `table_modes`: modes of the table, timed;
       `latencies`: exported modes, timed.
     """
 
     networks: int
     shares: int
-    policies: int
+    schemes: int
     table_modes: int
     latencies: int
 
     @classmethod
-    def of(cls, bundle: Bundle, mixtures: int, table_modes: int) -> Work:
+    def of(cls, bundle: Bundle, mixtures: int, table_modes: int) -> ProfileWork:
         """Return the work of a profile; see `profile` for the settings."""
         table = len(modes_to_fit(bundle.space, table_modes)) if table_modes else 0
         timed = [each for each in bundle.modes if set(each.mode.options) != {1}]
@@ -49,13 +49,13 @@ class Work:
             len(bundle.modes),
         )
 
-    def left(self, steps: Steps) -> Work:
+    def left(self, steps: Steps) -> ProfileWork:
         """Return what is left of it, if the device runs as it did."""
         return replace(
             self,
             networks=max(self.networks - steps.done("layers: "), 0),
             shares=self.shares - steps.done("share of each layer: "),
-            policies=self.policies - steps.done("policy of "),
+            schemes=self.schemes - steps.done("scheme of "),
             table_modes=max(self.table_modes - steps.done("whole modes, ") * (GROUP + 1), 0),
             latencies=0 if steps.done("latencies") else self.latencies,
         )
@@ -64,16 +64,16 @@ class Work:
 def estimated_seconds(
     bundle: Bundle,
     engine: Engine,
-    work: Work,
+    work: ProfileWork,
     *,
-    policy_timing: TimingPlan,
+    scheme_timing: TimingPlan,
     mode_timing: TimingPlan,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Return about how many seconds work takes; the full mode, the slowest, stands for all."""
     weights = bundle.weights_of(0)
-    lowerings = choose_each(bundle.layers, weights.patterns, whole)
-    model = build_model(bundle.graph, bundle.layers, weights, lowerings)
+    implementations = choose_each(bundle.layers, weights.options, whole)
+    model = build_model(bundle.graph, bundle.layers, weights, implementations)
     started = clock()
     runner = engine.prepare(model)
     prepared_s = clock() - started
@@ -82,8 +82,8 @@ def estimated_seconds(
     runner(bundle.example())
     call_s = clock() - started
     counted = (work.networks + work.shares) * (prepared_s + COUNTED_CALLS * call_s)
-    policies = work.policies * len(POLICIES)
-    timed = (policies + work.table_modes) * (prepared_s + _timed_s(policy_timing, call_s))
+    schemes = work.schemes * len(SCHEMES)
+    timed = (schemes + work.table_modes) * (prepared_s + _timed_s(scheme_timing, call_s))
     return counted + timed + work.latencies * (prepared_s + _timed_s(mode_timing, call_s))
 
 

@@ -19,13 +19,13 @@ from wenable.runtime.building import ModeWeights, build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engine import Engine, EngineError
-from wenable.runtime.lowering import Lowering, SwitchableLayer, lowerings_of
+from wenable.runtime.implementations import BundleLayer, Implementation, implementations_of
 from wenable.runtime.stored_order import Chain, chains
 
 Progress = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and of what."""
 
-Design = dict[str, Lowering]
+Design = dict[str, Implementation]
 """How every layer of the network is executed in one measurement."""
 
 GROUP = 12
@@ -41,13 +41,13 @@ def measure_layers(
     rounds: int = 2,
     calls: int = 8,
     steps: Steps | None = None,
-) -> dict[str, dict[Lowering, float]]:
-    """Return the time of the lowerings of every layer on an engine, in ms, inside whole networks.
+) -> dict[str, dict[Implementation, float]]:
+    """Return the time of the implementations of every layer on an engine, in ms, inside whole networks.
 
-    Each lowering is tried in all layers at once, and then in mixtures, since what a layer takes
+    Each implementation is tried in all layers at once, and then in mixtures, since what a layer takes
     depends on its neighbours; the median over the networks counts. Then the best of them are put
-    together, for each pattern, and measured again beside each other; of those that were, this counts.
-    A lowering takes the same time in whatever finer pattern it is used: a finer pattern only has more
+    together, for each option, and measured again beside each other; of those that were, this counts.
+    An implementation takes the same time in whatever finer option it is used: a finer option only has more
     of them to choose from. One that the engine refuses is left out.
 
     Before and after every 12 networks the one in which all layers run as a whole is counted; see
@@ -65,9 +65,9 @@ def measure_layers(
         designs = [
             (
                 f"best at 1/{n}, round {number}",
-                best_lowerings(bundle, linked, known, bundle.space.uniform(n)),
+                best_implementations(bundle, linked, known, bundle.space.uniform(n)),
             )
-            for n in _patterns(bundle)
+            for n in _options(bundle)
         ]
         again = counter.medians(designs)
         known = {layer: times | again[layer] for layer, times in known.items()}
@@ -76,28 +76,28 @@ def measure_layers(
 
 def networks_measured(bundle: Bundle, mixtures: int = 12, rounds: int = 2) -> int:
     """Return how many networks `measure_layers` runs where the device keeps its speed."""
-    patterns = len(_patterns(bundle))
-    first = 6 * patterns + mixtures
-    return first + _anchors(first) + rounds * (patterns + _anchors(patterns))
+    options = len(_options(bundle))
+    first = 6 * options + mixtures
+    return first + _anchors(first) + rounds * (options + _anchors(options))
 
 
 def _anchors(networks: int) -> int:
     return 2 * -(-networks // GROUP)
 
 
-def _patterns(bundle: Bundle) -> list[int]:
-    return sorted({n for layer in bundle.layers.values() for n in layer.patterns if n > 1})
+def _options(bundle: Bundle) -> list[int]:
+    return sorted({n for layer in bundle.layers.values() for n in layer.options if n > 1})
 
 
-def best_lowerings(
+def best_implementations(
     bundle: Bundle,
     linked: Mapping[str, Chain],
-    times_ms: Mapping[str, Mapping[Lowering, float]],
-    patterns: Mapping[str, int],
+    times_ms: Mapping[str, Mapping[Implementation, float]],
+    options: Mapping[str, int],
 ) -> Design:
     """Return how every layer of a mode is executed where its layers were measured so."""
     known = DeviceProfile(bundle.structure, "", "", 1, times_ms)
-    return known.lowerings(bundle.layers, linked, patterns, "measured")
+    return known.implementations(bundle.layers, linked, options, "measured")
 
 
 _Counts = dict[str, dict[str, float]]
@@ -123,8 +123,10 @@ class _Counter:
         self.usual: float | None = None
         self.networks = self.groups = 0
 
-    def medians(self, designs: Sequence[tuple[str, Design]]) -> dict[str, dict[Lowering, float]]:
-        """Return the median time of each lowering of each layer in these networks, and as a whole."""
+    def medians(
+        self, designs: Sequence[tuple[str, Design]]
+    ) -> dict[str, dict[Implementation, float]]:
+        """Return the median time of each implementation of each layer in these networks, and as a whole."""
         groups = [dict(designs[start : start + GROUP]) for start in range(0, len(designs), GROUP)]
         found = measure_steadily(
             len(groups),
@@ -134,7 +136,9 @@ class _Counter:
         )
         if self.usual is None:
             self.usual = statistics.median(_anchor_ms(counts) for counts, _ in found)
-        times: dict[str, dict[Lowering, list[float]]] = {name: {} for name in self.bundle.layers}
+        times: dict[str, dict[Implementation, list[float]]] = {
+            name: {} for name in self.bundle.layers
+        }
         for number, ((counts, drift), group) in enumerate(zip(found, groups, strict=True)):
             if drift_words(drift):
                 place = f"layers, group {self.groups + number + 1}"
@@ -145,7 +149,7 @@ class _Counter:
                     times[layer].setdefault(design[layer], []).append(ms / speed)
         self.groups += len(groups)
         return {
-            layer: {lowering: statistics.median(ms) for lowering, ms in by.items()}
+            layer: {implementation: statistics.median(ms) for implementation, ms in by.items()}
             for layer, by in times.items()
         }
 
@@ -171,7 +175,7 @@ class _Counter:
         )
 
     def _whole(self) -> Design:
-        return dict.fromkeys(self.bundle.layers, Lowering(1))
+        return dict.fromkeys(self.bundle.layers, Implementation(1))
 
 
 def _anchor_ms(counts: _Counts) -> float:
@@ -179,13 +183,13 @@ def _anchor_ms(counts: _Counts) -> float:
     return statistics.mean(sum(counts[what].values()) for what in _WHOLES)
 
 
-def _fingerprint(design: Mapping[str, Lowering]) -> str:
+def _fingerprint(design: Mapping[str, Implementation]) -> str:
     """Return what tells a design from others: the best of all is another one if the times are."""
     return f"{zlib.crc32(repr(sorted(design.items(), key=lambda each: each[0])).encode()):08x}"
 
 
 def _layer_times(
-    bundle: Bundle, engine: Engine, design: Mapping[str, Lowering], calls: int
+    bundle: Bundle, engine: Engine, design: Mapping[str, Implementation], calls: int
 ) -> dict[str, float]:
     """Return layer -> ms in a network that is executed so; nothing where the engine refuses it."""
     whole = bundle.weights_of(0)
@@ -202,35 +206,35 @@ def _layer_times(
 
 
 def _designs(
-    layers: Mapping[str, SwitchableLayer], linked: Mapping[str, Chain], mixtures: int
+    layers: Mapping[str, BundleLayer], linked: Mapping[str, Chain], mixtures: int
 ) -> Iterator[tuple[str, Design]]:
-    finest = sorted({n for layer in layers.values() for n in layer.patterns if n > 1}, reverse=True)
+    finest = sorted({n for layer in layers.values() for n in layer.options if n > 1}, reverse=True)
     for groups in finest:
         for shuffling in ("gather", "gather last", "transpose"):
-            wanted = Lowering(groups, shuffling)
+            wanted = Implementation(groups, shuffling)
             yield str(wanted), {n: _nearest(layer, wanted) for n, layer in layers.items()}
-        product = Lowering(groups, "gather", product=True)
+        product = Implementation(groups, "gather", product=True)
         yield str(product), {n: _nearest(layer, product) for n, layer in layers.items()}
-        for wanted in (Lowering(groups), product):
+        for wanted in (Implementation(groups), product):
             yield f"{wanted}, stored", _stored_design(layers, linked, wanted)
     rng = random.Random(0)
     for number in range(mixtures):
         yield f"mixture {number + 1}", _mixture(layers, linked, rng)
 
 
-def _nearest(layer: SwitchableLayer, wanted: Lowering) -> Lowering:
-    """Return a lowering of a layer that is as near as possible to a wanted one."""
-    groups = max(n for n in layer.patterns if n <= wanted.groups)
+def _nearest(layer: BundleLayer, wanted: Implementation) -> Implementation:
+    """Return an implementation of a layer that is as near as possible to a wanted one."""
+    groups = max(n for n in layer.options if n <= wanted.groups)
     if groups == 1:
-        return Lowering(1)
+        return Implementation(1)
     shuffled = layer.input_order() is not None
-    return Lowering(
+    return Implementation(
         groups, wanted.shuffling if shuffled else "gather", wanted.product and layer.pointwise
     )
 
 
 def _stored_design(
-    layers: Mapping[str, SwitchableLayer], linked: Mapping[str, Chain], wanted: Lowering
+    layers: Mapping[str, BundleLayer], linked: Mapping[str, Chain], wanted: Implementation
 ) -> Design:
     """Return a design in which every shuffle is stored that can be; the layers that do it are whole."""
     design = {name: _nearest(layer, wanted) for name, layer in layers.items()}
@@ -238,22 +242,22 @@ def _stored_design(
 
 
 def _mixture(
-    layers: Mapping[str, SwitchableLayer], linked: Mapping[str, Chain], rng: random.Random
+    layers: Mapping[str, BundleLayer], linked: Mapping[str, Chain], rng: random.Random
 ) -> Design:
     design: Design = {}
     for name, layer in layers.items():
-        ways = [each for each in lowerings_of(layer, max(layer.patterns)) if not each.product]
+        ways = [each for each in implementations_of(layer, max(layer.options)) if not each.product]
         design[name] = rng.choice(ways)
     return design | _stored_pairs(design, layers, linked, lambda: rng.random() < 0.5)
 
 
 def _stored_pairs(
-    design: Mapping[str, Lowering],
-    layers: Mapping[str, SwitchableLayer],
+    design: Mapping[str, Implementation],
+    layers: Mapping[str, BundleLayer],
     linked: Mapping[str, Chain],
     wanted: Callable[[], bool],
 ) -> Design:
-    """Return lowerings of producers and readers with the shuffle stored, for those pairs wanted.
+    """Return implementations of producers and readers with the shuffle stored, for those pairs wanted.
 
     A layer that reads a stored order is no producer of another: a producer runs as a whole.
     """
@@ -261,6 +265,6 @@ def _stored_pairs(
     for name, chain in linked.items():
         shuffled = layers[name].input_order() is not None and design[name].groups > 1
         if shuffled and chain.producer not in found and name not in found and wanted():
-            found[chain.producer] = Lowering(1)
+            found[chain.producer] = Implementation(1)
             found[name] = replace(design[name], shuffling="stored")
     return found

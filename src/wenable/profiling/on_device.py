@@ -1,4 +1,4 @@
-"""Measures a bundle on this device: the fastest lowering of each layer, the latency of each mode.
+"""Measures a bundle on this device: the fastest implementation of each layer, the latency of each mode.
 
 Both are measured through the engine that will run them, with the models that a session builds.
 """
@@ -23,15 +23,15 @@ from wenable.measure.meters.meter import Meter, NoMeter
 from wenable.profiling.cost_tables import measure_cost_table
 from wenable.profiling.drift import drift_words, measure_steadily
 from wenable.profiling.energies import EnergyMeasurement, meter_of
-from wenable.profiling.estimate import Work, estimated_seconds
+from wenable.profiling.estimate import ProfileWork, estimated_seconds
 from wenable.profiling.layer_times import Progress, measure_layers
-from wenable.profiling.plan import MODE_TIMING, POLICY_TIMING, ProfilePlan
+from wenable.profiling.plan import MODE_TIMING, SCHEME_TIMING, ProfilePlan
 from wenable.profiling.steps import Report, Steps
 from wenable.profiling.whole_modes import ModeBuilder
 from wenable.runtime.building import build_model
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import (
-    POLICIES,
+    SCHEMES,
     DeviceProfile,
     default_profile_path,
     why_no_profile_is_kept,
@@ -93,7 +93,7 @@ def profile(
     settings = {
         "mixtures": plan.mixtures,
         "table_modes": plan.table_modes,
-        "policy_timing": asdict(plan.policy_timing),
+        "scheme_timing": asdict(plan.scheme_timing),
         "mode_timing": asdict(plan.mode_timing),
     }
     meter = meter_of(engine) if meter is None else meter
@@ -105,23 +105,23 @@ def profile(
         settings["energy"] = energy.settings()
     with _journal(where, _run(found, bundle, settings)) as journal:
         steps = Steps(journal, on_event)
-        work = Work.of(bundle, plan.mixtures, plan.table_modes).left(steps)
+        work = ProfileWork.of(bundle, plan.mixtures, plan.table_modes).left(steps)
         on_estimate(
             estimated_seconds(
                 bundle,
                 opened,
                 work,
-                policy_timing=plan.policy_timing,
+                scheme_timing=plan.scheme_timing,
                 mode_timing=plan.mode_timing,
             )
             + (energy.seconds(bundle) if energy else 0.0)
         )
-        anchor_ms = _anchor(bundle, opened, plan.policy_timing)
+        anchor_ms = _anchor(bundle, opened, plan.scheme_timing)
         steps.begin(anchor_ms())
         times = measure_layers(bundle, opened, on_progress, mixtures=plan.mixtures, steps=steps)
         found = replace(found, times_ms=times)
-        policies = choose_policies(bundle, opened, found, on_progress, plan.policy_timing, steps)
-        found = replace(found, policies=policies)
+        schemes = choose_schemes(bundle, opened, found, on_progress, plan.scheme_timing, steps)
+        found = replace(found, schemes=schemes)
         session = Session(path, engine=engine, threads=threads, profile=found)
         on_progress(0, 1, "latencies of the modes")
         found = replace(
@@ -129,7 +129,7 @@ def profile(
         )
         if plan.table_modes:
             table = measure_cost_table(
-                ModeBuilder(bundle, times), opened, plan.policy_timing, on_progress, modes=plan.table_modes,
+                ModeBuilder(bundle, times), opened, plan.scheme_timing, on_progress, modes=plan.table_modes,
                 steps=steps,
             )  # fmt: skip
             found = replace(found, table=table)
@@ -204,15 +204,15 @@ def _anchor(bundle: Bundle, engine: Engine, timing: TimingPlan) -> Callable[[], 
     return lambda: measure_latencies({"full": call}, timing)["full"].known
 
 
-def choose_policies(
+def choose_schemes(
     bundle: Bundle,
     engine: Engine,
     known: DeviceProfile,
     on_progress: Progress,
-    timing: TimingPlan = POLICY_TIMING,
+    timing: TimingPlan = SCHEME_TIMING,
     steps: Steps | None = None,
 ) -> dict[str, str]:
-    """Return for every mode the policy under which the whole of it is fastest.
+    """Return for every mode the scheme under which the whole of it is fastest.
 
     The sum of the fastest layers need not be the fastest network. So what was measured layer by layer
     is timed as a whole beside the plain export and others, and no mode is slower than those.
@@ -224,23 +224,23 @@ def choose_policies(
         if set(exported.mode.options) == {1}:
             continue  # the full mode is as it is
         chosen[mode] = steps.choose(
-            f"policy of {mode}",
-            lambda number=number: _fastest_policy(bundle, engine, known, number, timing),
+            f"scheme of {mode}",
+            lambda number=number: _fastest_scheme(bundle, engine, known, number, timing),
         )
     return chosen
 
 
-def _fastest_policy(
+def _fastest_scheme(
     bundle: Bundle, engine: Engine, known: DeviceProfile, number: int, timing: TimingPlan
 ) -> str:
     weights, linked = bundle.weights_of(number), chains(bundle.graph, bundle.weights_of(0).tensors)
     calls: dict[str, Callable[[], object]] = {}
-    for policy in POLICIES:
-        lowerings = known.lowerings(bundle.layers, linked, weights.patterns, policy)
-        runner = engine.prepare(build_model(bundle.graph, bundle.layers, weights, lowerings))
-        calls[policy] = partial(runner, bundle.example())
+    for scheme in SCHEMES:
+        implementations = known.implementations(bundle.layers, linked, weights.options, scheme)
+        runner = engine.prepare(build_model(bundle.graph, bundle.layers, weights, implementations))
+        calls[scheme] = partial(runner, bundle.example())
     found = measure_latencies(calls, timing)
-    return min(found, key=lambda policy: found[policy].known)
+    return min(found, key=lambda scheme: found[scheme].known)
 
 
 def _steady_latencies(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan
 
-POLICY_TIMING = TimingPlan(blocks=4, calls=12, warmup=3, gap_ms=10.0)
+SCHEME_TIMING = TimingPlan(blocks=4, calls=12, warmup=3, gap_ms=10.0)
 MODE_TIMING = TimingPlan(blocks=6, calls=20, warmup=3, gap_ms=50.0)
 ENERGY_PLAN = EnergyPlan(window_s=1.0, warmup_s=0.3, cooldown_s=0.5, idle_s=5.0)
 
@@ -20,7 +20,7 @@ class ProfilePlan:
       takes, besides those that treat all layers alike; see `measure_layers`.
     - `table_modes`: to how many random modes the cost table is fitted, besides the uniform ones; 0
       for no table.
-    - `policy_timing`, `mode_timing`: how often whole modes are timed, to choose how each is run and
+    - `scheme_timing`, `mode_timing`: how often whole modes are timed, to choose how each is run and
       for the profile's latencies.
     - `energy_plan`: how the energy of each mode is measured; `energy_modes`: to how many random modes
       its table is fitted, besides the uniform ones; 0 for no table.
@@ -31,7 +31,7 @@ class ProfilePlan:
 
     mixtures: int = 12
     table_modes: int = 30
-    policy_timing: TimingPlan = POLICY_TIMING
+    scheme_timing: TimingPlan = SCHEME_TIMING
     mode_timing: TimingPlan = MODE_TIMING
     energy_plan: EnergyPlan = ENERGY_PLAN
     energy_modes: int = 12

@@ -79,7 +79,7 @@ def refit(table: CostTable, verification: Verification) -> Refit:
 
     Of the modes in the order of their predictions every second one is fitted to, so both halves go
     from the cheapest to the dearest. Three forms are tried, as far as there are modes for them: one
-    scale for all layers and a new rest; a scale for each pattern and a new rest; and every entry for
+    scale for all layers and a new rest; a scale for each option and a new rest; and every entry for
     itself, not far from what it was. The form is chosen by leaving out one mode after the other
     within the first half; the second half has no say in anything, and so its error is honest.
 
@@ -127,12 +127,12 @@ def refitted(table: CostTable, measured: Measured) -> CostTable:
     return replace(fitted, device=table.device)
 
 
-def scaled(table: CostTable, measured: Measured, by_pattern: bool = False) -> CostTable:
+def scaled(table: CostTable, measured: Measured, by_option: bool = False) -> CostTable:
     """Return the table with a new rest and its entries times a scale that fits measured modes best.
 
-    - `by_pattern`: a scale for each pattern instead of one for all.
+    - `by_option`: a scale for each option instead of one for all.
 
-    Least squares of the relative errors. Rest and scales are at least 0, and a pattern that no
+    Least squares of the relative errors. Rest and scales are at least 0, and an option that no
     measured mode has keeps its costs.
 
     >>> from wenable.core.space import Knob, Space
@@ -145,7 +145,7 @@ def scaled(table: CostTable, measured: Measured, by_pattern: bool = False) -> Co
     """
 
     def group(option: int) -> int:
-        return option if by_pattern else 0
+        return option if by_option else 0
 
     groups = sorted({group(n) for row in table.costs.values() for n in row})
     column = {each: 1 + place for place, each in enumerate(groups)}
@@ -189,16 +189,16 @@ def _bounded(
 Form = Callable[[CostTable, Measured], CostTable]
 FORMS: dict[str, Form] = {
     "one scale": scaled,
-    "a scale for each pattern": lambda table, measured: scaled(table, measured, by_pattern=True),
+    "a scale for each option": lambda table, measured: scaled(table, measured, by_option=True),
     "every entry": refitted,
 }
 
 
 def _allowed(table: CostTable, modes: int) -> list[str]:
     """Return the forms that so many modes are enough for; the last keeps itself near the table."""
-    patterns = {n for row in table.costs.values() for n in row}
-    enough = modes >= PER_PARAMETER * (1 + len(patterns))
-    return [name for name in FORMS if name != "a scale for each pattern" or enough]
+    options = {n for row in table.costs.values() for n in row}
+    enough = modes >= PER_PARAMETER * (1 + len(options))
+    return [name for name in FORMS if name != "a scale for each option" or enough]
 
 
 def _left_out_error(table: CostTable, measured: Measured, form: str) -> float:

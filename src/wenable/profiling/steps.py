@@ -25,7 +25,7 @@ class Steps:
     - `report`: told what a reader of the results has to know, once each.
 
     >>> steps = Steps()
-    >>> steps.choose("policy of 1/2", lambda: "merged"), steps.choose("policy of 1/2", lambda: "whole")
+    >>> steps.choose("scheme of 1/2", lambda: "merged"), steps.choose("scheme of 1/2", lambda: "whole")
     ('merged', 'merged')
     """
 

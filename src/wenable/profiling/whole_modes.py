@@ -10,12 +10,12 @@ from wenable.core.readings import Reading
 from wenable.core.space import Mode
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.profiling.drift import drift_words, measure_steadily
-from wenable.profiling.layer_times import Progress, best_lowerings
+from wenable.profiling.layer_times import Progress, best_implementations
 from wenable.profiling.steps import Steps
 from wenable.runtime.building import BuiltModel, ModeWeights, build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import Engine, describe_engine
-from wenable.runtime.lowering import Lowering
+from wenable.runtime.implementations import Implementation
 from wenable.runtime.stored_order import chains
 
 GROUP = 6
@@ -34,18 +34,18 @@ class ModeBuilder:
     """
 
     bundle: Bundle
-    times_ms: Mapping[str, Mapping[Lowering, float]]
+    times_ms: Mapping[str, Mapping[Implementation, float]]
 
     def __call__(self, mode: Mode) -> BuiltModel:
         """Return the model of a mode."""
         weights = self.bundle.weights_of(0)
         linked = chains(self.bundle.graph, weights.tensors)
-        lowerings = best_lowerings(self.bundle, linked, self.times_ms, mode)
+        implementations = best_implementations(self.bundle, linked, self.times_ms, mode)
         return build(
             self.bundle.graph,
             self.bundle.layers,
             ModeWeights(dict(mode), weights.tensors, weights.norms),
-            lowerings,
+            implementations,
         )
 
 

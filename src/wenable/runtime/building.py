@@ -1,4 +1,4 @@
-"""Builds the ONNX model of one mode from a graph, its weights and a choice of lowerings."""
+"""Builds the ONNX model of one mode from a graph, its weights and a choice of implementations."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node, consumers
-from wenable.runtime.lowering import Lowering, SwitchableLayer, merged_weight
+from wenable.runtime.implementations import BundleLayer, Implementation, merged_weight
 from wenable.runtime.onnx_writer import onnx_model
 from wenable.runtime.stored_order import chains, stored_orders
 
-Choose = Callable[[SwitchableLayer, int], Lowering]
-"""How to execute a layer in a pattern."""
+Choose = Callable[[BundleLayer, int], Implementation]
+"""How to execute a layer in an option."""
 
 
 @dataclass(frozen=True)
 class ModeWeights:
     """What the model of one mode is built from.
 
-    - `patterns`: knob -> n.
+    - `options`: knob -> n.
     - `tensors`: the whole weights and the constants, by name.
     - `norms`: norm -> its scale and shift in this mode, shape `(channels,)` each.
     """
 
-    patterns: Mapping[str, int]
+    options: Mapping[str, int]
     tensors: Mapping[str, np.ndarray]
     norms: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def choose_each(
-    layers: Mapping[str, SwitchableLayer], patterns: Mapping[str, int], choose: Choose
-) -> dict[str, Lowering]:
-    """Return how every layer is executed in a mode; a layer in its full pattern as a whole."""
+    layers: Mapping[str, BundleLayer], options: Mapping[str, int], choose: Choose
+) -> dict[str, Implementation]:
+    """Return how every layer is executed in a mode; a layer in its full option as a whole."""
     return {
-        name: choose(layer, patterns[layer.knob]) if patterns[layer.knob] > 1 else Lowering(1)
+        name: choose(layer, options[layer.knob]) if options[layer.knob] > 1 else Implementation(1)
         for name, layer in layers.items()
     }
 
@@ -45,7 +45,7 @@ class BuiltModel:
     """The model of one mode.
 
     - `nodes`: its operations, in the order of the graph.
-    - `layer_of`: value -> the switchable layer whose execution makes it, its shuffle included.
+    - `layer_of`: value -> the switchable layer whose implementation makes it, its shuffle included.
     - `content`: as an engine takes it.
     """
 
@@ -56,29 +56,31 @@ class BuiltModel:
 
 def build_model(
     graph: Graph,
-    layers: Mapping[str, SwitchableLayer],
+    layers: Mapping[str, BundleLayer],
     weights: ModeWeights,
-    lowerings: Mapping[str, Lowering],
+    implementations: Mapping[str, Implementation],
 ) -> bytes:
     """Return the ONNX model of one mode; see `build`."""
-    return build(graph, layers, weights, lowerings).content
+    return build(graph, layers, weights, implementations).content
 
 
 def build(
     graph: Graph,
-    layers: Mapping[str, SwitchableLayer],
+    layers: Mapping[str, BundleLayer],
     weights: ModeWeights,
-    lowerings: Mapping[str, Lowering],
+    implementations: Mapping[str, Implementation],
 ) -> BuiltModel:
     """Return the ONNX model of one mode: operations of ONNX only, each norm folded where it can be.
 
-    - `lowerings`: of every layer; one that is `"stored"` needs a chain to a producer that runs as a
+    - `implementations`: of every layer; one that is `"stored"` needs a chain to a producer that runs as a
       whole.
 
     Raises `ValueError` for an operation of ours that does not fit its layer, and for a shuffle that
     cannot be stored.
     """
-    builder = _Builder(layers, weights, lowerings, _stored(graph, layers, weights, lowerings))
+    builder = _Builder(
+        layers, weights, implementations, _stored(graph, layers, weights, implementations)
+    )
     folded = norms_to_fold(graph)
     after = {norm: graph.nodes[convolution] for convolution, norm in folded.items()}
     for number, node in enumerate(graph.nodes):
@@ -91,17 +93,17 @@ def build(
 
 def _stored(
     graph: Graph,
-    layers: Mapping[str, SwitchableLayer],
+    layers: Mapping[str, BundleLayer],
     weights: ModeWeights,
-    lowerings: Mapping[str, Lowering],
+    implementations: Mapping[str, Implementation],
 ) -> dict[int, np.ndarray]:
     """Return node -> the order in which its output channels are stored."""
-    wanted = [name for name, each in lowerings.items() if each.shuffling == "stored"]
+    wanted = [name for name, each in implementations.items() if each.shuffling == "stored"]
     if not wanted:
         return {}
     known = chains(graph, weights.tensors)
     for name in wanted:
-        if name not in known or lowerings[known[name].producer].groups > 1:
+        if name not in known or implementations[known[name].producer].groups > 1:
             raise ValueError(f"the input of {name!r} cannot be stored in its order")
     orders = {name: layers[name].input_order() for name in wanted}
     return stored_orders([known[name] for name in wanted], orders)
@@ -126,12 +128,12 @@ def norms_to_fold(graph: Graph) -> dict[int, int]:
 class _Builder:
     def __init__(
         self,
-        layers: Mapping[str, SwitchableLayer],
+        layers: Mapping[str, BundleLayer],
         weights: ModeWeights,
-        lowerings: Mapping[str, Lowering],
+        implementations: Mapping[str, Implementation],
         stored: Mapping[int, np.ndarray],
     ) -> None:
-        self.layers, self.weights, self.lowerings = layers, weights, lowerings
+        self.layers, self.weights, self.implementations = layers, weights, implementations
         self.stored = stored
         self.nodes: list[Node] = []
         self.tensors: dict[str, np.ndarray] = {}
@@ -167,14 +169,14 @@ class _Builder:
         sizes: list[int] = []
         if node.op == CONVOLUTION:
             layer = self._layer(node)
-            pattern = self.weights.patterns[layer.knob]
-            lowering = self.lowerings[layer.name]
-            weight = merged_weight(weight, pattern, lowering.groups, layer.input_order())
-            attributes["group"], product = lowering.groups, lowering.product
+            option = self.weights.options[layer.knob]
+            implementation = self.implementations[layer.name]
+            weight = merged_weight(weight, option, implementation.groups, layer.input_order())
+            attributes["group"], product = implementation.groups, implementation.product
             sizes = _input_sizes(node)
             del attributes["input"]
-            if lowering.groups > 1:
-                x = self._shuffled(x, layer, lowering, sizes, channels=1)
+            if implementation.groups > 1:
+                x = self._shuffled(x, layer, implementation, sizes, channels=1)
         name = node.outputs[0]
         if norm is not None:
             scale, shift = self.weights.norms[norm.layer]
@@ -211,16 +213,16 @@ class _Builder:
 
     def _linear(self, node: Node) -> None:
         layer, name, sizes = self._layer(node), node.outputs[0], _input_sizes(node)
-        pattern = self.weights.patterns[layer.knob]
-        lowering = self.lowerings[layer.name]
-        order, groups = layer.input_order(), lowering.groups
-        weight = merged_weight(self._read(node.inputs[1]), pattern, groups, order)
+        option = self.weights.options[layer.knob]
+        implementation = self.implementations[layer.name]
+        order, groups = layer.input_order(), implementation.groups
+        weight = merged_weight(self._read(node.inputs[1]), option, groups, order)
         product = f"{name}.product" if len(node.inputs) > 2 else name
         if groups == 1:
             columns = self._tensor(f"{name}.weight", np.ascontiguousarray(weight.T))
             self.nodes.append(Node("MatMul", (node.inputs[0], columns), (product,)))
         else:
-            x = self._shuffled(node.inputs[0], layer, lowering, sizes, channels=len(sizes))
+            x = self._shuffled(node.inputs[0], layer, implementation, sizes, channels=len(sizes))
             self._grouped_product(x, weight, groups, sizes[:-1], product)
         if len(node.inputs) > 2:
             bias = self._tensor(f"{name}.bias", self._read(node.inputs[2]))
@@ -251,19 +253,24 @@ class _Builder:
         self.nodes.append(Node("Add", (f"{name}.scaled", shift_name), (name,)))
 
     def _shuffled(
-        self, x: str, layer: SwitchableLayer, lowering: Lowering, sizes: list[int], channels: int
+        self,
+        x: str,
+        layer: BundleLayer,
+        implementation: Implementation,
+        sizes: list[int],
+        channels: int,
     ) -> str:
         """Return the input in the order in which the layer reads it.
 
         - `sizes`: of the input without the batch; `channels`: the place of its channels.
         """
         order = layer.input_order()
-        if order is None or lowering.shuffling == "stored":
+        if order is None or implementation.shuffling == "stored":
             return x
         name = f"{x}.for.{layer.name}"
-        if lowering.shuffling == "gather":
+        if implementation.shuffling == "gather":
             return self._gathered(x, name, order, channels)
-        if lowering.shuffling == "gather last":
+        if implementation.shuffling == "gather last":
             return self._gathered_last(x, name, order, channels, len(sizes) + 1)
         before, after = sizes[: channels - 1], sizes[channels:]
         parts = [layer.shuffle_groups, layer.inputs // layer.shuffle_groups]
@@ -292,7 +299,7 @@ class _Builder:
         self.nodes.append(Node("Reshape", (x, sizes), (name,)))
         return name
 
-    def _layer(self, node: Node) -> SwitchableLayer:
+    def _layer(self, node: Node) -> BundleLayer:
         layer, weight = self.layers[node.layer], self._read(node.inputs[1])
         if weight.shape[:2] != (layer.outputs, layer.inputs):
             raise ValueError(

@@ -28,7 +28,7 @@ from wenable.core.readings import Reading
 from wenable.core.space import Mode, Space
 from wenable.runtime.building import ModeWeights, norms_to_fold
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node
-from wenable.runtime.lowering import SwitchableLayer
+from wenable.runtime.implementations import BundleLayer
 from wenable.runtime.sizes import check_sizes, most_held
 
 FORMAT, VERSION = "wenable-bundle", 1
@@ -53,7 +53,7 @@ _FIGURES = ("value", "low", "high", "p90", "p99")
 """Of a reading: numbers, or None."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 _RUN = re.compile(r"1(?:/[1-9][0-9]{0,7})?(?:\*([1-9][0-9]{0,5}))?")
-"""A pattern and how often it is repeated, as a mode is written."""
+"""An option and how often it is repeated, as a mode is written."""
 
 
 class BundleError(ValueError):
@@ -259,8 +259,8 @@ class Bundle:
         for name, channels in self.norms:
             norms[name] = (kept[0, start : start + channels], kept[1, start : start + channels])
             start += channels
-        patterns = dict(zip(self.space.names, self.modes[number].mode.options, strict=True))
-        return ModeWeights(patterns, self._tensors, norms)
+        options = dict(zip(self.space.names, self.modes[number].mode.options, strict=True))
+        return ModeWeights(options, self._tensors, norms)
 
     def example(self, batch: int = 1) -> dict[str, np.ndarray]:
         """Return inputs to try it with, by name: random numbers, or zeros for whole ones."""
@@ -425,7 +425,7 @@ def _norm(values: Any) -> tuple[str, int]:
     return name, _whole(values[1], f"the channels of {name!r}")
 
 
-def _layer(values: Mapping[str, Any], space: Space) -> SwitchableLayer:
+def _layer(values: Mapping[str, Any], space: Space) -> BundleLayer:
     name = _text(_object(values, "a layer")["name"], "the name of a layer")
     knob = values["knob"]
     options = {each.name: each.options for each in space.knobs}
@@ -436,11 +436,11 @@ def _layer(values: Mapping[str, Any], space: Space) -> SwitchableLayer:
     pointwise = values["pointwise"]
     if type(pointwise) is not bool:
         raise ValueError(f"`pointwise` (={pointwise!r:.100}) of {name!r} must be true or false")
-    layer = SwitchableLayer(name, knob, options[knob], **sizes, pointwise=pointwise)
-    divided = [(layer.inputs, n) for n in (*layer.patterns, layer.shuffle_groups)]
-    divided += [(layer.outputs, n) for n in layer.patterns]
+    layer = BundleLayer(name, knob, options[knob], **sizes, pointwise=pointwise)
+    divided = [(layer.inputs, n) for n in (*layer.options, layer.shuffle_groups)]
+    divided += [(layer.outputs, n) for n in layer.options]
     if any(size % n for size, n in divided):
-        raise ValueError(f"the patterns of {name!r} do not divide its channels (={sizes})")
+        raise ValueError(f"the options of {name!r} do not divide its channels (={sizes})")
     return layer
 
 

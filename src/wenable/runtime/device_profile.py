@@ -19,29 +19,29 @@ from wenable.core.user_cache import cache_path, why_not_kept
 from wenable.measure.device import Condition, describe_device
 from wenable.runtime.building import Choose, choose_each
 from wenable.runtime.engine import Engine
-from wenable.runtime.lowering import (
-    Lowering,
-    SwitchableLayer,
+from wenable.runtime.implementations import (
+    BundleLayer,
+    Implementation,
     as_written,
-    default_lowering,
+    default_implementation,
     gathered,
     gathered_last,
-    lowerings_of,
+    implementations_of,
     merged_last,
-    stored_lowerings_of,
+    stored_implementations_of,
     whole,
 )
 from wenable.runtime.stored_order import Chain
 
 FORMAT, VERSION = "wenable-device-profile", 2
 
-POLICIES: dict[str, tuple[Choose | None, bool]] = {
+SCHEMES: dict[str, tuple[Choose | None, bool]] = {
     "measured": (None, True),
     "measured convolutions": (None, False),
     "as written": (as_written, True),
     "gathered": (gathered, True),
     "gathered last": (gathered_last, True),
-    "merged": (default_lowering, True),
+    "merged": (default_implementation, True),
     "merged last": (merged_last, True),
     "whole": (whole, True),
 }
@@ -55,8 +55,8 @@ class DeviceProfile:
 
     - `bundle`: the structure of the bundle they belong to: others of the same network share it.
     - `device`, `engine`, `threads`: what they were measured on.
-    - `times_ms`: layer -> lowering -> its time; what is missing takes the default lowering.
-    - `policies`: mode, as text -> which of `POLICIES` is fastest for it as a whole: layers that are
+    - `times_ms`: layer -> implementation -> its time; what is missing takes the default implementation.
+    - `schemes`: mode, as text -> which of `SCHEMES` is fastest for it as a whole: layers that are
       fast by themselves need not be so beside each other. `"measured"` where nothing is said.
     - `latencies`: mode, as text -> its latency for one example.
     - `conditions`: the state of the device when the measurement began: its governor, clock and
@@ -71,9 +71,9 @@ class DeviceProfile:
     device: str
     engine: str
     threads: int
-    times_ms: Mapping[str, Mapping[Lowering, float]] = field(default_factory=dict)
+    times_ms: Mapping[str, Mapping[Implementation, float]] = field(default_factory=dict)
     latencies: Mapping[str, Reading] = field(default_factory=dict)
-    policies: Mapping[str, str] = field(default_factory=dict)
+    schemes: Mapping[str, str] = field(default_factory=dict)
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     table: CostTable | None = None
     events: tuple[str, ...] = ()
@@ -82,63 +82,63 @@ class DeviceProfile:
     energy_table: CostTable | None = None
     energy_reason: str = ""
 
-    def choose(self, layer: SwitchableLayer, pattern: int, products: bool = True) -> Lowering:
-        """Return how a layer is executed in a pattern by itself: as measured, or by the table.
+    def choose(self, layer: BundleLayer, option: int, products: bool = True) -> Implementation:
+        """Return how a layer is executed in an option by itself: as measured, or by the table.
 
         - `products`: whether pointwise convolutions may run as matrix products.
         """
         times = self._times(layer.name, products)
-        known = [each for each in lowerings_of(layer, pattern) if each in times]
-        return min(known, key=times.__getitem__, default=self._default(layer, pattern))
+        known = [each for each in implementations_of(layer, option) if each in times]
+        return min(known, key=times.__getitem__, default=self._default(layer, option))
 
-    def _default(self, layer: SwitchableLayer, pattern: int) -> Lowering:
+    def _default(self, layer: BundleLayer, option: int) -> Implementation:
         # OpenVINO keeps the channels of a position together; see `Shuffling`.
         last = self.engine.startswith("openvino")
-        return default_lowering(layer, pattern, "gather last" if last else "gather")
+        return default_implementation(layer, option, "gather last" if last else "gather")
 
-    def lowerings(
+    def implementations(
         self,
-        layers: Mapping[str, SwitchableLayer],
+        layers: Mapping[str, BundleLayer],
         known: Mapping[str, Chain],
-        patterns: Mapping[str, int],
-        policy: str = "measured",
-    ) -> dict[str, Lowering]:
-        """Return how every layer is executed in a mode, by one of `POLICIES`.
+        options: Mapping[str, int],
+        scheme: str = "measured",
+    ) -> dict[str, Implementation]:
+        """Return how every layer is executed in a mode, by one of `SCHEMES`.
 
         Where a shuffle can be stored by the layer before (`known`), that is done if that layer runs as
         a whole anyway, or if both together were measured to be faster so; never `"as written"`.
         """
-        fixed, products = POLICIES[policy]
+        fixed, products = SCHEMES[scheme]
         if fixed is not None:
-            chosen = choose_each(layers, patterns, fixed)
+            chosen = choose_each(layers, options, fixed)
             return chosen if fixed is as_written else _with_free_stores(chosen, layers, known)
-        chosen = choose_each(layers, patterns, partial(self.choose, products=products))
+        chosen = choose_each(layers, options, partial(self.choose, products=products))
         for name, chain in known.items():
-            pattern = patterns[layers[name].knob]
+            option = options[layers[name].knob]
             pair = self._stored(
-                layers[name], pattern, chosen[chain.producer], chosen[name], chain, products
+                layers[name], option, chosen[chain.producer], chosen[name], chain, products
             )
-            if pattern > 1 and pair is not None:
+            if option > 1 and pair is not None:
                 chosen[chain.producer], chosen[name] = pair
         return chosen
 
     def _stored(
         self,
-        reader: SwitchableLayer,
-        pattern: int,
-        before: Lowering,
-        now: Lowering,
+        reader: BundleLayer,
+        option: int,
+        before: Implementation,
+        now: Implementation,
         chain: Chain,
         products: bool,
-    ) -> tuple[Lowering, Lowering] | None:
-        """Return the lowerings of producer and reader with the shuffle stored, where that pays.
+    ) -> tuple[Implementation, Implementation] | None:
+        """Return the implementations of producer and reader with the shuffle stored, where that pays.
 
         - `before`, `now`: theirs with the shuffle as it is.
         """
         times = self._times(reader.name, products)
         of_producer = self._times(chain.producer, products)
-        ways = [each for each in stored_lowerings_of(reader, pattern) if each in times]
-        dense = Lowering(1)
+        ways = [each for each in stored_implementations_of(reader, option) if each in times]
+        dense = Implementation(1)
         if ways and now in times:
             best = min(ways, key=times.__getitem__)
             saved = times[now] - times[best]
@@ -151,7 +151,7 @@ class DeviceProfile:
         free = _is_free(reader, before, now)
         return (before, replace(now, shuffling="stored")) if free else None
 
-    def _times(self, name: str, products: bool) -> dict[Lowering, float]:
+    def _times(self, name: str, products: bool) -> dict[Implementation, float]:
         times = self.times_ms.get(name, {})
         return {each: ms for each, ms in times.items() if products or not each.product}
 
@@ -168,7 +168,7 @@ class DeviceProfile:
                 layer: [[each.to_json(), ms] for each, ms in times.items()]
                 for layer, times in self.times_ms.items()
             },
-            "policies": dict(self.policies),
+            "schemes": dict(self.schemes),
             "conditions": _conditions_to_json(self.conditions),
             "conditions_after": _conditions_to_json(self.conditions_after),
             "table": self.table.to_json() if self.table else None,
@@ -189,11 +189,11 @@ class DeviceProfile:
                 str(values["bundle"]), str(values["device"]), str(values["engine"]),
                 int(values["threads"]),
                 {
-                    str(layer): {Lowering.from_json(each): _time(ms) for each, ms in times}
+                    str(layer): {Implementation.from_json(each): _time(ms) for each, ms in times}
                     for layer, times in values["times_ms"].items()
                 },
                 {str(mode): _latency(each) for mode, each in values["latencies"].items()},
-                {str(mode): _policy(each) for mode, each in values["policies"].items()},
+                {str(mode): _scheme(each) for mode, each in _schemes(values).items()},
                 _conditions(values["conditions"]),
                 _table(values["table"], "ms"),
                 tuple(str(each) for each in values.get("events", ())),
@@ -232,22 +232,22 @@ class DeviceProfile:
                 )
 
 
-def policy_of(profile: DeviceProfile, mode: str) -> str | None:
-    """Return the policy of a mode by a profile; None where it has measured nothing of its layers."""
-    return profile.policies.get(mode, "measured" if profile.times_ms else None)
+def scheme_of(profile: DeviceProfile, mode: str) -> str | None:
+    """Return the scheme of a mode by a profile; None where it has measured nothing of its layers."""
+    return profile.schemes.get(mode, "measured" if profile.times_ms else None)
 
 
-def _is_free(reader: SwitchableLayer, before: Lowering, now: Lowering) -> bool:
+def _is_free(reader: BundleLayer, before: Implementation, now: Implementation) -> bool:
     """Say whether storing the order costs nothing: the layer before runs as a whole anyway."""
     return before.groups == 1 and now.groups > 1 and reader.input_order() is not None
 
 
 def _with_free_stores(
-    chosen: dict[str, Lowering],
-    layers: Mapping[str, SwitchableLayer],
+    chosen: dict[str, Implementation],
+    layers: Mapping[str, BundleLayer],
     known: Mapping[str, Chain],
-) -> dict[str, Lowering]:
-    """Return lowerings in which a shuffle is stored wherever the layer before runs as a whole."""
+) -> dict[str, Implementation]:
+    """Return implementations in which a shuffle is stored wherever the layer before runs as a whole."""
     return {
         name: replace(now, shuffling="stored")
         if name in known and _is_free(layers[name], chosen[known[name].producer], now)
@@ -268,9 +268,14 @@ def _conditions(values: Mapping[str, Any]) -> dict[str, Condition]:
     }
 
 
-def _policy(name: Any) -> str:
-    if name not in POLICIES:
-        raise ValueError(f"a policy (={name!r}) must be one of {', '.join(POLICIES)}")
+def _schemes(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return them by their former name, too, which older profiles have."""
+    return values["schemes"] if "schemes" in values else values["policies"]
+
+
+def _scheme(name: Any) -> str:
+    if name not in SCHEMES:
+        raise ValueError(f"a scheme (={name!r}) must be one of {', '.join(SCHEMES)}")
     return str(name)
 
 

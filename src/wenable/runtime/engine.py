@@ -12,7 +12,7 @@ import numpy as np
 from wenable.runtime.building import ModeWeights
 from wenable.runtime.forking import lost_by_a_fork
 from wenable.runtime.graph import Graph
-from wenable.runtime.lowering import SwitchableLayer
+from wenable.runtime.implementations import BundleLayer
 
 
 class Runner(Protocol):
@@ -100,7 +100,7 @@ class ModeEngine(Engine, Protocol):
     """An engine that prepares a mode of a bundle from its graph, and needs no ONNX model of it."""
 
     def plan(
-        self, graph: Graph, layers: Mapping[str, SwitchableLayer], weights: ModeWeights
+        self, graph: Graph, layers: Mapping[str, BundleLayer], weights: ModeWeights
     ) -> PlannedMode:
         """Return a mode that is ready; raises `EngineError` for an operation that is not known."""
         ...

@@ -13,7 +13,7 @@ from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import (
     default_profile_path,
     kept_profile,
-    policy_of,
+    scheme_of,
     write_profile,
 )
 from wenable.runtime.engine import EngineError
@@ -65,10 +65,10 @@ def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[
         first_choice = FirstChoice(bundle, engine, linked)
         for number in {0, len(bundle.modes) - 1}:
             weights = bundle.weights_of(number)
-            policy = policy_of(known, str(bundle.modes[number].mode))
-            policy = first_choice.policy(number) if policy is None else policy
-            lowerings = known.lowerings(bundle.layers, linked, weights.patterns, policy)
-            model = build_model(bundle.graph, bundle.layers, weights, lowerings)
+            scheme = scheme_of(known, str(bundle.modes[number].mode))
+            scheme = first_choice.scheme(number) if scheme is None else scheme
+            implementations = known.implementations(bundle.layers, linked, weights.options, scheme)
+            model = build_model(bundle.graph, bundle.layers, weights, implementations)
             try:
                 runner = engine.prepare(model)
                 runner(inputs)

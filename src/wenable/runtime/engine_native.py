@@ -13,7 +13,7 @@ from wenable.runtime.building import ModeWeights
 from wenable.runtime.engine import EngineError, Lost, OperationTime, PlannedMode, Runner
 from wenable.runtime.forking import abandon, no_fork_meanwhile, tell_after_fork
 from wenable.runtime.graph import Graph
-from wenable.runtime.lowering import SwitchableLayer
+from wenable.runtime.implementations import BundleLayer
 from wenable.runtime.native.operations import RULES
 from wenable.runtime.native.packing import PackedWeights
 from wenable.runtime.native.plan import Plan, Planner, UnsupportedError
@@ -63,7 +63,7 @@ class Native:
         return model
 
     def plan(
-        self, graph: Graph, layers: Mapping[str, SwitchableLayer], weights: ModeWeights
+        self, graph: Graph, layers: Mapping[str, BundleLayer], weights: ModeWeights
     ) -> PlannedMode:
         """Return a mode that is ready; raises `EngineError` for an operation that is not known."""
         # A lock that planning takes (of a module that numpy loads late, say) must not be held in a child.

@@ -26,7 +26,7 @@ from wenable.runtime.stored_order import Chain
 from wenable.runtime.unloaded import MOST_WAITING_S, waited_s
 
 AS_WRITTEN, TABLE = "as written", "measured"
-"""Of `device_profile.POLICIES`; where nothing was measured the second is the default table."""
+"""Of `device_profile.SCHEMES`; where nothing was measured the second is the default table."""
 _MARGIN = 0.97
 """The table is taken where it takes less than this share of the time."""
 _TIMING = TimingPlan(blocks=3, calls=3, warmup=1, gap_ms=2.0)
@@ -52,13 +52,15 @@ class FirstChoice:
         words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{version}-{engine.threads}-{describe_device()}")
         self._remembered = Remembered(f"{bundle.structure[:16]}-{words}.json", (AS_WRITTEN, TABLE))
 
-    def policy(self, number: int) -> str:
-        """Return the policy of mode `number`: as remembered, or as timed now."""
+    def scheme(self, number: int) -> str:
+        """Return the scheme of mode `number`: as remembered, or as timed now."""
         mode = str(self._bundle.modes[number].mode)
-        patterns = self._bundle.weights_of(number).patterns
+        options = self._bundle.weights_of(number).options
         ways = {
-            policy: self._nothing.lowerings(self._bundle.layers, self._linked, patterns, policy)
-            for policy in (AS_WRITTEN, TABLE)
+            scheme: self._nothing.implementations(
+                self._bundle.layers, self._linked, options, scheme
+            )
+            for scheme in (AS_WRITTEN, TABLE)
         }
         if ways[AS_WRITTEN] == ways[TABLE]:
             return AS_WRITTEN
@@ -76,15 +78,17 @@ class FirstChoice:
     def _timed(self, number: int) -> str:
         bundle, weights = self._bundle, self._bundle.weights_of(number)
         inputs, calls = bundle.example(), {}
-        for policy in (AS_WRITTEN, TABLE):
-            ways = self._nothing.lowerings(bundle.layers, self._linked, weights.patterns, policy)
+        for scheme in (AS_WRITTEN, TABLE):
+            ways = self._nothing.implementations(
+                bundle.layers, self._linked, weights.options, scheme
+            )
             model = build_model(bundle.graph, bundle.layers, weights, ways)
             try:
                 runner = self._engine.prepare(model)
                 runner(inputs)
             except EngineError:  # whoever asked for the mode is told, where the other way fails too
                 continue
-            calls[policy] = partial(runner, inputs)
+            calls[scheme] = partial(runner, inputs)
         if len(calls) < 2:
             return next(iter(calls), AS_WRITTEN)
         found = measure_latencies(calls, _TIMING)

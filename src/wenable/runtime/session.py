@@ -16,16 +16,16 @@ from wenable.core.space import Mode, ModeChoice
 from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
-from wenable.runtime.device_profile import DeviceProfile, kept_profile, policy_of
+from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_of
 from wenable.runtime.engine import Engine, ModeEngine, PlannedMode, Runner
 from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
+from wenable.runtime.implementations import Implementation
 from wenable.runtime.kernel_choice import KernelChoice
 from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
-from wenable.runtime.lowering import Lowering
 from wenable.runtime.prepared import PreparedModes
 from wenable.runtime.requests import LimitedRequests
 from wenable.runtime.stored_order import chains
@@ -48,7 +48,7 @@ class Session:
       takes the one that is kept for this user where there is one. Otherwise each mode is timed as
       written and by a default table when it is first prepared, which is remembered; under a
       budget it is not timed, and what is not remembered runs as written.
-    - `choose`: how each layer is executed in each pattern, instead of what the profile says.
+    - `choose`: how each layer is executed in each option, instead of what the profile says.
     - `target`: the share of requests with a deadline that are to meet it.
 
     Close it when it is done with, or use it in a `with` statement. After a fork the child prepares
@@ -292,7 +292,7 @@ class Session:
         A profile tells that, and what to expect of it under a deadline.
         """
         profile = self.profile
-        told = self._choose or profile.times_ms or profile.policies or profile.latencies
+        told = self._choose or profile.times_ms or profile.schemes or profile.latencies
         if kernels is None or told:
             return None
         return KernelChoice(self.bundle, self.engine, kernels, measure=measure)
@@ -328,19 +328,19 @@ class Session:
     def model(self, number: int) -> bytes:
         """Return the ONNX model of mode `number`, as the engine gets it."""
         bundle, weights = self.bundle, self.bundle.weights_of(number)
-        return build_model(bundle.graph, bundle.layers, weights, self.lowerings(number))
+        return build_model(bundle.graph, bundle.layers, weights, self.implementations(number))
 
-    def lowerings(self, number: int) -> dict[str, Lowering]:
+    def implementations(self, number: int) -> dict[str, Implementation]:
         """Return how each layer is executed in mode `number`."""
-        layers, patterns = self.bundle.layers, self.bundle.weights_of(number).patterns
+        layers, options = self.bundle.layers, self.bundle.weights_of(number).options
         if self._choose is not None:
-            return choose_each(layers, patterns, self._choose)
-        policy = policy_of(self.profile, str(self.bundle.modes[number].mode))
-        if policy is None and isinstance(self.engine, ModeEngine):
-            policy = "as written"
-        if policy is None:
-            policy = self._first_choice.policy(number)
-        return self.profile.lowerings(layers, self._chains, patterns, policy)
+            return choose_each(layers, options, self._choose)
+        scheme = scheme_of(self.profile, str(self.bundle.modes[number].mode))
+        if scheme is None and isinstance(self.engine, ModeEngine):
+            scheme = "as written"
+        if scheme is None:
+            scheme = self._first_choice.scheme(number)
+        return self.profile.implementations(layers, self._chains, options, scheme)
 
 
 def _is_finite(array: np.ndarray) -> bool:

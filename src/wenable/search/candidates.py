@@ -251,7 +251,7 @@ class Candidates:
         rows = torch.searchsorted(self.held, indices)
         inputs = tuple(each[rows] for each in self.images)
         labels, found = self.labels[indices], dict[Mode, int]()
-        # What was calibrated before, maybe on other images, shares nothing but the patterns.
+        # What was calibrated before, maybe on other images, shares nothing but the options.
         alone = {mode: knob for mode, knob in knobs.items() if mode in self.before}
         together = {mode: knob for mode, knob in knobs.items() if mode not in self.before}
         with in_eval_mode(self.net), torch.inference_mode():

@@ -103,7 +103,7 @@ class _Search:
         self.path: set[Mode] = {self.net.space.full}
         self.current = self.net.space.full
         self.more_errors: dict[str, int] = {}
-        """Knob -> how many more errors its next pattern made than the mode it was tried in."""
+        """Knob -> how many more errors its next option made than the mode it was tried in."""
         journal = candidates.journal
         entries = journal.entries if journal else []
         self.steps = iter([entry for entry in entries if entry["kind"] == "step"])

@@ -262,7 +262,7 @@ class PrefixReuse:
         self._cuts.clear()
 
     def _drop_statistics(self) -> None:
-        """Normalise as the patterns do: two modes that were calibrated differ before the knob too."""
+        """Normalise as the options do: two modes that were calibrated differ before the knob too."""
         for norm in self.net.switchable_norms().values():
             norm.use_statistics(None)
 

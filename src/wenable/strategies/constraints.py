@@ -13,7 +13,7 @@ from wenable.core.cost_table import CostTable
 from wenable.core.space import Knob, Mode, Space
 
 Losses: TypeAlias = Mapping[str, Mapping[int, float]]
-"""Knob -> pattern -> its loss; a pattern without one is not to be chosen."""
+"""Knob -> option -> its loss; an option without one is not to be chosen."""
 
 ROUNDING = 1e-6  # how far a sum may exceed a constraint, as a share of it: sums and solvers round
 TIE = 1e-6  # losses that differ by less are equal: no test set has a million images
@@ -94,7 +94,7 @@ def check_space(space: Space, table: CostTable, what: str) -> None:
         raise ValueError(
             f"{what} is the cost table of another network: it has {len(table.space.knobs)} knobs,"
             f" from {table.space.names[0]!r} on, and the space {len(space.knobs)}, from"
-            f" {space.names[0]!r} on; allowed: a table of the same knobs and patterns"
+            f" {space.names[0]!r} on; allowed: a table of the same knobs and options"
         )
 
 
@@ -108,9 +108,9 @@ def _least(space: Space, table: CostTable, constraints: Sequence[Constraint]) ->
 def worthwhile(
     space: Space, table: CostTable, constraints: Sequence[Constraint] = ()
 ) -> dict[str, tuple[int, ...]]:
-    """Return for each knob the patterns that no coarser one matches in all costs at once.
+    """Return for each knob the options that no coarser one matches in all costs at once.
 
-    Without constraints these are `CostTable.without_slower_patterns`. A pattern that is slower than a
+    Without constraints these are `CostTable.without_slower_options`. An option that is slower than a
     coarser one but smaller may be what keeps a constraint on memory; so it stays where there is one.
 
     >>> space = Space((Knob("a", (1, 2, 4)),))
@@ -141,12 +141,12 @@ def cheapest_within(
 ) -> Mode | None:
     """Return the mode of least loss within the budget and the constraints; of equal ones the cheapest.
 
-    A multiple-choice knapsack: one pattern for each knob, whose losses add up, as the costs do. It
+    A multiple-choice knapsack: one option for each knob, whose losses add up, as the costs do. It
     is solved to the optimum as a mixed-integer programme (`scipy.optimize.milp`, HiGHS), as a rule
     in a fraction of a second; after 5 s the best so far is returned. HiGHS 1.12 (scipy 1.17) may
     print lines with `transformNewIntegerFeasibleSolution`, a leftover of theirs that means nothing.
 
-    - `losses`: knob -> pattern -> its loss, a share of the accuracy. A pattern that is left out is
+    - `losses`: knob -> option -> its loss, a share of the accuracy. An option that is left out is
       not chosen. Sums that differ by less than 1e-6 count as equal.
     - `budget`: the most by `table`; it and the constraints may be exceeded by a millionth of them.
     - `table`: what `budget` is compared with, and what decides among equal losses.
@@ -178,13 +178,13 @@ def _check_losses(space: Space, losses: Losses) -> None:
     for knob in space.knobs:
         if not losses.get(knob.name):
             raise ValueError(
-                f"`losses` has no pattern of {knob.name!r}; every knob needs at least one"
+                f"`losses` has no option of {knob.name!r}; every knob needs at least one"
             )
         for option, loss in losses[knob.name].items():
             knob.check(option)
             if not math.isfinite(loss):
                 raise ValueError(
-                    f"`losses` of {knob.name!r} in pattern {option} (={loss}) must be finite"
+                    f"`losses` of {knob.name!r} in option {option} (={loss}) must be finite"
                 )
 
 

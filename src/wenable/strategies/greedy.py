@@ -1,4 +1,4 @@
-"""Algorithm 2 of the paper: from the full network, one layer one pattern further at a time."""
+"""Algorithm 2 of the paper: from the full network, one layer one option further at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def greedy(
 ) -> Front:
     """Search as the paper's Algorithm 2 does, and return its path and the front of that path.
 
-    In each step every mode that is one layer one pattern further is evaluated, and the one with the
+    In each step every mode that is one layer one option further is evaluated, and the one with the
     least t/acc becomes the next; of equal ones the layer that runs first. The search ends when the
     accuracy is at or under the min_accuracy, or nothing is left to cut.
 

@@ -22,7 +22,7 @@ def greedy_lazy(
 ) -> Front:
     """Search about as Algorithm 2 does, with a few evaluations a step instead of one for each knob.
 
-    For every knob the search keeps what its next pattern cost in accuracy when it was last
+    For every knob the search keeps what its next option cost in accuracy when it was last
     evaluated. The candidates are ordered by cost / (present accuracy - that loss). The head of the
     order is evaluated in the present mode and put back, until the head is one that was: it is taken.
     A knob that was never evaluated is taken to cost nothing, so it comes to the head early.

@@ -1,4 +1,4 @@
-"""Searches by knapsack: what each pattern of each knob loses is measured, the rest is arithmetic."""
+"""Searches by knapsack: what each option of each knob loses is measured, the rest is arithmetic."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def knapsack(
     rounds: int = 8,
     on_step: Callable[[SearchStep], None] | None = None,
 ) -> Front:
-    """Measure what each pattern loses alone, then solve for the best mode within each budget.
+    """Measure what each option loses alone, then solve for the best mode within each budget.
 
     Costs add up over the knobs (`CostTable`). Accuracy is taken to multiply: a mode keeps of the
-    full mode's accuracy the product of what each pattern keeps when it is the only one. Then the
+    full mode's accuracy the product of what each option keeps when it is the only one. Then the
     logarithms add up, and the best mode within a budget is a multiple-choice knapsack, which
     `cheapest_within` solves to the optimum. The accuracy does not in fact multiply: so each solution
     is evaluated for real, and after each round the losses are fitted anew to all that was
     evaluated. Only what was evaluated enters the front.
 
     - `accuracy`: mode -> its top-1, a share between 0 and 1; called once a mode at most.
-    - `table`: the cost of any mode. Patterns that cost no less than a coarser one are left out.
+    - `table`: the cost of any mode. Options that cost no less than a coarser one are left out.
     - `budgets`: what a mode may cost, in the table's unit; by default `count` of them, evenly from
       the cheapest mode to the full one. Rounds after the first spread theirs from a little below the
       cheapest point above the min_accuracy to the full mode, shifted by a part of a step, so that they
@@ -56,7 +56,7 @@ def knapsack(
     - `rounds`: how often the budgets are gone through.
     - `on_step`: called after each evaluation, with `taken` its point.
 
-    It evaluates one mode for each knob and pattern, and at most `rounds` times the budgets.
+    It evaluates one mode for each knob and option, and at most `rounds` times the budgets.
 
     Returns a `Front` whose `path` is the full mode and then the solutions, from the most to the
     least costly, and whose `chosen` is the cheapest point above the min_accuracy.
@@ -80,12 +80,12 @@ def knapsack(
     check_space(space, table, "`table`")
     check_constraints(space, constraints)
     _check_budgets(table, budgets, count, rounds)
-    patterns = worthwhile(space, table, constraints)
+    choices = worthwhile(space, table, constraints)
     a_round = count if budgets is None else len(budgets)
-    alone_or_full = 1 + sum(len(options) - 1 for options in patterns.values())
+    alone_or_full = 1 + sum(len(options) - 1 for options in choices.values())
     most = alone_or_full + rounds * a_round
-    # Many budgets have the same solution, the more so the fewer patterns there are. By 96 budgets
-    # networks of 6, 7 and 18 layers had 6, 20 and 68 new modes, where 12, 28 and 72 patterns were
+    # Many budgets have the same solution, the more so the fewer options there are. By 96 budgets
+    # networks of 6, 7 and 18 layers had 6, 20 and 68 new modes, where 12, 28 and 72 options were
     # evaluated alone; made-up ones had more. This is within a factor of two of all of them.
     likely = alone_or_full + min(4 * rounds * a_round // 5, 6 * (alone_or_full - 1) // 5)
     evaluate = Evaluations(accuracy, table, most, on_step, likely=likely)
@@ -93,10 +93,10 @@ def knapsack(
     check_exceeded(min_accuracy, full)
     alone = {
         name: {n: evaluate(space.full.replace({name: n})).accuracy for n in options[1:]}
-        for name, options in patterns.items()
+        for name, options in choices.items()
     }
     drawn = first_losses(full.accuracy, alone)
-    losses = first = {name: {full.mode[name]: 0.0, **drawn[name]} for name in patterns}
+    losses = first = {name: {full.mode[name]: 0.0, **drawn[name]} for name in choices}
     solutions: dict[Mode, Point] = {}
     for number in range(rounds):
         if number > 0:
@@ -121,9 +121,9 @@ def _telling(
 ) -> list[Point]:
     """Return the points that the next losses are to fit.
 
-    Losses do not add up for ever: a mode with all patterns at their finest keeps far more than the
+    Losses do not add up for ever: a mode with all options at their finest keeps far more than the
     product. So of those at or under the min_accuracy only such count as were taken to exceed it; fitted
-    to the rest as well, fine patterns would seem to lose next to nothing.
+    to the rest as well, fine options would seem to lose next to nothing.
     """
 
     def taken_to_keep(point: Point) -> float:
@@ -180,18 +180,18 @@ def _between(number: int) -> float:
 
 
 def first_losses(full: Reading, alone: Mapping[str, Mapping[int, Reading]]) -> Losses:
-    """Return each pattern's loss from the accuracy of the mode that has it in one knob only.
+    """Return each option's loss from the accuracy of the mode that has it in one knob only.
 
     A loss is the logarithm of full accuracy / accuracy. Each is small against the error of the
     accuracies, so that the raw losses would make the search believe in the luckiest ones. Therefore:
 
-    1. a finer pattern of a knob is taken to lose no less than a coarser one (isotonic regression),
+    1. a finer option of a knob is taken to lose no less than a coarser one (isotonic regression),
        and none to lose less than nothing: so small gains in accuracy count as no loss;
-    2. each loss is drawn towards the mean of that pattern over all knobs, by the share that the
+    2. each loss is drawn towards the mean of that option over all knobs, by the share that the
        readings' intervals explain of the spread between knobs; all of it, where they explain all.
 
     - `full`: the accuracy of the full mode.
-    - `alone`: knob -> pattern -> the accuracy with that knob alone in that pattern, from coarse to
+    - `alone`: knob -> option -> the accuracy with that knob alone in that option, from coarse to
       fine, without the full one. Readings without an interval count as exact: nothing is drawn.
 
     Source: Efron and Morris, *Stein's Estimation Rule and Its Competitors*, 1973.
@@ -223,7 +223,7 @@ def fitted_losses(first: Losses, points: Sequence[Point], full: Reading) -> Loss
     """Return the losses that fit all modes evaluated so far, near the first ones, none negative.
 
     Least squares of the logarithms, with the first losses as further observations (a ridge), each
-    weighing as much as one mode. So a mode that loses more than the sum makes its patterns dearer.
+    weighing as much as one mode. So a mode that loses more than the sum makes its options dearer.
 
     >>> from wenable.core.space import Knob
     >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))

@@ -37,14 +37,14 @@ def nsga2(
     come as far as `exact`; but it may start from the points of another search.
 
     - `accuracy`: mode -> its top-1, a share between 0 and 1; called once a mode at most.
-    - `table`: the cost of any mode. Patterns that cost no less than a coarser one are left out.
+    - `table`: the cost of any mode. Options that cost no less than a coarser one are left out.
     - `trials`: how many modes are evaluated at most, the full one included. Modes that were
       evaluated before or break a constraint take no trial; of those, ten times as many are borne.
     - `seed`: of the random choices; the same seed and readings give the same front.
     - `population`: how many modes a generation has, at least 2.
     - `min_accuracy`: points at or under this accuracy are left out of the front.
     - `constraints`: what each point keeps besides, as a memory of 2 MB; the full mode need not.
-    - `start`: modes to begin with; the uniform ones by default. A pattern that is left out is
+    - `start`: modes to begin with; the uniform ones by default. An option that is left out is
       replaced by a coarser one that costs no more. With constraints, a mode that keeps them all is added.
     - `cost`: the name of the cost, for the record.
     - `on_step`: called after each evaluation, with `taken` its point.
@@ -75,15 +75,15 @@ def nsga2(
             raise ValueError(f"`{name}` (={value}) must be at least {least}")
     check_space(space, table, "`table`")
     kept = check_constraints(space, constraints)
-    patterns = worthwhile(space, table, constraints)
+    choices = worthwhile(space, table, constraints)
     first = [space.mode(choice) for choice in start] or list(space.uniform_modes())
     tables = [table, *(constraint.table for constraint in constraints)]
     study = _study(population, seed)
     evaluate = Evaluations(accuracy, table, trials, on_step, likely=trials)
     check_exceeded(min_accuracy, evaluate(space.full))
-    for mode in dict.fromkeys(_without_left_out(mode, patterns, tables) for mode in (*first, kept)):
+    for mode in dict.fromkeys(_without_left_out(mode, choices, tables) for mode in (*first, kept)):
         study.enqueue_trial(dict(mode))
-    _breed(study, space, patterns, evaluate, table, constraints, trials)
+    _breed(study, space, choices, evaluate, table, constraints, trials)
     return evaluate.front("nsga2", cost, min_accuracy, constraints, evaluate.points)
 
 
@@ -104,11 +104,11 @@ def _study(population: int, seed: int) -> Any:
 
 
 def _without_left_out(
-    mode: Mode, patterns: Mapping[str, Sequence[int]], tables: Sequence[CostTable]
+    mode: Mode, choices: Mapping[str, Sequence[int]], tables: Sequence[CostTable]
 ) -> Mode:
     def replaced(name: str, option: int) -> int:
         rows = [table.costs[name] for table in tables]
-        coarser = [n for n in patterns[name] if n <= option]
+        coarser = [n for n in choices[name] if n <= option]
         return next(n for n in reversed(coarser) if all(row[n] <= row[option] for row in rows))
 
     return mode.space.mode({name: replaced(name, option) for name, option in mode.items()})
@@ -117,21 +117,21 @@ def _without_left_out(
 def _breed(
     study: Any,
     space: Space,
-    patterns: Mapping[str, Sequence[int]],
+    choices: Mapping[str, Sequence[int]],
     evaluate: Evaluations,
     table: CostTable,
     constraints: Sequence[Constraint],
     trials: int,
 ) -> None:
     """Evaluate what the study proposes, until there are `trials` points or nothing is new."""
-    size = math.prod(len(options) for options in patterns.values())
+    size = math.prod(len(options) for options in choices.values())
     whole = max(table.rest + sum(max(row.values()) for row in table.costs.values()), 1.0)
     for _ in range(10 * trials):
         if len(evaluate.points) >= min(trials, size):
             return
         trial = study.ask()
         mode = space.mode(
-            {name: trial.suggest_categorical(name, options) for name, options in patterns.items()}
+            {name: trial.suggest_categorical(name, options) for name, options in choices.items()}
         )
         excess = sum(constraint.violation(mode) for constraint in constraints)
         if excess > 0:

@@ -11,15 +11,16 @@ from wenable.core.renamed import answer_renamed, with_present_names
 
 RENAMED = {
     "averaging": "ema_decay", "clip": "clip_grad", "accumulate": "grad_accum_steps",
+    "executions": "implementations",
 }  # fmt: skip
 """Former names of settings; checkpoints may hold them."""
 
 Counting = Literal["all", "random"]
-Sampling = Literal["patterns", "macs"]
+Sampling = Literal["options", "macs"]
 Optimizer = Literal["sgd", "adamw", "rmsproptf"]
 Schedule = Literal["cosine", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
-Executions = Literal["grouped", "timed"]
+Implementations = Literal["grouped", "timed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class TrainConfig:
       these two ("randomly sample 20 sub-networks", section IV-A), s + 2 passes in all.
     - `grow_from`: begin with this s and grow it evenly to `passes` over the run; cheaper early
       steps. None keeps it.
-    - `sampling`: how random modes are drawn. `"patterns"`: each layer's pattern uniformly
+    - `sampling`: how random modes are drawn. `"options"`: each layer's option uniformly
       (Algorithm 1, line 13), which makes most modes cost about the same; `"macs"`: a cost uniformly
       between the smallest and the full, then layers made cheaper in random order down to it.
     - `distillation`: all modes but the full one learn from its outputs instead of the labels
@@ -59,8 +60,8 @@ class TrainConfig:
 
     - `precision`: `"bfloat16"` or `"float16"` autocast (the latter with scaled losses).
     - `channels_last`: the memory format of the network and of its images.
-    - `executions`: `"grouped"` computes each layer as it is written. `"timed"` times the ways to
-      compute it on this device before the first step (`wenable.layers.executions`), once for all
+    - `implementations`: `"grouped"` computes each layer as it is written. `"timed"` times the ways to
+      compute it on this device before the first step (`wenable.layers.implementations`), once for all
       runs, and takes the fastest; the choice is written into the checkpoint. Runs with different
       choices differ by rounding, so `"grouped"` is what the same seed repeats everywhere.
     - `seed`: of the modes, and of what is random in the network. All of it is a function of the
@@ -75,7 +76,7 @@ class TrainConfig:
     passes: int = 4
     counting: Counting = "all"
     grow_from: int | None = None
-    sampling: Sampling = "patterns"
+    sampling: Sampling = "options"
     distillation: bool = False
     epochs: int = 10
     optimizer: Optimizer = "sgd"
@@ -94,7 +95,7 @@ class TrainConfig:
     cutmix: float = 0.0
     precision: Precision = "float32"
     channels_last: bool = False
-    executions: Executions = "grouped"
+    implementations: Implementations = "grouped"
     seed: int = 0
 
     def __new__(cls, *_: Any, **given: Any) -> TrainConfig:
@@ -155,11 +156,23 @@ class TrainConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Return the settings written by `to_json`; raises `ValueError` for unknown ones."""
-        values = with_present_names(values, RENAMED)
+        values = with_present_words(values)
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"`values` holds settings unknown to this version: {unknown[0]!r}")
         return cls(**values)
+
+
+def with_present_words(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a file, those of an older one in the present words.
+
+    >>> with_present_words({"clip": 5.0, "sampling": "patterns"})
+    {'clip_grad': 5.0, 'sampling': 'options'}
+    """
+    present = with_present_names(values, RENAMED)
+    if present.get("sampling") == "patterns":
+        present["sampling"] = "options"
+    return present
 
 
 def _check_choices(config: TrainConfig) -> None:
@@ -169,7 +182,7 @@ def _check_choices(config: TrainConfig) -> None:
         "optimizer": Optimizer,
         "schedule": Schedule,
         "precision": Precision,
-        "executions": Executions,
+        "implementations": Implementations,
     }
     for name, kind in choices.items():
         if getattr(config, name) not in get_args(kind):

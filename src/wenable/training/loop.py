@@ -22,8 +22,8 @@ from wenable.modules.passes import device_name, device_of
 from wenable.modules.processes import rank, text_of_first_process, true_in_any_process
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
-from wenable.training.execution_memory import ExecutionMemory, default_memory_path
-from wenable.training.executions import Executions, by_pattern, choose_executions
+from wenable.training.implementation_memory import ImplementationMemory, default_memory_path
+from wenable.training.implementations import Implementations, by_option, choose_implementations
 from wenable.training.loading import Batch, EpochBatches, batches_of_epoch
 from wenable.training.parallel import agree_on_statistics, in_parallel
 from wenable.training.sampling import sample_modes
@@ -162,8 +162,8 @@ def run_steps(
             with buffers_put_back(net) if state.step == 0 else nullcontext():
                 inputs, targets = inputs_and_targets(batch, net)
                 start.check(targets)
-                if config.executions == "timed" and state.executions is None:
-                    state.choose(_fastest_executions(state, inputs, targets))
+                if config.implementations == "timed" and state.implementations is None:
+                    state.choose(_fastest_implementations(state, inputs, targets))
                 torch.manual_seed(_seed(config.seed, state.step, rank()))
                 state.schedule.step_update(state.step)
                 modes = modes_of(state.step)
@@ -201,15 +201,17 @@ def _end_epoch(state: TrainState, epoch: int, on_epoch: Callable[[int], None] | 
             on_epoch(epoch)
 
 
-def _fastest_executions(state: TrainState, inputs: Inputs, targets: torch.Tensor) -> Executions:
-    """Return the executions that the first process finds fastest; all processes take them."""
+def _fastest_implementations(
+    state: TrainState, inputs: Inputs, targets: torch.Tensor
+) -> Implementations:
+    """Return the implementations that the first process finds fastest; all processes take them."""
     net, found = state.net, ""
     if rank() == 0:
         inputs, _, _ = parts_of(inputs, targets, state.config, device_of(net))[0]
-        memory = ExecutionMemory(default_memory_path(), device_name(net))
-        chosen = choose_executions(net, inputs, lambda: autocast_of(net, state.config), memory)
+        memory = ImplementationMemory(default_memory_path(), device_name(net))
+        chosen = choose_implementations(net, inputs, lambda: autocast_of(net, state.config), memory)
         found = json.dumps(chosen)
-    return by_pattern(json.loads(text_of_first_process(found, device_of(net))))
+    return by_option(json.loads(text_of_first_process(found, device_of(net))))
 
 
 def _seed(seed: int, step: int, process: int) -> int:

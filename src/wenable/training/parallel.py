@@ -16,7 +16,7 @@ from wenable.network.dynamic_network import DynamicNetwork
 def in_parallel(net: DynamicNetwork) -> DistributedDataParallel | None:
     """Return the network wrapped for several processes, or None where there is one.
 
-    A pass uses the norms of its own patterns only, and the last pass exchanges the gradients of all:
+    A pass uses the norms of its own options only, and the last pass exchanges the gradients of all:
     so parameters that it did not use have to be looked for, which `find_unused_parameters` does.
     Buffers are not sent about in every pass; `agree_on_statistics` does it once.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from wenable.data.transforms import ImageSettings
 from wenable.training.config import TrainConfig
 
-_FAST: dict[str, Any] = {"channels_last": True, "executions": "timed"}
+_FAST: dict[str, Any] = {"channels_last": True, "implementations": "timed"}
 """How convolutions on images of some size are computed fastest, on processors as on GPUs."""
 
 

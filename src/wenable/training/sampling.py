@@ -17,19 +17,19 @@ def sample_modes(
     They are a function of the seed and the step, the same in every process of a run.
     """
     rng = random.Random(f"{config.seed} {step}")
-    draw = _draw_by_macs if config.sampling == "macs" else _draw_by_patterns
+    draw = _draw_by_macs if config.sampling == "macs" else _draw_by_options
     count = config.modes_at(step, steps) - 2
     return (net.space.full, net.space.smallest, *(draw(net, rng) for _ in range(count)))
 
 
-def _draw_by_patterns(net: DynamicNetwork, rng: RandomSource) -> Mode:
+def _draw_by_options(net: DynamicNetwork, rng: RandomSource) -> Mode:
     return net.space.sample(rng)
 
 
 def _draw_by_macs(net: DynamicNetwork, rng: random.Random) -> Mode:
     """Draw a cost uniformly, then make random layers one step cheaper until it is reached.
 
-    A knob that changes no MACs, as one of precision, is drawn by its patterns.
+    A knob that changes no MACs, as one of precision, is drawn by its options.
     """
     target = rng.uniform(net.macs("smallest"), net.macs("full"))
     knobs = {knob.name: knob for knob in net.space.knobs}

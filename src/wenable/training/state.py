@@ -16,11 +16,10 @@ from safetensors.torch import save as safetensors_bytes
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wenable.core.files import write_whole
-from wenable.core.renamed import with_present_names
 from wenable.modules.passes import device_of
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.training.config import RENAMED, TrainConfig
-from wenable.training.executions import Executions, by_pattern, use_executions
+from wenable.training.config import TrainConfig, with_present_words
+from wenable.training.implementations import Implementations, by_option, use_implementations
 from wenable.training.optimizers import make_optimizer, make_schedule
 
 FORMAT, VERSION = "wenable-checkpoint", 2
@@ -46,8 +45,8 @@ class TrainState:
         self.scaler = torch.amp.GradScaler(device_of(net).type) if scaled else None
         self.planned: tuple[int, int] | None = None
         """The epochs and steps that the run was begun with, where they were others."""
-        self.executions: Executions | None = None
-        use_executions(net, {})
+        self.implementations: Implementations | None = None
+        use_implementations(net, {})
         self.average: AveragedModel | None = None
         if config.ema_decay:
             blend = get_ema_multi_avg_fn(config.ema_decay)
@@ -78,7 +77,7 @@ class TrainState:
             "config": self.config.to_json(),
             "groups": optimizer["param_groups"],
             "numbers": numbers,
-            "executions": self.executions,
+            "implementations": self.implementations,
             "averaged": 0 if self.average is None else int(self.average.n_averaged),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
@@ -113,14 +112,15 @@ class TrainState:
             raise ValueError(f"{path} belongs to another network: {first_line}") from error
         if self.scaler is not None and header["scaler"]:
             self.scaler.load_state_dict(header["scaler"])
-        if header["executions"] is not None:
-            self.choose(by_pattern(header["executions"]))
+        chosen = header.get("implementations", header.get("executions"))  # as it was once called
+        if chosen is not None:
+            self.choose(by_option(chosen))
         self.step = int(header["step"])
         if header["config"]["epochs"] != self.config.epochs:
             self.planned = header["config"]["epochs"], header["steps"]
 
     def _check_settings(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
-        ours, theirs = self.config.to_json(), with_present_names(header["config"], RENAMED)
+        ours, theirs = self.config.to_json(), with_present_words(header["config"])
         for name, value in theirs.items():
             if ours.get(name) != value and name != "epochs":
                 raise ValueError(
@@ -175,10 +175,10 @@ class TrainState:
         finally:
             self.net.load_state_dict(own)
 
-    def choose(self, executions: Executions) -> None:
+    def choose(self, implementations: Implementations) -> None:
         """Compute the layers in these ways from now on, and in every run that goes on from this."""
-        use_executions(self.net, executions)
-        self.executions = executions
+        use_implementations(self.net, implementations)
+        self.implementations = implementations
 
 
 def read_checkpoint(

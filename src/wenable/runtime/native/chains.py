@@ -26,7 +26,7 @@ _NO_NUMBERS = np.zeros(0, np.float32)
 class Layer:
     """A layer of a chain: its weight, shaped `(groups, outputs of one, sources)`, and its tail.
 
-    - `name`, `pattern`: what the weight is made of.
+    - `name`, `option`: what the weight is made of.
     """
 
     weight_gok: np.ndarray
@@ -34,7 +34,7 @@ class Layer:
     bias: np.ndarray
     activation: int
     name: str = ""
-    pattern: int = 1
+    option: int = 1
 
 
 @dataclass
@@ -110,15 +110,15 @@ class ChainStep:
         return found
 
     def pack(self, planner: Any) -> None:
-        """Have its weights lie as they are read; the same in every mode with these patterns."""
-        # The shape as well: a shuffle is the same in every pattern, only cut into other groups.
+        """Have its weights lie as they are read; the same in every mode with these options."""
+        # The shape as well: a shuffle is the same in every option, only cut into other groups.
         read = None if self.groups is None else (self.groups.shape, self.groups.tobytes())
-        key = (self.expansion.pattern, "parts", read)
+        key = (self.expansion.option, "parts", read)
         self.packed = [planner.pack(self.expansion.name, key, self.expansion_weights)]
         if self.projection is not None:
             weight = self.projection.weight_gok
             flat = weight.reshape(-1, weight.shape[2])
-            key = (self.projection.pattern, len(weight), "units")
+            key = (self.projection.option, len(weight), "units")
             name = self.projection.name
             self.packed.append(planner.pack(name, key, lambda: packed_units(flat, len(weight))))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wenable.runtime.graph import CONVOLUTION, LINEAR
-from wenable.runtime.lowering import merged_weight
+from wenable.runtime.implementations import merged_weight
 from wenable.runtime.native.chains import ChainStep, Layer
 from wenable.runtime.native.fusing import ACTIVATIONS, Fused
 from wenable.runtime.native.packing import packed_columns, packed_dense, packed_units
@@ -34,19 +34,19 @@ _FEWEST_CELLS = 4
 class Weights:
     """The weight of a layer in a mode, what follows it, and the order in which it reads its input.
 
-    - `name`, `pattern`: what the weight is made of.
+    - `name`, `option`: what the weight is made of.
     """
 
     def __init__(self, planner: Planner, item: Fused) -> None:
         node, mode = item.node, planner.weights
         self.weight, self.order, self.groups = constant(planner, node, 1), None, 1
-        pattern = 1
+        option = 1
         if node.op in (CONVOLUTION, LINEAR):
             layer = planner.layers[node.layer]
-            pattern = mode.patterns[layer.knob]
-            self.groups, order = pattern, layer.input_order()
-            self.weight = merged_weight(self.weight, pattern, pattern, order)
-            self.order = order if pattern > 1 else None
+            option = mode.options[layer.knob]
+            self.groups, order = option, layer.input_order()
+            self.weight = merged_weight(self.weight, option, option, order)
+            self.order = order if option > 1 else None
         elif node.op == "Conv":
             self.groups = int(node.attributes.get("group", 1))  # type: ignore[arg-type]
         outputs = len(self.weight)
@@ -61,7 +61,7 @@ class Weights:
         if self.bias.shape != (outputs,):
             raise ValueError(f"a bias of shape {self.bias.shape} for {outputs} outputs")
         self.activation = ACTIVATIONS.index(item.activation)
-        self.name, self.pattern = node.inputs[1], pattern
+        self.name, self.option = node.inputs[1], option
 
     def layer(self) -> Layer:
         """Return it as a layer of a chain."""
@@ -69,7 +69,7 @@ class Weights:
         weight = np.ascontiguousarray(self.weight, np.float32)
         return Layer(
             weight.reshape(self.groups, len(weight) // self.groups, -1),
-            tail["scale"], tail["bias"], tail["activation"], self.name, self.pattern,
+            tail["scale"], tail["bias"], tail["activation"], self.name, self.option,
         )  # fmt: skip
 
     def tail(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _convolution(
         x = planner.copied(x)
     planes, taps = _phases(planner, window, x, made)
     groups = weights.groups
-    key = (weights.pattern, groups, "units")
+    key = (weights.option, groups, "units")
     packed = planner.pack(weights.name, key, lambda: packed_units(weights.weight, groups))
     planner.steps.append(
         ConvolutionStep(
@@ -162,7 +162,7 @@ def _depthwise(
     runs, places = window.columns(_MOST_COLUMN_WEIGHTS)
     packed = planner.pack(
         weights.name,
-        (weights.pattern, window.strides, window.dilations, window.begins, "columns"),
+        (weights.option, window.strides, window.dilations, window.begins, "columns"),
         lambda: packed_columns(weights.weight, places),
     )
     planner.steps.append(DepthwiseStep(planes, runs, made, packed, **weights.tail()))
@@ -185,7 +185,7 @@ def _single(
         weight = weights.weight.reshape(*weights.weight.shape[:2], -1)[:, :, numbers]
         return packed_dense(weight.reshape(groups, len(weight) // groups, -1))
 
-    packed = planner.pack(weights.name, (weights.pattern, groups, tuple(numbers), "dense"), pack)
+    packed = planner.pack(weights.name, (weights.option, groups, tuple(numbers), "dense"), pack)
     planner.steps.append(
         DenseStep(
             x.planes.reshape(groups, -1), [place for _, place in inside], made, packed,
@@ -324,7 +324,7 @@ def _phase(
 def _pointwise(planner: Planner, weights: Weights, planes: Planes, made: Buffer) -> None:
     """Add a product at every position."""
     groups = weights.groups
-    key = (weights.pattern, groups, "units")
+    key = (weights.option, groups, "units")
     packed = planner.pack(weights.name, key, lambda: packed_units(weights.weight, groups))
     inputs = planes.reshape(groups, -1, 1)
     planner.steps.append(ConvolutionStep(inputs, [Tap(0, 0, 0)], made, packed, **weights.tail()))
@@ -361,7 +361,7 @@ def dense(planner: Planner, item: Fused) -> None:
     made = planner.memory.buffer(len(weight), 1, 1)
     packed = planner.pack(
         weights.name,
-        (weights.pattern, groups, "dense"),
+        (weights.option, groups, "dense"),
         lambda: packed_dense(weight.reshape(groups, len(weight) // groups, -1)),
     )
     planner.steps.append(

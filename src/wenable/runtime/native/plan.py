@@ -13,7 +13,7 @@ import numpy as np
 
 from wenable.runtime.building import ModeWeights
 from wenable.runtime.graph import Graph, Node
-from wenable.runtime.lowering import SwitchableLayer
+from wenable.runtime.implementations import BundleLayer
 from wenable.runtime.native.chains import ChainStep
 from wenable.runtime.native.fusing import ACTIVATIONS, Fused, fused
 from wenable.runtime.native.packing import PackedWeights
@@ -67,7 +67,7 @@ class Planner:
     def __init__(
         self,
         graph: Graph,
-        layers: Mapping[str, SwitchableLayer],
+        layers: Mapping[str, BundleLayer],
         weights: ModeWeights,
         packed: PackedWeights,
     ) -> None:

@@ -1,4 +1,4 @@
-"""How a layer in a pattern is executed on an engine: in how many groups, and how it is shuffled."""
+"""How a layer in an option is executed on an engine: in how many groups, and how it is shuffled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILLS_VECTORS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchableLayer:
+class BundleLayer:
     """A layer that switches, as a bundle knows it.
 
     - `shuffle_groups`: its input is read in the order of a shuffle of that many groups, 1 for none.
@@ -32,7 +32,7 @@ class SwitchableLayer:
 
     name: str
     knob: str
-    patterns: tuple[int, ...]
+    options: tuple[int, ...]
     inputs: int
     outputs: int
     shuffle_groups: int = 1
@@ -46,10 +46,10 @@ class SwitchableLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Lowering:
-    """One way to execute a pattern.
+class Implementation:
+    """One way to execute an option.
 
-    - `groups`: as how many groups it runs, the pattern's or fewer: the finer blocks then lie in
+    - `groups`: as how many groups it runs, the option's or fewer: the finer blocks then lie in
       coarser ones, with zeros around them. 1 is the whole layer, whose columns need no shuffle.
     - `shuffling`: how the input is brought into order where that is needed.
     - `product`: a pointwise convolution as one batched matrix product.
@@ -68,89 +68,89 @@ class Lowering:
         return {"groups": self.groups, "shuffling": self.shuffling, "product": self.product}
 
     @classmethod
-    def from_json(cls, values: Any) -> Lowering:
+    def from_json(cls, values: Any) -> Implementation:
         """Return what `to_json` wrote; raises `ValueError` where it is not that."""
         try:
             groups, shuffling, product = (
                 values["groups"], values["shuffling"], values["product"],
             )  # fmt: skip
         except (KeyError, TypeError) as error:
-            raise ValueError(f"a lowering (={values!r}) lacks {error}") from error
+            raise ValueError(f"an implementation (={values!r}) lacks {error}") from error
         if type(groups) is not int or groups < 1 or shuffling not in get_args(Shuffling):
-            raise ValueError(f"a lowering (={values!r}) needs `groups` and `shuffling`")
+            raise ValueError(f"an implementation (={values!r}) needs `groups` and `shuffling`")
         return cls(groups, shuffling, bool(product))
 
 
-def lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering, ...]:
-    """Return all ways to execute a pattern, as written first.
+def implementations_of(layer: BundleLayer, option: int) -> tuple[Implementation, ...]:
+    """Return all ways to execute an option, as written first.
 
-    >>> layer = SwitchableLayer("conv", "conv", (1, 2, 4), 8, 8, shuffle_groups=4)
-    >>> [str(each) for each in lowerings_of(layer, 2)]
+    >>> layer = BundleLayer("conv", "conv", (1, 2, 4), 8, 8, shuffle_groups=4)
+    >>> [str(each) for each in implementations_of(layer, 2)]
     ['2 groups, gather', '2 groups, gather last', '2 groups, transpose', 'dense']
     """
     shufflings: tuple[Shuffling, ...] = ("gather", "gather last", "transpose")
     if layer.input_order() is None:
         shufflings = ("gather",)
-    finer = [n for n in sorted(layer.patterns, reverse=True) if 1 < n <= pattern]
-    grouped = [Lowering(n, how) for n in finer for how in shufflings]
-    products = [Lowering(n, product=True) for n in finer if layer.pointwise]
-    return (*grouped, Lowering(1), *products)
+    finer = [n for n in sorted(layer.options, reverse=True) if 1 < n <= option]
+    grouped = [Implementation(n, how) for n in finer for how in shufflings]
+    products = [Implementation(n, product=True) for n in finer if layer.pointwise]
+    return (*grouped, Implementation(1), *products)
 
 
-def stored_lowerings_of(layer: SwitchableLayer, pattern: int) -> tuple[Lowering, ...]:
-    """Return the ways to execute a pattern where the layer before stores the shuffled order."""
-    ways = lowerings_of(layer, pattern)
+def stored_implementations_of(layer: BundleLayer, option: int) -> tuple[Implementation, ...]:
+    """Return the ways to execute an option where the layer before stores the shuffled order."""
+    ways = implementations_of(layer, option)
     if layer.input_order() is None:
         return ()
     gathered = [each for each in ways if each.groups > 1 and each.shuffling == "gather"]
     return tuple(replace(each, shuffling="stored") for each in gathered)
 
 
-def default_lowering(
-    layer: SwitchableLayer, pattern: int, shuffling: Shuffling = "gather"
-) -> Lowering:
+def default_implementation(
+    layer: BundleLayer, option: int, shuffling: Shuffling = "gather"
+) -> Implementation:
     """Return what to do where nothing was measured: groups of at least 16 inputs, by a gather.
 
     - `shuffling`: the kind of gather.
 
-    >>> str(default_lowering(SwitchableLayer("conv", "conv", (1, 2, 4, 8, 16), 64, 64, 8), 16))
+    >>> str(default_implementation(BundleLayer("conv", "conv", (1, 2, 4, 8, 16), 64, 64, 8), 16))
     '4 groups, gather'
     """
-    for n in sorted(layer.patterns, reverse=True):
-        if n <= pattern and (layer.inputs // n >= FILLS_VECTORS or n == min(layer.patterns)):
-            return Lowering(n, shuffling) if n > 1 else Lowering(1)
-    return Lowering(pattern, shuffling)
+    for n in sorted(layer.options, reverse=True):
+        if n <= option and (layer.inputs // n >= FILLS_VECTORS or n == min(layer.options)):
+            return Implementation(n, shuffling) if n > 1 else Implementation(1)
+    return Implementation(option, shuffling)
 
 
-def merged_last(layer: SwitchableLayer, pattern: int) -> Lowering:
+def merged_last(layer: BundleLayer, option: int) -> Implementation:
     """Return groups of at least 16 inputs, by a gather with the channels last."""
-    return default_lowering(layer, pattern, "gather last")
+    return default_implementation(layer, option, "gather last")
 
 
-def gathered(layer: SwitchableLayer, pattern: int) -> Lowering:
-    """Return the pattern's own groups, shuffled by a gather."""
-    return Lowering(pattern)
+def gathered(layer: BundleLayer, option: int) -> Implementation:
+    """Return the option's own groups, shuffled by a gather."""
+    return Implementation(option)
 
 
-def gathered_last(layer: SwitchableLayer, pattern: int) -> Lowering:
-    """Return the pattern's own groups, shuffled by a gather with the channels last."""
-    return Lowering(pattern, "gather last")
+def gathered_last(layer: BundleLayer, option: int) -> Implementation:
+    """Return the option's own groups, shuffled by a gather with the channels last."""
+    return Implementation(option, "gather last")
 
 
-def whole(layer: SwitchableLayer, pattern: int) -> Lowering:
+def whole(layer: BundleLayer, option: int) -> Implementation:
     """Return the whole layer with zeros: as fast as the full mode, and no faster."""
-    return Lowering(1)
+    return Implementation(1)
 
 
-def as_written(layer: SwitchableLayer, pattern: int) -> Lowering:
-    """Return the pattern's own groups, shuffled by transposes: what a plain export does."""
-    return Lowering(pattern, "transpose")
+def as_written(layer: BundleLayer, option: int) -> Implementation:
+    """Return the option's own groups, shuffled by transposes: what a plain export does."""
+    return Implementation(option, "transpose")
 
 
 def merged_weight(
-    weight: np.ndarray, pattern: int, groups: int, order: np.ndarray | None
+    weight: np.ndarray, option: int, groups: int, order: np.ndarray | None
 ) -> np.ndarray:
-    """Return the blocks that a pattern enables as the weight of a layer of fewer groups.
+    """Return the blocks that an option enables as the weight of a layer of fewer groups.
 
     - `weight`: the whole weight, shape `(outputs, inputs, *kernel)`.
     - `order`: in which the inputs are read, shape `(inputs,)`, or None for their own.
@@ -159,17 +159,17 @@ def merged_weight(
     group its columns are in their own order, so the input is not shuffled at all.
     """
     outputs, inputs = weight.shape[:2]
-    if pattern == 1:
+    if option == 1:
         return weight
-    rows, columns = outputs // pattern, inputs // pattern
+    rows, columns = outputs // option, inputs // option
     merged = np.zeros((outputs, inputs // groups, *weight.shape[2:]), weight.dtype)
     order = np.arange(inputs) if order is None else order
-    for block in range(pattern):
+    for block in range(option):
         row = slice(block * rows, (block + 1) * rows)
         read = order[block * columns : (block + 1) * columns]
         if groups == 1:
             merged[row, read] = weight[row, read]
         else:
-            start = block % (pattern // groups) * columns
+            start = block % (option // groups) * columns
             merged[row, start : start + columns] = weight[row, read]
     return merged

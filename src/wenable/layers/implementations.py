@@ -1,4 +1,4 @@
-"""How a layer in a pattern is computed while training: one function, several speeds.
+"""How a layer in an option is computed while training: one function, several speeds.
 
 At 1/16 a layer has a sixteenth of the multiply-accumulates, and PyTorch's grouped convolution often
 takes longer over them than over all. Which other way is fast depends on sizes and device, so the
@@ -25,7 +25,7 @@ _MERGED = "merged to "
 
 
 def merged_to(groups: int) -> str:
-    """Return the execution with fewer groups than the pattern has, and zeros inside of them.
+    """Return the implementation with fewer groups than the option has, and zeros inside of them.
 
     >>> merged_to(4)
     'merged to 4'
@@ -33,51 +33,49 @@ def merged_to(groups: int) -> str:
     return f"{_MERGED}{groups}"
 
 
-def groups_merged_to(execution: str) -> int | None:
-    """Return how many groups an execution merges to, or None where it merges none."""
-    groups = execution.removeprefix(_MERGED)
-    return int(groups) if groups != execution and groups.isdecimal() else None
+def groups_merged_to(implementation: str) -> int | None:
+    """Return how many groups an implementation merges to, or None where it merges none."""
+    groups = implementation.removeprefix(_MERGED)
+    return int(groups) if groups != implementation and groups.isdecimal() else None
 
 
-def merges(pattern: int, patterns: tuple[int, ...]) -> tuple[str, ...]:
-    """Return the executions of a pattern that merge its groups to a coarser pattern's.
+def merges(option: int, options: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the implementations of an option that merge its groups to a coarser option's.
 
     >>> merges(8, (1, 2, 4, 8, 16))
     ('merged to 2', 'merged to 4')
     """
-    return tuple(merged_to(n) for n in patterns if 1 < n < pattern)
+    return tuple(merged_to(n) for n in options if 1 < n < option)
 
 
 def merged_blocks(
-    weight: torch.Tensor, pattern: int, groups: int, order: torch.Tensor | None
+    weight: torch.Tensor, option: int, groups: int, order: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return the weight of pattern `1/pattern` as that of a layer with fewer `groups`.
+    """Return the weight of option `1/option` as that of a layer with fewer `groups`.
 
     - `weight`: shape `(out, in, *kernel)`.
     - `order`: in which the inputs are read, as of `diagonal_blocks`.
 
-    Returns shape `(out, in / groups, *kernel)`, zero where the pattern enables nothing; what is
+    Returns shape `(out, in / groups, *kernel)`, zero where the option enables nothing; what is
     zero gets a zero gradient.
     """
     blocks = diagonal_blocks(weight, groups, order)
-    # o: outputs, i: inputs of one of the `groups`, which holds pattern / groups finer ones
-    finer = torch.arange(pattern, device=weight.device) % (pattern // groups)
-    row_o = finer.repeat_interleave(weight.shape[0] // pattern)
-    column_i = torch.arange(blocks.shape[1], device=weight.device) // (weight.shape[1] // pattern)
+    # o: outputs, i: inputs of one of the `groups`, which holds option / groups finer ones
+    finer = torch.arange(option, device=weight.device) % (option // groups)
+    row_o = finer.repeat_interleave(weight.shape[0] // option)
+    column_i = torch.arange(blocks.shape[1], device=weight.device) // (weight.shape[1] // option)
     enabled_oi = row_o[:, None] == column_i
     return torch.where(enabled_oi.view(*enabled_oi.shape, *[1] * (weight.ndim - 2)), blocks, 0)
 
 
-def masked_weight(weight: torch.Tensor, pattern: int, order: torch.Tensor | None) -> torch.Tensor:
+def masked_weight(weight: torch.Tensor, option: int, order: torch.Tensor | None) -> torch.Tensor:
     """Return the whole weight, shape `(out, in, *kernel)`, with zeros outside the enabled blocks.
 
     Its columns are in their own order: a layer with this weight reads its input unshuffled.
     """
-    row_o = torch.arange(pattern, device=weight.device).repeat_interleave(
-        weight.shape[0] // pattern
-    )
-    column_i = torch.arange(pattern, device=weight.device).repeat_interleave(
-        weight.shape[1] // pattern
+    row_o = torch.arange(option, device=weight.device).repeat_interleave(weight.shape[0] // option)
+    column_i = torch.arange(option, device=weight.device).repeat_interleave(
+        weight.shape[1] // option
     )
     if order is not None:
         column_i = torch.empty_like(column_i).index_copy(0, order, column_i)

@@ -1,4 +1,4 @@
-"""Chooses, by timing, how each layer is computed in each pattern while training."""
+"""Chooses, by timing, how each layer is computed in each option while training."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.modules.passes import device_of, in_eval_mode
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.training.execution_memory import ExecutionMemory, fastest
+from wenable.training.implementation_memory import ImplementationMemory, fastest
 
-Executions = dict[str, dict[int, str]]
-"""For every layer, by its name: how each of its patterns is computed."""
+Implementations = dict[str, dict[int, str]]
+"""For every layer, by its name: how each of its options is computed."""
 
 ROUNDS, ENOUGH_S = 7, 0.4
 """A set of candidates is timed this often, or until this much time was spent, twice at least."""
 
 
-def choose_executions(
+def choose_implementations(
     net: DynamicNetwork,
     inputs: Sequence[torch.Tensor],
     autocast: Callable[[], Any],
-    memory: ExecutionMemory | None = None,
-) -> Executions:
-    """Time the ways in which each layer can be computed in each pattern; return the fastest.
+    memory: ImplementationMemory | None = None,
+) -> Implementations:
+    """Time the ways in which each layer can be computed in each option; return the fastest.
 
     A forward and a backward pass of the single layer is timed, on random numbers in the shape,
     type and memory format that the layer gets for `inputs`. Layers that are alike are timed once.
@@ -39,10 +39,10 @@ def choose_executions(
     - `autocast`: returns the context that the passes run in.
     - `memory`: what earlier runs on this device found; what is not in it is timed and added.
     """
-    memory = ExecutionMemory(None) if memory is None else memory
+    memory = ImplementationMemory(None) if memory is None else memory
     layers = {name: m for name, m in net.named_modules() if isinstance(m, WeightEnabled)}
     found: dict[str, dict[int, str]] = {}
-    executions: Executions = {}
+    implementations: Implementations = {}
     with in_eval_mode(net):
         seen = _inputs_of(net, layers, inputs, autocast)
     for name, x in seen.items():
@@ -51,31 +51,35 @@ def choose_executions(
         if key not in found:
             kept = memory.get(key, layer)
             if kept is None:
-                times = time_executions(layer, x, autocast)
+                times = time_implementations(layer, x, autocast)
                 memory.put(key, times)
-                kept = {n: fastest(of_pattern) for n, of_pattern in times.items()}
+                kept = {n: fastest(of_option) for n, of_option in times.items()}
             found[key] = kept
-        executions[name] = found[key]
+        implementations[name] = found[key]
     memory.write()
-    return executions
+    return implementations
 
 
-def use_executions(net: DynamicNetwork, executions: Mapping[str, Mapping[int, str]]) -> None:
+def use_implementations(
+    net: DynamicNetwork, implementations: Mapping[str, Mapping[int, str]]
+) -> None:
     """Compute the layers in these ways while training, all others as written.
 
     Raises `ValueError` for a layer that the network lacks, or a way that a layer lacks.
     """
     layers = {name: m for name, m in net.named_modules() if isinstance(m, WeightEnabled)}
-    unknown = sorted(set(executions) - set(layers))
+    unknown = sorted(set(implementations) - set(layers))
     if unknown:
-        raise ValueError(f"`executions` names {unknown[0]!r}, which is no switchable layer")
+        raise ValueError(f"`implementations` names {unknown[0]!r}, which is no switchable layer")
     for name, layer in layers.items():
-        layer.use_executions(executions.get(name, {}))
+        layer.use_implementations(implementations.get(name, {}))
 
 
-def by_pattern(executions: Mapping[str, Mapping[str, str]]) -> Executions:
-    """Return executions as JSON keeps them, whose keys are text, with patterns as numbers."""
-    return {name: {int(n): way for n, way in ways.items()} for name, ways in executions.items()}
+def by_option(implementations: Mapping[str, Mapping[str, str]]) -> Implementations:
+    """Return implementations as JSON keeps them, whose keys are text, with options as numbers."""
+    return {
+        name: {int(n): way for n, way in ways.items()} for name, ways in implementations.items()
+    }
 
 
 def describe(layer: WeightEnabled, x: torch.Tensor) -> str:
@@ -87,7 +91,7 @@ def describe(layer: WeightEnabled, x: torch.Tensor) -> str:
     parts += [
         f"bias {layer.bias is not None}",
         f"shuffle {layer.shuffle_groups if layer.reads_shuffled else 1}",
-        f"patterns {layer.knob.options}",
+        f"options {layer.knob.options}",
         f"input {'x'.join(map(str, x.shape))} {x.dtype} {x.stride()}",
         f"weight {layer.weight.dtype} {layer.weight.stride()}",
         f"autocast {torch.get_autocast_dtype(layer.weight.device.type)}"
@@ -122,10 +126,10 @@ def _inputs_of(
     return seen
 
 
-def time_executions(
+def time_implementations(
     layer: WeightEnabled, like: torch.Tensor, autocast: Callable[[], Any]
 ) -> dict[int, dict[str, float]]:
-    """Return the median time in ms of a forward and backward pass, by pattern and execution.
+    """Return the median time in ms of a forward and backward pass, by option and implementation.
 
     - `like`: of the shape, type and memory format of the input, on any device.
     """
@@ -137,7 +141,8 @@ def time_executions(
             layer.set_option(n)
             # Also where there is no choice: what is remembered of a layer is then whole.
             calls = {
-                name: _pass(layer, n, name, x, wanted, autocast) for name in layer.executions_of(n)
+                name: _pass(layer, n, name, x, wanted, autocast)
+                for name in layer.implementations_of(n)
             }
             results[n] = _times(calls, device_of(layer))
     return results
@@ -145,19 +150,19 @@ def time_executions(
 
 @contextmanager
 def _left_as_it_was(layer: WeightEnabled) -> Iterator[None]:
-    pattern, executions = layer.pattern, layer.executions
+    option, implementations = layer.option, layer.implementations
     try:
         with torch.random.fork_rng([layer.weight.device] if layer.weight.is_cuda else []):
             yield
     finally:
-        layer.set_option(pattern)
-        layer.executions = executions
+        layer.set_option(option)
+        layer.implementations = implementations
 
 
 def _pass(
     layer: WeightEnabled,
     n: int,
-    execution: str,
+    implementation: str,
     x: torch.Tensor,
     wanted: Sequence[torch.Tensor],
     autocast: Callable[[], Any],
@@ -165,7 +170,7 @@ def _pass(
     gradient: list[torch.Tensor] = []
 
     def run() -> None:
-        layer.use_executions({n: execution})
+        layer.use_implementations({n: implementation})
         with torch.enable_grad():
             with autocast():
                 y = layer(x)

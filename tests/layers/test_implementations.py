@@ -19,12 +19,16 @@ from tests.layers.test_layers import convolutions
 from tests.training.test_training import SETTINGS, batches, same, weights_of, with_dropout
 from wenable.core.space import Knob
 from wenable.layers import WeightEnabledConv2d, WeightEnabledLinear
-from wenable.layers.executions import DENSE, GROUPED, MATMUL, SPLIT
+from wenable.layers.implementations import DENSE, GROUPED, MATMUL, SPLIT
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.training import TrainConfig
-from wenable.training import executions as choosing
-from wenable.training.execution_memory import ExecutionMemory, default_memory_path, fastest
-from wenable.training.executions import choose_executions, use_executions
+from wenable.training import implementations as choosing
+from wenable.training.implementation_memory import (
+    ImplementationMemory,
+    default_memory_path,
+    fastest,
+)
+from wenable.training.implementations import choose_implementations, use_implementations
 from wenable.training.loop import Checkpoint
 from wenable.training.state import read_checkpoint
 
@@ -50,7 +54,7 @@ def test_every_way_of_a_convolution_is_a_masked_dense_one(drawn, channels_last):
     x = x.double()
     order = references.shuffled_order(conv.in_channels, shuffle)
     for n in chain:
-        layer.set_pattern(n)
+        layer.switch_to(n)
         allowed = references.mask(conv.out_channels, conv.in_channels, n, order)[..., None, None]
         if n == 1:
             allowed = torch.ones_like(allowed)
@@ -58,8 +62,8 @@ def test_every_way_of_a_convolution_is_a_masked_dense_one(drawn, channels_last):
         masked.weight.data.mul_(allowed)
         expected = gradients(masked, x)
         expected[1] = expected[1] * allowed
-        for way in layer.executions_of(n):
-            layer.use_executions({n: way})
+        for way in layer.implementations_of(n):
+            layer.use_implementations({n: way})
             for found, wanted in zip(gradients(layer, x), expected, strict=True):
                 torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
@@ -68,14 +72,14 @@ def test_a_pointwise_convolution_can_be_a_product_and_others_cannot():
     pointwise = WeightEnabledConv2d(nn.Conv2d(8, 8, 1), Knob("layer", (1, 2, 8)))
     wide = WeightEnabledConv2d(nn.Conv2d(8, 8, 3, padding=1), Knob("layer", (1, 2, 8)))
     padded = WeightEnabledConv2d(nn.Conv2d(8, 8, 1, padding=1), Knob("layer", (1, 2, 8)))
-    assert pointwise.executions_of(1) == (GROUPED, MATMUL)
-    assert pointwise.executions_of(8) == (GROUPED, "merged to 2", DENSE, MATMUL)
-    assert wide.executions_of(2) == (GROUPED, DENSE, SPLIT)
-    assert MATMUL not in wide.executions_of(8) + padded.executions_of(8)
+    assert pointwise.implementations_of(1) == (GROUPED, MATMUL)
+    assert pointwise.implementations_of(8) == (GROUPED, "merged to 2", DENSE, MATMUL)
+    assert wide.implementations_of(2) == (GROUPED, DENSE, SPLIT)
+    assert MATMUL not in wide.implementations_of(8) + padded.implementations_of(8)
     with pytest.raises(
-        ValueError, match=r"'matmul' is no execution of pattern 1/2 of 'layer'; all"
+        ValueError, match=r"'matmul' is no implementation of option 1/2 of 'layer'; all"
     ):
-        wide.use_executions({2: MATMUL})
+        wide.use_implementations({2: MATMUL})
 
 
 @pytest.mark.parametrize("shuffle", [1, 2, 4])
@@ -85,18 +89,18 @@ def test_every_way_of_a_dense_layer_is_a_masked_one(shuffle, shape):
     layer = WeightEnabledLinear(linear, Knob("layer", (1, 2, 4, 8)), shuffle)
     x, order = torch.randn(shape).double(), references.shuffled_order(8, shuffle)
     for n in (2, 4, 8):
-        layer.set_pattern(n)
+        layer.switch_to(n)
         expected = x @ references.masked_weight(linear.weight, n, order).T + linear.bias
-        for way in layer.executions_of(n):
-            layer.use_executions({n: way})
+        for way in layer.implementations_of(n):
+            layer.use_implementations({n: way})
             torch.testing.assert_close(layer(x), expected)
             assert gradients(layer, x)[1].ne(0).sum() == 8 * 16 // n
 
 
 def test_without_gradients_a_layer_is_computed_as_extract_writes_it():
     layer = WeightEnabledConv2d(nn.Conv2d(16, 16, 3), Knob("layer", (1, 4)))
-    layer.set_pattern(4)
-    layer.use_executions({4: DENSE})
+    layer.switch_to(4)
+    layer.use_implementations({4: DENSE})
     x = torch.randn(1, 16, 6, 6)
     with torch.no_grad():
         assert torch.equal(layer(x), layer.to_plain()(x))
@@ -116,23 +120,28 @@ def test_choosing_times_every_way_once_and_remembers(tmp_path, monkeypatch):
         patch.setattr(
             choosing, "_times", lambda calls, _: {n: _cost(n, c) for n, c in calls.items()}
         )
-        memory = ExecutionMemory(path)
-        chosen = choose_executions(net, (images,), contextlib.nullcontext, memory)
+        memory = ImplementationMemory(path)
+        chosen = choose_implementations(net, (images,), contextlib.nullcontext, memory)
     layers = {name: m for name, m in net.named_modules() if isinstance(m, WeightEnabled)}
     assert set(chosen) == set(layers)
     for name, ways in chosen.items():
         assert ways == {n: DENSE if n > 1 else GROUPED for n in layers[name].knob.options}
     # Nothing is left of it in the network, in its norms or in the random numbers.
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    assert all(not layer.executions and layer.pattern == 1 for layer in layers.values())
-    monkeypatch.setattr(choosing, "time_executions", _never)
+    assert all(not layer.implementations and layer.option == 1 for layer in layers.values())
+    monkeypatch.setattr(choosing, "time_implementations", _never)
     assert (
-        choose_executions(net, (images,), contextlib.nullcontext, ExecutionMemory(path)) == chosen
+        choose_implementations(net, (images,), contextlib.nullcontext, ImplementationMemory(path))
+        == chosen
     )
     with pytest.raises(AssertionError, match="timed"):  # another device
-        choose_executions(net, (images,), contextlib.nullcontext, ExecutionMemory(path, "other"))
+        choose_implementations(
+            net, (images,), contextlib.nullcontext, ImplementationMemory(path, "other")
+        )
     with pytest.raises(AssertionError, match="timed"):  # another size
-        choose_executions(net, (images[:1],), contextlib.nullcontext, ExecutionMemory(path))
+        choose_implementations(
+            net, (images[:1],), contextlib.nullcontext, ImplementationMemory(path)
+        )
 
 
 def _cost(name: str, call) -> float:
@@ -146,11 +155,11 @@ def _never(*_):
 
 def test_what_is_timed_is_a_whole_pass():
     layer = WeightEnabledConv2d(nn.Conv2d(8, 8, 1), Knob("layer", (1, 2, 4)))
-    times = choosing.time_executions(layer, torch.empty(2, 8, 4, 4), contextlib.nullcontext)
-    assert {n: set(of_pattern) for n, of_pattern in times.items()} == {
-        n: set(layer.executions_of(n)) for n in (1, 2, 4)
+    times = choosing.time_implementations(layer, torch.empty(2, 8, 4, 4), contextlib.nullcontext)
+    assert {n: set(of_option) for n, of_option in times.items()} == {
+        n: set(layer.implementations_of(n)) for n in (1, 2, 4)
     }
-    assert all(ms > 0 for of_pattern in times.values() for ms in of_pattern.values())
+    assert all(ms > 0 for of_option in times.values() for ms in of_option.values())
     assert layer.weight.grad is None
 
 
@@ -159,7 +168,7 @@ def test_a_damaged_memory_is_told_of_and_replaced(tmp_path, content):
     path = tmp_path / "memory.json"
     path.write_text(content)
     with pytest.warns(RuntimeWarning, match="cannot be read .* timed anew"):
-        memory = ExecutionMemory(path)
+        memory = ImplementationMemory(path)
     memory.put("key", {2: {GROUPED: 1.0}})
     with pytest.warns(RuntimeWarning, match="cannot be read"):
         memory.write()
@@ -169,15 +178,15 @@ def test_a_damaged_memory_is_told_of_and_replaced(tmp_path, content):
 def test_a_memory_that_cannot_be_written_stops_nothing(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    memory = ExecutionMemory(blocked / "memory.json")
+    memory = ImplementationMemory(blocked / "memory.json")
     memory.put("key", {2: {GROUPED: 1.0}})
-    with pytest.warns(RuntimeWarning, match="cannot be written .* times the executions again"):
+    with pytest.warns(RuntimeWarning, match="cannot be written .* times the implementations again"):
         memory.write()
 
 
 def test_two_runs_add_to_one_memory(tmp_path):
     path = tmp_path / "memory.json"
-    first, second = ExecutionMemory(path), ExecutionMemory(path)
+    first, second = ImplementationMemory(path), ImplementationMemory(path)
     first.put("one", {2: {GROUPED: 1.0}})
     second.put("two", {2: {GROUPED: 1.0}})
     first.write()
@@ -192,7 +201,7 @@ def test_a_timed_run_ends_where_a_grouped_one_does_but_for_rounding(tmp_path, mo
     for way in ("grouped", "timed"):
         torch.manual_seed(0)
         nets[way] = converted(small_resnet())
-        we.train(nets[way], batches(2), TrainConfig(**{**config.to_json(), "executions": way}))
+        we.train(nets[way], batches(2), TrainConfig(**{**config.to_json(), "implementations": way}))
     assert default_memory_path().is_file()
     assert Path(tmp_path) in default_memory_path().parents
     for one, other in zip(weights_of(nets["grouped"]), weights_of(nets["timed"]), strict=True):
@@ -201,7 +210,7 @@ def test_a_timed_run_ends_where_a_grouped_one_does_but_for_rounding(tmp_path, mo
 
 def test_the_choice_is_part_of_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = TrainConfig(**{**SETTINGS.to_json(), "executions": "timed"})
+    config = TrainConfig(**{**SETTINGS.to_json(), "implementations": "timed"})
     way = [DENSE]
     monkeypatch.setattr(
         choosing, "_times", lambda calls, _: {n: 1.0 if n in way else 2.0 for n in calls}
@@ -215,7 +224,7 @@ def test_the_choice_is_part_of_the_checkpoint(tmp_path, monkeypatch):
     way[0] = GROUPED
     default_memory_path().unlink()
     header, _ = read_checkpoint(path)
-    assert {way for ways in header["executions"].values() for way in ways.values()} == {
+    assert {way for ways in header["implementations"].values() for way in ways.values()} == {
         GROUPED, DENSE,
     }  # fmt: skip
     resumed = with_dropout()
@@ -227,6 +236,8 @@ def test_the_choice_is_part_of_the_checkpoint(tmp_path, monkeypatch):
     assert not same(weights_of(anew), weights_of(whole))  # so the checkpoint did make a difference
 
 
-def test_executions_of_unknown_layers_are_refused():
-    with pytest.raises(ValueError, match=r"`executions` names 'nothing', which is no switchable"):
-        use_executions(converted(), {"nothing": {2: DENSE}})
+def test_implementations_of_unknown_layers_are_refused():
+    with pytest.raises(
+        ValueError, match=r"`implementations` names 'nothing', which is no switchable"
+    ):
+        use_implementations(converted(), {"nothing": {2: DENSE}})

@@ -13,10 +13,10 @@ import torch
 
 from wenable.core.files import write_whole
 from wenable.core.user_cache import cache_path
-from wenable.layers.executions import GROUPED
+from wenable.layers.implementations import GROUPED
 from wenable.layers.weight_enabled import WeightEnabled
 
-FORMAT, VERSION = "wenable-executions", 1
+FORMAT, VERSION = "wenable-implementations", 1
 
 MARGIN = 0.9
 """Another way than the one written is taken only where it takes less than this share of the time."""
@@ -24,7 +24,7 @@ MARGIN = 0.9
 
 def default_memory_path() -> Path | None:
     """Return the file that the runs of this user share; None where no home folder can be told."""
-    return cache_path("executions.json")
+    return cache_path("implementations.json")
 
 
 def fastest(times_ms: Mapping[str, float]) -> str:
@@ -37,8 +37,8 @@ def fastest(times_ms: Mapping[str, float]) -> str:
     return best if times_ms[best] < MARGIN * times_ms[GROUPED] else GROUPED
 
 
-class ExecutionMemory:
-    """The times of executions on one device, read from a file and written back to it.
+class ImplementationMemory:
+    """The times of implementations on one device, read from a file and written back to it.
 
     - `path`: a JSON file, made where it is not there; None remembers nothing between runs. A damaged
       one is told of and replaced.
@@ -50,11 +50,11 @@ class ExecutionMemory:
         self.device = f"{device}; {torch.get_num_threads()} threads; torch {torch.__version__}"
         self._times: dict[str, dict[int, dict[str, float]]] = {}
         self._new: dict[str, Any] = {}
-        for key, patterns in self._read().get(self.device, {}).items():
+        for key, options in self._read().get(self.device, {}).items():
             with contextlib.suppress(AttributeError, TypeError, ValueError):
                 self._times[key] = {
                     int(n): {str(name): float(ms) for name, ms in times.items()}
-                    for n, times in patterns.items()
+                    for n, times in options.items()
                 }
 
     def _read(self) -> dict[str, Any]:
@@ -69,17 +69,17 @@ class ExecutionMemory:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             warnings.warn(
-                f"{self.path} cannot be read ({error}); the executions are timed anew",
+                f"{self.path} cannot be read ({error}); the implementations are timed anew",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return {}
 
     def get(self, key: str, layer: WeightEnabled) -> dict[int, str] | None:
-        """Return the executions of a layer like this one, or None where they have to be timed."""
+        """Return the implementations of a layer like this one, or None where they have to be timed."""
         times = self._times.get(key, {})
         for n in layer.knob.options:
-            if set(times.get(n, {})) != set(layer.executions_of(n)):
+            if set(times.get(n, {})) != set(layer.implementations_of(n)):
                 return None
         return {n: fastest(times[n]) for n in layer.knob.options}
 
@@ -99,7 +99,7 @@ class ExecutionMemory:
             write_whole(self.path, json.dumps(values, indent=1) + "\n")
         except OSError as error:
             warnings.warn(
-                f"{self.path} cannot be written ({error}); the next run times the executions again",
+                f"{self.path} cannot be written ({error}); the next run times the implementations again",
                 RuntimeWarning,
                 stacklevel=2,
             )
