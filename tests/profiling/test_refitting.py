@@ -182,7 +182,7 @@ def test_what_cannot_be_fitted_is_refused():
 
 
 def command(folder: Path, monkeypatch, truth: Callable[[Mode], float], *more: str) -> Any:
-    """`wenable verify --refit` on a made-up device."""
+    """`wenable verify --refit-out` on a made-up device."""
     given = table()
     profile = DeviceProfile("0" * 64, "a board", "an engine 1.0", 2, table=given)
     (folder / "board.json").write_text(json.dumps(profile.to_json()))
@@ -195,7 +195,7 @@ def command(folder: Path, monkeypatch, truth: Callable[[Mode], float], *more: st
         "verify",
         "net.wen",
         folder / "board.json",
-        "--refit",
+        "--refit-out",
         folder / "again.json",
         *more,
     ]

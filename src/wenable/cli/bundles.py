@@ -227,9 +227,9 @@ def _check_new(path: Path | None) -> None:
     if path is None:
         return
     if path.exists():
-        raise ValueError(f"`--refit` (={path}) exists; name a new file, nothing was changed")
+        raise ValueError(f"`--refit-out` (={path}) exists; name a new file, nothing was changed")
     if not path.resolve().parent.is_dir():
-        raise FileNotFoundError(f"`--refit` (={path}) is in a folder that does not exist")
+        raise FileNotFoundError(f"`--refit-out` (={path}) is in a folder that does not exist")
 
 
 def _refit_words(again: Any, path: Path | None) -> str:

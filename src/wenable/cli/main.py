@@ -49,7 +49,9 @@ def settings(
 @app.command()
 @_one_line_errors
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="The folder for all results.", metavar="FOLDER")] = Path(
+        "out/demo"
+    ),
     seed: Annotated[int, typer.Option(help="Of the weights, the modes and the data's order.")] = 0,
     epochs: Annotated[int, typer.Option(help="Times through the training scenes.")] = 3,
 ) -> None:
@@ -104,7 +106,10 @@ def explore(
     min_accuracy: Annotated[
         float, typer.Option(help="Modes must be more accurate than this, 0 to 1.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder for the front, its picture and network.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The folder for the front, its picture and network.", metavar="FOLDER"),
+    ],
     model: OwnModel = "",
     cost: Annotated[
         str,
@@ -170,7 +175,7 @@ Threads = Annotated[int | None, typer.Option(help="Threads of one call; all core
 @_one_line_errors
 def export(
     network: Annotated[Path, typer.Argument(help="A network saved by wenable.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write, as net.wen.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write, as net.wen.", metavar="FILE")],
     model: OwnModel = "",
     modes: Annotated[
         str,
@@ -204,7 +209,8 @@ def profile(
     engine: Engine = "onnxruntime",
     threads: Threads = None,
     out: Annotated[
-        Path | None, typer.Option(help="A file for the profile, to search with elsewhere.")
+        Path | None,
+        typer.Option(help="A file for the profile, to search with elsewhere.", metavar="FILE"),
     ] = None,
     energy: Annotated[
         bool, typer.Option(help="Measure energy too, where this device has a meter.")
@@ -225,11 +231,14 @@ def verify(
     front: Annotated[Path | None, typer.Option(help="Also the modes of a front.json.")] = None,
     engine: Annotated[str, typer.Option(help="The profile's engine.")] = "onnxruntime",
     random_modes: Annotated[int, typer.Option(help="How many random modes, at least 24.")] = 24,
-    out: Annotated[Path | None, typer.Option(help="A JSON file, for wenable report.")] = None,
-    refit: Annotated[
+    out: Annotated[
+        Path | None, typer.Option(help="A JSON file, for wenable report.", metavar="FILE")
+    ] = None,
+    refit_out: Annotated[
         Path | None,
         typer.Option(
-            help="A new file for the profile, fitted to half of the modes, if that helps."
+            help="A new file for the profile, fitted to half of the modes, if that helps.",
+            metavar="FILE",
         ),
     ] = None,
     json: Json = False,
@@ -237,7 +246,7 @@ def verify(
     """Measure modes end to end beside what a profile predicts of them."""
     from wenable.cli.bundles import run_verify
 
-    run_verify(bundle, profile, front, engine, random_modes, out, refit, json)
+    run_verify(bundle, profile, front, engine, random_modes, out, refit_out, json)
 
 
 @app.command()
@@ -279,7 +288,9 @@ def bench(
     modes: Annotated[
         str, typer.Option(help="With semicolons, as 'm01;1/4'; all exported ones if empty.")
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A JSON file for the figures.", metavar="FILE")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare a bundle's modes with their plain exports and with the full network."""
@@ -295,7 +306,7 @@ def report(
         list[Path],
         typer.Argument(help="Fronts, as explore writes them; NAME=front.json names one."),
     ],
-    out: Annotated[Path, typer.Option(help="The page to write, as report.html.")],
+    out: Annotated[Path, typer.Option(help="The page to write, as report.html.", metavar="FILE")],
     predictions: Annotated[
         Path | None, typer.Option(help="What wenable verify --out wrote.")
     ] = None,

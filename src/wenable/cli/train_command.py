@@ -25,7 +25,9 @@ from wenable.cli.options import (
 @one_line_errors
 def train(
     data: DataSet,
-    out: Annotated[Path, typer.Option(help="The folder for the trained network.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder for the trained network.", metavar="FOLDER")
+    ],
     model: ModelName = "",
     own_model: ModelOption = "",
     recipe: Annotated[
@@ -221,7 +223,9 @@ def evaluate(
         ),
     ] = "test",
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="A CSV file for the figures.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A CSV file for the figures.", metavar="FILE")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show how accurate modes of a trained network are, each calibrated first."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from wenable.core.renamed import refuse_renamed
 from wenable.core.space import Mode, ModeChoice
 from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
@@ -49,7 +50,7 @@ class Session:
       written and by a default table when it is first prepared, which is remembered; under a
       budget it is not timed, and what is not remembered runs as written.
     - `choose`: how each layer is executed in each option, instead of what the profile says.
-    - `target`: the share of requests with a deadline that are to meet it.
+    - `deadline_target`: the share of requests with a deadline that are to meet it.
 
     Close it when it is done with, or use it in a `with` statement. After a fork the child prepares
     modes of its own; see "Processes" in the documentation.
@@ -67,10 +68,15 @@ class Session:
         memory_budget_mb: float | None = None,
         profile: DeviceProfile | str | os.PathLike[str] | None = None,
         choose: Choose | None = None,
-        target: float = 0.99,
+        deadline_target: float = 0.99,
+        **renamed: Any,
     ) -> None:
-        for name, value in (("memory_budget_mb", memory_budget_mb), ("target", target)):
-            most = 1 if name == "target" else math.inf
+        refuse_renamed("Session", renamed, {"target": "deadline_target"})
+        limits = {
+            "memory_budget_mb": (memory_budget_mb, math.inf),
+            "deadline_target": (deadline_target, 1),
+        }
+        for name, (value, most) in limits.items():
             if value is not None and not (isinstance(value, int | float) and 0 < value < most):
                 raise ValueError(f"`{name}` (={value!r}) must be a number above 0, below {most}")
         self.bundle = Bundle(path)
@@ -110,7 +116,7 @@ class Session:
             Latencies(self.modes, [each.share for each in known], {1: self.profile.latencies}),
             self._load,
             self.bundle.example,
-            target=target,
+            target=deadline_target,
         )
         tell_after_fork(self)
 
