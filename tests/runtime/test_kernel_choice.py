@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 import wenable as we
 from tests.helpers.networks import converted, small_resnet
 from wenable.core.readings import Reading
-from wenable.runtime import DeviceProfile, EngineError, kernel_choice, remembered
+from wenable.runtime import Bundle, DeviceProfile, EngineError, kernel_choice, remembered
 from wenable.runtime import session as sessions
+from wenable.runtime.device_profile import default_profile_path, kept_profile, write_profile
 from wenable.runtime.engine import PlannedMode
 from wenable.runtime.kernel_choice import ENGINE, KERNELS
 from wenable.runtime.session import Session
@@ -137,3 +139,25 @@ def test_an_engine_that_was_named_a_profile_or_a_choice_keeps_kernels_out(path, 
     chosen = Session(path, threads=1, profile=profile)
     assert not any(runs_kernels(each, "1/4") for each in (named, chosen))
     assert kernels.planned == 0
+
+
+def test_profiles_of_both_decide_for_each_mode_and_say_what_to_expect(path, world, tmp_path):
+    kernels, timer = world(4.0, 2.0)
+    engine = Session(path, engine="onnxruntime", threads=1).engine
+    for each, ms in (
+        (engine, {"1": 8, "1/2": 5, "1/4": 4}),
+        (kernels, {"1": 9, "1/2": 4.9, "1/4": 1}),
+    ):
+        kept = kept_profile(Bundle(path).structure, each)
+        latencies = {mode: Reading(value, "ms", p99=2.0 * value) for mode, value in ms.items()}
+        kept = replace(kept, latencies=latencies)
+        write_profile(
+            default_profile_path(kept.bundle, kept.device, kept.engine, kept.threads),
+            kept.to_json(),
+        )
+    session = Session(path, threads=1)
+    assert session.engine.name == "onnxruntime"
+    assert [runs_kernels(session, mode) for mode in session.modes] == [False, False, True]
+    assert timer.asked == 0
+    expected = [session.profile.latencies[mode].known for mode in session.modes]
+    assert expected == [8, 5, 1]

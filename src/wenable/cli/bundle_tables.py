@@ -75,7 +75,8 @@ def comparison_tables(
         for mode, each in of_one.items():
             best_engine, best = each.best_plain
             table.add_row(
-                *mode_cells(mode, ids), stacked_text(each.ours), stacked_text(each.plain[engine]),
+                *mode_cells(mode, ids), stacked_text(each.ours),
+                stacked_text(each.plain[engine]) if engine in each.plain else "-",
                 stacked_text(best, "" if best_engine == engine else best_engine),
                 f"{each.best_full.known:.2f}", f"{each.best_plain_over_ours:.2f}",
                 f"{each.full_over_ours:.2f}",

@@ -253,8 +253,10 @@ def run_bench(
 
     console, progress = consoles(as_json)
     _check_place(out)
-    names = [each.strip() for each in engines.split(",")] if engines else list(installed_engines())
     opened = Bundle(bundle)
+    names = [each.strip() for each in engines.split(",")]
+    if not engines:
+        names = [*installed_engines(), *_native_where_it_runs(opened, progress)]
     wanted = None
     if modes:
         numbers = [opened.number_of(each.strip()) for each in modes.split(";")]
@@ -279,6 +281,22 @@ def run_bench(
     )
     if out is not None:
         console.print(f"written: {out}")
+
+
+def _native_where_it_runs(bundle: Bundle, progress: Any) -> list[str]:
+    """Return the name of our own kernels; nothing where they are not built or refuse the graph."""
+    from wenable.runtime.engine import EngineError
+    from wenable.runtime.engines import open_kernels
+
+    kernels = open_kernels(1)
+    if kernels is None:
+        return []
+    try:
+        kernels.plan(bundle.graph, bundle.layers, bundle.weights_of(0))
+    except EngineError as error:
+        progress.print(f"left out: {error}")
+        return []
+    return [kernels.name]
 
 
 def _threads(given: str) -> list[int | None]:

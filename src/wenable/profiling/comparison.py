@@ -10,6 +10,7 @@ from typing import Any
 
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.runtime.engines import installed_engines
 from wenable.runtime.implementations import as_written
 from wenable.runtime.session import Session
 
@@ -21,7 +22,8 @@ class ModeComparison:
     """The latencies of one mode for one example, taken in one run.
 
     - `engine`: as it was asked for, the key of `plain` and `full`; `version`: of it.
-    - `ours`: as a session runs it; `plain`: the mode exported as it is written, by engine.
+    - `ours`: as a session runs it; `plain`: the mode exported as it is written, by engine. Only engines
+      that read ONNX have it: our own kernels do not, and stand beside the others.
     - `full`: the plain export of the full mode, by engine.
     """
 
@@ -72,15 +74,18 @@ def compare(
 ) -> list[ModeComparison]:
     """Return for each mode, on each engine, its latency beside the plain exports'.
 
+    - `engines`: by name; `"native"` and `"auto"` stand beside the plain exports on the others, or on
+      all that are installed if there is no other.
     - `modes`: all exported ones where nothing is said; the first exported one should be the full.
 
     All are measured in one run, in blocks of calls in random order. Sessions take up the profiles
     that `wenable profile` kept.
     """
     ours = {engine: Session(path, engine=engine, threads=threads) for engine in engines}
+    reading_onnx = [each for each in engines if each.partition(":")[0] not in ("native", "auto")]
     plain = {
         engine: Session(path, engine=engine, threads=threads, choose=as_written)
-        for engine in engines
+        for engine in reading_onnx or installed_engines()
     }
     first = next(iter(ours.values()))
     wanted = list(first.modes if modes is None else modes)
@@ -94,7 +99,7 @@ def compare(
                 calls[kind, engine, mode] = partial(session.run, x, mode=mode)
     on_progress(f"timing {len(calls)} models")
     found = measure_latencies(calls, timing, source="bench")
-    full = {engine: found["plain", engine, first.modes[0]] for engine in engines}
+    full = {engine: found["plain", engine, first.modes[0]] for engine in plain}
     return [
         ModeComparison(
             mode,
@@ -102,7 +107,7 @@ def compare(
             ours[engine].engine.version,
             ours[engine].engine.threads,
             found["ours", engine, mode],
-            {each: found["plain", each, mode] for each in engines},
+            {each: found["plain", each, mode] for each in plain},
             full,
         )
         for engine in engines

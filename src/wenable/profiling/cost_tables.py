@@ -14,7 +14,7 @@ from wenable.core.readings import Reading
 from wenable.core.space import Mode, Space
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan
-from wenable.profiling.attribution import REST, times_of_layers
+from wenable.profiling.attribution import REST
 from wenable.profiling.layer_times import Progress
 from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
@@ -74,15 +74,34 @@ def measure_cost_table(
 def modes_to_fit(space: Space, count: int) -> list[Mode]:
     """Return the modes that a table is fitted to: the uniform ones, and so many random ones."""
     rng = random.Random(SEED)
-    return list(dict.fromkeys([*space.uniform_modes(), *(space.sample(rng) for _ in range(count))]))
+    return list(dict.fromkeys([*space.uniform_modes(), *spread_modes(space, rng, count)]))
+
+
+def spread_modes(space: Space, rng: random.Random, count: int) -> list[Mode]:
+    """Return random modes over the whole range of costs.
+
+    Options drawn uniformly for every knob make modes that all cost about the same. So only every other
+    mode is drawn so; for the rest a level between the full and the smallest mode is drawn first, and
+    every knob has its option at that level, or a neighbour of it.
+    """
+    return [
+        space.sample(rng) if number % 2 else _mode_at_level(space, rng) for number in range(count)
+    ]
+
+
+def _mode_at_level(space: Space, rng: random.Random) -> Mode:
+    level = rng.random()
+    options = {}
+    for knob in space.knobs:
+        last = len(knob.options) - 1
+        place = round(level * last + rng.uniform(-0.75, 0.75))
+        options[knob.name] = knob.options[min(max(place, 0), last)]
+    return space.mode(options)
 
 
 def _parts(builder: ModeBuilder, engine: Engine, mode: Mode, calls: int) -> dict[str, float]:
     """Return knob -> ms by the engine's counters, and what no knob changes under `REST`."""
-    built = builder(mode)
-    times = times_of_layers(
-        built, engine.operation_times(built.content, builder.bundle.example(), calls)
-    )
+    times = builder.layer_times(engine, mode, calls)
     parts = {REST: times[REST], **dict.fromkeys(builder.bundle.space.names, 0.0)}
     for name, layer in builder.bundle.layers.items():
         parts[layer.knob] += times.get(name, 0.0)

@@ -10,12 +10,10 @@ from wenable.measure.latency import TimingPlan
 from wenable.profiling.cost_tables import modes_to_fit
 from wenable.profiling.layer_times import networks_measured
 from wenable.profiling.steps import Steps
-from wenable.profiling.whole_modes import GROUP
-from wenable.runtime.building import build_model, choose_each
+from wenable.profiling.whole_modes import GROUP, ModeBuilder
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import SCHEMES
-from wenable.runtime.engine import Engine
-from wenable.runtime.implementations import whole
+from wenable.runtime.engine import Engine, ModeEngine
 
 COUNTED_CALLS = 9
 """Calls of a network whose layers are counted."""
@@ -37,14 +35,15 @@ class ProfileWork:
     latencies: int
 
     @classmethod
-    def of(cls, bundle: Bundle, mixtures: int, table_modes: int) -> ProfileWork:
+    def of(cls, bundle: Bundle, engine: Engine, mixtures: int, table_modes: int) -> ProfileWork:
         """Return the work of a profile; see `profile` for the settings."""
         table = len(modes_to_fit(bundle.space, table_modes)) if table_modes else 0
         timed = [each for each in bundle.modes if set(each.mode.options) != {1}]
+        chooses = not isinstance(engine, ModeEngine)  # among the implementations of each layer
         return cls(
-            networks_measured(bundle, mixtures),
+            networks_measured(bundle, mixtures) if chooses else 0,
             table,
-            len(timed),
+            len(timed) if chooses else 0,
             table + -(-table // GROUP),  # the full mode with each group
             len(bundle.modes),
         )
@@ -71,11 +70,9 @@ def estimated_seconds(
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Return about how many seconds work takes; the full mode, the slowest, stands for all."""
-    weights = bundle.weights_of(0)
-    implementations = choose_each(bundle.layers, weights.options, whole)
-    model = build_model(bundle.graph, bundle.layers, weights, implementations)
+    builder = ModeBuilder(bundle, {})
     started = clock()
-    runner = engine.prepare(model)
+    runner = builder.runner(engine, bundle.space.full)
     prepared_s = clock() - started
     runner(bundle.example())
     started = clock()

@@ -37,8 +37,9 @@ from wenable.runtime.device_profile import (
     why_no_profile_is_kept,
     write_profile,
 )
-from wenable.runtime.engine import Engine, describe_engine
+from wenable.runtime.engine import Engine, ModeEngine, describe_engine
 from wenable.runtime.engines import open_engine
+from wenable.runtime.implementations import Implementation
 from wenable.runtime.session import Session
 from wenable.runtime.stored_order import chains
 
@@ -105,7 +106,7 @@ def profile(
         settings["energy"] = energy.settings()
     with _journal(where, _run(found, bundle, settings)) as journal:
         steps = Steps(journal, on_event)
-        work = ProfileWork.of(bundle, plan.mixtures, plan.table_modes).left(steps)
+        work = ProfileWork.of(bundle, opened, plan.mixtures, plan.table_modes).left(steps)
         on_estimate(
             estimated_seconds(
                 bundle,
@@ -118,10 +119,12 @@ def profile(
         )
         anchor_ms = _anchor(bundle, opened, plan.scheme_timing)
         steps.begin(anchor_ms())
-        times = measure_layers(bundle, opened, on_progress, mixtures=plan.mixtures, steps=steps)
-        found = replace(found, times_ms=times)
-        schemes = choose_schemes(bundle, opened, found, on_progress, plan.scheme_timing, steps)
-        found = replace(found, schemes=schemes)
+        times: dict[str, dict[Implementation, float]] = {}
+        if not isinstance(opened, ModeEngine):  # that has one way to compute a layer
+            times = measure_layers(bundle, opened, on_progress, mixtures=plan.mixtures, steps=steps)
+            found = replace(found, times_ms=times)
+            schemes = choose_schemes(bundle, opened, found, on_progress, plan.scheme_timing, steps)
+            found = replace(found, schemes=schemes)
         session = Session(path, engine=engine, threads=threads, profile=found)
         on_progress(0, 1, "latencies of the modes")
         found = replace(
@@ -199,8 +202,7 @@ def _run(empty: DeviceProfile, bundle: Bundle, settings: dict[str, Any]) -> dict
 
 def _anchor(bundle: Bundle, engine: Engine, timing: TimingPlan) -> Callable[[], float]:
     """Return what times the full mode, in ms: it is the same network whatever else was measured."""
-    model = ModeBuilder(bundle, {})(bundle.space.full).content
-    call = partial(engine.prepare(model), bundle.example())
+    call = partial(ModeBuilder(bundle, {}).runner(engine, bundle.space.full), bundle.example())
     return lambda: measure_latencies({"full": call}, timing)["full"].known
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan
-from wenable.profiling.cost_tables import SEED
+from wenable.profiling.cost_tables import SEED, spread_modes
 from wenable.profiling.layer_times import Progress
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.bundle import Bundle
@@ -126,7 +126,7 @@ def verify(
     bundle, opened = Bundle(path), open_engine(engine, profile.threads)
     table = table_of(profile, bundle, opened)
     rng = random.Random(SEED + 1)
-    wanted = [bundle.space.sample(rng) for _ in range(modes)]
+    wanted = spread_modes(bundle.space, rng, modes)
     wanted += [bundle.space.mode(mode) for mode in also]
     builder = ModeBuilder(bundle, profile.times_ms)
     each_once = list(dict.fromkeys(wanted))

@@ -9,12 +9,13 @@ from functools import partial
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.profiling.attribution import times_of_layers
 from wenable.profiling.drift import drift_words, measure_steadily
 from wenable.profiling.layer_times import Progress, best_implementations
 from wenable.profiling.steps import Steps
 from wenable.runtime.building import BuiltModel, ModeWeights, build
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.engine import Engine, describe_engine
+from wenable.runtime.engine import Engine, ModeEngine, PlannedMode, Runner, describe_engine
 from wenable.runtime.implementations import Implementation
 from wenable.runtime.stored_order import chains
 
@@ -38,15 +39,31 @@ class ModeBuilder:
 
     def __call__(self, mode: Mode) -> BuiltModel:
         """Return the model of a mode."""
-        weights = self.bundle.weights_of(0)
+        weights = self._weights(mode)
         linked = chains(self.bundle.graph, weights.tensors)
         implementations = best_implementations(self.bundle, linked, self.times_ms, mode)
-        return build(
-            self.bundle.graph,
-            self.bundle.layers,
-            ModeWeights(dict(mode), weights.tensors, weights.norms),
-            implementations,
-        )
+        return build(self.bundle.graph, self.bundle.layers, weights, implementations)
+
+    def runner(self, engine: Engine, mode: Mode) -> Runner:
+        """Return a mode ready to run: planned where the engine plans modes, as a model otherwise."""
+        if isinstance(engine, ModeEngine):
+            return self._planned(engine, mode).runner
+        return engine.prepare(self(mode).content)
+
+    def layer_times(self, engine: Engine, mode: Mode, calls: int) -> dict[str, float]:
+        """Return layer -> the ms that it takes by the engine's counters; the rest under `REST`."""
+        example = self.bundle.example()
+        if isinstance(engine, ModeEngine):
+            return engine.layer_times(self._planned(engine, mode), example, calls)
+        built = self(mode)
+        return times_of_layers(built, engine.operation_times(built.content, example, calls))
+
+    def _planned(self, engine: ModeEngine, mode: Mode) -> PlannedMode:
+        return engine.plan(self.bundle.graph, self.bundle.layers, self._weights(mode))
+
+    def _weights(self, mode: Mode) -> ModeWeights:
+        weights = self.bundle.weights_of(0)
+        return ModeWeights(dict(mode), weights.tensors, weights.norms)
 
 
 def time_modes(
@@ -125,4 +142,4 @@ def _measure_group(
     builder: ModeBuilder, engine: Engine, modes: Sequence[Mode], measure: Measure
 ) -> Mapping[Mode, Reading]:
     inputs = builder.bundle.example()
-    return measure({mode: partial(engine.prepare(builder(mode).content), inputs) for mode in modes})
+    return measure({mode: partial(builder.runner(engine, mode), inputs) for mode in modes})

@@ -105,6 +105,12 @@ class ModeEngine(Engine, Protocol):
         """Return a mode that is ready; raises `EngineError` for an operation that is not known."""
         ...
 
+    def layer_times(
+        self, planned: PlannedMode, inputs: Mapping[str, np.ndarray], calls: int
+    ) -> dict[str, float]:
+        """Return layer -> the least milliseconds that it takes in a mode; the rest under ""."""
+        ...
+
     def close(self) -> None:
         """Let its threads end with the last mode that runs on them."""
         ...

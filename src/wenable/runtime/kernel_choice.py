@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.bundle import Bundle
+from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engine import Engine, EngineError, ModeEngine, PlannedMode, describe_engine
 from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.remembered import Remembered
@@ -27,16 +28,38 @@ _TIMING = TimingPlan(blocks=4, calls=4, warmup=1, gap_ms=2.0)
 _lock = threading.Lock()
 
 
+def chosen_by_profiles(of_engine: DeviceProfile, of_kernels: DeviceProfile) -> dict[str, str]:
+    """Return mode, as text -> which of the two profiles has it faster; modes that one lacks are left out.
+
+    The engine stays unless our kernels take clearly less, as when both are timed.
+    """
+    both = of_engine.latencies.keys() & of_kernels.latencies.keys()
+    return {
+        mode: KERNELS
+        if of_kernels.latencies[mode].known < _MARGIN * of_engine.latencies[mode].known
+        else ENGINE
+        for mode in both
+    }
+
+
 class KernelChoice:
     """Chooses between an engine and our kernels for the modes of a bundle.
 
     - `measure`: False to go by what is remembered, and the engine otherwise: timing both beside each
       other takes the memory of both.
+    - `profiled`: mode, as text -> what profiles of both say; nothing is timed for these.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, kernels: ModeEngine, *, measure: bool = True
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        kernels: ModeEngine,
+        *,
+        measure: bool = True,
+        profiled: Mapping[str, str] | None = None,
     ) -> None:
+        self._profiled = profiled or {}
         self._bundle, self._engine, self._kernels = bundle, engine, kernels
         self._measure = measure
         self._refused = ""
@@ -56,7 +79,7 @@ class KernelChoice:
         """
         mode = str(self._bundle.modes[number].mode)
         with no_fork_meanwhile(), _lock:
-            known = self._remembered.find(mode)
+            known = self._profiled.get(mode) or self._remembered.find(mode)
             if known is None and not self._measure:
                 known = ENGINE
             planned = None if known == ENGINE else self._planned(number)

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +25,7 @@ from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
 from wenable.runtime.implementations import Implementation
-from wenable.runtime.kernel_choice import KernelChoice
+from wenable.runtime.kernel_choice import KERNELS, KernelChoice, chosen_by_profiles
 from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.prepared import PreparedModes
@@ -293,15 +294,27 @@ class Session:
         return found
 
     def _kernel_choice(self, kernels: ModeEngine | None, *, measure: bool) -> KernelChoice | None:
-        """Return what chooses our kernels; None where it was said how layers are executed.
+        """Return what chooses our kernels; None if it was said how layers are executed.
 
-        A profile tells that, and what to expect of it under a deadline.
+        A profile of the engine says that, and what to expect under a deadline. With one of our kernels
+        beside it the faster of both is taken for each mode.
         """
         profile = self.profile
         told = self._choose or profile.times_ms or profile.schemes or profile.latencies
-        if kernels is None or told:
+        if kernels is None or self._choose:
             return None
-        return KernelChoice(self.bundle, self.engine, kernels, measure=measure)
+        if not told:
+            return KernelChoice(self.bundle, self.engine, kernels, measure=measure)
+        of_kernels = kept_profile(self.bundle.structure, kernels)
+        chosen = chosen_by_profiles(profile, of_kernels)
+        if not chosen:
+            return None
+        latencies = {
+            mode: of_kernels.latencies[mode] if chosen.get(mode) == KERNELS else reading
+            for mode, reading in profile.latencies.items()
+        }
+        self.profile = replace(profile, latencies=latencies)
+        return KernelChoice(self.bundle, self.engine, kernels, measure=False, profiled=chosen)
 
     def _built(self, number: int) -> bytes | PlannedMode:
         if isinstance(self.engine, ModeEngine):

@@ -78,6 +78,18 @@ class ChainStep:
         """The planes that it reads."""
         return [self.inputs] if self.residual is None else [self.inputs, self.residual]
 
+    def macs(self) -> dict[str, int]:
+        """Return weight -> its multiply-accumulates; "" for the depthwise convolution."""
+        before = sum(each.rows * each.columns for each in self.phases)
+        after = self.makes.rows * self.makes.columns
+        found = {
+            self.expansion.name: self.expansion.weight_gok.size * before,
+            "": self.depthwise_weights.size * after,
+        }
+        if self.projection is not None:
+            found[self.projection.name] = self.projection.weight_gok.size * after
+        return found
+
     def parts(self) -> list[list[Part]]:
         """Return the parts of each cell."""
         outputs = self.expansion.weight_gok.shape[1]

@@ -41,9 +41,12 @@ class Plan:
     """Steps in order, with the place of every plane.
 
     - `inputs`, `outputs`: values of each for one example.
+    - `shares`: of each step, layer -> the share of its time that the layer brings; what is missing
+      belongs to no layer that switches.
     """
 
     steps: Sequence[Step]
+    shares: Sequence[Mapping[str, float]]
     place: np.ndarray
     arena: int
     inputs: list[int]
@@ -80,6 +83,12 @@ class Planner:
         self.aside: set[str] = set()
         self.used: list[np.ndarray] = []
         self.readers: dict[str, list[Fused]] = {}
+        self._made_for: dict[int, str] = {}
+        """Step -> the layer whose operation added it."""
+        self._layer_of = {
+            each.inputs[1]: each.layer for each in graph.nodes if each.layer in layers
+        }
+        """Weight -> its layer."""
 
     def plan(self, rules: Mapping[str, Callable[[Planner, Fused], None]]) -> Plan:
         """Return the plan; raises `UnsupportedError` for what there is no rule for."""
@@ -104,6 +113,7 @@ class Planner:
         place = self.memory.place()
         return Plan(
             self.steps,
+            [self._shares(step) for step in self.steps],
             place,
             self.memory.arena,
             [int(np.prod(self.shapes[each.name])) for each in self.graph.inputs],
@@ -124,16 +134,29 @@ class Planner:
             raise UnsupportedError(
                 f"{node.op} makes {node.outputs[0]!r}, and there is no kernel for it"
             )
+        before = {id(step) for step in self.steps}
         try:
             rules[node.op](self, item)
         except UnsupportedError:
             raise
         except (ValueError, IndexError, AssertionError, KeyError, TypeError) as error:
             raise UnsupportedError(f"{node.op} makes {node.outputs[0]!r} of {error}") from error
+        if node.layer in self.layers:
+            added = (id(step) for step in self.steps if id(step) not in before)
+            self._made_for.update(dict.fromkeys(added, node.layer))
         for name in (item.output, *node.outputs):
             if name in self.values and self.values[name].shape != self.shapes[name][1:]:
                 found, wanted = self.values[name].shape, self.shapes[name][1:]
                 raise AssertionError(f"{node.op} made {name!r} of shape {found}, not {wanted}")
+
+    def _shares(self, step: Step) -> dict[str, float]:
+        """Return layer -> its share of a step; a chain is shared out by multiply-accumulates."""
+        if not isinstance(step, ChainStep):
+            layer = self._made_for.get(id(step))
+            return {layer: 1.0} if layer else {}
+        macs = {self._layer_of.get(name): float(count) for name, count in step.macs().items()}
+        total = sum(macs.values())
+        return {layer: count / total for layer, count in macs.items() if layer}
 
     def _set_lifetimes(self) -> None:
         for number, step in enumerate(self.steps):
