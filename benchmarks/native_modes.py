@@ -1,17 +1,20 @@
-"""What a mode costs on our own kernels, beside the full network on the engines.
+"""What a mode costs on our own kernels, beside its plain export and the full network on the engines.
 
-    python -m benchmarks.native_modes [--networks ...] [--threads 2 1] [--blocks N] [--out FOLDER]
+    python -m benchmarks.native_modes [--networks NAME ...] [--threads 2 1] [--blocks N] [--out FOLDER]
 
-Float32, batch 1, 224 x 224, random weights. For each network and number of threads everything is timed in
-one run, in blocks in random order: the five uniform modes on our kernels, and the full and the smallest
-mode on every installed engine as a session runs them without a profile. Medians with quartiles. The ratio
-is the full network's on the fastest engine over a mode's on ours. Results are added for this machine; leave
-the machine alone meanwhile.
+Float32, batch 1, 224 x 224, random weights: the five uniform modes and ten others between the full and the
+smallest. For each network and number of threads everything is timed in one run, in blocks in random order:
+every mode on our kernels, as a session with `engine="auto"` runs it that nobody profiled, and exported as
+it is written on every installed engine. Results are added for this machine; leave it alone meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import random
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,47 +33,58 @@ from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
-from wenable.runtime import DeviceProfile, Session
-from wenable.runtime.bundle import Bundle
+from wenable.profiling.cost_tables import spread_modes
+from wenable.runtime import Session
 from wenable.runtime.engine import describe_engine
 from wenable.runtime.engines import installed_engines, open_engine
+from wenable.runtime.implementations import as_written
 from wenable.zoo import build
 
 NETWORKS = ("mobilenet_v2", "efficientnet_b0", "resnet50")
-OURS = "native"
+GOALS = {"mobilenet_v2": 3.0, "efficientnet_b0": 3.0, "resnet50": 6.5}
+"""Full network on the best engine over 1/16 on our kernels."""
+OURS, AUTO, PLAIN = "native", "auto", "plain "
+BETWEEN = 10
+"""Modes between the full and the smallest, beside the uniform ones."""
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.native_modes")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--threads", nargs="*", type=int, default=[2, 1])
-    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
-    rows = []
+    rows, memory = [], []
     for name in arguments.networks:
         with tempfile.TemporaryDirectory() as folder:
+            os.environ["XDG_CACHE_HOME"] = folder  # nothing profiled, nothing remembered
             path, macs = exported(name, Path(folder))
             for threads in arguments.threads:
                 rows += measured(name, path, macs, threads, arguments.blocks)
+            memory += held(name, path)
     run = {
-        "command": f"python -m benchmarks.native_modes --blocks {arguments.blocks}",
+        "command": " ".join(["python -m benchmarks.native_modes", *sys.argv[1:]]),
         "commit": present_commit(),
         "machine": describe_device(),
+        "engines": [describe_engine(open_engine(each, 1)) for each in (OURS, *installed_engines())],
         "rows": rows,
+        "memory": memory,
     }
     runs = add_run(records_file(arguments.out, "native-modes"), run)
     write_whole(page_file(arguments.out, "native-modes"), page(runs))
 
 
 def exported(name: str, folder: Path) -> tuple[Path, dict[str, int]]:
-    """Return a bundle with the five uniform modes, and their multiply-accumulates."""
+    """Return a bundle with the uniform modes and those between, and their multiply-accumulates."""
     torch.manual_seed(0)
     net = we.convert(build(f"torchvision:{name}").eval(), torch.zeros(1, 3, 224, 224))
-    modes = list(dict.fromkeys(net.space.uniform_modes()))
+    between = spread_modes(net.space, random.Random(0), 2 * BETWEEN)[::2]  # at a level each
+    modes = list(dict.fromkeys([*net.space.uniform_modes(), *between]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        we.calibrate(net, modes, [torch.randn(8, 3, 224, 224)])
+        we.calibrate(net, modes, [torch.randn(4, 3, 224, 224)])
         path = we.export(net, modes, folder / f"{name}.wen")
     return path, {str(mode): net.macs(mode) for mode in modes}
 
@@ -78,34 +92,32 @@ def exported(name: str, folder: Path) -> tuple[Path, dict[str, int]]:
 def measured(
     name: str, path: Path, macs: Mapping[str, int], threads: int, blocks: int
 ) -> list[dict[str, Any]]:
-    """Return a row for each mode on each engine."""
+    """Return a row for each mode in each way to run it."""
     calls: dict[tuple[str, str], Callable[[], object]] = {}
-    for engine_name in (OURS, *installed_engines()):
-        session = unprofiled(path, engine_name, threads)
-        modes = session.modes if engine_name == OURS else (session.modes[0], session.modes[-1])
-        for mode in modes:
-            calls[engine_name, mode] = partial(session.run, session.example(), mode=mode)
+    sessions = {
+        OURS: Session(path, engine=OURS, threads=threads),
+        AUTO: Session(path, engine=AUTO, threads=threads),
+    }
+    for engine in installed_engines():
+        sessions[PLAIN + engine] = Session(path, engine=engine, threads=threads, choose=as_written)
+    for way, session in sessions.items():
+        for mode in session.modes:
+            session.prepare(mode)
+            calls[way, mode] = partial(session.run, session.example(), mode=mode)
     torch.set_num_threads(threads)
     rate = product_rate()
-    readings = measure_latencies(calls, TimingPlan(blocks=blocks, calls=20))
+    readings = measure_latencies(calls, TimingPlan(blocks=blocks, calls=12, gap_ms=10.0))
     rows = []
-    for (engine_name, mode), reading in readings.items():
-        engine = describe_engine(open_engine(engine_name, threads))
-        what = {"network": name, "threads": threads, "engine": engine, "mode": mode}
-        rows.append(what | {"macs": macs[mode], "gmacs_per_s": rate} | figures(reading))
-        print(*what.values(), f"{reading.known:.2f} ms", flush=True)
+    for (way, mode), reading in readings.items():
+        what = {"network": name, "threads": threads, "way": way, "mode": mode}
+        ran_on = {"ran_on": sessions[AUTO].engine_of(mode)} if way == AUTO else {}
+        rows.append(what | ran_on | {"macs": macs[mode], "gmacs_per_s": rate} | figures(reading))
+        print(name, threads, way, mode[:30], f"{reading.known:.2f} ms", flush=True)
     return rows
 
 
-def unprofiled(path: Path, engine: str, threads: int) -> Session:
-    """Return a session as a user has it who never ran `wenable profile`."""
-    opened = open_engine(engine, threads)
-    running = f"{opened.name} {opened.version}"
-    nothing = DeviceProfile(Bundle(path).structure, describe_device(), running, threads)
-    return Session(path, engine=engine, threads=threads, profile=nothing)
-
-
 def figures(reading: Reading) -> dict[str, float | int | None]:
+    """Return a reading's median, quartiles and count."""
     return {
         "ms": reading.known,
         "low": reading.low,
@@ -114,45 +126,142 @@ def figures(reading: Reading) -> dict[str, float | int | None]:
     }
 
 
+_HELD = """
+import sys
+from wenable.runtime import Session
+
+def resident_mb():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+path, engine = sys.argv[1:]
+session = Session(path, engine=engine, threads=2)
+before = resident_mb()
+for mode in session.modes[:5]:
+    session.run(session.example(), mode=mode)
+print(session.prepared_mb, resident_mb() - before)
+"""
+
+
+def held(name: str, path: Path) -> list[dict[str, Any]]:
+    """Return what a session with the five uniform modes holds, counted and resident, by engine."""
+    found = []
+    for engine in (OURS, *installed_engines()):
+        command = [sys.executable, "-c", _HELD, str(path), engine]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        counted, resident = map(float, shown.stdout.split())
+        found.append(
+            {"network": name, "engine": engine, "counted_mb": counted, "resident_mb": resident}
+        )
+    return found
+
+
 # --- the page ---------------------------------------------------------------------------------------
 
 
 def page(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page of all machines' runs."""
     parts = [
         "# Modes on our own kernels\n",
-        "Made by `python -m benchmarks.native_modes`; [the guide](../native.md) says why. Medians with"
-        " quartiles, in milliseconds; float32, batch 1, 224 x 224, random weights. The ratio is the full"
-        " network's time on the fastest engine over the mode's on our kernels. The limit is what the"
-        " multiply-accumulates would take at the rate of a large matrix product.\n",
+        "How much faster is a mode, and is it ever slower than its plain export? Medians with quartiles, in"
+        " milliseconds; float32, batch 1, 224x224, random weights; everything of a table was timed in one"
+        " run, in blocks in random order. *Full / ours*: the full network on the fastest engine over the"
+        ' mode on our kernels. *Auto*: a session with `engine="auto"` and no profile, and what it chose.'
+        " *Best plain*: the mode exported as it is written, on the fastest engine. *Limit*: what the"
+        " multiply-accumulates take at the rate of a large matrix product on this machine."
+        " [How fast is a mode, and why](../guides/native.md) explains the figures.\n",
     ]
     for run in runs:
         parts.append(f"## {run['machine']}\n")
-        parts.append(f"`{run['command']}`, commit {run['commit']}\n")
-        keys = list(dict.fromkeys((row["network"], row["threads"]) for row in run["rows"]))
-        for network, threads in keys:
-            rows = [r for r in run["rows"] if (r["network"], r["threads"]) == (network, threads)]
+        parts.append(
+            f"`{run['command']}` at commit {run['commit']}; {', '.join(run['engines'])} (or two)\n"
+        )
+        parts.append(_verdict(run["rows"]))
+        for (network, threads), rows in _tables(run["rows"]).items():
             parts.append(_table(network, threads, rows))
+        parts.append(_memory(run["memory"]))
     return "\n".join(parts)
 
 
-def _table(network: str, threads: int, rows: Sequence[Mapping[str, Any]]) -> str:
-    others = [row for row in rows if not row["engine"].startswith(OURS)]
-    full = min(
-        (row for row in others if row["mode"] == others[0]["mode"]), key=lambda row: row["ms"]
-    )
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _tables(rows: Rows) -> dict[tuple[str, int], Rows]:
+    keys = dict.fromkeys((row["network"], row["threads"]) for row in rows)
+    return {key: [row for row in rows if (row["network"], row["threads"]) == key] for key in keys}
+
+
+def _by_way(rows: Rows) -> dict[str, dict[str, Mapping[str, Any]]]:
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["way"], {})[row["mode"]] = row
+    return found
+
+
+def _best_plain(
+    ways: Mapping[str, Mapping[str, Mapping[str, Any]]], mode: str
+) -> Mapping[str, Any]:
+    plain = [of_mode[mode] for way, of_mode in ways.items() if way.startswith(PLAIN)]
+    return min(plain, key=lambda row: row["ms"])
+
+
+def _verdict(rows: Rows) -> str:
+    lines = [
+        "| network | threads | full / ours at 1/16 | goal | MACs | auto over best plain: median, worst |"
+    ]
+    lines.append("|---|--:|--:|--:|--:|--:|")
+    for (network, threads), own in _tables(rows).items():
+        ways = _by_way(own)
+        full = _best_plain(ways, "1")
+        smallest = ways[OURS]["1/16"]
+        shares = sorted(
+            row["ms"] / _best_plain(ways, mode)["ms"] for mode, row in ways[AUTO].items()
+        )
+        lines.append(
+            f"| {network} | {threads} | {full['ms'] / smallest['ms']:.2f} | {GOALS.get(network, '-')} |"
+            f" {full['macs'] / smallest['macs']:.1f} | {shares[len(shares) // 2]:.2f},"
+            f" {shares[-1]:.2f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _table(network: str, threads: int, rows: Rows) -> str:
+    ways = _by_way(rows)
+    full = _best_plain(ways, "1")
     lines = [
         f"### {network}, {threads} thread{'' if threads == 1 else 's'}\n",
-        "| engine | mode | MMAC | ms | quartiles | ratio | limit, ms |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        "| mode | MMAC | ours | auto | best plain | full / ours | full / auto | limit | limit / ours |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for row in rows:
-        ours = row["engine"].startswith(OURS)
-        ratio = f"{full['ms'] / row['ms']:.2f}" if ours else ""
-        limit = row["macs"] / row["gmacs_per_s"] / 1e6
+    number = 0
+    for mode, ours in sorted(ways[OURS].items(), key=lambda item: -item[1]["macs"]):
+        auto, plain = ways[AUTO][mode], _best_plain(ways, mode)
+        limit = ours["macs"] / ours["gmacs_per_s"] / 1e6
+        number += "," in mode
+        name = f"mixture {number}" if "," in mode else mode
         lines.append(
-            f"| {row['engine']} | {row['mode']} | {row['macs'] / 1e6:.0f} | {row['ms']:.2f} |"
-            f" {row['low']:.2f} to {row['high']:.2f} | {ratio} | {limit:.2f} |"
+            f"| {name} | {ours['macs'] / 1e6:.0f} | {_ms(ours)} | {_ms(auto)} {auto['ran_on']} |"
+            f" {_ms(plain)} {plain['way'].removeprefix(PLAIN)} | {full['ms'] / ours['ms']:.2f} |"
+            f" {full['ms'] / auto['ms']:.2f} | {limit:.2f} | {100 * limit / ours['ms']:.0f} % |"
         )
+    return "\n".join([*lines, ""])
+
+
+def _ms(row: Mapping[str, Any]) -> str:
+    return f"{row['ms']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def _memory(memory: Rows) -> str:
+    lines = [
+        "### Memory of a session with the five uniform modes, two threads\n",
+        "*Counted*: what `memory_budget_mb` counts. *Resident*: by how much the process grew.\n",
+        "| network | engine | counted, MiB | resident, MiB |",
+        "|---|---|--:|--:|",
+    ]
+    lines += [
+        f"| {row['network']} | {row['engine']} | {row['counted_mb']:.0f} | {row['resident_mb']:.0f} |"
+        for row in memory
+    ]
     return "\n".join([*lines, ""])
 
 
