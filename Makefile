@@ -16,9 +16,9 @@ help:
 	@echo "make check   lint, format and types"
 	@echo "make format  mend lint and format where that can be done automatically"
 	@echo "make docs    the documentation as HTML, under docs/_build"
-	@echo "make coverage-of-networks  convert and check some 180 networks; hours; writes docs/coverage.md"
-	@echo "make idle-cost  what being dynamic costs in inference; minutes; writes docs/idle-cost.md"
-	@echo "make training-speed  a step of several passes beside a plain one; half an hour; writes docs/training-speed.md"
+	@echo "make coverage-of-networks  convert and check some 180 networks; hours; writes docs/results/coverage.md"
+	@echo "make idle-cost  what being dynamic costs in inference; minutes; writes docs/results/idle-cost.md"
+	@echo "make training-speed  a step of several passes beside a plain one; half an hour; writes docs/results/training-speed.md"
 
 # The stamp is younger than pyproject.toml only after an installation that went through.
 $(VENV)/installed: pyproject.toml
@@ -71,8 +71,9 @@ native-sanitized: setup
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONPATH=out/native-sanitized/site $(BIN)/python -m pytest -q -p no:cacheprovider tests/runtime/test_native_kernels.py tests/runtime/test_native_networks.py
 
-# The kernels for aarch64 by a cross compiler, their test program under user-mode emulation.
-native-aarch64:
+# The kernels for aarch64 by a cross compiler, their test programs under user-mode emulation.
+native-aarch64: export PATH := $(CURDIR)/$(BIN):$(PATH)
+native-aarch64: setup
 	cmake -S native -B out/native-aarch64 -DWENABLE_MODULE=OFF -DWENABLE_TESTS=ON -DWENABLE_WERROR=ON \
 	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	cmake --build out/native-aarch64 --parallel

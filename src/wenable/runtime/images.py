@@ -1,4 +1,4 @@
-"""Image files as a network's input, prepared as a bundle says."""
+"""Image files and pixels as a network's input, prepared as a bundle says."""
 
 from __future__ import annotations
 
@@ -23,12 +23,53 @@ def prepare_image(file: File, preprocessing: Preprocessing, *, name: str = "") -
     damaged, no image, or of a depth that tells no black and white, `ValueError` where the network
     wants another number of channels than 1 or 3.
     """
+    _check_channels(preprocessing)
+    image = read_image(file, "RGB" if preprocessing.channels == 3 else "L", name=name)
+    return _prepared(image, preprocessing)
+
+
+def prepare_pixels(pixels: Any, preprocessing: Preprocessing) -> np.ndarray:
+    """Return images in memory as a batch, float32, shape `(N, channels, size, size)`.
+
+    - `pixels`: uint8, shape `(N, height, width, channels)`, or one image `(height, width, channels)`, or a
+      list of images, whose sizes may differ. One channel may be left out: `(height, width)`.
+
+    What is done to them is what `prepare_image` does to a file that was read. Needs Pillow.
+
+    Raises `ImportError` without Pillow, `ValueError` for another shape or type, or no image.
+    """
+    from PIL import Image
+
+    _check_channels(preprocessing)
+    images = list(pixels) if isinstance(pixels, list) or np.ndim(pixels) == 4 else [pixels]
+    if not images:
+        raise ValueError("`x` holds no image; pass at least one")
+    prepared = []
+    for image in images:
+        array: np.ndarray[Any, Any] = image if isinstance(image, np.ndarray) else np.zeros(0)
+        flat = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+        right = list(flat.shape)[2:] == ([3] if preprocessing.channels == 3 else [])
+        if array.dtype != np.uint8 or flat.ndim < 2 or not array.size or not right:
+            found = type(image).__name__
+            if isinstance(image, np.ndarray):
+                found = f"{image.dtype}, shape {image.shape}"
+            raise ValueError(
+                f"`x` holds an image of {found}; it must be a uint8 array of shape (height, width,"
+                f" {preprocessing.channels})"
+            )
+        prepared.append(_prepared(Image.fromarray(np.ascontiguousarray(flat)), preprocessing))
+    return np.concatenate(prepared)
+
+
+def _check_channels(preprocessing: Preprocessing) -> None:
     if preprocessing.channels not in (1, 3):
         raise ValueError(
             f"an image has 1 or 3 channels; this network wants {preprocessing.channels}"
         )
+
+
+def _prepared(image: Any, preprocessing: Preprocessing) -> np.ndarray:
     resampling = _filter(preprocessing.interpolation)
-    image = read_image(file, "RGB" if preprocessing.channels == 3 else "L", name=name)
     wide, high = image.size
     # Rounded as torchvision and timm do, or the crop would lie a pixel beside theirs.
     size, shown = preprocessing.size, int(preprocessing.size / preprocessing.crop_pct)

@@ -24,6 +24,7 @@ from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
+from wenable.runtime.images import prepare_pixels
 from wenable.runtime.implementations import Implementation
 from wenable.runtime.kernel_choice import KERNELS, KernelChoice, chosen_by_profiles
 from wenable.runtime.known_modes import known_modes
@@ -166,7 +167,7 @@ class Session:
 
     def run(
         self,
-        x: np.ndarray | tuple[np.ndarray, ...],
+        x: np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray],
         *,
         mode: ModeChoice | None = None,
         deadline_ms: float | None = None,
@@ -176,7 +177,8 @@ class Session:
         """Return the outputs for a batch: one array, or a tuple where the network has several.
 
         - `x`: shape `(N, ...)` as the network was exported with, of its type; a tuple of arrays for
-          several inputs.
+          several inputs. Or images as uint8, prepared here as the bundle says (needs Pillow): shape
+          `(N, height, width, channels)`, one image without the N, or a list of images of any sizes.
         - `mode`: one of the exported ones; the first of them where nothing is said.
         - `deadline_ms`, `max_energy_mj`: instead of a mode: the most accurate one that is predicted
           to stay within them, as the machine is now. Where none does, the one nearest to it runs;
@@ -194,6 +196,7 @@ class Session:
         after `close`.
         """
         started, load = time.perf_counter(), self._load
+        x = self._prepared_images(x)
         inputs = self._inputs(x)
         batch = len(x[0] if isinstance(x, tuple) else x)
         load.running.append(None)
@@ -234,6 +237,13 @@ class Session:
         if self._kernels is not None:
             self._kernels.close()
 
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled or copied: prepared modes and threads belong to one process."""
+        raise TypeError(
+            f"a Session cannot be pickled or copied: open another one of {self.bundle.path} where it is"
+            " needed"
+        )
+
     def __enter__(self) -> Session:
         self._prepared.check_open()
         return self
@@ -272,6 +282,18 @@ class Session:
         if mode not in self._numbers:
             self._numbers[mode] = self.bundle.number_of(mode)
         return self._numbers[mode]
+
+    def _prepared_images(self, x: Any) -> Any:
+        """Return the input of the network for images in bytes; whatever else is given as it is."""
+        pixels = isinstance(x, list) or (isinstance(x, np.ndarray) and x.dtype == np.uint8)
+        if not pixels or len(self._wanted) != 1 or self._wanted[0][1] != np.float32:
+            return x
+        if self.bundle.preprocessing is None:
+            raise ValueError(
+                "`x` holds images in bytes, and the bundle does not say how they are prepared: set"
+                " `preprocessing` of the network before it is exported, or prepare them"
+            )
+        return prepare_pixels(x, self.bundle.preprocessing)
 
     def _inputs(self, x: Any) -> Mapping[str, np.ndarray]:
         given = x if isinstance(x, tuple) else (x,)
