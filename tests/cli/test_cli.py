@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import wenable as we
 from tests.data.test_data import write_images
+from tests.helpers.engines import KERNELS_ARE_BUILT
 from wenable.cli.doctor import engine_finding, gpu_words
 from wenable.cli.main import app
 from wenable.core.cost_table import CostTable
@@ -484,7 +485,8 @@ def test_doctor_says_what_is_there():
     assert meters
     assert all(each["detail"] for each in meters)  # found or not, it is said why
     engines = {what: each for what, each in findings.items() if what.startswith("engine: ")}
-    assert set(engines) == {"engine: onnxruntime", "engine: openvino"}
+    assert set(engines) == {"engine: onnxruntime", "engine: openvino", "engine: native"}
+    assert engines["engine: native"]["found"] == KERNELS_ARE_BUILT
     assert "on the processor with up to" in engines["engine: onnxruntime"]["detail"]
     assert {"governor", "clock", "temperature", "gpu"} <= set(findings)
     shown = run("doctor").stdout
@@ -493,6 +495,7 @@ def test_doctor_says_what_is_there():
 
 def test_doctor_shows_the_brackets_of_extras(monkeypatch):
     monkeypatch.setattr("wenable.cli.doctor.open_engine", open_nothing)
+    monkeypatch.setattr("wenable.cli.doctor.is_installed", lambda name: False)
     shown = " ".join(run("doctor").stdout.split())
     assert "wenable[openvino]" in shown.replace("│ │ │ ", "")
 

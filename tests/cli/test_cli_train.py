@@ -231,6 +231,8 @@ def test_a_second_interrupt_ends_at_once_and_a_second_terminate_does_not():
         assert stop()
         assert stop.exit_status == 143
     statuses: list[int] = []
+    # A process that was started in the background ignores interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted_twice() -> None:
         with stop_requests() as stop:
@@ -243,6 +245,7 @@ def test_a_second_interrupt_ends_at_once_and_a_second_terminate_does_not():
 
     with pytest.raises(KeyboardInterrupt):
         interrupted_twice()
+    signal.signal(signal.SIGINT, before)
     assert statuses == [130]
 
 

@@ -20,7 +20,7 @@ _TRAIN = "pip install 'wenable[train]'"
 _PACKAGES = ("torch", "torchvision", "timm", "scikit-learn", "scipy", "matplotlib", "onnx")
 _OPTIONAL = {
     "executorch": "writes .pte files: pip install 'wenable[executorch]'",
-    "optuna": "the strategy evolve of explore: pip install 'wenable[search]'",
+    "optuna": "the strategy nsga2 of explore: pip install 'wenable[search]'",
 }
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
