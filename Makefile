@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup native native-sanitized native-aarch64 demo test test-device test-oldest check format docs clean coverage-of-networks idle-cost training-speed
+.PHONY: help setup native native-sanitized native-aarch64 demo test test-fast test-device test-oldest check format docs clean coverage-of-networks idle-cost training-speed
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train, explore, export and run a small network on scenes of digits (three minutes)"
 	@echo "make test    the whole test suite, documentation examples included"
+	@echo "make test-fast  the rooms whose tests take seconds; about a minute, for the inner loop"
 	@echo "make test-device  a bundle in an environment without torch"
 	@echo "make test-oldest  the same with the oldest torch that is supported"
 	@echo "make native-sanitized  our own kernels with sanitizers, under their tests; minutes"
@@ -47,6 +48,11 @@ demo: setup
 # A process for each core; the examples of a page share names, so a file stays in one process.
 test: setup
 	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+
+# The rooms that train nothing and open hardly any engine.
+FAST := $(addprefix tests/,core graph images layers measure strategies test_rooms.py)
+test-fast: setup
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile $(FAST)
 
 # An environment without torch, as a device has it, with the bundle of the demo.
 test-device: setup
