@@ -73,7 +73,7 @@ def estimated_seconds(
     """Return about how many seconds work takes; the full mode, the slowest, stands for all."""
     weights = bundle.weights_of(0)
     implementations = choose_each(bundle.layers, weights.options, whole)
-    model = build_model(bundle.graph, bundle.layers, weights, implementations)
+    model = build_model(bundle.graph_of(0), bundle.layers, weights, implementations)
     started = clock()
     runner = engine.prepare(model)
     prepared_s = clock() - started

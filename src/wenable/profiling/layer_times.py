@@ -20,7 +20,7 @@ from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engine import Engine, EngineError
 from wenable.runtime.implementations import BundleLayer, Implementation, implementations_of
-from wenable.runtime.stored_order import Chain, chains
+from wenable.runtime.stored_order import Chain
 
 Progress = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and of what."""
@@ -57,7 +57,7 @@ def measure_layers(
       each network.
     - `steps`: of the run that this is part of; what is done there is not done again.
     """
-    linked = chains(bundle.graph, bundle.weights_of(0).tensors)
+    linked = bundle.chains_of(0)
     most = networks_measured(bundle, mixtures, rounds)
     counter = _Counter(bundle, engine, calls, steps or Steps(), on_progress, most)
     known = counter.medians(list(_designs(bundle.layers, linked, mixtures)))
@@ -195,7 +195,7 @@ def _layer_times(
     whole = bundle.weights_of(0)
     finest = {knob.name: max(knob.options) for knob in bundle.space.knobs}
     built = build(
-        bundle.graph, bundle.layers, ModeWeights(finest, whole.tensors, whole.norms), design
+        bundle.graph_of(0), bundle.layers, ModeWeights(finest, whole.tensors, whole.norms), design
     )
     try:
         operations = engine.operation_times(built.content, bundle.example(), calls)

@@ -40,7 +40,6 @@ from wenable.runtime.device_profile import (
 from wenable.runtime.engine import Engine, describe_engine
 from wenable.runtime.engines import open_engine
 from wenable.runtime.session import Session
-from wenable.runtime.stored_order import chains
 
 _RENAMED = {
     name: f"plan=ProfilePlan({name}=...)" for name in (each.name for each in fields(ProfilePlan))
@@ -233,11 +232,12 @@ def choose_schemes(
 def _fastest_scheme(
     bundle: Bundle, engine: Engine, known: DeviceProfile, number: int, timing: TimingPlan
 ) -> str:
-    weights, linked = bundle.weights_of(number), chains(bundle.graph, bundle.weights_of(0).tensors)
+    weights, linked = bundle.weights_of(number), bundle.chains_of(number)
     calls: dict[str, Callable[[], object]] = {}
     for scheme in SCHEMES:
         implementations = known.implementations(bundle.layers, linked, weights.options, scheme)
-        runner = engine.prepare(build_model(bundle.graph, bundle.layers, weights, implementations))
+        graph = bundle.graph_of(number)
+        runner = engine.prepare(build_model(graph, bundle.layers, weights, implementations))
         calls[scheme] = partial(runner, bundle.example())
     found = measure_latencies(calls, timing)
     return min(found, key=lambda scheme: found[scheme].known)

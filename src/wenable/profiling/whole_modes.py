@@ -16,7 +16,6 @@ from wenable.runtime.building import BuiltModel, ModeWeights, build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import Engine, describe_engine
 from wenable.runtime.implementations import Implementation
-from wenable.runtime.stored_order import chains
 
 GROUP = 6
 """Modes that are timed against each other at once; each holds a model in memory."""
@@ -39,10 +38,10 @@ class ModeBuilder:
     def __call__(self, mode: Mode) -> BuiltModel:
         """Return the model of a mode."""
         weights = self.bundle.weights_of(0)
-        linked = chains(self.bundle.graph, weights.tensors)
+        linked = self.bundle.chains_of(0)
         implementations = best_implementations(self.bundle, linked, self.times_ms, mode)
         return build(
-            self.bundle.graph,
+            self.bundle.graph_of(0),
             self.bundle.layers,
             ModeWeights(dict(mode), weights.tensors, weights.norms),
             implementations,
