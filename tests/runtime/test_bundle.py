@@ -119,6 +119,24 @@ def test_a_newer_version_is_refused_by_its_number(path: Path):
     )
 
 
+def test_a_file_of_version_1_opens_and_answers_the_same(path: Path):
+    def as_version_1(manifest: Any, _: Tensors) -> None:
+        manifest.update(version=1, graph=manifest.pop("graphs")[0])
+        for mode in manifest["modes"]:
+            for name in ("graph", "views", "channels"):
+                del mode[name]
+
+    def answers() -> list[np.ndarray]:
+        with Session(path, engine="onnxruntime", threads=1) as session:
+            x = session.example(3)
+            return [session.run(x, mode=mode) for mode in session.modes]
+
+    before, structure = answers(), Bundle(path).structure
+    rewrite(path, as_version_1)
+    np.testing.assert_array_equal(before, answers())
+    assert Bundle(path).structure == structure  # so a profile that was kept still fits
+
+
 @pytest.mark.parametrize("version", [None, 0, -1, True, 1.0, "1", [1]])
 def test_versions_that_are_none_are_refused(path: Path, version: Any):
     rewrite(path, lambda manifest, _: manifest.update(version=version))

@@ -222,6 +222,8 @@ class _Marking:
             return self._norm(node)
         if node.op == "Reshape":
             return self._flattening(node)
+        if node.op == "Conv" and self._adds_zeros(node):
+            node = replace(node, inputs=node.inputs[:2])
         weight = node.inputs[1] if len(node.inputs) > 1 else ""
         weight = self.transposed.get(weight, weight)
         if weight not in self.weights:
@@ -230,8 +232,6 @@ class _Marking:
         self.found.add(name)
         inputs = (node.inputs[0], weight, *node.inputs[2:])
         if node.op == "Conv":
-            if len(inputs) > 2 and not self.tensors[inputs[2]].any():
-                inputs = inputs[:2]
             if name not in self.grouped:
                 return replace(node, inputs=inputs)
             attributes = {**node.attributes, **self._input(node.inputs[0])}
@@ -242,6 +242,11 @@ class _Marking:
                 return Node(LINEAR, inputs, node.outputs)
             return Node(LINEAR, inputs, node.outputs, self._input(node.inputs[0]), name)
         raise ValueError(f"the network cannot be exported: {name!r} is read by {node.op}")
+
+    def _adds_zeros(self, node: Node) -> bool:
+        """Say whether a bias is the zeros that the exporter writes for none."""
+        bias = node.inputs[2] if len(node.inputs) > 2 else ""
+        return bias in self.tensors and not self.tensors[bias].any()
 
     def _norm(self, node: Node) -> Node:
         owners = [self.norms[name] for name in node.inputs[1:] if name in self.norms]

@@ -37,6 +37,7 @@ from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import (
     DynamicNetwork,
     UncalibratedWarning,
+    check_dynamic,
     warn_if_uncalibrated,
 )
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
@@ -57,9 +58,12 @@ def export(
 ) -> Path:
     """Write the modes of a network to one bundle, which `wenable.runtime` runs without torch.
 
-    - `modes`: which ones; they should be calibrated. The weights stand in the file once.
+    - `modes`: which ones, of any method; they should be calibrated. The weights stand in the file once;
+      a mode adds its norms and how it uses the weights.
     - `engine`: the one that every mode is checked on before the file is written: its answers must be
-      those of the extracted network to 1e-4 of the largest. The bundle runs on others as well.
+      those of the extracted network to 1e-4 of the largest. Of modes in few bits, where rounding
+      decides, to 5 % of the largest, and five times what it makes of the simulation itself. The bundle
+      runs on other engines as well.
     - `readings`: for each mode by name, as "accuracy" or "latency"; the runtime chooses by them.
     - `ids`: short names of the modes, as `Front.ids` has them, so that they are called the same in
       the bundle. It may name more than the exported ones; where it lacks one, all are numbered anew.
@@ -72,8 +76,9 @@ def export(
     The file is whole or not there: an export that fails leaves the old one.
 
     Returns the path. Raises `ValueError` for no modes, a mode twice, readings of a mode that is not
-    exported, another method than `WeightEnabling`, weights that are not float32, outputs that are no
-    tensors, or a graph that a bundle cannot hold;
+    exported, a network that was not converted or by a method whose modes a bundle cannot hold, weights
+    that are not float32, outputs that are no tensors, a precision whose inputs' range was never seen,
+    or a graph that a bundle cannot hold;
     `OSError` where the file cannot be written; `RuntimeError` where a mode does not give the answers
     of the extracted network. Warns `UncalibratedWarning`.
     """
@@ -90,12 +95,13 @@ def export(
 
 
 def _check_method(net: DynamicNetwork) -> None:
+    check_dynamic(net)
     if not getattr(net.conversion_method, "fits_bundle", False):
         method = net.conversion_method.to_json()["method"]
         raise ValueError(
-            f"`net` was converted by the method {method!r}, whose modes a bundle cannot hold; write"
-            " each one's network with wenable.export_executorch or torch.onnx.export"
-            " (wenable.extract), or a mode of 8 bits with wenable.exporting.int8.export_int8"
+            f"`net` was converted by the method {method!r}, which does not say that a bundle can hold"
+            " its modes (`fits_bundle`); write each one's network with wenable.export_executorch or"
+            " torch.onnx.export (wenable.extract)"
         )
 
 

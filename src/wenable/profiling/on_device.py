@@ -69,6 +69,9 @@ def profile(
       `NoMeter` the profile has no energies and says why.
     - `on_progress`: told how many of how many measurements are done, and of what.
     - `on_estimate`: told before it starts about how many seconds it will take.
+    Where the modes of a bundle differ in more than groups (widths, exits, bits), they are measured as
+    whole modes only, without a cost table; the profile's events say so.
+
     - `on_event`: told when the device changed its speed and what was measured again; the profile
       holds the same words.
 
@@ -81,6 +84,9 @@ def profile(
     refuse_renamed("profile", renamed, _RENAMED)
     plan = plan or ProfilePlan()
     bundle, opened = Bundle(path), open_engine(engine, threads)
+    no_table = bundle.why_not_any_mode()
+    if no_table:
+        plan = replace(plan, table_modes=0)
     found = DeviceProfile(
         bundle.structure,
         describe_device(),
@@ -117,6 +123,8 @@ def profile(
         )
         anchor_ms = _anchor(bundle, opened, plan.scheme_timing)
         steps.begin(anchor_ms())
+        for reason in _left_out(bundle, no_table):
+            steps.report(reason)
         times = measure_layers(bundle, opened, on_progress, mixtures=plan.mixtures, steps=steps)
         found = replace(found, times_ms=times)
         schemes = choose_schemes(bundle, opened, found, on_progress, plan.scheme_timing, steps)
@@ -143,6 +151,14 @@ def profile(
         if journal is not None:
             journal.remove()
     return found
+
+
+def _left_out(bundle: Bundle, no_table: str) -> Iterator[str]:
+    """Yield what cannot be measured of a bundle, with the reason."""
+    if not bundle.layers:
+        yield "no times of layers: none runs in groups, so there is one way to execute each"
+    if no_table:
+        yield f"no cost table: {no_table}"
 
 
 def _place_to_keep(found: DeviceProfile) -> Path | None:
@@ -220,13 +236,20 @@ def choose_schemes(
     for number, exported in enumerate(bundle.modes):
         mode = str(exported.mode)
         on_progress(number, len(bundle.modes), f"as a whole: {mode[:20]}")
-        if set(exported.mode.options) == {1}:
+        if _is_one_way(bundle, known, number):
             continue  # the full mode is as it is
         chosen[mode] = steps.choose(
             f"scheme of {mode}",
             lambda number=number: _fastest_scheme(bundle, engine, known, number, timing),
         )
     return chosen
+
+
+def _is_one_way(bundle: Bundle, known: DeviceProfile, number: int) -> bool:
+    """Say whether a mode is executed the same under every scheme."""
+    options, linked = bundle.weights_of(number).options, bundle.chains_of(number)
+    ways = [known.implementations(bundle.layers, linked, options, each) for each in SCHEMES]
+    return all(way == ways[0] for way in ways)
 
 
 def _fastest_scheme(

@@ -12,7 +12,7 @@ from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.profiling.drift import drift_words, measure_steadily
 from wenable.profiling.layer_times import Progress, best_implementations
 from wenable.profiling.steps import Steps
-from wenable.runtime.building import BuiltModel, ModeWeights, build
+from wenable.runtime.building import BuiltModel, build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import Engine, describe_engine
 from wenable.runtime.implementations import Implementation
@@ -29,7 +29,8 @@ Measure = Callable[[Calls], Mapping[Mode, Reading]]
 class ModeBuilder:
     """Builds the model of any mode of a bundle's space, with layers executed as they were measured.
 
-    The norms are those of the first exported mode: they do not change how long a mode takes.
+    All but the groups is that of the first exported mode: norms do not change how long a mode takes.
+    Where modes differ in more than groups (`Bundle.why_not_any_mode`), only their groups differ here.
     """
 
     bundle: Bundle
@@ -43,7 +44,7 @@ class ModeBuilder:
         return build(
             self.bundle.graph_of(0),
             self.bundle.layers,
-            ModeWeights(dict(mode), weights.tensors, weights.norms),
+            replace(weights, options=dict(mode)),
             implementations,
         )
 

@@ -45,7 +45,7 @@ from wenable.runtime.mode_views import CutTensors, in_mode
 from wenable.runtime.sizes import check_sizes, most_held
 from wenable.runtime.stored_order import Chain, chains
 
-_MOST_NODES = 2**18
+_MOST_NODES = 2**16
 """Of all graphs that differ between modes, together: each is checked when the file is opened."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 
