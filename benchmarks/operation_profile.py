@@ -113,7 +113,7 @@ def profiled(name: str, threads: int, rates: Mapping[str, float]) -> list[dict[s
             session = Session(path, engine=engine_name, threads=threads, profile=known)
             for number in range(len(bundle.modes)):
                 built = build(
-                    bundle.graph, bundle.layers, bundle.weights_of(number),
+                    bundle.graph_of(number), bundle.layers, bundle.weights_of(number),
                     session.implementations(number),
                 )  # fmt: skip
                 operations = engine.operation_times(built.content, bundle.example(), CALLS)

@@ -56,7 +56,7 @@ def mode_calls(
         words = f"{engine.name} {engine.version}"
         empty = DeviceProfile(Bundle(path).structure, describe_device(), words, engine.threads)
         session = Session(path, engine=engine.name, threads=engine.threads, profile=empty)
-        name = session.bundle.graph.inputs[0].name
+        name = session.bundle.inputs[0].name
         for number, mode in enumerate(session.modes):
             calls[mode] = partial(engine.prepare(session.model(number)), {name: x.numpy()})
     return calls

@@ -22,7 +22,7 @@ def test_macs_and_bytes_are_those_of_the_network(tmp_path, name):
     for number, mode in enumerate(modes):
         weights = bundle.weights_of(number)
         built = build(
-            bundle.graph, bundle.layers, weights,
+            bundle.graph_of(0), bundle.layers, weights,
             choose_each(bundle.layers, weights.options, as_written),
         )  # fmt: skip
         operations = engine.operation_times(built.content, bundle.example(), 2)

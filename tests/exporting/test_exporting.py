@@ -199,7 +199,12 @@ def test_an_uncalibrated_mode_is_told_of(tmp_path):
 def test_a_mode_that_differs_is_not_written(tmp_path, monkeypatch):
     net, modes = calibrated()
     norms_of = writing._norms_of
-    monkeypatch.setattr(writing, "_norms_of", lambda net, mode: 1.01 * norms_of(net, mode))
+
+    def wrong(net: we.DynamicNetwork, mode: we.Mode) -> tuple[np.ndarray, dict[str, int]]:
+        numbers, channels = norms_of(net, mode)
+        return 1.01 * numbers, channels
+
+    monkeypatch.setattr(writing, "_norms_of", wrong)
     path = tmp_path / "net.wen"
     path.write_text("the old file")
     with pytest.raises(RuntimeError, match=r"mode 1 differs on onnxruntime .* nothing was written"):

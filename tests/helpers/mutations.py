@@ -192,12 +192,12 @@ def outcome(path: Path, engine: str) -> str:
         if str(path) not in str(error):
             raise AssertionError(f"the message does not name the file: {error}") from error
         return "refused"
-    if any(math.prod(size or 1 for size in each.shape) > 2**20 for each in bundle.graph.inputs):
+    if any(math.prod(size or 1 for size in each.shape) > 2**20 for each in bundle.inputs):
         return "large input"
     try:
         session = Session(path, engine=engine, threads=1)
         inputs = tuple(
-            np.zeros([size or 1 for size in each.shape], each.dtype) for each in bundle.graph.inputs
+            np.zeros([size or 1 for size in each.shape], each.dtype) for each in bundle.inputs
         )
         for mode in session.modes:
             session.run(inputs, mode=mode)

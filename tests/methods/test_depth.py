@@ -151,9 +151,7 @@ def test_networks_without_classes_are_refused():
         we.convert(dense_network(), torch.zeros(2, 3, 4, 4), method=EarlyExits(("1",)))
 
 
-def test_bundles_refuse_the_method_and_searches_take_it(net, tmp_path):
-    with pytest.raises(ValueError, match="'early-exits', whose modes a bundle cannot hold"):
-        we.export(net, ["end"], tmp_path / "net.wen")
+def test_searches_take_the_method(net):
     batch = torch.randn(8, 3, 6, 6), torch.arange(8) % 5
     front = we.explore(net, [batch], [batch[0]], min_accuracy=0.0)
     assert front.points

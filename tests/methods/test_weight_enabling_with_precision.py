@@ -457,12 +457,8 @@ def test_grouped_dense_layers_of_8_bits_are_written_too(tmp_path: Path):
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
 
 
-def test_bundles_refuse_the_method_and_floating_point_modes_are_no_int8(tmp_path: Path):
+def test_floating_point_modes_are_no_int8(tmp_path: Path):
     net = converted()
-    with pytest.raises(
-        ValueError, match="'weight-enabling-with-precision', whose modes a bundle cannot hold"
-    ):
-        we.export(net, ["1"], tmp_path / "net.wen")
     we.calibrate(net, "1/4", BATCHES)
     with pytest.raises(ValueError, match="has no layer of 8 bits"):
         export_int8(net, "1/4", tmp_path / "net.onnx")

@@ -71,7 +71,7 @@ def test_all_outputs_export_with_their_names(wrap, names, tmp_path: Path):
     assert type(net(X)) is type(model(X))
     session = Session(we.export(net, ["1", "1/2"], tmp_path / "net.wen"), engine="onnxruntime")
     if names is not None:
-        assert [each.name for each in session.bundle.graph.outputs] == names
+        assert [each.name for each in session.bundle.graph_of(0).outputs] == names
     for mode in ("1", "1/2"):
         net.set_mode(mode)
         expected = [each.detach().numpy() for _, each in named_leaves(net(X))]
@@ -209,7 +209,7 @@ class Settings(nn.Module):
 def test_inputs_that_are_no_tensors_are_fixed_in_a_bundle(rest, names, tmp_path: Path):
     net = we.convert(Settings(), (X, *rest))
     session = Session(we.export(net, ["1", "1/2"], tmp_path / "net.wen"), engine="onnxruntime")
-    assert [each.name for each in session.bundle.graph.inputs] == names
+    assert [each.name for each in session.bundle.inputs] == names
     tensors = [X, *(each for each in rest if isinstance(each, torch.Tensor))]
     given = tuple(each.numpy() for each in tensors)
     found = session.run(given if len(given) > 1 else given[0], mode="1/2")

@@ -217,7 +217,7 @@ def test_what_cannot_be_stored_is_refused_instead_of_computed_wrongly(exported):
     for name in shuffled:
         wrong = {**implementations, name: Implementation(4, "stored")}
         with pytest.raises(ValueError, match="cannot be stored in its order"):
-            build_model(session.bundle.graph, layers, weights, wrong)
+            build_model(session.bundle.graph_of(0), layers, weights, wrong)
 
 
 def test_dense_layers_are_measured_too(tmp_path, cache):

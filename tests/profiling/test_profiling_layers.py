@@ -108,7 +108,7 @@ def test_the_operations_of_an_engine_are_shared_out_whole(bundle, engine, choose
     number = [str(each.mode) for each in bundle.modes].index("1/4")
     weights = bundle.weights_of(number)
     implementations = choose_each(bundle.layers, weights.options, choose)
-    model = build(bundle.graph, bundle.layers, weights, implementations)
+    model = build(bundle.graph_of(0), bundle.layers, weights, implementations)
     operations = open_engine(engine, 1).operation_times(model.content, bundle.example(), 2)
     assert sum(each.computes for each in operations) >= len(bundle.layers)
     found = times_of_layers(model, operations)

@@ -58,7 +58,7 @@ def test_a_profile_of_our_kernels_has_modes_and_a_table_and_no_choice_of_impleme
 def test_the_time_of_every_step_is_shared_out_and_belongs_to_the_layers(path: Path):
     bundle, engine = Bundle(path), open_engine("native", 1)
     assert isinstance(engine, ModeEngine)
-    planned = engine.plan(bundle.graph, bundle.layers, bundle.weights_of(1))
+    planned = engine.plan(bundle.graph_of(1), bundle.layers, bundle.weights_of(1))
     steps = [1.0 + number for number in range(len(planned.runner.steps))]  # type: ignore[attr-defined]
     planned.runner.step_times = lambda inputs, calls: steps  # type: ignore[attr-defined]
     times = engine.layer_times(planned, bundle.example(), 3)

@@ -66,7 +66,7 @@ def test_what_was_written_opens_under_any_name(path: Path):
     for name in ("net", "net.safetensors", "net.txt", "ü 1.wen"):
         renamed = path.rename(path.with_name(name))
         again = Bundle(renamed)
-        assert (again.graph, again.modes) == (opened.graph, opened.modes)
+        assert (again.graph_of(0), again.modes) == (opened.graph_of(0), opened.modes)
         path = renamed
 
 
@@ -117,6 +117,24 @@ def test_a_newer_version_is_refused_by_its_number(path: Path):
     refused(
         path, rf"has version {VERSION + 1} of .* by wenable 9.1; this reads up to {VERSION}: upg"
     )
+
+
+def test_a_file_of_version_1_opens_and_answers_the_same(path: Path):
+    def as_version_1(manifest: Any, _: Tensors) -> None:
+        manifest.update(version=1, graph=manifest.pop("graphs")[0])
+        for mode in manifest["modes"]:
+            for name in ("graph", "views", "channels"):
+                del mode[name]
+
+    def answers() -> list[np.ndarray]:
+        with Session(path, engine="onnxruntime", threads=1) as session:
+            x = session.example(3)
+            return [session.run(x, mode=mode) for mode in session.modes]
+
+    before, structure = answers(), Bundle(path).structure
+    rewrite(path, as_version_1)
+    np.testing.assert_array_equal(before, answers())
+    assert Bundle(path).structure == structure  # so a profile that was kept still fits
 
 
 @pytest.mark.parametrize("version", [None, 0, -1, True, 1.0, "1", [1]])
@@ -178,15 +196,15 @@ def test_json_that_nests_without_end_is_refused(path: Path):
 
 
 def _graph(change: Any) -> Any:
-    return lambda manifest, _: change(manifest["graph"])
+    return lambda manifest, _: change(manifest["graphs"][0])
 
 
 def _node(**changes: Any) -> Any:
-    return lambda manifest, _: manifest["graph"]["nodes"][3].update(changes)
+    return lambda manifest, _: manifest["graphs"][0]["nodes"][3].update(changes)
 
 
 def _attribute(name: str, value: Any) -> Any:
-    return lambda manifest, _: manifest["graph"]["nodes"][3]["attributes"].update({name: value})
+    return lambda manifest, _: manifest["graphs"][0]["nodes"][3]["attributes"].update({name: value})
 
 
 def _first(part: str, **changes: Any) -> Any:
@@ -343,7 +361,7 @@ def test_hostile_claims_with_right_hashes_are_refused(path: Path, what: str):
     "part",
     [
         "space",
-        "graph",
+        "graphs",
         "layers",
         "norms",
         "modes",
@@ -356,7 +374,7 @@ def test_hostile_claims_with_right_hashes_are_refused(path: Path, what: str):
 def test_a_part_that_is_missing_or_of_another_kind_is_named(path: Path, part: str):
     content = path.read_bytes()
     for value in (None, 1, "x", [1], {"x": 1}, [[]], True):
-        if (part, value) in (("preprocessing", None), ("version", 1)):
+        if (part, value) in (("preprocessing", None),):
             continue
         manifest, tensors = parts_of(content)
         manifest[part] = value
@@ -371,7 +389,7 @@ def test_a_part_that_is_missing_or_of_another_kind_is_named(path: Path, part: st
 def test_names_like_paths_are_only_names(path: Path, tmp_path: Path):
     def rename(manifest: Any, tensors: Tensors) -> None:
         tensors["weights.../../x"] = tensors.pop("weights.fc.weight")
-        manifest["graph"]["nodes"][-1]["inputs"][1] = "../../x"
+        manifest["graphs"][0]["nodes"][-1]["inputs"][1] = "../../x"
 
     expected = Session(path, engine="onnxruntime", threads=1).run(np.ones((1, 3, 6, 6), np.float32))
     rewrite(path, rename)
@@ -383,7 +401,7 @@ def test_names_like_paths_are_only_names(path: Path, tmp_path: Path):
 def test_names_that_look_like_parts_of_the_file_stay_apart(path: Path):
     def rename(manifest: Any, tensors: Tensors) -> None:
         tensors["weights.constants.norms.0"] = tensors.pop("weights.fc.weight")
-        manifest["graph"]["nodes"][-1]["inputs"][1] = "constants.norms.0"
+        manifest["graphs"][0]["nodes"][-1]["inputs"][1] = "constants.norms.0"
 
     rewrite(path, rename)
     assert (

@@ -84,7 +84,8 @@ def test_modes_share_what_they_have_in_common(small: Path):
     bundle, engine = Bundle(small), open_engine("native", 1)
     assert isinstance(engine, ModeEngine)
     planned = [
-        engine.plan(bundle.graph, bundle.layers, bundle.weights_of(number)) for number in range(3)
+        engine.plan(bundle.graph_of(number), bundle.layers, bundle.weights_of(number))
+        for number in range(3)
     ]
     weights = sum(each.nbytes for each in bundle.weights_of(0).tensors.values())
     assert planned[0].bytes > weights
@@ -158,7 +159,7 @@ def odd(tmp_path: Path) -> Path:
 def test_an_operation_that_is_not_known_is_refused_by_name(odd: Path):
     """Needs no compiler: the plan refuses it."""
     bundle = Bundle(odd)
-    planner = Planner(bundle.graph, bundle.layers, bundle.weights_of(0), PackedWeights())
+    planner = Planner(bundle.graph_of(0), bundle.layers, bundle.weights_of(0), PackedWeights())
     with pytest.raises(
         UnsupportedError, match="CumSum makes 'cumsum', and there is no kernel for it"
     ):
@@ -181,7 +182,9 @@ def test_a_plan_gives_planes_that_are_held_together_places_of_their_own(small: P
     """Needs no compiler: no two buffers that are held at the same time overlap."""
     bundle = Bundle(small)
     for number in range(len(bundle.modes)):
-        planner = Planner(bundle.graph, bundle.layers, bundle.weights_of(number), PackedWeights())
+        planner = Planner(
+            bundle.graph_of(number), bundle.layers, bundle.weights_of(number), PackedWeights()
+        )
         plan = planner.plan(RULES)
         buffers, overrun = planner.memory.buffers, planner.memory.overrun
         for i, one in enumerate(buffers):

@@ -259,9 +259,9 @@ def test_every_value_of_a_network_has_the_shape_that_is_told(tmp_path: Path, mod
     we.calibrate(net, "full", [torch.randn(16, *net.example_batch[0].shape[1:])])
     bundle = Bundle(we.export(net, ["full"], tmp_path / "net.wen"))
     weights = bundle.weights_of(0)
-    shapes = value_shapes(bundle.graph, weights.tensors, batch)
+    shapes = value_shapes(bundle.graph_of(0), weights.tensors, batch)
     implementations = choose_each(bundle.layers, weights.options, default_implementation)
-    content = build_model(bundle.graph, bundle.layers, weights, implementations)
+    content = build_model(bundle.graph_of(0), bundle.layers, weights, implementations)
     typed = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     outputs = {each.name for each in typed.graph.output}
     wanted = [each for each in typed.graph.value_info if each.name in shapes]

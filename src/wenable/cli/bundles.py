@@ -187,6 +187,9 @@ def run_verify(
         also = [str(mode) for mode in read_front(front).ids.values()]
     with progress_bar(progress, "measuring") as update:
         known = DeviceProfile.read(profile)
+        no_table = Bundle(bundle).why_not_any_mode()
+        if refit is not None and no_table:
+            raise ValueError(f"`--refit` fits a table again, and there is none here: {no_table}")
         result = verify(bundle, known, engine=engine, modes=modes, also=also, on_progress=update)
     if out is not None:
         write_whole(out, json.dumps(result.to_json(), indent=1) + "\n")
@@ -292,7 +295,7 @@ def _native_where_it_runs(bundle: Bundle, progress: Any) -> list[str]:
     if kernels is None:
         return []
     try:
-        kernels.plan(bundle.graph, bundle.layers, bundle.weights_of(0))
+        kernels.plan(bundle.graph_of(0), bundle.layers, bundle.weights_of(0))
     except EngineError as error:
         progress.print(f"left out: {error}")
         return []

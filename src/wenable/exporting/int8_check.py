@@ -55,9 +55,9 @@ def check_int8(content: bytes, simulation: Simulation) -> None:
             )
     network, x = simulation.network, simulation.x
     expected = tensors_of(network(x))
-    allowed = TOLERANCE + 5 * _noise(network, x, expected)
+    allowed = TOLERANCE + 5 * simulation_noise(network, (x,), expected)
     found = _run(content, x, optimised=True)
-    difference = _largest_difference(found, expected)
+    difference = largest_difference(found, expected)
     if not difference <= allowed:
         raise RuntimeError(
             f"ONNX Runtime's answers differ from the simulated ones by {100 * difference:.1f} % of the"
@@ -129,17 +129,27 @@ def _run(content: bytes, x: torch.Tensor, *, optimised: bool) -> list[torch.Tens
     return [torch.from_numpy(each) for each in session.run(None, {"input": x.numpy()})]
 
 
-def _noise(network: nn.Module, x: torch.Tensor, expected: list[torch.Tensor]) -> float:
+def simulation_noise(
+    network: nn.Module, inputs: tuple[torch.Tensor, ...], expected: list[torch.Tensor]
+) -> float:
     """Return how far rounding alone moves the answers of the simulation, as a share of the largest."""
     generator = torch.Generator().manual_seed(0)
-    moved = [[each.float() for each in tensors_of(copy.deepcopy(network).double()(x.double()))]]
+    precise = (each.double() if each.is_floating_point() else each for each in inputs)
+    found = tensors_of(copy.deepcopy(network).double()(*precise))
+    moved = [[each.float() for each in found]]
     for _ in range(_NOISES):
-        nudged = x * (1 + _NUDGE * torch.randn(x.shape, generator=generator))
-        moved.append(tensors_of(network(nudged)))
-    return max(_largest_difference(each, expected) for each in moved)
+        nudged = (
+            each * (1 + _NUDGE * torch.randn(each.shape, generator=generator))
+            if each.is_floating_point()
+            else each
+            for each in inputs
+        )
+        moved.append(tensors_of(network(*nudged)))
+    return max(largest_difference(each, expected) for each in moved)
 
 
-def _largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Return how far answers are from those expected, at most, as a share of the largest."""
     return max(_difference(one, other) for one, other in zip(found, expected, strict=True))
 
 

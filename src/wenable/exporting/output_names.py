@@ -22,7 +22,7 @@ def with_outputs_named(graph: Graph, names: Sequence[str], taken: Collection[str
     copies: list[Node] = []
     final: list[str] = []
     for value, wanted in zip((each.name for each in graph.outputs), names, strict=True):
-        name = _unlike(wanted, "_out", used)
+        name = unlike(wanted, "_out", used)
         used.add(name)
         final.append(name)
         if value in made and value not in new:
@@ -30,7 +30,7 @@ def with_outputs_named(graph: Graph, names: Sequence[str], taken: Collection[str
         else:
             copies.append(Node("Identity", (new.get(value, value),), (name,)))
     for value in sorted(made.intersection(final) - set(new)):
-        new[value] = _unlike(f"{value}_inside", "_", used | made)
+        new[value] = unlike(f"{value}_inside", "_", used | made)
     nodes = (
         replace(
             node,
@@ -47,7 +47,8 @@ def with_outputs_named(graph: Graph, names: Sequence[str], taken: Collection[str
     )
 
 
-def _unlike(name: str, suffix: str, used: Collection[str]) -> str:
+def unlike(name: str, suffix: str, used: Collection[str]) -> str:
+    """Return a name with the suffix behind it until it is none of those used."""
     while name in used:
         name += suffix
     return name

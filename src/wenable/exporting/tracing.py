@@ -1,16 +1,19 @@
-"""Traces the full mode of a dynamic network into the graph that a bundle holds."""
+"""Traces a mode of a dynamic network into a graph that a bundle holds."""
 
 from __future__ import annotations
 
 import logging
+import math
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from wenable.core.reasons import root_reason
+from wenable.core.space import ModeChoice
 from wenable.exporting.output_names import with_outputs_named
 from wenable.exporting.plain_networks import (
     input_names,
@@ -20,6 +23,8 @@ from wenable.exporting.plain_networks import (
 )
 from wenable.exporting.sequences import without_sequences
 from wenable.graph import modules_with_effect
+from wenable.layers.roles import HasViews
+from wenable.layers.weight_enabled import WeightEnabled
 from wenable.modules.outputs import OutputNames
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Attribute, Graph, Node, TensorType
@@ -29,23 +34,24 @@ _SMALL = 4096
 
 
 def bundle_graph(
-    net: DynamicNetwork, outputs: OutputNames | None = None
+    net: DynamicNetwork, outputs: OutputNames | None = None, mode: ModeChoice = "full"
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """Return the graph of a network, and every tensor that it reads, by name.
 
-    Switchable layers and norms stand in it as operations of ours, with their names, whatever the
-    mode; all else as ONNX's.
+    Layers that run in groups and norms stand in it as operations of ours, with their names, and dense
+    layers with views without; all else as ONNX's. So it is the graph of every mode that differs from
+    this one in groups, norms and views alone.
 
     - `outputs`: their names, which they keep unless they are places only.
+    - `mode`: the one that is traced.
 
     Raises `ValueError` where a switchable layer or a norm is not found in the traced graph: it
     would be exported in one option only.
     """
-    model = _onnx_program(net)
+    model = _onnx_program(net, mode)
     tensors = {each.name: _array(each) for each in model.graph.initializer}
-    weights = {f"{layer.name}.weight" for layer in net.switchable_layers}
-    nodes = _fold_constants(model, tensors, keep=weights)
-    marking = _Marking(net, model, tensors)
+    marking = _Marking(net, mode, model, tensors)
+    nodes = _fold_constants(model, tensors, keep=marking.weights)
     marked = marking.mark(without_sequences(nodes, tensors, marking.shapes))
     graph = Graph(
         tuple(_type(each, batch=True) for each in model.graph.input),
@@ -58,11 +64,18 @@ def bundle_graph(
     return graph, {name: tensors[name] for name in sorted(graph.tensors_read())}
 
 
-def _onnx_program(net: DynamicNetwork) -> Any:
-    """Return the ONNX model of the full mode, norms and weights as they are in the network."""
+def layers_with_views(net: DynamicNetwork) -> Iterator[tuple[str, HasViews]]:
+    """Yield the layers of which a mode is told by views of their parameters, with their names."""
+    for name, module in net.named_modules():
+        if hasattr(module, "set_option") and isinstance(module, HasViews):
+            yield name, module
+
+
+def _onnx_program(net: DynamicNetwork, mode: ModeChoice) -> Any:
+    """Return the ONNX model of a mode, norms and weights as they are in the network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # statistics are put in for each mode
-        plain = plain_for_export(net, "full")
+        plain = plain_for_export(net, mode)
     # A batch of 1 would be taken for a constant.
     examples = tuple(each.expand(2, *each.shape[1:]).contiguous() for each in tensor_inputs(net))
     batch = torch.export.Dim("batch")
@@ -158,10 +171,20 @@ def _node(node: Any, attributes: Mapping[str, Any]) -> Node:
 class _Marking:
     """Finds the switchable layers and the norms among the operations, by the names of weights."""
 
-    def __init__(self, net: DynamicNetwork, model: Any, tensors: Mapping[str, np.ndarray]) -> None:
-        self.net = net
+    def __init__(
+        self,
+        net: DynamicNetwork,
+        mode: ModeChoice,
+        model: Any,
+        tensors: Mapping[str, np.ndarray],
+    ) -> None:
+        self.net, self.mode = net, mode
         self.tensors = tensors
-        self.weights = {f"{each.name}.weight": each for each in net.switchable_layers}
+        self.weights = {f"{name}.weight": name for name, _ in layers_with_views(net)}
+        self.grouped = {
+            name for name in self.weights.values()
+            if isinstance(net.get_submodule(name), WeightEnabled)
+        }  # fmt: skip
         self.norms = {
             ".".join(filter(None, (name, norm.name_in_plain, part))): name
             for name, norm in net.switchable_norms().items()
@@ -177,8 +200,7 @@ class _Marking:
 
     def mark(self, nodes: list[Node]) -> list[Node]:
         marked = [self._marked(node) for node in nodes]
-        layers = {each.name for each in self.weights.values()}
-        missing = sorted((layers | set(self.norms.values())) - self.found)
+        missing = sorted((set(self.weights.values()) | set(self.norms.values())) - self.found)
         missing = [name for name in missing if name in self._used()] if missing else []
         if missing:
             raise ValueError(
@@ -189,7 +211,7 @@ class _Marking:
 
     def _used(self) -> frozenset[str]:
         """Return the layers and norms that the network's outputs depend on."""
-        plain = plain_for_export(self.net, "full")
+        plain = plain_for_export(self.net, self.mode)
         return modules_with_effect(plain, tensor_inputs(self.net))
 
     def _marked(self, node: Node) -> Node:
@@ -198,23 +220,33 @@ class _Marking:
             return node
         if node.op == "BatchNormalization":
             return self._norm(node)
+        if node.op == "Reshape":
+            return self._flattening(node)
+        if node.op == "Conv" and self._adds_zeros(node):
+            node = replace(node, inputs=node.inputs[:2])
         weight = node.inputs[1] if len(node.inputs) > 1 else ""
         weight = self.transposed.get(weight, weight)
         if weight not in self.weights:
             return node
-        name = self.weights[weight].name
+        name = self.weights[weight]
         self.found.add(name)
         inputs = (node.inputs[0], weight, *node.inputs[2:])
         if node.op == "Conv":
-            if len(inputs) > 2 and not self.tensors[inputs[2]].any():
-                inputs = inputs[:2]
+            if name not in self.grouped:
+                return replace(node, inputs=inputs)
             attributes = {**node.attributes, **self._input(node.inputs[0])}
             return Node(CONVOLUTION, inputs, node.outputs, attributes, name)
-        attributes = self._input(node.inputs[0])
         plain_gemm = node.op == "Gemm" and node.attributes.get("transB") == 1
         if plain_gemm or (node.op == "MatMul" and node.inputs[1] in self.transposed):
-            return Node(LINEAR, inputs, node.outputs, attributes, name)
+            if name not in self.grouped:
+                return Node(LINEAR, inputs, node.outputs)
+            return Node(LINEAR, inputs, node.outputs, self._input(node.inputs[0]), name)
         raise ValueError(f"the network cannot be exported: {name!r} is read by {node.op}")
+
+    def _adds_zeros(self, node: Node) -> bool:
+        """Say whether a bias is the zeros that the exporter writes for none."""
+        bias = node.inputs[2] if len(node.inputs) > 2 else ""
+        return bias in self.tensors and not self.tensors[bias].any()
 
     def _norm(self, node: Node) -> Node:
         owners = [self.norms[name] for name in node.inputs[1:] if name in self.norms]
@@ -223,6 +255,17 @@ class _Marking:
         self.found.add(owners[0])
         rank = len(self.shapes[node.inputs[0]])
         return Node(NORM, node.inputs[:1], node.outputs[:1], {"rank": rank}, owners[0])
+
+    def _flattening(self, node: Node) -> Node:
+        """Return a reshape as what it is, if it only joins all dimensions but the first.
+
+        It is the same operation then in a mode with fewer channels.
+        """
+        before, after = (self.shapes.get(name, []) for name in (node.inputs[0], node.outputs[0]))
+        known = len(before) > 1 and len(after) == 2 and before[0] == after[0] == 0
+        if not known or not all(before[1:]) or math.prod(before[1:]) != after[1]:
+            return node
+        return Node("Flatten", node.inputs[:1], node.outputs, {"axis": 1})
 
     def _input(self, name: str) -> dict[str, Attribute]:
         """Return the shape of a layer's input without the batch: what its speed depends on."""

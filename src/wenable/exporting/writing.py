@@ -23,23 +23,26 @@ from wenable.core.readings import Reading
 from wenable.core.space import Mode, ModeChoice
 from wenable.core.stored_tensors import in_one_order
 from wenable.exporting.agreement import check_agreement
+from wenable.exporting.mode_graphs import ModeGraphs, views_of
 from wenable.exporting.plain_networks import (
     check_exportable,
     other_numbers,
     plain_for_export,
     tensor_inputs,
 )
-from wenable.exporting.tracing import bundle_graph
+from wenable.exporting.rounded_check import check_rounded
 from wenable.layers.implementations import is_pointwise
 from wenable.modules.outputs import OutputNames
 from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import (
     DynamicNetwork,
     UncalibratedWarning,
+    check_dynamic,
     warn_if_uncalibrated,
 )
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.first_choice import TABLE
+from wenable.runtime.graph import CONVOLUTION, LINEAR
 from wenable.runtime.session import Session
 from wenable.version import __version__
 
@@ -55,9 +58,12 @@ def export(
 ) -> Path:
     """Write the modes of a network to one bundle, which `wenable.runtime` runs without torch.
 
-    - `modes`: which ones; they should be calibrated. The weights stand in the file once.
+    - `modes`: which ones, of any method; they should be calibrated. The weights stand in the file once;
+      a mode adds its norms and how it uses the weights.
     - `engine`: the one that every mode is checked on before the file is written: its answers must be
-      those of the extracted network to 1e-4 of the largest. The bundle runs on others as well.
+      those of the extracted network to 1e-4 of the largest. Of modes in few bits, where rounding
+      decides, to 5 % of the largest, and five times what it makes of the simulation itself. The bundle
+      runs on other engines as well.
     - `readings`: for each mode by name, as "accuracy" or "latency"; the runtime chooses by them.
     - `ids`: short names of the modes, as `Front.ids` has them, so that they are called the same in
       the bundle. It may name more than the exported ones; where it lacks one, all are numbered anew.
@@ -70,8 +76,9 @@ def export(
     The file is whole or not there: an export that fails leaves the old one.
 
     Returns the path. Raises `ValueError` for no modes, a mode twice, readings of a mode that is not
-    exported, another method than `WeightEnabling`, weights that are not float32, outputs that are no
-    tensors, or a graph that a bundle cannot hold;
+    exported, a network that was not converted or by a method whose modes a bundle cannot hold, weights
+    that are not float32, outputs that are no tensors, a precision whose inputs' range was never seen,
+    or a graph that a bundle cannot hold;
     `OSError` where the file cannot be written; `RuntimeError` where a mode does not give the answers
     of the extracted network. Warns `UncalibratedWarning`.
     """
@@ -88,12 +95,13 @@ def export(
 
 
 def _check_method(net: DynamicNetwork) -> None:
+    check_dynamic(net)
     if not getattr(net.conversion_method, "fits_bundle", False):
         method = net.conversion_method.to_json()["method"]
         raise ValueError(
-            f"`net` was converted by the method {method!r}, whose modes a bundle cannot hold; write"
-            " each one's network with wenable.export_executorch or torch.onnx.export"
-            " (wenable.extract), or a mode of 8 bits with wenable.exporting.int8.export_int8"
+            f"`net` was converted by the method {method!r}, which does not say that a bundle can hold"
+            " its modes (`fits_bundle`); write each one's network with wenable.export_executorch or"
+            " torch.onnx.export (wenable.extract)"
         )
 
 
@@ -126,22 +134,39 @@ def _bundle(
     names = (
         [{"id": short[mode]} for mode in modes] if set(modes) <= set(short) else [{}] * len(modes)
     )
-    graph, constants = bundle_graph(net, outputs)
-    present = {node.layer for node in graph.nodes}
+    graphs = ModeGraphs(net, outputs)
+    numbers = [graphs.number_of(mode) for mode in modes]
+    layers = {
+        node.layer
+        for graph in graphs.graphs
+        for node in graph.nodes
+        if node.op in (CONVOLUTION, LINEAR)
+    }
     weights = {name for name, _ in net.named_parameters()}
     tensors = {  # not `ascontiguousarray`, which makes a list of one of a single number
         f"{'weights' if name in weights else 'constants'}.{name}": np.array(array, order="C")
-        for name, array in constants.items()
+        for name, array in sorted(graphs.tensors.items())
     }
     norms = net.switchable_norms()
+    described = []
     for number, mode in enumerate(modes):
-        tensors[f"norms.{number}"] = _norms_of(net, mode)
+        tensors[f"norms.{number}"], channels = _norms_of(net, mode)
+        graph = graphs.graphs[numbers[number]]
+        views = views_of(net, mode, graph.tensors_read())
+        described.append(
+            {
+                "mode": str(mode),
+                "graph": numbers[number],
+                "views": {name: view.to_json() for name, view in views.items()},
+                "channels": channels,
+            }
+        )
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "wenable": __version__,
         "space": net.space.to_json(),
-        "graph": graph.to_json(),
+        "graphs": [graph.to_json() for graph in graphs.graphs],
         "layers": [
             {
                 "name": layer.name,
@@ -152,18 +177,18 @@ def _bundle(
                 "pointwise": _is_pointwise(net.get_submodule(layer.name)),
             }
             for layer in net.switchable_layers
-            if layer.name in present
+            if layer.name in layers
         ],
         "norms": [[name, norm.num_features] for name, norm in norms.items()],
         "modes": [
-            {"mode": str(mode), "readings": readings_of(net, mode, readings), **name}
-            for mode, name in zip(modes, names, strict=True)
+            {**each, "readings": readings_of(net, mode, readings), **name}
+            for each, mode, name in zip(described, modes, names, strict=True)
         ],
         "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
         "sha256": {name: checksum(array) for name, array in tensors.items()},
     }
-    # What figures that were taken of a bundle belong to: its graph and weights, not its readings.
-    identity = json.dumps([manifest["graph"], manifest["sha256"]], sort_keys=True)
+    # What figures that were taken of a bundle belong to: its graphs and weights, not its readings.
+    identity = json.dumps([manifest["graphs"], described, manifest["sha256"]], sort_keys=True)
     manifest["identity"] = hashlib.sha256(identity.encode()).hexdigest()
     text = json.dumps(manifest)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -182,19 +207,24 @@ def _is_pointwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and is_pointwise(layer) and layer.stride == (1, 1)
 
 
-def _norms_of(net: DynamicNetwork, mode: Mode) -> np.ndarray:
-    """Return scale and shift of every norm in a mode, shape `(2, channels of all norms)`."""
-    parts = []
+def _norms_of(net: DynamicNetwork, mode: Mode) -> tuple[np.ndarray, dict[str, int]]:
+    """Return scale and shift of every norm in a mode, shape `(2, channels of all norms)`.
+
+    Also the channels of those norms that have fewer in it than they have.
+    """
+    parts, channels = [], {}
     with net.using(mode):
-        for norm in net.switchable_norms().values():
+        for name, norm in net.switchable_norms().items():
             plain: Any = norm.plain_norm()
+            if plain.num_features != norm.num_features:
+                channels[name] = plain.num_features
             scale = plain.running_var.double().add(plain.eps).rsqrt()
             shift = -plain.running_mean.double() * scale
             if plain.affine:
                 weight = plain.weight.double()
                 scale, shift = scale * weight, shift * weight + plain.bias.double()
             parts.append(torch.stack([scale, shift]).float().cpu().numpy())
-    return np.concatenate(parts, 1) if parts else np.zeros((2, 0), np.float32)
+    return (np.concatenate(parts, 1) if parts else np.zeros((2, 0), np.float32)), channels
 
 
 def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) -> None:
@@ -223,4 +253,7 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
                 arrays = tuple(each.numpy() for each in inputs)
                 found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
                 answers = found if isinstance(found, tuple) else (found,)
-                check_agreement(plain, inputs, answers, mode, engine)
+                if session.bundle.weights_of(session.bundle.number_of(mode)).roundings:
+                    check_rounded(plain, inputs, answers, mode, engine)
+                else:
+                    check_agreement(plain, inputs, answers, mode, engine)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from wenable.core.space import Knob
+from wenable.core.views import Rounding, View
 from wenable.layers.convolution import _geometry
 from wenable.layers.quantization import (
     FULL_BITS,
@@ -71,24 +72,41 @@ class PrecisionLayer(nn.Module):
     ) -> torch.Tensor:
         return weight_grid(weight, self.bits, outputs).nearest(weight)
 
+    def views(self) -> Mapping[str, View]:
+        """Return the grids of the present precision; nothing in floating point.
+
+        Raises `ValueError` where the range of the input was never seen.
+        """
+        if self.input_range is None:
+            return {}
+        grid = input_grid(*self._known_bounds(), self.bits)
+        rounding = Rounding(self.bits, float(grid.scale), int(grid.zero_point))
+        return {"weight": View(rounding=rounding)}
+
+    def _known_bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the lowest and the highest value of the input; raises where it was never seen."""
+        input_range = self.input_range
+        assert input_range is not None
+        if not input_range.is_known:
+            raise ValueError(
+                f"the range of the input of {self.knob.name!r} at {self.bits} bits was never seen;"
+                " train, or call wenable.calibrate(net, modes, batches) first"
+            )
+        low, high = input_range.running_bounds
+        return low, high
+
     def _behind_rounding(self, plain: nn.Module) -> nn.Module:
         """Return a standard layer in the present precision: its weight rounded, its input before it.
 
         torch has no standard layer that rounds, so below 32 bits a `FakeQuantizedInput` stands
         before it. Raises `ValueError` where the range of the input was never seen.
         """
-        input_range = self.input_range
-        if input_range is None:
+        if self.input_range is None:
             return plain
-        if not input_range.is_known:
-            raise ValueError(
-                f"the range of the input of {self.knob.name!r} at {self.bits} bits was never seen;"
-                " train, or call wenable.calibrate(net, modes, batches) first"
-            )
+        low, high = self._known_bounds()
         with torch.no_grad():
             weight = plain.get_parameter("weight")
             weight.copy_(self._rounded_weight(weight))
-        low, high = input_range.running_bounds
         row = nn.Sequential(FakeQuantizedInput(low, high, self.bits), plain).train(self.training)
         row.__dict__["weight"] = weight  # networks look at its type; it has its name already
         return row

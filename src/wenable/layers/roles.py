@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from wenable.core.views import View
+
 
 @runtime_checkable
 class KeepsPackedWeights(Protocol):
@@ -26,4 +28,17 @@ class NeedsInputRange(Protocol):
 
     def knows_its_input(self, mode: Mapping[str, int]) -> bool:
         """Whether it has seen what a mode needs."""
+        ...
+
+
+@runtime_checkable
+class HasViews(Protocol):
+    """A layer of which a mode is told by views of its parameters, as files hold it.
+
+    What it computes is what the same operation computes with those parts of them. A layer that does
+    something else in another option has no views; its modes have graphs of their own.
+    """
+
+    def views(self) -> Mapping[str, View]:
+        """Return, by the names of its parameters, the views of those it does not use as a whole now."""
         ...

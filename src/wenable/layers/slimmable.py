@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from wenable.core.space import Knob
+from wenable.core.views import View
 from wenable.layers.convolution import _geometry
 
 
@@ -66,6 +67,17 @@ class SlimmableLayer(nn.Module):
         if self.bias is not None:
             masks["bias"][: width.outputs] = True
         return masks
+
+    def views(self) -> Mapping[str, View]:
+        """Return the part of weight and bias that the present option uses; nothing for the widest."""
+        if self.option == self.knob.options[0]:
+            return {}
+        width = self.width
+        groups = None if width.groups == 1 else width.groups
+        found = {"weight": View(width.outputs, width.inputs // width.groups, groups)}
+        if self.bias is not None:
+            found["bias"] = View(width.outputs)
+        return found
 
     def _check_inputs(self, inputs: int) -> None:
         if inputs != self.width.inputs:

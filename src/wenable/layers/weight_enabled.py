@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from wenable.core.knob import Knob, share_text
+from wenable.core.views import View
 from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.implementations import DENSE, GROUPED, merges
 from wenable.layers.permutation import is_identity_shuffle, shuffle_permutation
@@ -130,6 +131,10 @@ class WeightEnabled(nn.Module):
     def _plain_product(self, plain: nn.Module) -> nn.Module:
         """Return the standard layer that multiplies, with all that belongs right before it."""
         return plain
+
+    def views(self) -> Mapping[str, View]:
+        """Return nothing: blocks follow from the option, and how they are cut is chosen on the device."""
+        return {}
 
     def drop_packed(self) -> None:
         """Give back the memory of the packed blocks; the next forward pass packs anew."""

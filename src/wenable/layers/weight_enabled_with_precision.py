@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wenable.core.space import Knob
+from wenable.core.views import View
 from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.linear import WeightEnabledLinear
 from wenable.layers.precision import PrecisionLayer
@@ -47,6 +48,10 @@ class WeightEnabledWithPrecision(WeightEnabled, PrecisionLayer):
     def _as_used(self, weight: torch.Tensor, outputs: tuple[int, ...] = (0,)) -> torch.Tensor:
         # Zeros stay zero on the grid: it does not matter whether they were cut off before.
         return weight if self.precision == 1 else self._rounded_weight(weight, outputs)
+
+    def views(self) -> Mapping[str, View]:
+        """Return the grids of the present precision; the blocks follow from the option."""
+        return PrecisionLayer.views(self)
 
     def _plain_product(self, plain: nn.Module) -> nn.Module:
         return self._behind_rounding(plain)

@@ -45,7 +45,7 @@ class EarlyExits:
     ('layer1', 'layer2')
     """
 
-    fits_bundle: ClassVar[bool] = False
+    fits_bundle: ClassVar[bool] = True
 
     exits: tuple[str, ...]
 

@@ -123,7 +123,9 @@ class Plan:
 class Method(Protocol):
     """A way to make a network dynamic: a row of the paper's Table I. One file each.
 
-    One whose modes a bundle can hold says so by an attribute, `fits_bundle = True`.
+    One whose modes a bundle can hold says so by an attribute, `fits_bundle = True`: its layers tell their
+    part of each weight by `views` (`layers.roles.HasViews`). What sets another module than those and
+    norms has a graph of its own for each option.
     """
 
     def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:

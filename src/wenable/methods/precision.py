@@ -49,7 +49,7 @@ class SwitchablePrecision:
     grids of Jacob et al. (CVPR 2018) in the place of DoReFa's.
     """
 
-    fits_bundle: ClassVar[bool] = False
+    fits_bundle: ClassVar[bool] = True
 
     bits: tuple[int, ...] = (32, 8, 4, 2)
     tie: Literal["network", "none"] = "network"

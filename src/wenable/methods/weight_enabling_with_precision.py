@@ -49,7 +49,7 @@ class WeightEnablingWithPrecision:
     (32, 8)
     """
 
-    fits_bundle: ClassVar[bool] = False
+    fits_bundle: ClassVar[bool] = True
 
     groups: tuple[int, ...] = (1, 2, 4, 8, 16)
     bits: tuple[int, ...] = (32, 8)

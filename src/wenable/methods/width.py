@@ -66,7 +66,7 @@ class Slimmable:
     (1.0, 0.5)
     """
 
-    fits_bundle: ClassVar[bool] = False
+    fits_bundle: ClassVar[bool] = True
 
     widths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     divisor: int = 8
@@ -124,7 +124,7 @@ class UniversallySlimmable:
     (1.0, 0.75, 0.5)
     """
 
-    fits_bundle: ClassVar[bool] = False
+    fits_bundle: ClassVar[bool] = True
 
     lowest: float = 0.25
     step: float = 0.025

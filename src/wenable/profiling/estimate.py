@@ -38,7 +38,8 @@ class ProfileWork:
     def of(cls, bundle: Bundle, engine: Engine, mixtures: int, table_modes: int) -> ProfileWork:
         """Return the work of a profile; see `profile` for the settings."""
         table = len(modes_to_fit(bundle.space, table_modes)) if table_modes else 0
-        timed = [each for each in bundle.modes if set(each.mode.options) != {1}]
+        grouped = {layer.knob for layer in bundle.layers.values()}
+        timed = [each for each in bundle.modes if any(each.mode[knob] > 1 for knob in grouped)]
         chooses = not isinstance(engine, ModeEngine)  # among the implementations of each layer
         return cls(
             networks_measured(bundle, mixtures) if chooses else 0,

@@ -15,12 +15,12 @@ from dataclasses import replace
 from wenable.profiling.attribution import times_of_layers
 from wenable.profiling.drift import MOST_DRIFT, drift_words, measure_steadily
 from wenable.profiling.steps import Steps
-from wenable.runtime.building import ModeWeights, build
+from wenable.runtime.building import build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engine import Engine, EngineError
 from wenable.runtime.implementations import BundleLayer, Implementation, implementations_of
-from wenable.runtime.stored_order import Chain, chains
+from wenable.runtime.stored_order import Chain
 
 Progress = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and of what."""
@@ -57,7 +57,9 @@ def measure_layers(
       each network.
     - `steps`: of the run that this is part of; what is done there is not done again.
     """
-    linked = chains(bundle.graph, bundle.weights_of(0).tensors)
+    if not _options(bundle):
+        return {}  # no layer has implementations to choose from
+    linked = bundle.chains_of(0)
     most = networks_measured(bundle, mixtures, rounds)
     counter = _Counter(bundle, engine, calls, steps or Steps(), on_progress, most)
     known = counter.medians(list(_designs(bundle.layers, linked, mixtures)))
@@ -77,6 +79,8 @@ def measure_layers(
 def networks_measured(bundle: Bundle, mixtures: int = 12, rounds: int = 2) -> int:
     """Return how many networks `measure_layers` runs where the device keeps its speed."""
     options = len(_options(bundle))
+    if not options:
+        return 0
     first = 6 * options + mixtures
     return first + _anchors(first) + rounds * (options + _anchors(options))
 
@@ -194,9 +198,7 @@ def _layer_times(
     """Return layer -> ms in a network that is executed so; nothing where the engine refuses it."""
     whole = bundle.weights_of(0)
     finest = {knob.name: max(knob.options) for knob in bundle.space.knobs}
-    built = build(
-        bundle.graph, bundle.layers, ModeWeights(finest, whole.tensors, whole.norms), design
-    )
+    built = build(bundle.graph_of(0), bundle.layers, replace(whole, options=finest), design)
     try:
         operations = engine.operation_times(built.content, bundle.example(), calls)
     except EngineError:

@@ -41,7 +41,6 @@ from wenable.runtime.engine import Engine, ModeEngine, describe_engine
 from wenable.runtime.engines import open_engine
 from wenable.runtime.implementations import Implementation
 from wenable.runtime.session import Session
-from wenable.runtime.stored_order import chains
 
 _RENAMED = {
     name: f"plan=ProfilePlan({name}=...)" for name in (each.name for each in fields(ProfilePlan))
@@ -71,6 +70,9 @@ def profile(
       `NoMeter` the profile has no energies and says why.
     - `on_progress`: told how many of how many measurements are done, and of what.
     - `on_estimate`: told before it starts about how many seconds it will take.
+    Where the modes of a bundle differ in more than groups (widths, exits, bits), they are measured as
+    whole modes only, without a cost table; the profile's events say so.
+
     - `on_event`: told when the device changed its speed and what was measured again; the profile
       holds the same words.
 
@@ -83,6 +85,9 @@ def profile(
     refuse_renamed("profile", renamed, _RENAMED)
     plan = plan or ProfilePlan()
     bundle, opened = Bundle(path), open_engine(engine, threads)
+    no_table = bundle.why_not_any_mode()
+    if no_table:
+        plan = replace(plan, table_modes=0)
     found = DeviceProfile(
         bundle.structure,
         describe_device(),
@@ -119,6 +124,8 @@ def profile(
         )
         anchor_ms = _anchor(bundle, opened, plan.scheme_timing)
         steps.begin(anchor_ms())
+        for reason in _left_out(bundle, no_table):
+            steps.report(reason)
         times: dict[str, dict[Implementation, float]] = {}
         if not isinstance(opened, ModeEngine):  # that has one way to compute a layer
             times = measure_layers(bundle, opened, on_progress, mixtures=plan.mixtures, steps=steps)
@@ -147,6 +154,14 @@ def profile(
         if journal is not None:
             journal.remove()
     return found
+
+
+def _left_out(bundle: Bundle, no_table: str) -> Iterator[str]:
+    """Yield what cannot be measured of a bundle, with the reason."""
+    if not bundle.layers:
+        yield "no times of layers: none runs in groups, so there is one way to execute each"
+    if no_table:
+        yield f"no cost table: {no_table}"
 
 
 def _place_to_keep(found: DeviceProfile) -> Path | None:
@@ -223,7 +238,7 @@ def choose_schemes(
     for number, exported in enumerate(bundle.modes):
         mode = str(exported.mode)
         on_progress(number, len(bundle.modes), f"as a whole: {mode[:20]}")
-        if set(exported.mode.options) == {1}:
+        if _is_one_way(bundle, known, number):
             continue  # the full mode is as it is
         chosen[mode] = steps.choose(
             f"scheme of {mode}",
@@ -232,14 +247,22 @@ def choose_schemes(
     return chosen
 
 
+def _is_one_way(bundle: Bundle, known: DeviceProfile, number: int) -> bool:
+    """Say whether a mode is executed the same under every scheme."""
+    options, linked = bundle.weights_of(number).options, bundle.chains_of(number)
+    ways = [known.implementations(bundle.layers, linked, options, each) for each in SCHEMES]
+    return all(way == ways[0] for way in ways)
+
+
 def _fastest_scheme(
     bundle: Bundle, engine: Engine, known: DeviceProfile, number: int, timing: TimingPlan
 ) -> str:
-    weights, linked = bundle.weights_of(number), chains(bundle.graph, bundle.weights_of(0).tensors)
+    weights, linked = bundle.weights_of(number), bundle.chains_of(number)
     calls: dict[str, Callable[[], object]] = {}
     for scheme in SCHEMES:
         implementations = known.implementations(bundle.layers, linked, weights.options, scheme)
-        runner = engine.prepare(build_model(bundle.graph, bundle.layers, weights, implementations))
+        graph = bundle.graph_of(number)
+        runner = engine.prepare(build_model(graph, bundle.layers, weights, implementations))
         calls[scheme] = partial(runner, bundle.example())
     found = measure_latencies(calls, timing)
     return min(found, key=lambda scheme: found[scheme].known)

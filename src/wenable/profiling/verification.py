@@ -14,11 +14,13 @@ from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan
 from wenable.profiling.cost_tables import SEED, spread_modes
 from wenable.profiling.layer_times import Progress
+from wenable.profiling.on_device import measure_modes
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engine import Engine, describe_engine
 from wenable.runtime.engines import open_engine
+from wenable.runtime.session import Session
 
 FORMAT, VERSION = "wenable-verification", 1
 LEAST_MODES = 24
@@ -116,14 +118,22 @@ def verify(
 
     What the second measurement makes of the first is what noise makes of any prediction.
 
+    A bundle whose modes differ in more than groups has no table: its exported modes are measured, and
+    what the profile says of each is the prediction.
+
     - `profile`: with the table, measured on this device, engine and number of threads.
     - `modes`: how many random ones, at least 24; `also`: further ones, as those of a front.
 
-    Raises `ValueError` for a profile of another network, engine or device, or without a table.
+    Raises `ValueError` for a profile of another network, engine or device, or without a table; for
+    modes in `also` that such a bundle does not hold.
     """
     if modes < LEAST_MODES:
         raise ValueError(f"`modes` (={modes}) must be at least {LEAST_MODES}")
     bundle, opened = Bundle(path), open_engine(engine, profile.threads)
+    if bundle.why_not_any_mode():
+        for mode in also:
+            bundle.number_of(mode)
+        return _verify_exported(path, profile, engine, timing, on_progress)
     table = table_of(profile, bundle, opened)
     rng = random.Random(SEED + 1)
     wanted = spread_modes(bundle.space, rng, modes)
@@ -142,6 +152,33 @@ def verify(
         profile.device,
         {str(mode): again[mode] for mode in found},
     )
+
+
+def _verify_exported(
+    path: str | os.PathLike[str],
+    profile: DeviceProfile,
+    engine: str,
+    timing: TimingPlan,
+    on_progress: Progress,
+) -> Verification:
+    """Measure the exported modes twice, and return what a profile says of them beside it."""
+    with Session(path, engine=engine, threads=profile.threads, profile=profile) as session:
+        missing = [mode for mode in session.modes if mode not in profile.latencies]
+        if missing:
+            raise ValueError(
+                f"`profile` has no latency of mode {missing[0]}; measure it again with `wenable profile`"
+            )
+        found = []
+        for number in range(2):
+            on_progress(number, 2, "the exported modes")
+            found.append(measure_modes(session, replace(timing, seed=timing.seed + number)))
+        return Verification(
+            {mode: profile.latencies[mode].known for mode in session.modes},
+            found[0],
+            describe_engine(session.engine),
+            profile.device,
+            found[1],
+        )
 
 
 def table_of(profile: DeviceProfile, bundle: Bundle, engine: Engine) -> CostTable:

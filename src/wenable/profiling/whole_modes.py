@@ -17,7 +17,6 @@ from wenable.runtime.building import BuiltModel, ModeWeights, build
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import Engine, ModeEngine, PlannedMode, Runner, describe_engine
 from wenable.runtime.implementations import Implementation
-from wenable.runtime.stored_order import chains
 
 GROUP = 6
 """Modes that are timed against each other at once; each holds a model in memory."""
@@ -31,7 +30,8 @@ Measure = Callable[[Calls], Mapping[Mode, Reading]]
 class ModeBuilder:
     """Builds the model of any mode of a bundle's space, with layers executed as they were measured.
 
-    The norms are those of the first exported mode: they do not change how long a mode takes.
+    All but the groups is that of the first exported mode: norms do not change how long a mode takes.
+    Where modes differ in more than groups (`Bundle.why_not_any_mode`), only their groups differ here.
     """
 
     bundle: Bundle
@@ -40,9 +40,9 @@ class ModeBuilder:
     def __call__(self, mode: Mode) -> BuiltModel:
         """Return the model of a mode."""
         weights = self._weights(mode)
-        linked = chains(self.bundle.graph, weights.tensors)
+        linked = self.bundle.chains_of(0)
         implementations = best_implementations(self.bundle, linked, self.times_ms, mode)
-        return build(self.bundle.graph, self.bundle.layers, weights, implementations)
+        return build(self.bundle.graph_of(0), self.bundle.layers, weights, implementations)
 
     def runner(self, engine: Engine, mode: Mode) -> Runner:
         """Return a mode ready to run: planned where the engine plans modes, as a model otherwise."""
@@ -59,11 +59,10 @@ class ModeBuilder:
         return times_of_layers(built, engine.operation_times(built.content, example, calls))
 
     def _planned(self, engine: ModeEngine, mode: Mode) -> PlannedMode:
-        return engine.plan(self.bundle.graph, self.bundle.layers, self._weights(mode))
+        return engine.plan(self.bundle.graph_of(0), self.bundle.layers, self._weights(mode))
 
     def _weights(self, mode: Mode) -> ModeWeights:
-        weights = self.bundle.weights_of(0)
-        return ModeWeights(dict(mode), weights.tensors, weights.norms)
+        return replace(self.bundle.weights_of(0), options=dict(mode))
 
 
 def time_modes(

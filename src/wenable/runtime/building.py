@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from wenable.core.views import Rounding
 from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node, consumers
 from wenable.runtime.implementations import BundleLayer, Implementation, merged_weight
 from wenable.runtime.onnx_writer import onnx_model
+from wenable.runtime.rounding import (
+    INTEGER_BITS,
+    RoundedWeight,
+    integer_bias,
+    integer_weight,
+    rounded_input,
+)
 from wenable.runtime.stored_order import chains, stored_orders
 
 Choose = Callable[[BundleLayer, int], Implementation]
@@ -21,13 +29,16 @@ class ModeWeights:
     """What the model of one mode is built from.
 
     - `options`: knob -> n.
-    - `tensors`: the whole weights and the constants, by name.
+    - `tensors`: the weights, cut as the mode uses them, and the constants, by name.
     - `norms`: norm -> its scale and shift in this mode, shape `(channels,)` each.
+    - `roundings`: weight -> the grid that its layer's weight and input are rounded to; they are not
+      rounded yet, since a grid is that of the weights that take part.
     """
 
     options: Mapping[str, int]
     tensors: Mapping[str, np.ndarray]
     norms: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    roundings: Mapping[str, Rounding] = field(default_factory=dict)
 
 
 def choose_each(
@@ -142,7 +153,7 @@ class _Builder:
     def add(self, number: int, node: Node, norm: Node | None) -> None:
         before = len(self.nodes)
         self._add(number, node, norm)
-        if node.op in (CONVOLUTION, LINEAR):
+        if node.op in (CONVOLUTION, LINEAR) and node.layer:
             made = [name for each in self.nodes[before:] for name in each.outputs]
             self.layer_of.update(dict.fromkeys(made, node.layer))
 
@@ -177,22 +188,50 @@ class _Builder:
             del attributes["input"]
             if implementation.groups > 1:
                 x = self._shuffled(x, layer, implementation, sizes, channels=1)
-        name = node.outputs[0]
+        name = node.outputs[0] if norm is None else norm.outputs[0]
+        grid, rounded = self.weights.roundings.get(node.inputs[1]), None
+        if grid is not None:
+            x, rounded = self._on_grid(x, name, grid), RoundedWeight.of(weight, grid.bits)
+            weight = rounded.values()
         if norm is not None:
             scale, shift = self.weights.norms[norm.layer]
             with np.errstate(over="ignore"):  # infinite then, as it would be at run time
                 weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+                rounded = None if rounded is None else rounded.times(scale)
             bias = shift if bias is None else shift + bias * scale
-            name = norm.outputs[0]
         if rows is not None:
             weight, bias = weight[rows], None if bias is None else bias[rows]
+            rounded = None if rounded is None else rounded.in_order(rows)
         if product:
             self._pointwise_product(x, weight, bias, sizes, name)
             return
-        inputs = [x, self._tensor(f"{name}.weight", weight)]
-        if bias is not None and bias.any():
-            inputs.append(self._tensor(f"{name}.bias", bias))
+        if grid is not None and rounded is not None and grid.bits == INTEGER_BITS:
+            inputs = [x, *self._integers(rounded, bias, grid, name)]
+        else:
+            inputs = [x, self._tensor(f"{name}.weight", weight)]
+            if bias is not None and bias.any():
+                inputs.append(self._tensor(f"{name}.bias", bias))
         self.nodes.append(Node("Conv", tuple(inputs), (name,), attributes))
+
+    def _on_grid(self, x: str, name: str, grid: Rounding) -> str:
+        """Return a layer's input on its grid."""
+        name = f"{name}.input"
+        self.nodes.extend(rounded_input(x, name, grid, self._tensor))
+        return name
+
+    def _integers(
+        self, weight: RoundedWeight, bias: np.ndarray | None, grid: Rounding, name: str
+    ) -> list[str]:
+        """Return the weight and the bias of a convolution, made of integers."""
+        node, made = integer_weight(weight, f"{name}.weight", 0, self._tensor)
+        self.nodes.append(node)
+        if bias is None or not bias.any():
+            return [made]
+        node = integer_bias(bias, weight, grid, f"{name}.bias", self._tensor)
+        if node is None:
+            return [made, self._tensor(f"{name}.bias", bias)]
+        self.nodes.append(node)
+        return [made, node.outputs[0]]
 
     def _pointwise_product(
         self, x: str, weight: np.ndarray, bias: np.ndarray | None, sizes: list[int], name: str
@@ -212,18 +251,32 @@ class _Builder:
         self._reshaped(parts, name, [0, len(weight), *sizes[1:]])
 
     def _linear(self, node: Node) -> None:
-        layer, name, sizes = self._layer(node), node.outputs[0], _input_sizes(node)
-        option = self.weights.options[layer.knob]
-        implementation = self.implementations[layer.name]
-        order, groups = layer.input_order(), implementation.groups
-        weight = merged_weight(self._read(node.inputs[1]), option, groups, order)
+        x, name = node.inputs[0], node.outputs[0]
+        weight, groups = self._read(node.inputs[1]), 1
         product = f"{name}.product" if len(node.inputs) > 2 else name
-        if groups == 1:
-            columns = self._tensor(f"{name}.weight", np.ascontiguousarray(weight.T))
-            self.nodes.append(Node("MatMul", (node.inputs[0], columns), (product,)))
+        if node.layer:
+            layer = self._layer(node)
+            option, implementation = (
+                self.weights.options[layer.knob],
+                self.implementations[layer.name],
+            )
+            groups = implementation.groups
+            weight = merged_weight(weight, option, groups, layer.input_order())
+            if groups > 1:
+                sizes = _input_sizes(node)
+                x = self._shuffled(x, layer, implementation, sizes, channels=len(sizes))
+        grid, rounded = self.weights.roundings.get(node.inputs[1]), None
+        if grid is not None:
+            x, rounded = self._on_grid(x, name, grid), RoundedWeight.of(weight, grid.bits)
+            weight = rounded.values()
+        if groups > 1:
+            self._grouped_product(x, weight, groups, _input_sizes(node)[:-1], product)
+        elif rounded is not None and grid is not None and grid.bits == INTEGER_BITS:
+            made, columns = integer_weight(rounded, f"{name}.weight", 1, self._tensor)
+            self.nodes += [made, Node("MatMul", (x, columns), (product,))]
         else:
-            x = self._shuffled(node.inputs[0], layer, implementation, sizes, channels=len(sizes))
-            self._grouped_product(x, weight, groups, sizes[:-1], product)
+            columns = self._tensor(f"{name}.weight", np.ascontiguousarray(weight.T))
+            self.nodes.append(Node("MatMul", (x, columns), (product,)))
         if len(node.inputs) > 2:
             bias = self._tensor(f"{name}.bias", self._read(node.inputs[2]))
             self.nodes.append(Node("Add", (product, bias), (name,)))

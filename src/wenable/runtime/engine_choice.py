@@ -20,7 +20,6 @@ from wenable.runtime.engine import EngineError
 from wenable.runtime.engines import installed_engines, is_installed, open_engine
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import lost_by_a_fork
-from wenable.runtime.stored_order import chains
 
 _TIMING = TimingPlan(blocks=4, calls=6, warmup=2, gap_ms=20.0)
 
@@ -56,19 +55,22 @@ def fastest_engine(bundle: Bundle, threads: int | None) -> str:
 
 
 def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[str, float]:
-    inputs, linked = bundle.example(), chains(bundle.graph, bundle.weights_of(0).tensors)
+    inputs = bundle.example()
     calls: dict[tuple[str, int], Callable[[], object]] = {}
     problems = []
     for name in names:
         engine = open_engine(name, threads)
         known = kept_profile(bundle.structure, engine)  # what is timed is what a session will run
-        first_choice = FirstChoice(bundle, engine, linked)
+        first_choice = FirstChoice(bundle, engine)
         for number in {0, len(bundle.modes) - 1}:
             weights = bundle.weights_of(number)
             scheme = scheme_of(known, str(bundle.modes[number].mode))
             scheme = first_choice.scheme(number) if scheme is None else scheme
-            implementations = known.implementations(bundle.layers, linked, weights.options, scheme)
-            model = build_model(bundle.graph, bundle.layers, weights, implementations)
+            implementations = known.implementations(
+                bundle.layers, bundle.chains_of(number), weights.options, scheme
+            )
+            graph = bundle.graph_of(number)
+            model = build_model(graph, bundle.layers, weights, implementations)
             try:
                 runner = engine.prepare(model)
                 runner(inputs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
 from functools import partial
 
 from wenable.measure.device import describe_device
@@ -20,9 +19,9 @@ from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
 from wenable.runtime.engine import Engine, EngineError
 from wenable.runtime.forking import no_fork_meanwhile
+from wenable.runtime.implementations import Implementation
 from wenable.runtime.memory import give_back
 from wenable.runtime.remembered import Remembered
-from wenable.runtime.stored_order import Chain
 from wenable.runtime.unloaded import MOST_WAITING_S, waited_s
 
 AS_WRITTEN, TABLE = "as written", "measured"
@@ -37,15 +36,12 @@ _lock = threading.Lock()
 class FirstChoice:
     """Chooses between the two ways for the modes of a bundle on an engine.
 
-    - `linked`: see `stored_order.chains`.
     - `measure`: False to go by what is remembered, and as written otherwise: timing two models beside
       each other takes the memory of both.
     """
 
-    def __init__(
-        self, bundle: Bundle, engine: Engine, linked: Mapping[str, Chain], *, measure: bool = True
-    ) -> None:
-        self._bundle, self._engine, self._linked = bundle, engine, linked
+    def __init__(self, bundle: Bundle, engine: Engine, *, measure: bool = True) -> None:
+        self._bundle, self._engine = bundle, engine
         self._measure = measure
         version = f"{engine.name} {engine.version}"
         self._nothing = DeviceProfile(bundle.structure, "", version, engine.threads)
@@ -55,13 +51,7 @@ class FirstChoice:
     def scheme(self, number: int) -> str:
         """Return the scheme of mode `number`: as remembered, or as timed now."""
         mode = str(self._bundle.modes[number].mode)
-        options = self._bundle.weights_of(number).options
-        ways = {
-            scheme: self._nothing.implementations(
-                self._bundle.layers, self._linked, options, scheme
-            )
-            for scheme in (AS_WRITTEN, TABLE)
-        }
+        ways = {scheme: self._ways(number, scheme) for scheme in (AS_WRITTEN, TABLE)}
         if ways[AS_WRITTEN] == ways[TABLE]:
             return AS_WRITTEN
         with no_fork_meanwhile(), _lock:
@@ -75,14 +65,18 @@ class FirstChoice:
             self._remembered.note(mode, chosen, keep=undisturbed)
             return chosen
 
+    def _ways(self, number: int, scheme: str) -> dict[str, Implementation]:
+        bundle, options = self._bundle, self._bundle.weights_of(number).options
+        return self._nothing.implementations(
+            bundle.layers, bundle.chains_of(number), options, scheme
+        )
+
     def _timed(self, number: int) -> str:
         bundle, weights = self._bundle, self._bundle.weights_of(number)
         inputs, calls = bundle.example(), {}
         for scheme in (AS_WRITTEN, TABLE):
-            ways = self._nothing.implementations(
-                bundle.layers, self._linked, weights.options, scheme
-            )
-            model = build_model(bundle.graph, bundle.layers, weights, ways)
+            ways = self._ways(number, scheme)
+            model = build_model(bundle.graph_of(number), bundle.layers, weights, ways)
             try:
                 runner = self._engine.prepare(model)
                 runner(inputs)

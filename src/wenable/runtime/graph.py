@@ -35,7 +35,8 @@ _WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": -1024, "out
 class Node:
     """One operation: ONNX's by name and attributes, or one of ours.
 
-    - `layer`: of ours only, the name of the layer or norm in the network.
+    - `layer`: of ours only, the name of the layer or norm in the network; none for a dense layer that
+      runs in no groups.
     """
 
     op: str
@@ -59,7 +60,7 @@ class TensorType:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network in its full mode, as operations in order.
+    """A network, as operations in order.
 
     - `inputs`, `outputs`: of the network.
     - `opset`: the version of ONNX's operations.
@@ -242,6 +243,8 @@ def _check_own(node: Node) -> None:
                 f"the graph is damaged: `rank` (={rank!r:.100}) of {node.layer!r} must be from 2 to 8"
             )
         return
+    if node.op == LINEAR and not node.layer:
+        return  # it runs in no groups
     size = node.attributes.get("input")
     whole = type(size) is list and all(type(each) is int and each > 0 for each in size)
     if not whole or not isinstance(size, list) or len(size) > 7:

@@ -62,15 +62,15 @@ class KernelChoice:
         self._profiled = profiled or {}
         self._bundle, self._engine, self._kernels = bundle, engine, kernels
         self._measure = measure
-        self._refused = ""
+        self._refused: dict[tuple[int, bool], str] = {}
         of = f"{describe_engine(engine)}-{describe_engine(kernels)}-{describe_device()}"
         words = re.sub(r"[^A-Za-z0-9.]+", "-", of)
         self._remembered = Remembered(f"{bundle.structure[:16]}-{words}.json", (ENGINE, KERNELS))
 
     @property
     def refused(self) -> str:
-        """Why the kernels cannot run the bundle; "" where they can, or were not asked yet."""
-        return self._refused
+        """Why the kernels cannot run a mode of the bundle; "" where they can, or were not asked yet."""
+        return next(iter(self._refused.values()), "")
 
     def model(self, number: int, build: Callable[[], bytes]) -> bytes | PlannedMode:
         """Return mode `number` as a model for the engine, or planned for our kernels.
@@ -99,13 +99,15 @@ class KernelChoice:
         self._kernels.close()
 
     def _planned(self, number: int) -> PlannedMode | None:
-        if self._refused:
+        bundle, weights = self._bundle, self._bundle.weights_of(number)
+        # What a graph holds that the kernels have not, it holds in all modes that run it.
+        kind = bundle.modes[number].graph, bool(weights.roundings)
+        if kind in self._refused:
             return None
-        bundle = self._bundle
         try:
-            return self._kernels.plan(bundle.graph, bundle.layers, bundle.weights_of(number))
-        except EngineError as error:  # the modes have one graph: it is refused for all of them
-            self._refused = str(error)
+            return self._kernels.plan(bundle.graph_of(number), bundle.layers, weights)
+        except EngineError as error:
+            self._refused[kind] = str(error)
             return None
 
     def _timed(self, model: bytes, planned: PlannedMode) -> str:

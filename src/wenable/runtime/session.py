@@ -31,7 +31,6 @@ from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.prepared import PreparedModes
 from wenable.runtime.requests import LimitedRequests
-from wenable.runtime.stored_order import chains
 from wenable.runtime.unloaded import Load
 
 
@@ -90,16 +89,12 @@ class Session:
         self.engine: Engine = open_engine(engine, threads)
         self._numbers: dict[ModeChoice, int] = {}
         self._wanted = [
-            (each.name, np.dtype(each.dtype), tuple(each.shape[1:]))
-            for each in self.bundle.graph.inputs
+            (each.name, np.dtype(each.dtype), tuple(each.shape[1:])) for each in self.bundle.inputs
         ]
         self.profile = self._profile(profile)
         self._choose = choose
-        self._chains = chains(self.bundle.graph, self.bundle.weights_of(0).tensors)
         # Timing takes memory that a budget is not asked for.
-        self._first_choice = FirstChoice(
-            self.bundle, self.engine, self._chains, measure=memory_budget_mb is None
-        )
+        self._first_choice = FirstChoice(self.bundle, self.engine, measure=memory_budget_mb is None)
         self._kernels = self._kernel_choice(kernels, measure=memory_budget_mb is None)
         self._on_kernels: set[int] = set()
         self._prepared = PreparedModes(
@@ -341,7 +336,8 @@ class Session:
     def _built(self, number: int) -> bytes | PlannedMode:
         if isinstance(self.engine, ModeEngine):
             bundle = self.bundle
-            return self.engine.plan(bundle.graph, bundle.layers, bundle.weights_of(number))
+            graph = bundle.graph_of(number)
+            return self.engine.plan(graph, bundle.layers, bundle.weights_of(number))
         if self._kernels is None:
             return self.model(number)
         model = self._kernels.model(number, lambda: self.model(number))
@@ -369,7 +365,8 @@ class Session:
     def model(self, number: int) -> bytes:
         """Return the ONNX model of mode `number`, as the engine gets it."""
         bundle, weights = self.bundle, self.bundle.weights_of(number)
-        return build_model(bundle.graph, bundle.layers, weights, self.implementations(number))
+        graph, ways = bundle.graph_of(number), self.implementations(number)
+        return build_model(graph, bundle.layers, weights, ways)
 
     def implementations(self, number: int) -> dict[str, Implementation]:
         """Return how each layer is executed in mode `number`."""
@@ -381,7 +378,8 @@ class Session:
             scheme = "as written"
         if scheme is None:
             scheme = self._first_choice.scheme(number)
-        return self.profile.implementations(layers, self._chains, options, scheme)
+        linked = self.bundle.chains_of(number)
+        return self.profile.implementations(layers, linked, options, scheme)
 
 
 def _is_finite(array: np.ndarray) -> bool:

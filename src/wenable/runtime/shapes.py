@@ -142,7 +142,16 @@ def _convolution(o: Operands) -> list[Shape]:
     x, weight = o.shape(0), o.shape(1)
     if len(x) < 3 or len(weight) != len(x):
         raise ValueError(f"{o.node.op} reads shapes {x} and {weight}")
+    groups = o.attribute("group", 1)
+    if groups < 1 or x[1] != groups * weight[1] or weight[0] % groups:
+        raise ValueError(f"{o.node.op} in {groups} groups reads shapes {x} and {weight}")
+    _check_bias(o, weight[0])
     return [(x[0], weight[0], *_positions(o, x[2:], weight[2:]))]
+
+
+def _check_bias(o: Operands, outputs: int) -> None:
+    if o.has(2) and o.shape(2) != (outputs,):
+        raise ValueError(f"the bias of {o.node.op} has shape {o.shape(2)}, not ({outputs},)")
 
 
 def _transposed_convolution(o: Operands) -> list[Shape]:
@@ -185,17 +194,28 @@ def _product(o: Operands) -> list[Shape]:
         raise ValueError("MatMul reads a single number")
     rows = left[-2:-1] if len(left) > 1 else ()
     columns = right[-1:] if len(right) > 1 else ()
+    if left[-1:] != right[-2:][:1]:
+        raise ValueError(f"MatMul reads shapes {left} and {right}")
     return [(*broadcast(left[:-2], right[:-2]), *rows, *columns)]
 
 
 def _gemm(o: Operands) -> list[Shape]:
     (rows, inner), (other, columns) = o.shape(0), o.shape(1)
-    rows = inner if o.attribute("transA", 0) else rows
-    return [(rows, other if o.attribute("transB", 0) else columns)]
+    if o.attribute("transA", 0):
+        rows, inner = inner, rows
+    if o.attribute("transB", 0):
+        other, columns = columns, other
+    if inner != other:
+        raise ValueError(f"Gemm reads shapes {o.shape(0)} and {o.shape(1)}")
+    return [(rows, columns)]
 
 
 def _linear(o: Operands) -> list[Shape]:
-    return [(*o.shape(0)[:-1], o.shape(1)[0])]
+    x, weight = o.shape(0), o.shape(1)
+    if not x or len(weight) != 2 or x[-1] != weight[1]:
+        raise ValueError(f"a dense layer reads shapes {x} and {weight}")
+    _check_bias(o, weight[0])
+    return [(*x[:-1], weight[0])]
 
 
 def _einsum(o: Operands) -> list[Shape]:

@@ -23,20 +23,25 @@ _MOST_KNOWN = 4096
 """Values of a tensor up to which it is computed, since a shape may be made of it."""
 
 
-def check_sizes(graph: Graph, tensors: Mapping[str, np.ndarray], batch: int = 1) -> None:
+def check_sizes(
+    graph: Graph, tensors: Mapping[str, np.ndarray], batch: int = 1
+) -> Mapping[str, Shape]:
     """Raise `ValueError` where a graph holds more than `MOST_VALUES` at once for each example.
 
     - `tensors`: of the bundle; they are in memory as it is and do not count.
     - `batch`: examples given at once.
 
-    Also where an operation's size depends on data, or its operands do not fit.
+    Also where an operation's size depends on data, or its operands do not fit. Returns the shape of
+    every value.
     """
-    for node, held in _held(graph, tensors, batch):
+    shapes = value_shapes(graph, tensors, batch)
+    for node, held in _held(graph, tensors, shapes):
         if node is not None and held > batch * MOST_VALUES:
             raise ValueError(
                 f"its graph holds {held} values at once where {node.op} makes {node.outputs[0]!r} for"
                 f" {batch} example(s); allowed: {MOST_VALUES} for each"
             )
+    return shapes
 
 
 def most_held(graph: Graph, tensors: Mapping[str, np.ndarray], batch: int = 1) -> int:
@@ -44,14 +49,14 @@ def most_held(graph: Graph, tensors: Mapping[str, np.ndarray], batch: int = 1) -
 
     Raises `ValueError` where an operation's size depends on data, or its operands do not fit.
     """
-    return max(held for _, held in _held(graph, tensors, batch))
+    shapes = value_shapes(graph, tensors, batch)
+    return max(held for _, held in _held(graph, tensors, shapes))
 
 
 def _held(
-    graph: Graph, tensors: Mapping[str, np.ndarray], batch: int
+    graph: Graph, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
 ) -> Iterator[tuple[Node | None, int]]:
     """Yield how many values are held at the beginning, with None, and when each node has run."""
-    shapes = value_shapes(graph, tensors, batch)
     last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs}
     last |= {each.name: len(graph.nodes) for each in graph.outputs}
     held = sum(math.prod(shapes[each.name]) for each in graph.inputs)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.graph import CONVOLUTION, LINEAR
+from wenable.runtime.graph import CONVOLUTION
 from wenable.runtime.implementations import merged_weight
 from wenable.runtime.native.chains import ChainStep, Layer
 from wenable.runtime.native.fusing import ACTIVATIONS, Fused
@@ -39,9 +39,14 @@ class Weights:
 
     def __init__(self, planner: Planner, item: Fused) -> None:
         node, mode = item.node, planner.weights
+        if node.inputs[1] in mode.roundings:
+            bits = mode.roundings[node.inputs[1]].bits
+            raise UnsupportedError(
+                f"{node.inputs[1]!r} is rounded to {bits} bits, and there is no kernel for it"
+            )
         self.weight, self.order, self.groups = constant(planner, node, 1), None, 1
         option = 1
-        if node.op in (CONVOLUTION, LINEAR):
+        if node.layer:
             layer = planner.layers[node.layer]
             option = mode.options[layer.knob]
             self.groups, order = option, layer.input_order()

@@ -1,0 +1,131 @@
+"""The graphs that the modes of a network run, each of them once, and the tensors that they read.
+
+Modes whose layers use other parts of their weights run the graph of the full mode; see
+`layers.roles.HasViews`. A knob that sets a module which does something else in each option, an early
+exit say, has a graph for each of its options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from wenable.core.space import Mode
+from wenable.core.views import View
+from wenable.exporting.output_names import unlike
+from wenable.exporting.tracing import bundle_graph, layers_with_views
+from wenable.layers.batch_norm import SwitchableBatchNorm
+from wenable.modules.outputs import OutputNames
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.runtime.graph import Graph
+
+
+class ModeGraphs:
+    """Traces the graphs of modes as they are asked for.
+
+    - `graphs`: in the order of their numbers; `tensors`: what they read, parameters as a whole.
+    """
+
+    def __init__(self, net: DynamicNetwork, outputs: OutputNames | None) -> None:
+        self._net, self._outputs = net, outputs
+        self._numbers: dict[Mode, int] = {}
+        self._own = _knobs_with_own_graphs(net)
+        self.graphs: list[Graph] = []
+        self.tensors: dict[str, np.ndarray] = {}
+
+    def number_of(self, mode: Mode) -> int:
+        """Return the number of the graph that a mode runs."""
+        space = self._net.space
+        options = {name: mode[name] if name in self._own else space.full[name] for name in mode}
+        traced = space.mode(options)
+        if traced not in self._numbers:
+            self._numbers[traced] = self._added(*bundle_graph(self._net, self._outputs, traced))
+        return self._numbers[traced]
+
+    def _added(self, graph: Graph, read: Mapping[str, np.ndarray]) -> int:
+        """Put a graph beside the others; a tensor of theirs is shared where it is the same."""
+        viewed = {name for name, _ in layers_with_views(self._net)}
+        whole = {
+            name: parameter.detach().cpu().numpy()
+            for name, parameter in self._net.named_parameters()
+            if name.rpartition(".")[0] in viewed
+        }
+        names: dict[str, str] = {}
+        made = {name for each in (graph, *self.graphs) for name in _made(each)}
+        for name, array in read.items():
+            array = whole.get(name, array)
+            names[name] = self._name_for(name, array, made)
+            self.tensors[names[name]] = array
+        for name in _made(graph) & set(self.tensors):
+            names[name] = unlike(name, "_value", made | set(self.tensors))
+            made.add(names[name])
+        graph = _renamed(graph, names)
+        if graph not in self.graphs:
+            self.graphs.append(graph)
+        return self.graphs.index(graph)
+
+    def _name_for(self, name: str, array: np.ndarray, made: set[str]) -> str:
+        kept = self.tensors.get(name)
+        if name not in made and (kept is None or _same(kept, array)):
+            return name
+        number = 1
+        while True:
+            other = f"{name}.{number}"
+            kept = self.tensors.get(other)
+            if other not in made and (kept is None or _same(kept, array)):
+                return other
+            number += 1
+
+
+def views_of(net: DynamicNetwork, mode: Mode, read: Iterable[str]) -> dict[str, View]:
+    """Return the views of a mode: tensor -> the part of it that the mode uses.
+
+    - `read`: the tensors that its graph reads; others have none.
+    """
+    wanted = set(read)
+    with net.using(mode):
+        found = {
+            f"{prefix}.{name}": view
+            for prefix, layer in layers_with_views(net)
+            for name, view in layer.views().items()
+        }
+    return {name: view for name, view in found.items() if name in wanted}
+
+
+def _knobs_with_own_graphs(net: DynamicNetwork) -> frozenset[str]:
+    """Return the knobs that set something else than norms and layers with views."""
+    viewed = {name for name, _ in layers_with_views(net)}
+    return frozenset(
+        knob
+        for knob, followers in net._wenable.plan.followers.items()
+        if any(
+            each.module not in viewed
+            and not isinstance(net.get_submodule(each.module), SwitchableBatchNorm)
+            for each in followers
+        )
+    )
+
+
+def _made(graph: Graph) -> set[str]:
+    return {name for node in graph.nodes for name in node.outputs if name}
+
+
+def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    new = {old: name for old, name in names.items() if old != name}
+    if not new:
+        return graph
+    nodes = tuple(
+        replace(
+            node,
+            inputs=tuple(new.get(name, name) for name in node.inputs),
+            outputs=tuple(new.get(name, name) for name in node.outputs),
+        )
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())

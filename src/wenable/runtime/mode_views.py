@@ -1,0 +1,57 @@
+"""A mode from what all modes share: its graph with its own groups, its weights cut from the whole ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from wenable.core.views import View
+from wenable.runtime.graph import Graph, Node
+
+
+def in_mode(graph: Graph, views: Mapping[str, View]) -> Graph:
+    """Return a graph in which each convolution has as many groups as the view of its weight says."""
+    groups = {name: view.groups for name, view in views.items() if view.groups is not None}
+    if not groups:
+        return graph
+    return replace(graph, nodes=tuple(_grouped(node, groups) for node in graph.nodes))
+
+
+def _grouped(node: Node, groups: Mapping[str, int]) -> Node:
+    weight = node.inputs[1] if node.op == "Conv" and len(node.inputs) > 1 else ""
+    if weight not in groups:
+        return node
+    return replace(node, attributes={**node.attributes, "group": groups[weight]})
+
+
+class CutTensors:
+    """The tensors of a bundle, cut as modes want them; what several modes cut alike is one array.
+
+    - `whole`: the tensors as they are stored, by name.
+    """
+
+    def __init__(self, whole: Mapping[str, np.ndarray]) -> None:
+        self._whole = whole
+        self._cut: dict[tuple[str, int | None, int | None], np.ndarray] = {}
+
+    def of(self, views: Mapping[str, View]) -> Mapping[str, np.ndarray]:
+        """Return the tensors of a mode.
+
+        Raises `ValueError` for a view of a tensor that is not there, or that leaves it.
+        """
+        if not views:
+            return self._whole
+        return {**self._whole, **{name: self._one(name, view) for name, view in views.items()}}
+
+    def _one(self, name: str, view: View) -> np.ndarray:
+        if name not in self._whole:
+            raise ValueError(f"it lacks the tensor {name!r:.100}, of which a mode has a view")
+        key = (name, view.rows, view.columns)
+        if key not in self._cut:
+            try:
+                self._cut[key] = view.cut(self._whole[name])
+            except ValueError as error:
+                raise ValueError(f"the view of {name!r}: {error}") from error
+        return self._cut[key]
