@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wenable.methods.depth import EarlyExits as EarlyExits
+from wenable.methods.image_size import ImageSize as ImageSize
 from wenable.methods.plan import Method as Method
 from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
 from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
@@ -18,6 +19,7 @@ _BY_NAME = {
     "precision": SwitchablePrecision,
     "weight-enabling-with-precision": WeightEnablingWithPrecision,
     "early-exits": EarlyExits,
+    "image-size": ImageSize,
     "slimmable": Slimmable,
     "universally-slimmable": UniversallySlimmable,
 }

@@ -12,7 +12,7 @@ from torch import nn
 from wenable.core.reasons import first_line
 from wenable.graph import TracedGraph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
-from wenable.methods.plan import KnobTarget, Method
+from wenable.methods.plan import INPUTS, KnobTarget, Method, Plan
 from wenable.methods.weight_enabling import WeightEnabling
 from wenable.modules.copying import copy_network, put_in_place
 from wenable.modules.example_inputs import checked_inputs, describe
@@ -21,7 +21,8 @@ from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode, same_random_numbers
 from wenable.network.convertible import check_convertible
 from wenable.network.dynamic_network import Calibration, DynamicNetwork, NetworkState
-from wenable.network.recounting import structure_of
+from wenable.network.image_sizes import counts_of_sizes
+from wenable.network.recounting import counted, structure_of
 
 
 def convert(
@@ -73,14 +74,13 @@ def convert(
         method=plan.method,
         original_class=type(model),
         example=describe(inputs),
-        fixed_macs=full_macs // graph.examples - sum(layer.macs for layer in plan.layers),
-        macs_besides_layers=graph.macs_besides_layers(),
+        counts={1: counted(plan, graph, full_macs // graph.examples)},
         fixed_weights=weights - sum(layer.weights for layer in plan.layers),
         structure=(),
         examples=graph.examples,
         mode=plan.space.full,
         switches=tuple(
-            tuple(_switch(net, follower) for follower in plan.followers[knob])
+            tuple(_switch(net, plan, follower) for follower in plan.followers[knob])
             for knob in plan.space.names
         ),
         norms={
@@ -89,8 +89,9 @@ def convert(
             if isinstance(module, SwitchableBatchNorm)
         },
     )
-    net._wenable.structure = structure_of(net)
     net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
+    net._wenable.structure = structure_of(net)
+    net._wenable.counts |= counts_of_sizes(net, inputs, expected)
     if check:
         norms = {call.module for call in graph.norms} & set(plan.replacements)
         _check_converted(copy_network(net), inputs, expected, norms)
@@ -125,7 +126,10 @@ def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[TracedGraph, list
         return trace(net, inputs), expected, macs
 
 
-def _switch(net: nn.Module, follower: KnobTarget) -> Callable[[int], None]:
+def _switch(net: nn.Module, plan: Plan, follower: KnobTarget) -> Callable[[int], None]:
+    if follower.module == INPUTS:
+        assert plan.image_sizes is not None
+        return plan.image_sizes.set_option
     put = getattr(net.get_submodule(follower.module), follower.setter)
     return functools.partial(put, part=follower.part) if follower.part else put
 
@@ -172,7 +176,7 @@ def _check_converted(
     ]
     with in_eval_mode(net), net.using("smallest"):
         try:
-            _, whole = _run_counted(net, inputs)
+            _, whole = _run_counted(net, net.of_present_size(inputs))
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
