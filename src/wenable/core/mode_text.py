@@ -144,7 +144,9 @@ def _short_texts(options: Options, texts: Sequence[str], knobs: Knobs) -> list[s
     """
     meant = meant_by_all(knobs)
     rows = list(zip(knobs, options, texts, strict=True))
-    named = [(knob.name, text) for knob, n, text in rows if knob not in meant and n != knob.options[0]]
+    named = [
+        (knob.name, text) for knob, n, text in rows if knob not in meant and n != knob.options[0]
+    ]
     others = [row for row in rows if row[0] in meant]
     if not _is_mixed(meant):
         return [_with(max(others, key=lambda row: row[1])[2], named)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
@@ -164,7 +164,9 @@ class Space:
         if type(n) is not int or n < 1:
             raise ValueError(f"`n` (={n!r}) must be a whole number above 0")
         set_by_all = set(meant_by_all(self.knobs))
-        options = (knob.nearest(n) if knob in set_by_all else knob.options[0] for knob in self.knobs)
+        options = (
+            knob.nearest(n) if knob in set_by_all else knob.options[0] for knob in self.knobs
+        )
         return Mode(self, tuple(options))
 
     @cached_property
@@ -228,6 +230,20 @@ class Space:
             )
         return Mode(self, tuple(choice[name] for name in self.names))
 
+    def fixed(self, options: Mapping[str, int]) -> Space:
+        """Return the part of this space where some knobs have one option only.
+
+        Its modes are those of this space by `space.mode(dict(mode))`. Raises `ValueError` for a name
+        that no knob has, and for an option that the knob lacks.
+
+        >>> space = Space((Knob("size", (1, 2), labels=("64", "48")), Knob("a", (1, 2))))
+        >>> part = space.fixed({"size": 2})
+        >>> part.size, str(space.mode(dict(part.full)))
+        (2, '48')
+        """
+        refuse_unknown(options, self.knobs)
+        return Space(tuple(_only(knob, options.get(knob.name)) for knob in self.knobs))
+
     def text(self, mode: Mode) -> str:
         """Return the compact text form: one that stands for all knobs, or runs of options in order."""
         return write_mode(mode.options, self.knobs)
@@ -243,6 +259,13 @@ class Space:
             return cls(tuple(Knob.from_json(knob) for knob in values["knobs"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of a space: {error}") from error
+
+
+def _only(knob: Knob, option: int | None) -> Knob:
+    if option is None:
+        return knob
+    knob.check(option)
+    return replace(knob, options=(option,), labels=(knob.text(option),) if knob.labels else ())
 
 
 ModeChoice: TypeAlias = Mode | Mapping[str, int] | str

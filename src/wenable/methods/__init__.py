@@ -1,8 +1,9 @@
-"""One file per way to make a network dynamic: the rows of the paper's Table I."""
+"""One file per way to make a network dynamic: the rows of the paper's Table I, and more."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from wenable.methods.composition import Composition as Composition
 from wenable.methods.depth import EarlyExits as EarlyExits
 from wenable.methods.image_size import ImageSize as ImageSize
 from wenable.methods.plan import Method as Method
@@ -20,6 +21,7 @@ _BY_NAME = {
     "weight-enabling-with-precision": WeightEnablingWithPrecision,
     "early-exits": EarlyExits,
     "image-size": ImageSize,
+    "composition": Composition,
     "slimmable": Slimmable,
     "universally-slimmable": UniversallySlimmable,
 }

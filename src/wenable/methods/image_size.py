@@ -88,7 +88,9 @@ class ImageSize:
             KNOB, tuple(range(1, len(self.sizes) + 1)), labels=tuple(map(str, self.sizes)),
             by_name=True,
         )  # fmt: skip
-        sides = {n: self._sides(full, size) for n, size in zip(knob.options, self.sizes, strict=True)}
+        sides = {
+            n: self._sides(full, size) for n, size in zip(knob.options, self.sizes, strict=True)
+        }
         norms, _ = switchable_norms(model, graph, {})
         return Plan(
             space=Space((knob,)),
@@ -115,7 +117,7 @@ class ImageSize:
                 f"`example_input` (of shape {shapes}) must hold images (N, C, H, W) in exactly one input,"
                 " for a network that switches their size"
             )
-        height, width = (graph.inputs[images[0]] or ())[-2:]
+        *_, height, width = graph.inputs[images[0]] or (0, 0)
         if min(height, width) != self.sizes[0]:
             raise ValueError(
                 f"`sizes` (={self.sizes}) must start at the shorter side of the example's images, which"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from wenable.core.reasons import first_line
+from wenable.core.space import Mode
 from wenable.graph import TracedGraph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
+from wenable.methods.composition import as_one
+from wenable.methods.depth import KNOB as EXIT
 from wenable.methods.plan import INPUTS, KnobTarget, Method, Plan
-from wenable.methods.weight_enabling import WeightEnabling
 from wenable.modules.copying import copy_network, put_in_place
 from wenable.modules.example_inputs import checked_inputs, describe
 from wenable.modules.fingerprint import weights_fingerprint
@@ -29,7 +31,7 @@ def convert(
     model: nn.Module,
     example_input: torch.Tensor | tuple[Any, ...],
     *,
-    method: Method | None = None,
+    method: Method | Sequence[Method] | None = None,
     check: bool = True,
 ) -> Any:
     """Return a dynamic copy of a network; its full mode gives the very bits the network gave.
@@ -39,7 +41,8 @@ def convert(
     - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs: tensors, and plain
       values (None, numbers, texts) that are the same in every pass. Its size is the one that MACs are
       counted at.
-    - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said.
+    - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said. A list is for several
+      at once, in one search space (`wenable.methods.composition`).
     - `check`: compare the result with the original before it is handed back: the full mode gives
       the same bits on the example, and the smallest mode costs the MACs that it is said to. That
       takes two forward passes; without it a wrong conversion would go unnoticed.
@@ -58,11 +61,11 @@ def convert(
     """
     check_convertible(model)
     inputs = checked_inputs(example_input)
-    method = WeightEnabling() if method is None else method
+    chosen = as_one(method)
     graph, expected, full_macs = _tried(model, inputs)
     net: Any = copy_network(model)
     weights = sum(parameter.numel() for parameter in net.parameters())
-    plan = method.plan(net, graph)
+    plan = chosen.plan(net, graph)
     if "" in plan.replacements:
         raise ValueError(
             f"`model` (={type(model).__name__}) is a single layer; wrap it in torch.nn.Sequential"
@@ -91,7 +94,7 @@ def convert(
     )
     net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
     net._wenable.structure = structure_of(net)
-    net._wenable.counts |= counts_of_sizes(net, inputs, expected)
+    net._wenable.counts = {**net._wenable.counts, **counts_of_sizes(net, inputs, expected)}
     if check:
         norms = {call.module for call in graph.norms} & set(plan.replacements)
         _check_converted(copy_network(net), inputs, expected, norms)
@@ -163,8 +166,7 @@ def _check_converted(
     same = len(outputs) == len(expected) and all(
         torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(outputs, expected, strict=True)
     )
-    examples = net.examples_counted
-    if not same or whole // examples != net.macs("full"):
+    if not same or whole // net.examples_counted != net.macs("full"):
         raise RuntimeError(
             "the converted network does not compute what the original did, so it is not handed back;"
             " this is a defect of wenable: please report the network"
@@ -174,7 +176,25 @@ def _check_converted(
         norm.register_forward_pre_hook(lambda *_, name=name: entered.add(name))
         for name, norm in net.switchable_norms().items()
     ]
-    with in_eval_mode(net), net.using("smallest"):
+    smallest = net.space.smallest
+    counts = [_macs_found_and_said(net, smallest, inputs)]
+    if norms - entered and EXIT in net.space.names:  # those behind the first exit
+        counts.append(_macs_found_and_said(net, smallest.replace({EXIT: 1}), inputs))
+    for handle in handles:
+        handle.remove()
+    past = sorted(norms - entered)
+    for macs, expected_macs in counts:
+        if past or macs != expected_macs:
+            what = f"norm {past[0]!r} is" if past else "some layer is"
+            raise RuntimeError(
+                f"{what} reached past its registered place (through a plain list, say), so its mode"
+                f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
+            )
+
+
+def _macs_found_and_said(net: Any, mode: Mode, inputs: tuple[Any, ...]) -> tuple[int, int]:
+    """Return what a mode costs when it runs, and what the network says of it."""
+    with in_eval_mode(net), net.using(mode):
         try:
             _, whole = _run_counted(net, net.of_present_size(inputs))
         except (RuntimeError, ValueError) as error:
@@ -182,13 +202,4 @@ def _check_converted(
                 f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
                 f" {first_line(error)}"
             ) from error
-        macs, expected_macs = whole // examples, net.macs()
-    for handle in handles:
-        handle.remove()
-    past = sorted(norms - entered)
-    if past or macs != expected_macs:
-        what = f"norm {past[0]!r} is" if past else "some layer is"
-        raise RuntimeError(
-            f"{what} reached past its registered place (through a plain list, say), so its mode"
-            f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
-        )
+        return whole // net.examples_counted, net.macs()

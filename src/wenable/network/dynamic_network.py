@@ -158,7 +158,10 @@ class DynamicNetwork(nn.Module):
         if structure != state.structure:
             counts = {
                 option: recount(
-                    self, state.structure, replace(state.plan, layers=before.layers), self.traced(option)
+                    self,
+                    state.structure,
+                    replace(state.plan, layers=before.layers),
+                    self.traced(option),
                 )
                 for option, before in state.counts.items()
             }
@@ -175,6 +178,11 @@ class DynamicNetwork(nn.Module):
         Its layers' `macs_in` and `weights_in` say what each costs in the mode.
         """
         return self._counted().counts[self.size_in(mode)]
+
+    @property
+    def size_knob(self) -> str | None:
+        """The name of the knob that says how large images are; None without one."""
+        return self._wenable.plan.size_knob
 
     def size_in(self, mode: Mode) -> int:
         """Return which option of the images' size a mode has; 1, the full size, without such a knob."""
@@ -315,8 +323,12 @@ class DynamicNetwork(nn.Module):
     def knows_input_ranges(self, mode: ModeChoice) -> bool:
         """Say whether each layer that a mode runs in low precision has seen the range of its input."""
         mode = self.space.mode(mode)
-        rounding = (each for each in self.modules() if isinstance(each, NeedsInputRange))
-        return all(layer.knows_its_input(mode) for layer in rounding)
+        left_out = {each.name for each in self._wenable.plan.layers if not each.weights_in(mode)}
+        return all(
+            layer.knows_its_input(mode)
+            for name, layer in self.named_modules()
+            if isinstance(layer, NeedsInputRange) and name not in left_out
+        )
 
     def store_calibration(
         self, mode: Mode, statistics: Mapping[str, Statistics], images: int

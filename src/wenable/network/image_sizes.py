@@ -57,9 +57,7 @@ def maps_that_shrink(net: DynamicNetwork) -> tuple[str, ...]:
     return tuple(name for name, shape in shapes[0].items() if shapes[-1][name] != shape)
 
 
-def _shapes(
-    net: DynamicNetwork, mode: Mode, inputs: tuple[Any, ...]
-) -> dict[str, tuple[int, ...]]:
+def _shapes(net: DynamicNetwork, mode: Mode, inputs: tuple[Any, ...]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the outputs; a copy runs, for what a network keeps of a pass."""
     twin = copy_network(net)
     with torch.no_grad(), in_eval_mode(twin), same_random_numbers(twin), twin.using(mode):

@@ -64,9 +64,7 @@ def recount(net: nn.Module, before: Structure, plan: Plan, graph: TracedGraph) -
     layers = tuple(_of_switched(layer, graph) for layer in plan.layers)
     full = sum(product.macs for product in graph.products) // graph.examples
     fixed = full - sum(layer.macs for layer in layers)
-    return Counts(
-        layers, _left_alone(net, before, plan, graph), fixed, graph.macs_besides_layers()
-    )
+    return Counts(layers, _left_alone(net, before, plan, graph), fixed, graph.macs_besides_layers())
 
 
 def more_weights(before: Structure, after: Structure) -> int:
