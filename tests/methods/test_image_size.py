@@ -15,6 +15,8 @@ from wenable.graph import run_counted
 from wenable.layers.image_size import SmallerImages, SmallerImagesFirst
 from wenable.methods import method_from_json
 from wenable.network.image_sizes import maps_that_shrink
+from wenable.training import sample_modes
+from wenable.training.step import train_step
 
 VECTORS = json.loads((Path(__file__).parents[1] / "helpers/resampling.json").read_text())
 SHAPE = (2, 3, 12, 16)
@@ -125,9 +127,6 @@ def test_a_step_is_the_sandwich_written_by_hand():
     plain = small_resnet().train()
     plain.load_state_dict(net.state_dict())
     config = we.TrainConfig(passes=3, epochs=1, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
-    from wenable.training import sample_modes
-    from wenable.training.step import train_step
-
     modes = sample_modes(net, config, 0, 1)
     assert [str(mode) for mode in modes[:2]] == ["12", "6"]
     drawn = {str(sample_modes(net, config, step, 50)[2]) for step in range(50)}
@@ -227,7 +226,7 @@ def test_sizes_that_make_no_sense_are_refused(sizes):
 
 
 def test_sizes_that_the_example_does_not_fit_are_refused():
-    with pytest.raises(ValueError, match="must start at the shorter side .* which are 12x16: give"):
+    with pytest.raises(ValueError, match=r"must start at the shorter side .* are 12x16: give"):
         converted(sizes=(16, 12))
     with pytest.raises(ValueError, match=r"holds 7, at which images of 12x16 .* 9.333 pixels"):
         converted(sizes=(12, 7))
