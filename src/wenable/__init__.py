@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wenable.exporting import export as export
     from wenable.exporting.executorch import export_executorch as export_executorch
     from wenable.methods.depth import EarlyExits as EarlyExits
+    from wenable.methods.image_size import ImageSize as ImageSize
     from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
     from wenable.methods.weight_enabling_with_precision import (
@@ -49,6 +50,7 @@ _HOMES = {
     "Front": "wenable.core.readings",
     "Greedy": "wenable.strategies.settings",
     "GreedyLazy": "wenable.strategies.settings",
+    "ImageSize": "wenable.methods.image_size",
     "Knapsack": "wenable.strategies.settings",
     "Knob": "wenable.core.space",
     "Mode": "wenable.core.space",

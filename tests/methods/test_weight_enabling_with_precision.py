@@ -386,18 +386,27 @@ def test_drawing_by_macs_draws_precisions_too():
         assert len({net.macs(mode) for mode in drawn_modes}) > 10
 
 
-def test_bit_operations_are_searched_step_by_step_since_they_are_no_sum():
-    net = converted(groups=(1, 4), exclude="block2.*")
+def test_bit_operations_are_searched_step_by_step_if_each_layer_has_a_precision():
+    net = converted(groups=(1, 4), exclude="block2.*", tie="none")
     front = searched(net, cost="bit_operations")
     assert (front.strategy, front.cost) == ("greedy", "bit_operations")
     for point in front.path:
         assert point.cost.known == net.bit_operations(point.mode)
         assert point.cost.unit == BIT_OPERATIONS
-    assert {point.mode["precision"] for point in front.path} == {1, 4}
+    assert {point.mode["precision.block1.conv1"] for point in front.path} == {1, 4}
     with pytest.raises(ValueError, match="`cost` is no sum over knobs"):
         tabulated(net.space, net.bit_operations, BIT_OPERATIONS)
     with pytest.raises(ValueError, match=r"`strategy` \(='knapsack'\) needs costs that are sums"):
         searched(net, cost="bit_operations", strategy="knapsack")
+
+
+@pytest.mark.parametrize("strategy", ["knapsack", "greedy"])
+def test_bit_operations_of_one_precision_for_all_are_sums_at_each(strategy):
+    net = converted(groups=(1, 4), exclude="block2.*")
+    front = searched(net, cost="bit_operations", strategy=strategy)
+    for point in (*front.points, *front.path):
+        assert point.cost.known == net.bit_operations(point.mode)
+    assert {point.mode["precision"] for point in front.explored} == {1, 4}
 
 
 @pytest.mark.parametrize("strategy", ["knapsack", "greedy"])

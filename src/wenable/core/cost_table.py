@@ -68,6 +68,24 @@ class CostTable:
         source = self.source if self.unit in _COUNTED else f"predicted by a table: {self.source}"
         return Reading(self.cost(mode), self.unit, source=source, device=self.device)
 
+    def within(self, space: Space) -> CostTable:
+        """Return the table of a part of its space (`Space.fixed`).
+
+        Raises `ValueError` where the other space is none.
+
+        >>> from wenable.core.space import Knob, Space
+        >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
+        >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
+        >>> table.within(space.fixed({"a": 2})).costs["a"]
+        {2: 3.0}
+        """
+        if space.names != self.space.names:
+            raise ValueError("`space` is no part of the table's space: its knobs have other names")
+        costs = {
+            knob.name: {n: self.costs[knob.name][n] for n in knob.options} for knob in space.knobs
+        }
+        return CostTable(space, self.unit, self.rest, costs, self.source, self.device)
+
     def without_slower_options(self) -> dict[str, tuple[int, ...]]:
         """Return for each knob the options that cost less than every coarser one, the full one first.
 

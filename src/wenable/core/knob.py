@@ -16,6 +16,8 @@ class Knob:
     - `must_divide`: sizes that every option has to divide, with the name that a person knows each
       by, `(("input channels", 24),)`. They are kept so that a refusal can name the rule.
     - `labels`: how each option is written, `("1", "0.75")`; without them as `1/n`.
+    - `by_name`: whether only its own name sets it, as `size=160`. An option for all knobs leaves it
+      at its most costly one, unless no other knob is there.
 
     Raises `ValueError` where the options are empty, repeated or not ascending, and for labels that
     are not one for each, each once, or that the text of a mode could not hold.
@@ -30,6 +32,7 @@ class Knob:
     options: tuple[int, ...]
     must_divide: tuple[tuple[str, int], ...] = ()
     labels: tuple[str, ...] = ()
+    by_name: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
@@ -119,6 +122,7 @@ class Knob:
             "options": list(self.options),
             "must_divide": [[label, size] for label, size in self.must_divide],
             **({"labels": list(self.labels)} if self.labels else {}),
+            **({"by_name": True} if self.by_name else {}),
         }
 
     @classmethod
@@ -129,6 +133,7 @@ class Knob:
             tuple(int(option) for option in values["options"]),
             tuple((str(label), int(size)) for label, size in values["must_divide"]),
             tuple(map(str, values.get("labels", ()))),
+            bool(values.get("by_name", False)),
         )
 
     def cheaper(self, option: int) -> int | None:

@@ -68,6 +68,16 @@ def write_mode(options: Options, knobs: Knobs) -> str:
     return ",".join(f"{text}*{count}" if count > 1 else text for text, count in runs)
 
 
+def meant_by_all(knobs: Knobs) -> tuple[Knob, ...]:
+    """Return the knobs that one option for all sets: those not `by_name`, or all if there are no others.
+
+    >>> size = Knob("size", (1, 2), labels=("64", "48"), by_name=True)
+    >>> [knob.name for knob in meant_by_all([size, Knob("a", (1, 2))])]
+    ['a']
+    """
+    return tuple(knob for knob in knobs if not knob.by_name) or tuple(knobs)
+
+
 def refuse_unknown(names: Iterable[str], knobs: Knobs) -> None:
     """Raise `ValueError` for a name that no knob has."""
     known = [knob.name for knob in knobs]
@@ -97,11 +107,15 @@ def _everywhere(text: str, whole: str, knobs: Knobs) -> Options:
 
     An option that some knobs lack is rounded there; one that every knob lacks is a typing error.
     """
-    mixed = _is_mixed(knobs)
-    options = tuple(_meant_for(knob, text, whole, mixed=mixed) for knob in knobs)
+    meant = meant_by_all(knobs)
+    mixed = _is_mixed(meant)
+    options = tuple(
+        _meant_for(knob, text, whole, mixed=mixed) if knob in meant else knob.options[0]
+        for knob in knobs
+    )
     if is_share(text):
         n = read_share(text)
-        known = sorted({each for knob in knobs if not knob.labels for each in knob.options})
+        known = sorted({each for knob in meant if not knob.labels for each in knob.options})
         if known and n not in known:
             raise ValueError(
                 f"`mode` (={whole!r}) holds {text!r}, an option that nothing in this network has;"
@@ -124,16 +138,34 @@ def _is_mixed(knobs: Knobs) -> bool:
 
 
 def _short_texts(options: Options, texts: Sequence[str], knobs: Knobs) -> list[str]:
-    """Return texts for all knobs that may name a mode: the finest option, and beside it a label."""
-    if not _is_mixed(knobs):
-        return [texts[options.index(max(options))]]
+    """Return texts for all knobs that may name a mode: the finest option, and beside it a label.
+
+    Knobs that only their name sets follow, where they are not at their most costly option.
+    """
+    meant = meant_by_all(knobs)
+    rows = list(zip(knobs, options, texts, strict=True))
+    named = [
+        (knob.name, text) for knob, n, text in rows if knob not in meant and n != knob.options[0]
+    ]
+    others = [row for row in rows if row[0] in meant]
+    if not _is_mixed(meant):
+        return [_with(max(others, key=lambda row: row[1])[2], named)]
     of_kinds: dict[bool, list[tuple[int, str]]] = {False: [], True: []}
-    for knob, option, text in zip(knobs, options, texts, strict=True):
+    for knob, option, text in others:
         of_kinds[bool(knob.labels)].append((option, text))
     option, label = max(of_kinds[False])[1], max(of_kinds[True])[1]
-    labelled = [knob.name for knob in knobs if knob.labels]
-    exception = [f"{option},{name}={label}" for name in labelled]
-    return [option, label, *(exception if len(labelled) == 1 else [])]
+    short = [_with(option, named), _with(label, named)]
+    labelled = [knob.name for knob in meant if knob.labels]
+    return [*short, _with(option, [*named, (labelled[0], label)])] if len(labelled) == 1 else short
+
+
+def _with(text: str, named: Sequence[tuple[str, str]]) -> str:
+    """Return a text with exceptions by name behind it.
+
+    >>> _with("1/4", [("size", "160")])
+    '1/4,size=160'
+    """
+    return ",".join([text, *(f"{name}={option}" for name, option in named)])
 
 
 def _read(knob: Knob, text: str, whole: str) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 from wenable.core.knob import Knob as Knob
-from wenable.core.mode_text import read_mode, refuse_unknown, write_mode
+from wenable.core.mode_text import meant_by_all, read_mode, refuse_unknown, write_mode
 
 
 class RandomSource(Protocol):
@@ -157,16 +157,23 @@ class Space:
     def uniform(self, n: int) -> Mode:
         """Return every knob at `n`, or at the nearest option it allows below `n`.
 
+        A knob that only its name sets stays at its most costly option (`Knob.by_name`).
+
         Raises `ValueError` unless `n` is a whole number above 0.
         """
         if type(n) is not int or n < 1:
             raise ValueError(f"`n` (={n!r}) must be a whole number above 0")
-        return Mode(self, tuple(knob.nearest(n) for knob in self.knobs))
+        set_by_all = set(meant_by_all(self.knobs))
+        options = (
+            knob.nearest(n) if knob in set_by_all else knob.options[0] for knob in self.knobs
+        )
+        return Mode(self, tuple(options))
 
     @cached_property
     def uniform_options(self) -> tuple[int, ...]:
         """Every option that at least one knob has, ascending: those that `uniform` tells apart."""
-        return tuple(sorted({option for knob in self.knobs for option in knob.options}))
+        knobs = meant_by_all(self.knobs)
+        return tuple(sorted({option for knob in knobs for option in knob.options}))
 
     def uniform_modes(self) -> tuple[Mode, ...]:
         """Return the uniform modes, from the full one to the smallest."""
@@ -195,7 +202,8 @@ class Space:
         execution order with repeats, `"1*3,1/4*2,1/16"`; or a uniform option followed by
         exceptions by name or name pattern, `"1/4,layer1.*=1/2"`. Knobs with labels take those. Where
         some knobs have labels and others do not, the text for all sets those of its kind and leaves
-        the others at their most costly option: `"1/4"`, `"8-bit"`, `"1/4,precision=8-bit"`.
+        the others at their most costly option: `"1/4"`, `"8-bit"`, `"1/4,precision=8-bit"`. A knob
+        that only its name sets, as the size of images, is an exception too: `"1/4,size=160"`.
 
         An option for all knobs is one that some knob has; knobs that lack it take the nearest they have
         below, as in `uniform`. An option that none has is refused, and so is one that a knob lacks and
@@ -222,6 +230,20 @@ class Space:
             )
         return Mode(self, tuple(choice[name] for name in self.names))
 
+    def fixed(self, options: Mapping[str, int]) -> Space:
+        """Return the part of this space where some knobs have one option only.
+
+        Its modes are those of this space by `space.mode(dict(mode))`. Raises `ValueError` for a name
+        that no knob has, and for an option that the knob lacks.
+
+        >>> space = Space((Knob("size", (1, 2), labels=("64", "48")), Knob("a", (1, 2))))
+        >>> part = space.fixed({"size": 2})
+        >>> part.size, str(space.mode(dict(part.full)))
+        (2, '48')
+        """
+        refuse_unknown(options, self.knobs)
+        return Space(tuple(_only(knob, options.get(knob.name)) for knob in self.knobs))
+
     def text(self, mode: Mode) -> str:
         """Return the compact text form: one that stands for all knobs, or runs of options in order."""
         return write_mode(mode.options, self.knobs)
@@ -237,6 +259,13 @@ class Space:
             return cls(tuple(Knob.from_json(knob) for knob in values["knobs"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of a space: {error}") from error
+
+
+def _only(knob: Knob, option: int | None) -> Knob:
+    if option is None:
+        return knob
+    knob.check(option)
+    return replace(knob, options=(option,), labels=(knob.text(option),) if knob.labels else ())
 
 
 ModeChoice: TypeAlias = Mode | Mapping[str, int] | str

@@ -99,6 +99,8 @@ class TracedGraph:
     """Where each module that was run is done, by its first name; the network itself is `""`."""
     operations: Operations
     """The trace itself, for what the rest does not tell."""
+    inputs: tuple[tuple[int, ...] | None, ...] = ()
+    """The shapes of the positional inputs, with the example's batch; None for what is no tensor."""
 
     def macs(self, owner: str) -> int:
         """Return the multiply-accumulates for one example of all that is multiplied with a weight.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from wenable.graph.calls import Operations, TracedGraph
@@ -44,6 +45,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> TracedGraph:
             walker.owners,
             {node: walker.running(node) or "" for node in recording.nodes},
         ),
+        tuple(tuple(x.shape) if isinstance(x, torch.Tensor) else None for x in example_inputs),
     )
 
 

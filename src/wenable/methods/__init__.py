@@ -1,9 +1,11 @@
-"""One file per way to make a network dynamic: the rows of the paper's Table I."""
+"""One file per way to make a network dynamic: the rows of the paper's Table I, and more."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from wenable.methods.composition import Composition as Composition
 from wenable.methods.depth import EarlyExits as EarlyExits
+from wenable.methods.image_size import ImageSize as ImageSize
 from wenable.methods.plan import Method as Method
 from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
 from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
@@ -18,6 +20,8 @@ _BY_NAME = {
     "precision": SwitchablePrecision,
     "weight-enabling-with-precision": WeightEnablingWithPrecision,
     "early-exits": EarlyExits,
+    "image-size": ImageSize,
+    "composition": Composition,
     "slimmable": Slimmable,
     "universally-slimmable": UniversallySlimmable,
 }

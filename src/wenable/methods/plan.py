@@ -10,12 +10,16 @@ from torch import nn
 
 from wenable.core.space import Space
 from wenable.graph import TracedGraph
+from wenable.layers.image_size import ImageSizes
 from wenable.layers.permutation import is_identity_shuffle
+
+INPUTS = "<inputs>"
+"""Stands for the inputs of a network among the modules that a knob sets: for their `image_sizes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnobTarget:
-    """A module that a knob sets by its `switch_to`, by qualified name.
+    """A module that a knob sets by its `switch_to`, by qualified name, or `INPUTS`.
 
     - `part`: only one slice of its channels.
     - `setter`: the method that sets it, for a module that two knobs set.
@@ -47,6 +51,8 @@ class SwitchableLayer:
     Option 1/n costs 1/n of both, unless `macs_by_option` and `weights_by_option` say otherwise,
     in the order of `options`; `bits_by_option` are those of weights and inputs, where not 32.
     Where its precision has a knob of its own, that is `precision_knob`; option n leaves 32/n bits.
+    Where an early exit may leave it out, that is `exit_knob`, and `runs_until` is the last of its
+    options that runs the layer.
     """
 
     name: str
@@ -62,11 +68,25 @@ class SwitchableLayer:
     weights_by_option: tuple[int, ...] = ()
     bits_by_option: tuple[int, ...] = ()
     precision_knob: str = ""
+    exit_knob: str = ""
+    runs_until: int = 0
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """The names of all knobs that set it."""
+        """The names of all knobs that set it; not that of an exit, which only leaves it out."""
         return (self.knob, self.precision_knob) if self.precision_knob else (self.knob,)
+
+    def runs_in(self, mode: Mapping[str, int]) -> bool:
+        """Say whether a mode runs it at all: whether no early exit leaves it out."""
+        return not self.exit_knob or mode[self.exit_knob] <= self.runs_until
+
+    def macs_in(self, mode: Mapping[str, int]) -> int:
+        """Return the multiply-accumulates in a mode, for one example."""
+        return self.macs_at(mode[self.knob]) if self.runs_in(mode) else 0
+
+    def weights_in(self, mode: Mapping[str, int]) -> int:
+        """Return how many weights a mode enables."""
+        return self.weights_at(mode[self.knob]) if self.runs_in(mode) else 0
 
     def macs_at(self, n: int) -> int:
         """Return the multiply-accumulates in option `n`, for one example."""
@@ -118,6 +138,14 @@ class Plan:
     finish_extraction: Callable[[nn.Module], nn.Module] | None = None
     """What is left to do to a copy of the network in one mode, to extract it: before its modules
     are asked for their plain forms."""
+    image_sizes: ImageSizes | None = None
+    """What the inputs go through, if the mode says how large images are."""
+
+    @property
+    def size_knob(self) -> str | None:
+        """The name of the knob that says how large images are; its option 1 is the full size."""
+        names = (name for name, each in self.followers.items() if KnobTarget(INPUTS) in each)
+        return next(names, None)
 
 
 class Method(Protocol):

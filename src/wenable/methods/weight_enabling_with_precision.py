@@ -8,22 +8,20 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from wenable.core.space import Knob, Space
 from wenable.graph import TracedGraph
-from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
-from wenable.layers.weight_enabled import WeightEnabled
-from wenable.layers.weight_enabled_with_precision import with_precision
-from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
+from wenable.methods.composition import FEWEST_BITS, Composition
+from wenable.methods.plan import Method, Plan
 from wenable.methods.precision import SwitchablePrecision
 from wenable.methods.weight_enabling import ShufflePlacement, WeightEnabling
 
 NAME = "weight-enabling-with-precision"
-FEWEST_BITS = 8
 
 
 @dataclass(frozen=True)
 class WeightEnablingWithPrecision:
     """Make layers switchable between numbers of groups and, besides, between numbers of bits.
+
+    A short name for the list `[WeightEnabling(...), SwitchablePrecision(...)]`, with one `exclude`.
 
     Every layer that `WeightEnabling` switches has its knob of groups. The layers that
     `SwitchablePrecision` switches, depthwise ones among them, follow a knob of precision: in mode
@@ -111,65 +109,15 @@ class WeightEnablingWithPrecision:
         except (KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        """The two methods."""
+        return (self._enabling, self._precision)
+
     def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return what switches in a traced network: the plans of the two methods, laid over each other.
 
         Norms and shuffles are those of weight-enabling. Raises `ValueError` where either method
         would: nothing to switch, a batch norm that is not known, a name pattern that fits no layer.
         """
-        enabling, precision = (
-            method.plan(model, graph) for method in (self._enabling, self._precision)
-        )
-        rounded = {layer.name: layer for layer in precision.layers}
-        knobs = {name: self._precision_knob(name) for name in rounded}
-        replacements = dict(enabling.replacements)
-        for name, knob in knobs.items():
-            replacements[name] = _rounding(replacements.get(name, model.get_submodule(name)), knob)
-        followers = dict(enabling.followers)
-        for name, knob in knobs.items():
-            each = KnobTarget(name, setter="put_precision")
-            followers[knob.name] = (*followers.get(knob.name, ()), each)
-        layers = _in_order(graph, {layer.name: layer for layer in enabling.layers}, rounded, knobs)
-        every = {knob.name: knob for knob in (*enabling.space.knobs, *knobs.values())}
-        # Of one layer the precision first: that of the network acts from its first layer on.
-        order = dict.fromkeys(name for layer in layers for name in reversed(layer.knobs))
-        return Plan(
-            space=Space(tuple(every[name] for name in order)),
-            replacements=replacements,
-            followers=followers,
-            layers=layers,
-            left_alone=tuple(each for each in enabling.left_alone if each.name not in rounded),
-            method=self,
-        )
-
-    def _precision_knob(self, layer: str) -> Knob:
-        # Named so that an option as "layer1.*" in a mode's text means groups, and no precision.
-        name = "precision" if self.tie == "network" else f"precision.{layer}"
-        return self._precision.knob(name)
-
-
-def _rounding(layer: nn.Module, knob: Knob) -> nn.Module:
-    """Return a layer with a knob of precision, besides that of its groups where it has one."""
-    if isinstance(layer, WeightEnabled):
-        return with_precision(layer, knob)
-    if isinstance(layer, nn.Conv2d):
-        return SwitchablePrecisionConv2d(layer, knob)
-    assert isinstance(layer, nn.Linear)
-    return SwitchablePrecisionLinear(layer, knob)
-
-
-def _in_order(
-    graph: TracedGraph,
-    grouped: Mapping[str, SwitchableLayer],
-    rounded: Mapping[str, SwitchableLayer],
-    knobs: Mapping[str, Knob],
-) -> tuple[SwitchableLayer, ...]:
-    """Return all layers that switch, in execution order, each with the knobs that set it."""
-    layers = []
-    for name in dict.fromkeys(call.module for call in graph.layers):
-        if name in grouped:
-            precision = knobs[name].name if name in knobs else ""
-            layers.append(replace(grouped[name], precision_knob=precision))
-        elif name in rounded:
-            layers.append(replace(rounded[name], knob=knobs[name].name))
-    return tuple(layers)
+        return replace(Composition(self.parts).plan(model, graph), method=self)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from wenable.core.reasons import first_line
+from wenable.core.space import Mode
 from wenable.graph import TracedGraph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
-from wenable.methods.plan import KnobTarget, Method
-from wenable.methods.weight_enabling import WeightEnabling
+from wenable.methods.composition import as_one
+from wenable.methods.depth import KNOB as EXIT
+from wenable.methods.plan import INPUTS, KnobTarget, Method, Plan
 from wenable.modules.copying import copy_network, put_in_place
 from wenable.modules.example_inputs import checked_inputs, describe
 from wenable.modules.fingerprint import weights_fingerprint
@@ -21,14 +23,15 @@ from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode, same_random_numbers
 from wenable.network.convertible import check_convertible
 from wenable.network.dynamic_network import Calibration, DynamicNetwork, NetworkState
-from wenable.network.recounting import structure_of
+from wenable.network.image_sizes import counts_of_sizes
+from wenable.network.recounting import counted, structure_of
 
 
 def convert(
     model: nn.Module,
     example_input: torch.Tensor | tuple[Any, ...],
     *,
-    method: Method | None = None,
+    method: Method | Sequence[Method] | None = None,
     check: bool = True,
 ) -> Any:
     """Return a dynamic copy of a network; its full mode gives the very bits the network gave.
@@ -38,7 +41,8 @@ def convert(
     - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs: tensors, and plain
       values (None, numbers, texts) that are the same in every pass. Its size is the one that MACs are
       counted at.
-    - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said.
+    - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said. A list is for several
+      at once, in one search space (`wenable.methods.composition`).
     - `check`: compare the result with the original before it is handed back: the full mode gives
       the same bits on the example, and the smallest mode costs the MACs that it is said to. That
       takes two forward passes; without it a wrong conversion would go unnoticed.
@@ -57,11 +61,11 @@ def convert(
     """
     check_convertible(model)
     inputs = checked_inputs(example_input)
-    method = WeightEnabling() if method is None else method
+    chosen = as_one(method)
     graph, expected, full_macs = _tried(model, inputs)
     net: Any = copy_network(model)
     weights = sum(parameter.numel() for parameter in net.parameters())
-    plan = method.plan(net, graph)
+    plan = chosen.plan(net, graph)
     if "" in plan.replacements:
         raise ValueError(
             f"`model` (={type(model).__name__}) is a single layer; wrap it in torch.nn.Sequential"
@@ -73,14 +77,13 @@ def convert(
         method=plan.method,
         original_class=type(model),
         example=describe(inputs),
-        fixed_macs=full_macs // graph.examples - sum(layer.macs for layer in plan.layers),
-        macs_besides_layers=graph.macs_besides_layers(),
+        counts={1: counted(plan, graph, full_macs // graph.examples)},
         fixed_weights=weights - sum(layer.weights for layer in plan.layers),
         structure=(),
         examples=graph.examples,
         mode=plan.space.full,
         switches=tuple(
-            tuple(_switch(net, follower) for follower in plan.followers[knob])
+            tuple(_switch(net, plan, follower) for follower in plan.followers[knob])
             for knob in plan.space.names
         ),
         norms={
@@ -89,8 +92,9 @@ def convert(
             if isinstance(module, SwitchableBatchNorm)
         },
     )
-    net._wenable.structure = structure_of(net)
     net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
+    net._wenable.structure = structure_of(net)
+    net._wenable.counts = {**net._wenable.counts, **counts_of_sizes(net, inputs, expected)}
     if check:
         norms = {call.module for call in graph.norms} & set(plan.replacements)
         _check_converted(copy_network(net), inputs, expected, norms)
@@ -125,7 +129,10 @@ def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[TracedGraph, list
         return trace(net, inputs), expected, macs
 
 
-def _switch(net: nn.Module, follower: KnobTarget) -> Callable[[int], None]:
+def _switch(net: nn.Module, plan: Plan, follower: KnobTarget) -> Callable[[int], None]:
+    if follower.module == INPUTS:
+        assert plan.image_sizes is not None
+        return plan.image_sizes.set_option
     put = getattr(net.get_submodule(follower.module), follower.setter)
     return functools.partial(put, part=follower.part) if follower.part else put
 
@@ -159,8 +166,7 @@ def _check_converted(
     same = len(outputs) == len(expected) and all(
         torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(outputs, expected, strict=True)
     )
-    examples = net.examples_counted
-    if not same or whole // examples != net.macs("full"):
+    if not same or whole // net.examples_counted != net.macs("full"):
         raise RuntimeError(
             "the converted network does not compute what the original did, so it is not handed back;"
             " this is a defect of wenable: please report the network"
@@ -170,21 +176,30 @@ def _check_converted(
         norm.register_forward_pre_hook(lambda *_, name=name: entered.add(name))
         for name, norm in net.switchable_norms().items()
     ]
-    with in_eval_mode(net), net.using("smallest"):
+    smallest = net.space.smallest
+    counts = [_macs_found_and_said(net, smallest, inputs)]
+    if norms - entered and EXIT in net.space.names:  # those behind the first exit
+        counts.append(_macs_found_and_said(net, smallest.replace({EXIT: 1}), inputs))
+    for handle in handles:
+        handle.remove()
+    past = sorted(norms - entered)
+    for macs, expected_macs in counts:
+        if past or macs != expected_macs:
+            what = f"norm {past[0]!r} is" if past else "some layer is"
+            raise RuntimeError(
+                f"{what} reached past its registered place (through a plain list, say), so its mode"
+                f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
+            )
+
+
+def _macs_found_and_said(net: Any, mode: Mode, inputs: tuple[Any, ...]) -> tuple[int, int]:
+    """Return what a mode costs when it runs, and what the network says of it."""
+    with in_eval_mode(net), net.using(mode):
         try:
-            _, whole = _run_counted(net, inputs)
+            _, whole = _run_counted(net, net.of_present_size(inputs))
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
                 f" {first_line(error)}"
             ) from error
-        macs, expected_macs = whole // examples, net.macs()
-    for handle in handles:
-        handle.remove()
-    past = sorted(norms - entered)
-    if past or macs != expected_macs:
-        what = f"norm {past[0]!r} is" if past else "some layer is"
-        raise RuntimeError(
-            f"{what} reached past its registered place (through a plain list, say), so its mode"
-            f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
-        )
+        return whole // net.examples_counted, net.macs()

@@ -25,7 +25,7 @@ from wenable.modules.example_inputs import ExampleInput, one_example
 from wenable.modules.fingerprint import weights_fingerprint
 from wenable.modules.passes import device_of, in_eval_mode
 from wenable.network.concurrency import ModeGuard
-from wenable.network.recounting import Structure, recount, structure_of
+from wenable.network.recounting import Counts, Structure, more_weights, recount, structure_of
 
 
 class UncalibratedWarning(UserWarning):
@@ -54,9 +54,8 @@ class NetworkState:
     method: Method
     original_class: type[nn.Module]
     example: tuple[ExampleInput, ...]
-    fixed_macs: int
-    macs_besides_layers: Mapping[str, int]
-    """Module -> what it multiplies besides layers, for one example: attention's products, say."""
+    counts: Mapping[int, Counts]
+    """Option of the images' size -> what the network costs there; 1, the full size, is always there."""
     fixed_weights: int
     structure: Structure
     """What the network was made of when its MACs were counted."""
@@ -124,8 +123,8 @@ class DynamicNetwork(nn.Module):
 
     @property
     def switchable_layers(self) -> tuple[SwitchableLayer, ...]:
-        """The layers that switch, with their sizes, costs and shuffles."""
-        return self._counted().plan.layers
+        """The layers that switch, with their sizes, costs and shuffles, for images of the full size."""
+        return self._counted().counts[1].layers
 
     @property
     def left_alone(self) -> tuple[LeftAlone, ...]:
@@ -134,7 +133,7 @@ class DynamicNetwork(nn.Module):
         Layers of every kind that have a weight, and parameters that a module's own code multiplies
         with; not the products of activations, as those of attention, which have none.
         """
-        return self._counted().plan.left_alone
+        return self._counted().counts[1].left_alone
 
     @property
     def examples_counted(self) -> int:
@@ -148,29 +147,69 @@ class DynamicNetwork(nn.Module):
     def macs_besides_layers(self) -> Mapping[str, int]:
         """What modules multiply besides layers, in every mode, for one example, by qualified name.
 
-        The products of attention, and those with parameters that are no layer's weight.
+        The products of attention, and those with parameters that are no layer's weight; for images of
+        the full size.
         """
-        return self._counted().macs_besides_layers
+        return self._counted().counts[1].macs_besides_layers
 
     def _counted(self) -> NetworkState:
         """Return the state, counted again if layers were replaced since."""
         state, structure = self._wenable, structure_of(self)
         if structure != state.structure:
-            counts = recount(self, state.structure, state.plan, self._traced_anew)
-            state.plan, state.fixed_macs = counts.plan, counts.fixed_macs
-            state.macs_besides_layers = counts.macs_besides_layers
-            state.fixed_weights += counts.more_weights
+            counts = {
+                option: recount(
+                    self,
+                    state.structure,
+                    replace(state.plan, layers=before.layers),
+                    self.traced(option),
+                )
+                for option, before in state.counts.items()
+            }
+            full = counts[1]
+            state.plan = replace(state.plan, layers=full.layers, left_alone=full.left_alone)
+            state.counts = counts
+            state.fixed_weights += more_weights(state.structure, structure)
             state.structure = structure
         return state
 
-    def _traced_anew(self) -> TracedGraph:
-        """Trace a copy in the full mode, on an input as large as the one it was converted with."""
+    def counts_in(self, mode: Mode) -> Counts:
+        """Return what the network costs at the image size of a mode: layers, and what no knob changes.
+
+        Its layers' `macs_in` and `weights_in` say what each costs in the mode.
+        """
+        return self._counted().counts[self.size_in(mode)]
+
+    @property
+    def size_knob(self) -> str | None:
+        """The name of the knob that says how large images are; None without one."""
+        return self._wenable.plan.size_knob
+
+    def size_in(self, mode: Mode) -> int:
+        """Return which option of the images' size a mode has; 1, the full size, without such a knob."""
+        knob = self._wenable.plan.size_knob
+        return 1 if knob is None else mode[knob]
+
+    def traced(self, size: int = 1) -> TracedGraph:
+        """Trace a copy in the full mode, on an input as large as the one it was converted with.
+
+        - `size`: the option of the images' size; images of that size go straight in.
+        """
         floating = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
         inputs = one_example(self._wenable.example, device_of(self), floating, whole=True)
         twin = copy_network(self)
-        twin.set_mode("full")
+        twin.set_mode(self.full_at(size))
         with in_eval_mode(twin):
-            return trace(twin, inputs)
+            return trace(twin, twin.of_present_size(inputs))
+
+    def full_at(self, size: int) -> Mode:
+        """Return the full mode, but for the option of the images' size."""
+        knob = self._wenable.plan.size_knob
+        return self.space.full if knob is None else self.space.full.replace({knob: size})
+
+    def of_present_size(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return inputs with images as large as the present mode has them, as a pass makes them."""
+        sizes = self._wenable.plan.image_sizes
+        return inputs if sizes is None else sizes(inputs)
 
     def set_mode(self, mode: ModeChoice) -> None:
         """Run in `mode` from now on: a `Mode`, a dict over all knobs, or a text as `"1/4"`.
@@ -217,6 +256,8 @@ class DynamicNetwork(nn.Module):
     def macs(self, mode: ModeChoice | None = None) -> int:
         """Return the multiply-accumulates of a mode for one example, at the traced size.
 
+        A mode with smaller images was traced with those; making them smaller is not counted.
+
         A layer in option 1/n counts 1/n of its full ones (WeNet, eq. 1 and 3), unless its method says
         what each option costs. What is not switched counts as its operations say, whatever kernel
         computes them: recurrent layers, the products of attention and functions among them. If the
@@ -226,9 +267,8 @@ class DynamicNetwork(nn.Module):
         Raises `ValueError` if one of those had a knob.
         """
         mode = self.mode if mode is None else self.space.mode(mode)
-        state = self._counted()
-        switched = sum(layer.macs_at(mode[layer.knob]) for layer in state.plan.layers)
-        return state.fixed_macs + switched
+        counts = self.counts_in(mode)
+        return counts.fixed_macs + sum(layer.macs_in(mode) for layer in counts.layers)
 
     def bit_operations(self, mode: ModeChoice | None = None) -> int:
         """Return the multiply-accumulates of a mode times the bits of both factors, for one example.
@@ -238,18 +278,15 @@ class DynamicNetwork(nn.Module):
         2021, without the additions).
         """
         mode = self.mode if mode is None else self.space.mode(mode)
-        state = self._counted()
-        switched = sum(
-            layer.macs_at(mode[layer.knob]) * layer.bits_in(mode) ** 2
-            for layer in state.plan.layers
-        )
-        return state.fixed_macs * 32**2 + switched
+        counts = self.counts_in(mode)
+        switched = sum(layer.macs_in(mode) * layer.bits_in(mode) ** 2 for layer in counts.layers)
+        return counts.fixed_macs * 32**2 + switched
 
     def parameter_count(self, mode: ModeChoice | None = None) -> int:
         """Return how many parameters a mode enables: those of the network `extract` returns."""
         mode = self.mode if mode is None else self.space.mode(mode)
         state = self._counted()
-        switched = sum(layer.weights_at(mode[layer.knob]) for layer in state.plan.layers)
+        switched = sum(layer.weights_in(mode) for layer in state.plan.layers)
         return state.fixed_weights + switched
 
     @property
@@ -286,8 +323,12 @@ class DynamicNetwork(nn.Module):
     def knows_input_ranges(self, mode: ModeChoice) -> bool:
         """Say whether each layer that a mode runs in low precision has seen the range of its input."""
         mode = self.space.mode(mode)
-        rounding = (each for each in self.modules() if isinstance(each, NeedsInputRange))
-        return all(layer.knows_its_input(mode) for layer in rounding)
+        left_out = {each.name for each in self._wenable.plan.layers if not each.weights_in(mode)}
+        return all(
+            layer.knows_its_input(mode)
+            for name, layer in self.named_modules()
+            if isinstance(layer, NeedsInputRange) and name not in left_out
+        )
 
     def store_calibration(
         self, mode: Mode, statistics: Mapping[str, Statistics], images: int
@@ -395,7 +436,8 @@ class DynamicNetwork(nn.Module):
         """Run the network in its present mode; a pass in training drops stored calibrations.
 
         Raises `ValueError` for an input with another number of dimensions than the example that the
-        network was converted with, and where it fails on one of another size; `RuntimeError` where
+        network was converted with, for images of a size that is neither the full nor the mode's if modes
+        have one, and where it fails on one of another size; `RuntimeError` where
         it would run in another thread's mode (`wenable.network.concurrency`).
         """
         self._check_dimensions(args)
@@ -417,7 +459,7 @@ class DynamicNetwork(nn.Module):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().forward(*args, **kwargs)
+            return super().forward(*self.of_present_size(args), **kwargs)
         except ExitReached as reached:
             return reached.outputs
 
@@ -430,6 +472,9 @@ class DynamicNetwork(nn.Module):
                     f"`input` (of shape {tuple(given.shape)}) must have {len(example)} dimensions;"
                     f" the network was converted for ({', '.join(['N', *map(str, example[1:])])})"
                 )
+
+        if self._wenable.plan.image_sizes is not None:
+            self._wenable.plan.image_sizes.check(inputs)
 
     def _explanation(self, error: Exception, inputs: tuple[Any, ...]) -> str | None:
         """Return a line that names the input, where its shape is not that of the example."""

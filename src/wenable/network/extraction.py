@@ -20,9 +20,11 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     - `mode`: the present mode where nothing is said.
 
     The result has weights of its own and knows nothing of wenable; in eval mode it computes what
-    `net` computes in that mode. Two methods cannot keep all of this: the network of an early exit is
-    a `torch.fx.GraphModule`, since its class would run on; and a layer in low precision has a
-    `wenable.layers.quantization.FakeQuantizedInput` before it, since torch has no layer that rounds.
+    `net` computes in that mode. Three methods cannot keep all of this: the network of an early exit is
+    a `torch.fx.GraphModule`, since its class would run on; a layer in low precision has a
+    `wenable.layers.quantization.FakeQuantizedInput` before it, since torch has no layer that rounds;
+    and in a mode with smaller images the network lies in a
+    `wenable.layers.image_size.SmallerImagesFirst`, which makes them smaller by two products.
 
     Warns `UncalibratedWarning` where the norm statistics of the mode were never estimated.
 
@@ -48,6 +50,10 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
         if hasattr(module, "set_option") and hasattr(module, "to_plain")
     }
     put_in_place(plain, replacements)
+    sizes = net._wenable.plan.image_sizes
+    if sizes is not None:
+        with net.using(mode):
+            plain = sizes.to_plain(plain)
     _check_extracted(net, mode, plain)
     return plain
 

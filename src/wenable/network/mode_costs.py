@@ -2,14 +2,80 @@
 
 from __future__ import annotations
 
-from wenable.core.cost_table import CostTable, tabulated
-from wenable.core.space import Mode
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+from wenable.core.cost_table import BIT_OPERATIONS, CostTable, tabulated
+from wenable.core.space import Knob, Mode
 from wenable.network.dynamic_network import DynamicNetwork
 
 
 def macs_table(net: DynamicNetwork) -> CostTable:
-    """Return the multiply-accumulates of any mode for one example."""
+    """Return the multiply-accumulates of any mode for one example.
+
+    Raises `ValueError` if they are no sum over knobs; `tables_of_each` has a table for each part then.
+    """
+    several = knobs_of_products(net, "macs")
+    if several:
+        raise ValueError(
+            f"MACs are no sum over the knobs of this network: what a layer costs depends on"
+            f" {_names(several)} too; allowed: a constraint on another cost, or a table for each option"
+        )
     return tabulated(net.space, net.macs, "MACs", "counted")
+
+
+def knobs_of_products(
+    net: DynamicNetwork, cost: Literal["macs", "bit_operations"]
+) -> tuple[Knob, ...]:
+    """Return the knobs that change what the options of others cost: with them costs are no sum.
+
+    The size of images is one, an exit beside groups, and for bit operations the precision of the
+    network beside groups. Where each layer has a precision of its own, no table holds bit operations.
+
+    >>> import torch
+    >>> import wenable as we
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    >>> method = [we.WeightEnabling((1, 2), classifier=True), we.ImageSize((8, 6))]
+    >>> net = we.convert(model, torch.ones(1, 4, 8, 8), method=method)
+    >>> [knob.name for knob in knobs_of_products(net, "macs")]
+    ['size']
+    """
+    layers, size = net.switchable_layers, net.size_knob
+    found = {layer.exit_knob for layer in layers}
+    if cost == "bit_operations":
+        found |= {layer.precision_knob for layer in layers}
+    if size is not None and len(net.space.knobs) > 1:
+        found.add(size)
+    return tuple(knob for knob in net.space.knobs if knob.name in found)
+
+
+def tables_of_each(
+    net: DynamicNetwork, cost: Literal["macs", "bit_operations"]
+) -> tuple[CostTable, ...]:
+    """Return the tables of a counted cost: one for each combination of `knobs_of_products`.
+
+    Each is of the part of the space (`Space.fixed`) where these knobs have one option; where costs are
+    sums there is one, of the whole space. The combination of full options comes first. Empty if in the
+    parts costs are no sums either, as bit operations are if each layer has a precision of its own.
+    """
+    several = knobs_of_products(net, cost)
+    precisions = {layer.precision_knob for layer in net.switchable_layers} - {""}
+    if cost == "bit_operations" and len(precisions) > 1:
+        return ()
+    count = net.macs if cost == "macs" else net.bit_operations
+    unit = "MACs" if cost == "macs" else BIT_OPERATIONS
+    tables = []
+    for options in itertools.product(*(knob.options for knob in several)):
+        part = net.space.fixed({k.name: n for k, n in zip(several, options, strict=True)})
+        tables.append(
+            tabulated(part, lambda mode: count(net.space.mode(dict(mode))), unit, "counted")
+        )
+    return tuple(tables)
+
+
+def _names(knobs: Sequence[Knob]) -> str:
+    return " and ".join(repr(knob.name) for knob in knobs)
 
 
 def weights_table(net: DynamicNetwork) -> CostTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,33 +30,46 @@ def structure_of(net: nn.Module) -> Structure:
 
 @dataclass(frozen=True)
 class Counts:
-    """What `recount` found: the plan with other figures, and what no knob changes."""
+    """What a network costs at one size of its inputs.
 
-    plan: Plan
+    - `layers`, `left_alone`: as in a `Plan`, with the figures of this size.
+    - `fixed_macs`: what no knob changes.
+    - `macs_besides_layers`: module -> what it multiplies besides layers, attention's products, say.
+    """
+
+    layers: tuple[SwitchableLayer, ...]
+    left_alone: tuple[LeftAlone, ...]
     fixed_macs: int
-    macs_besides_layers: dict[str, int]
-    more_weights: int
+    macs_besides_layers: Mapping[str, int]
 
 
-def recount(
-    net: nn.Module, before: Structure, plan: Plan, traced: Callable[[], TracedGraph]
-) -> Counts:
-    """Return the counts of a network of which layers were replaced, added or taken out.
+def counted(plan: Plan, graph: TracedGraph, whole: int) -> Counts:
+    """Return the counts of a network as it was traced: those of its plan.
 
-    - `before`: its structure when `plan` was made; `traced`: traces it in the full mode.
+    - `whole`: the multiply-accumulates of one example.
+    """
+    fixed = whole - sum(layer.macs for layer in plan.layers)
+    return Counts(plan.layers, plan.left_alone, fixed, graph.macs_besides_layers())
+
+
+def recount(net: nn.Module, before: Structure, plan: Plan, graph: TracedGraph) -> Counts:
+    """Return the counts of a network at another size, or with layers replaced, added or taken out.
+
+    - `before`: its structure when `plan` was made; `graph`: its trace now, with every knob of its
+      layers at the full option.
 
     Raises `ValueError` if a layer with a knob is no longer the one that the knob sets.
     """
     _check_switched(net, {id(module) for module, _, _ in before}, plan)
-    graph = traced()
     layers = tuple(_of_switched(layer, graph) for layer in plan.layers)
     full = sum(product.macs for product in graph.products) // graph.examples
-    return Counts(
-        replace(plan, layers=layers, left_alone=_left_alone(net, before, plan, graph)),
-        full - sum(layer.macs for layer in layers),
-        graph.macs_besides_layers(),
-        _weights(structure_of(net)) - _weights(before),
-    )
+    fixed = full - sum(layer.macs for layer in layers)
+    return Counts(layers, _left_alone(net, before, plan, graph), fixed, graph.macs_besides_layers())
+
+
+def more_weights(before: Structure, after: Structure) -> int:
+    """Return how many weights a network has more than it had."""
+    return _weights(after) - _weights(before)
 
 
 def _check_switched(net: nn.Module, known: set[int], plan: Plan) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from wenable.core.cost_table import BIT_OPERATIONS, CostTable, tabulated
+from wenable.core.cost_table import BIT_OPERATIONS, CostTable
 from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Front, Reading
 from wenable.core.renamed import refuse_renamed
@@ -16,10 +17,11 @@ from wenable.modules.processes import several_processes
 from wenable.network.calibration import calibrate
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.network.evaluation import evaluate_each
-from wenable.network.mode_costs import macs_table
+from wenable.network.mode_costs import knobs_of_products, tables_of_each
 from wenable.search.greedy import search_greedily
 from wenable.search.measured_costs import meter_for, mode_energies, mode_latencies
 from wenable.strategies.greedy import SearchStep, greedy
+from wenable.strategies.joint import knapsack_of_each
 from wenable.strategies.knapsack import knapsack
 from wenable.strategies.nsga2 import nsga2
 from wenable.strategies.settings import (
@@ -70,9 +72,11 @@ def explore(
       each mode and a meter.
     - `strategy`: `wenable.Knapsack`, `Greedy` (WeNet's Algorithm 2), `GreedyLazy` or `NSGA2`, with
       settings or by name, `"knapsack"`, `"greedy"`, `"greedy-lazy"`, `"nsga2"`. `Greedy` takes any
-      cost; the others need costs that are sums over knobs: MACs, bit operations if no layer has both a
-      knob of groups and one of precision, or a table. Default: `Knapsack()` if costs are sums,
-      `Greedy()` otherwise.
+      cost; the others need costs that are sums over knobs: MACs, bit operations, or a table. Where the
+      size of images, an exit or the network's precision changes what other knobs cost, `Knapsack`
+      runs once for each combination of their options (`strategies.joint`), and `NSGA2` is refused.
+      Bit operations are no sums if layers have both groups and a precision of their own. Default:
+      `Knapsack()` if costs are sums, `Greedy()` otherwise.
     - `pooled`: under `torchrun`, each process is given its own part of both splits, and accuracies
       and statistics are those of all parts together.
 
@@ -95,23 +99,27 @@ def explore(
     if cost not in get_args(Cost):
         allowed = ", ".join(map(repr, get_args(Cost)))
         raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: {allowed}")
-    sums = _additive_costs(net, cost, table)
-    chosen = _checked_strategy(strategy, sums is not None, pooled)
+    tables = _known_costs(net, cost, table)
+    sums = tables[0] if len(tables) == 1 else None
+    chosen = _checked_strategy(strategy, len(tables), pooled)
+    journaled = sums is not None or (cost == "macs" and tables)
+    if getattr(chosen, "journal", None) is not None and (several_processes() or not journaled):
+        raise ValueError("`journal` needs MACs, or costs that are sums over knobs, in one process")
     for name, batches in (
         ("search_batches", search_batches),
         ("calibration_batches", calibration_batches),
     ):
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
-    if sums is not None and isinstance(chosen, Greedy | GreedyLazy) and not several_processes():
-        known = "macs" if table is None and cost == "macs" else sums
+    if journaled and isinstance(chosen, Greedy | GreedyLazy) and not several_processes():
+        known = "macs" if table is None and cost == "macs" else tables[0]
         front = search_greedily(
             net, search_batches, calibration_batches, chosen, min_accuracy=min_accuracy,
             cost=known, on_step=on_step,
         )  # fmt: skip
         return replace(front, cost=cost)
     evaluated = _Evaluated(net, search_batches, calibration_batches, pooled)
-    if sums is None or isinstance(chosen, Greedy | GreedyLazy):
+    if not tables or isinstance(chosen, Greedy | GreedyLazy):
         costs = _costs(net, cost, sums, timing)
 
         def run() -> Front:
@@ -121,11 +129,10 @@ def explore(
             )
 
     else:
-        additive = sums
 
         def run() -> Front:
             return _run_on_sums(
-                net, chosen, evaluated.accuracy, additive, min_accuracy, cost, on_step
+                net, chosen, evaluated.accuracy, tables, min_accuracy, cost, on_step
             )
 
     return evaluated.front(run)
@@ -135,21 +142,24 @@ def _run_on_sums(
     net: DynamicNetwork,
     strategy: Strategy,
     accuracy: Callable[[Mode], Reading],
-    table: CostTable,
+    tables: Sequence[CostTable],
     min_accuracy: float,
     cost: str,
     on_step: Callable[[SearchStep], None] | None,
 ) -> Front:
     """Run a strategy that needs costs to be sums over knobs."""
     if isinstance(strategy, Knapsack):
-        return knapsack(
-            net.space, accuracy, table, budgets=strategy.budgets, count=strategy.count,
+        search = functools.partial(knapsack, net.space, accuracy, tables[0])
+        if len(tables) > 1:
+            search = functools.partial(knapsack_of_each, net.space, accuracy, tables)
+        return search(
+            budgets=strategy.budgets, count=strategy.count,
             min_accuracy=min_accuracy, constraints=strategy.constraints, cost=cost,
             rounds=strategy.rounds, on_step=on_step,
         )  # fmt: skip
     assert isinstance(strategy, NSGA2)
     return nsga2(
-        net.space, accuracy, table, trials=strategy.trials, seed=strategy.seed,
+        net.space, accuracy, tables[0], trials=strategy.trials, seed=strategy.seed,
         population=strategy.population, min_accuracy=min_accuracy,
         constraints=strategy.constraints, start=strategy.start, cost=cost, on_step=on_step,
     )  # fmt: skip
@@ -211,11 +221,19 @@ class _Evaluated:
         self.modes.intersection_update(keep)
 
 
-def _checked_strategy(strategy: Strategy | str | None, sums: bool, pooled: bool) -> Strategy:
-    """Return the strategy, the default one if none is given, once it is known to fit."""
-    chosen = strategy_named(strategy or ("knapsack" if sums else "greedy"))
+def _checked_strategy(strategy: Strategy | str | None, tables: int, pooled: bool) -> Strategy:
+    """Return the strategy, the default one if none is given, once it is known to fit.
+
+    - `tables`: how many tables the costs are sums in; several are for parts of the space.
+    """
+    chosen = strategy_named(strategy or ("knapsack" if tables else "greedy"))
     several = several_processes()
-    if not isinstance(chosen, Greedy) and not sums:
+    if not isinstance(chosen, Knapsack | Greedy) and tables > 1:
+        raise ValueError(
+            f"`strategy` (={chosen.name!r}) needs costs that are sums over all knobs, and here some knobs"
+            f" change what others cost; allowed: {Knapsack.name!r}, {Greedy.name!r}"
+        )
+    if not isinstance(chosen, Greedy) and not tables:
         raise ValueError(
             f"`strategy` (={chosen.name!r}) needs costs that are sums over knobs: give the `table` of a"
             " profile, or cost='macs'"
@@ -226,8 +244,6 @@ def _checked_strategy(strategy: Strategy | str | None, sums: bool, pooled: bool)
         )
     if isinstance(chosen, GreedyLazy) and several:
         raise ValueError("`strategy` (='greedy-lazy') runs in one process; this is one of several")
-    if isinstance(chosen, Greedy) and chosen.journal is not None and (several or not sums):
-        raise ValueError("`journal` needs costs that are sums over knobs, in one process")
     return chosen
 
 
@@ -250,19 +266,20 @@ def _costs(
     return lambda modes: mode_latencies(net, modes, timing)
 
 
-def _additive_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) -> CostTable | None:
-    """Return the table that costs are taken from; None where they are no sums over knobs."""
-    if table is None and cost == "bit_operations":
-        # Bits of one knob times groups of another are a product.
-        if any(layer.precision_knob for layer in net.switchable_layers):
-            return None
-        return tabulated(net.space, net.bit_operations, BIT_OPERATIONS, "counted")
+def _known_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) -> tuple[CostTable, ...]:
+    """Return the tables that costs are taken from, one or one for each part; none if they are measured."""
     if table is None:
-        return macs_table(net) if cost == "macs" else None
+        return tables_of_each(net, cost) if cost in ("macs", "bit_operations") else ()
     if table.space != net.space:
         raise ValueError(f"`table` belongs to another network: its space is {table.space}")
     units = {"macs": "MACs", "bit_operations": BIT_OPERATIONS, "latency": "ms", "energy": "mJ"}
     unit = units[cost]
     if table.unit != unit:
         raise ValueError(f"`table` is in {table.unit}; `cost` (={cost!r}) needs {unit}")
-    return table
+    several = knobs_of_products(net, "macs")
+    if several:
+        raise ValueError(
+            f"`table` is a sum over knobs, and what a layer costs here depends on {several[0].name!r} too;"
+            " leave it out: MACs are counted, and latencies measured, for each mode"
+        )
+    return (table,)

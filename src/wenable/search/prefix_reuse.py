@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from wenable.core.space import Mode
+from wenable.layers.exits import ExitPoint
 from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import DynamicNetwork
 
@@ -105,13 +106,11 @@ class PrefixReuse:
             raise ValueError(f"`cache_mb` (={self.cache_mb}) must be at least 0")
         self._modules = dict(self.net.named_modules())
         self._modules.pop("")
-        layers = self.net.switchable_layers
-        self._macs = {each.name: each.macs for each in (*layers, *self.net.left_alone)}
-        for name, macs in self.net.macs_besides_layers.items():
-            if name:  # the network itself is never left out
-                self._macs[name] = self._macs.get(name, 0) + macs
-        self._layers = {layer.name: layer for layer in layers}
-        self._counted = {*self._macs, *self.net.switchable_norms()}
+        self._layers = {layer.name: layer for layer in self.net.switchable_layers}
+        self._multiplying = frozenset(self._macs_in(self.net.space.full))
+        # A pass that ends inside a module leaves no output of it to put in its place.
+        self._ends_early = any(isinstance(each, ExitPoint) for each in self._modules.values())
+        self._counted = {*self._multiplying, *self.net.switchable_norms()}
         inputs = _examples(self.net, seed=1)
         with in_eval_mode(self.net), torch.no_grad(), self.net.using("full"):
             self._spans = _spans(self.net, self._modules, inputs)
@@ -129,6 +128,8 @@ class PrefixReuse:
     def start(self, knob: str) -> int:
         """Return when the first layer of a knob began; -1 where the knob reuses nothing."""
         layers = [name for name, layer in self._layers.items() if knob in layer.knobs]
+        if not layers or self._ends_early:  # the size of images is set before all of them
+            return -1
         if knob in self._failed or not all(name in self._spans for name in layers):
             return -1
         return min(self._spans[name].start for name in layers)
@@ -152,7 +153,7 @@ class PrefixReuse:
             tuple(sorted(units, key=lambda name: spans[name].start)),
             frozenset(
                 name
-                for name in self._macs
+                for name in self._multiplying
                 if name in spans
                 and any(unit == name or spans[unit].encloses(spans[name]) for unit in units)
             ),
@@ -178,13 +179,20 @@ class PrefixReuse:
         """Return the MACs of one image in `mode` that run where only `knob` differs; None: all."""
         left_out = self.cut(knob, images).skipped if knob else ()
         whole = self.net.macs(mode)
-        return whole - sum(self._macs_of(name, mode) for name in left_out)
+        if not left_out:
+            return whole
+        macs = self._macs_in(mode)
+        return whole - sum(macs[name] for name in left_out)
 
-    def _macs_of(self, layer: str, mode: Mode) -> int:
-        switchable = self._layers.get(layer)
-        if switchable is None:
-            return self._macs[layer]
-        return self._macs[layer] - switchable.macs + switchable.macs_at(mode[switchable.knob])
+    def _macs_in(self, mode: Mode) -> dict[str, int]:
+        """Return what each module multiplies in a mode, at its size of images."""
+        counts = self.net.counts_in(mode)
+        found = {each.name: each.macs_in(mode) for each in counts.layers}
+        found |= {each.name: each.macs for each in counts.left_alone}
+        for name, macs in counts.macs_besides_layers.items():
+            if name:  # the network itself is never left out
+                found[name] = found.get(name, 0) + macs
+        return found
 
     # --- recording and replaying ------------------------------------------------------------------
 

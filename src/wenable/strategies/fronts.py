@@ -14,6 +14,10 @@ from wenable.strategies.constraints import Constraint
 from wenable.strategies.greedy import SearchStep
 
 
+class NotExceededError(ValueError):
+    """No mode that a search evaluated, within its constraints, is accurate enough."""
+
+
 class Evaluations:
     """What a search has evaluated: each mode once, with the cost that a table gives it.
 
@@ -81,7 +85,7 @@ class Evaluations:
         if not above:
             best = max((point.accuracy.known for point in within), default=None)
             found = "none was found" if best is None else f"the best has an accuracy of {best:.4f}"
-            raise ValueError(
+            raise NotExceededError(
                 f"`min_accuracy` (={min_accuracy}) is not exceeded by any mode that was evaluated within"
                 f" `constraints` ({', '.join(map(str, constraints)) or 'none'}): {found}"
             )

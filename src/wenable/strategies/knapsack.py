@@ -79,15 +79,10 @@ def knapsack(
     check_min_accuracy(min_accuracy)
     check_space(space, table, "`table`")
     check_constraints(space, constraints)
-    _check_budgets(table, budgets, count, rounds)
+    check_budgets(table, budgets, count, rounds)
     choices = worthwhile(space, table, constraints)
     a_round = count if budgets is None else len(budgets)
-    alone_or_full = 1 + sum(len(options) - 1 for options in choices.values())
-    most = alone_or_full + rounds * a_round
-    # Many budgets have the same solution, the more so the fewer options there are. By 96 budgets
-    # networks of 6, 7 and 18 layers had 6, 20 and 68 new modes, where 12, 28 and 72 options were
-    # evaluated alone; made-up ones had more. This is within a factor of two of all of them.
-    likely = alone_or_full + min(4 * rounds * a_round // 5, 6 * (alone_or_full - 1) // 5)
+    most, likely = planned_evaluations(space, table, constraints, rounds * a_round)
     evaluate = Evaluations(accuracy, table, most, on_step, likely=likely)
     full = evaluate(space.full)
     check_exceeded(min_accuracy, full)
@@ -116,6 +111,30 @@ def knapsack(
     return evaluate.front("knapsack", cost, min_accuracy, constraints, path)
 
 
+def planned_evaluations(
+    space: Space, table: CostTable, constraints: Sequence[Constraint], budgets: int
+) -> tuple[int, int]:
+    """Return how many modes a search evaluates at most, and how many if all goes as usual.
+
+    - `budgets`: how many are gone through in all rounds together.
+
+    >>> from wenable.core.space import Knob
+    >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
+    >>> table = CostTable(space, "ms", 1.0, {"a": {1: 4.0, 2: 2.0}, "b": {1: 4.0, 2: 2.0}})
+    >>> planned_evaluations(space, table, (), budgets=96)
+    (4, 4)
+    """
+    choices = worthwhile(space, table, constraints)
+    alone_or_full = 1 + sum(len(options) - 1 for options in choices.values())
+    there_are = math.prod(len(options) for options in choices.values())
+    most = min(alone_or_full + budgets, there_are)
+    # Many budgets have the same solution, the more so the fewer options there are. By 96 budgets
+    # networks of 6, 7 and 18 layers had 6, 20 and 68 new modes, where 12, 28 and 72 options were
+    # evaluated alone; made-up ones had more. This is within a factor of two of all of them.
+    likely = alone_or_full + min(4 * budgets // 5, 6 * (alone_or_full - 1) // 5)
+    return most, min(likely, most)
+
+
 def _telling(
     points: Sequence[Point], losses: Losses, full: Point, min_accuracy: float
 ) -> list[Point]:
@@ -136,13 +155,14 @@ def _telling(
     ]
 
 
-def _check_budgets(
+def check_budgets(
     table: CostTable, budgets: Sequence[float] | None, count: int, rounds: int
 ) -> None:
+    """Raise `ValueError` for a budget that no mode keeps, and for a number below 1."""
     for name, value in (("count", count), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"`{name}` (={value}) must be at least 1")
-    least = _least(table)
+    least = least_cost(table)
     for budget in budgets or ():
         if not least <= budget < math.inf:
             raise ValueError(
@@ -158,7 +178,7 @@ def _sweep(table: CostTable, count: int, number: int, cheapest: float) -> list[f
     - `cheapest`: what the cheapest mode costs that is known to be accurate enough. Later rounds go
       down from it by a step of the first, and by half as much each time.
     """
-    least, whole = _least(table), table.cost(table.space.full)
+    least, whole = least_cost(table), table.cost(table.space.full)
     if number > 0:
         first_step = (whole - least) / max(count - 1, 1)
         least = max(least, cheapest - first_step / 2 ** (number - 1))
@@ -167,7 +187,8 @@ def _sweep(table: CostTable, count: int, number: int, cheapest: float) -> list[f
     return list(dict.fromkeys(min(least + step * (i + shift), whole) for i in range(count)))
 
 
-def _least(table: CostTable) -> float:
+def least_cost(table: CostTable) -> float:
+    """Return what the cheapest mode costs."""
     return table.rest + sum(min(row.values()) for row in table.costs.values())
 
 

@@ -6,6 +6,7 @@ import random
 
 from wenable.core.space import Mode, RandomSource
 from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.mode_costs import knobs_of_products
 from wenable.training.config import TrainConfig
 
 
@@ -29,15 +30,23 @@ def _draw_by_options(net: DynamicNetwork, rng: RandomSource) -> Mode:
 def _draw_by_macs(net: DynamicNetwork, rng: random.Random) -> Mode:
     """Draw a cost uniformly, then make random layers one step cheaper until it is reached.
 
-    A knob that changes no MACs, as one of precision, is drawn by its options.
+    A knob that changes no MACs, as one of precision, is drawn by its options. So is one that changes
+    what others cost, as the size of images, and before them: the cost lies between those of the modes
+    that have it so.
     """
-    target = rng.uniform(net.macs("smallest"), net.macs("full"))
     knobs = {knob.name: knob for knob in net.space.knobs}
+    first = {
+        knob.name: knob.options[int(rng.random() * len(knob.options))]
+        for knob in knobs_of_products(net, "macs")
+    }
+    largest = net.space.full.replace(first)
+    target = rng.uniform(net.macs(net.space.smallest.replace(first)), net.macs(largest))
     of_knob = {name: dict.fromkeys(knob.options, 0) for name, knob in knobs.items()}
-    for layer in net.switchable_layers:
-        for n in knobs[layer.knob].options:
+    for layer in net.counts_in(largest).layers:
+        for n in knobs[layer.knob].options if layer.runs_in(largest) else ():
             of_knob[layer.knob][n] += layer.macs_at(n)
-    options, macs = dict(net.space.full), net.macs("full")
+    knobs = {name: knob for name, knob in knobs.items() if name not in first}
+    options, macs = dict(largest), net.macs(largest)
     for name, knob in knobs.items():
         if len(set(of_knob[name].values())) == 1:
             options[name] = knob.options[int(rng.random() * len(knob.options))]

@@ -1,0 +1,158 @@
+"""Several methods in one search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+
+from wenable.graph import TracedGraph
+from wenable.methods.depth import EarlyExits
+from wenable.methods.image_size import ImageSize
+from wenable.methods.laid_over import laid_over
+from wenable.methods.plan import Method, Plan
+from wenable.methods.precision import SwitchablePrecision
+from wenable.methods.weight_enabling import WeightEnabling
+from wenable.methods.width import Slimmable, UniversallySlimmable
+
+NAME = "composition"
+FEWEST_BITS = 8
+
+# In the order in which plans are made and laid over each other. Exits come last: they give modules
+# another class in place, which the others would not know.
+_KINDS: dict[type, str] = {
+    WeightEnabling: "groups",
+    Slimmable: "widths",
+    UniversallySlimmable: "widths",
+    SwitchablePrecision: "precision",
+    ImageSize: "sizes",
+    EarlyExits: "exits",
+}
+_ORDER = tuple(dict.fromkeys(_KINDS.values()))
+_UNSOUND = {
+    frozenset(
+        ("groups", "widths")
+    ): "groups are blocks of all neurons of a layer, and no layer here"
+    " multiplies by the blocks of those that a width leaves",
+    frozenset(
+        ("widths", "precision")
+    ): "no layer here rounds only the part of its weight that a width leaves",
+    frozenset(("widths", "exits")): "the branch of an exit reads all channels, of which a narrower"
+    " network has fewer",
+}
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Several methods at once: a mode has an option of each, as `1/4,size=160,precision=8-bit`.
+
+    This is what `convert` makes of a list of methods, in any order. These compose:
+
+    - `ImageSize` with every other method;
+    - `WeightEnabling` with `SwitchablePrecision` down to 8 bits, and with `EarlyExits`;
+    - `SwitchablePrecision` with `EarlyExits`.
+
+    The full mode gives the bits of the original. Norms have statistics for each whole mode, and an
+    affine for each option of the groups, of the width, or of the precision where there are neither.
+    Knobs of precision are called `precision`, or `precision.LAYER` if each layer has its own.
+
+    Raises `ValueError` for fewer than two methods, two of one kind, and those that do not compose, with
+    the reason; and when it meets a network, where one of them would, and for an exit at a layer that
+    another method replaces.
+
+    >>> both = Composition((WeightEnabling((1, 2, 4)), ImageSize((224, 160))))
+    >>> both.to_json()["methods"][1]
+    {'method': 'image-size', 'sizes': [224, 160]}
+    """
+
+    fits_bundle: ClassVar[bool] = False
+
+    methods: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        parts = [part for method in self.methods for part in getattr(method, "parts", (method,))]
+        object.__setattr__(self, "methods", tuple(parts))
+        for place, method in enumerate(parts):
+            if isinstance(method, type) or not callable(getattr(method, "plan", None)):
+                raise ValueError(
+                    f"`methods` holds {method!r}, which is no method; allowed: objects with a `plan`, as"
+                    " wenable.WeightEnabling()"
+                )
+            for other in parts[:place]:
+                _check_pair(other, method)
+        if len(parts) < 2:
+            raise ValueError(f"`methods` (={self.methods}) must hold at least two methods")
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        """The methods, for a composition of which this one is a part."""
+        return self.methods
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return {"method": NAME, "methods": [method.to_json() for method in self.methods]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Composition:
+        """Return the method written by `to_json`; raises `ValueError` where it is not one."""
+        from wenable.methods import method_from_json  # here: it knows this class by its name
+
+        if values.get("method") != NAME:
+            raise ValueError(f"`method` (={values.get('method')!r}) is not {NAME!r}")
+        try:
+            return cls(tuple(method_from_json(each) for each in values["methods"]))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
+
+    def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
+        """Return what switches in a traced network: the plans of all methods, laid over each other.
+
+        Raises `ValueError` where one of them would, and where two set the same module.
+        """
+        plans = {
+            kind_of(each): each.plan(model, graph) for each in sorted(self.methods, key=_place)
+        }
+        # As its plan says, a method has everything in it that a file can keep.
+        kept = tuple(plans[kind_of(each)].method for each in self.methods)
+        return laid_over(plans, graph, replace(self, methods=kept))
+
+
+def as_one(methods: Method | Sequence[Method] | None) -> Method:
+    """Return the method that `convert` was given: one, a list of several, or none, for weight-enabling.
+
+    >>> as_one([ImageSize((64, 48))]), as_one(None) == WeightEnabling()
+    (ImageSize(sizes=(64, 48)), True)
+    """
+    if methods is None:
+        return WeightEnabling()
+    if not isinstance(methods, Sequence):
+        return methods
+    return methods[0] if len(methods) == 1 else Composition(tuple(methods))
+
+
+def kind_of(method: Method) -> str:
+    """Return what a method switches: `"groups"`, `"sizes"`; the name of the class for one of your own."""
+    return _KINDS.get(type(method), type(method).__name__)
+
+
+def _place(method: Method) -> int:
+    kind = kind_of(method)
+    return _ORDER.index(kind) if kind in _ORDER else -1
+
+
+def _check_pair(one: Method, other: Method) -> None:
+    names = f"{type(one).__name__} and {type(other).__name__}"
+    kinds = frozenset((kind_of(one), kind_of(other)))
+    if len(kinds) == 1:
+        raise ValueError(f"`methods` holds {names}, two methods of one kind ({kind_of(one)})")
+    if kinds in _UNSOUND:
+        raise ValueError(f"`methods` holds {names}, which do not compose: {_UNSOUND[kinds]}")
+    if kinds == {"groups", "precision"}:
+        bits = next(each.bits for each in (one, other) if isinstance(each, SwitchablePrecision))
+        if bits[-1] < FEWEST_BITS:
+            raise ValueError(
+                f"`methods` holds {names} with `bits` (={bits}) below {FEWEST_BITS}, where each precision"
+                " needs norms of its own, and the groups have them here; allowed: 32, 16, 8"
+            )
