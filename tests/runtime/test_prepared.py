@@ -21,8 +21,8 @@ class World:
         self.made: list[tuple[int, int]] = []
         self.lock = threading.Lock()
         self.modes = PreparedModes(
-            MODEL.__getitem__, self.prepare, self.count, largest=40, per_batch=per_batch,
-            budget=budget,
+            MODEL.__getitem__, lambda _, *each: self.prepare(*each), self.count, largest=40,
+            per_batch=per_batch, budget=budget,
         )  # fmt: skip
 
     def count(self, model: int, batch: int) -> int:

@@ -116,7 +116,9 @@ def test_budgets_are_those_that_a_part_can_keep():
 
 def test_a_full_mode_that_is_not_accurate_enough_is_refused():
     accuracy, _ = world(4)
-    with pytest.raises(ValueError, match="cannot be reached: the full mode has an accuracy of 0.9"):
+    with pytest.raises(
+        ValueError, match=r"cannot be reached: the full mode has an accuracy of 0\.9"
+    ):
         knapsack_of_each(SPACE, accuracy, tables(), min_accuracy=0.95)
 
 

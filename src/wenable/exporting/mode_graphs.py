@@ -2,7 +2,8 @@
 
 Modes whose layers use other parts of their weights run the graph of the full mode; see
 `layers.roles.HasViews`. A knob that sets a module which does something else in each option, an early
-exit say, has a graph for each of its options.
+exit say, has a graph for each of its options. So has one that makes the images smaller: its graphs take
+images of the mode's size, and the runtime makes those that it is given smaller.
 """
 
 from __future__ import annotations
@@ -96,15 +97,15 @@ def views_of(net: DynamicNetwork, mode: Mode, read: Iterable[str]) -> dict[str, 
 
 def _knobs_with_own_graphs(net: DynamicNetwork) -> frozenset[str]:
     """Return the knobs that set something else than norms and layers with views."""
-    viewed = {name for name, _ in layers_with_views(net)}
+    modules = dict(net.named_modules())
+    same_graph = {name for name, _ in layers_with_views(net)}
+    same_graph |= {
+        name for name, module in modules.items() if isinstance(module, SwitchableBatchNorm)
+    }
     return frozenset(
         knob
         for knob, followers in net._wenable.plan.followers.items()
-        if any(
-            each.module not in viewed
-            and not isinstance(net.get_submodule(each.module), SwitchableBatchNorm)
-            for each in followers
-        )
+        if any(each.module not in same_graph for each in followers)  # the inputs among them
     )
 
 

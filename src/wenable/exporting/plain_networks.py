@@ -12,6 +12,7 @@ from torch import nn
 
 from wenable.core.space import ModeChoice
 from wenable.exporting.fake_tensors import without_fakes_left
+from wenable.layers.image_size import SmallerImagesFirst
 from wenable.modules.copying import copy_network
 from wenable.modules.example_inputs import ExampleInput
 from wenable.modules.outputs import OutputNames, output_names, tensors_of
@@ -43,9 +44,19 @@ def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
         return output_names(tried(*tried.example_batch), what)
 
 
-def tensor_inputs(net: DynamicNetwork) -> tuple[torch.Tensor, ...]:
-    """Return the tensors among the inputs of a network's example, on the CPU, for one example."""
-    return tuple(each.cpu() for each in net.example_batch if isinstance(each, torch.Tensor))
+def tensor_inputs(
+    net: DynamicNetwork, own_size: ModeChoice | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Return the tensors among the inputs of a network's example, on the CPU, for one example.
+
+    - `own_size`: a mode whose images are wanted as large as it makes them.
+    """
+    example = net.example_batch
+    sizes = net._wenable.plan.image_sizes
+    if own_size is not None and sizes is not None:
+        with net.using(own_size):
+            example = sizes(example)
+    return tuple(each.cpu() for each in example if isinstance(each, torch.Tensor))
 
 
 def other_numbers(
@@ -67,13 +78,17 @@ def other_numbers(
     return tuple(made)
 
 
-def plain_for_export(net: DynamicNetwork, mode: ModeChoice) -> nn.Module:
+def plain_for_export(net: DynamicNetwork, mode: ModeChoice, *, own_size: bool = False) -> nn.Module:
     """Return the extracted network of a mode, on the CPU, with tensors for inputs and outputs.
 
     Other inputs are those of the network's example. Several outputs are a tuple. The network keeps
     its class, as a base of its new one, and the names of its parameters.
+
+    - `own_size`: without what makes images smaller: it takes them as small as the mode has them.
     """
     plain = extract(net, mode).cpu().eval()
+    if own_size and isinstance(plain, SmallerImagesFirst):
+        plain = plain.network
     kind = type(plain)
     plain.__class__ = type(kind.__name__, (_TensorsOnly, kind), {})
     plain.__dict__["wenable_inputs"] = net._wenable.example

@@ -75,9 +75,11 @@ def _onnx_program(net: DynamicNetwork, mode: ModeChoice) -> Any:
     """Return the ONNX model of a mode, norms and weights as they are in the network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # statistics are put in for each mode
-        plain = plain_for_export(net, mode)
+        plain = plain_for_export(net, mode, own_size=True)
     # A batch of 1 would be taken for a constant.
-    examples = tuple(each.expand(2, *each.shape[1:]).contiguous() for each in tensor_inputs(net))
+    examples = tuple(
+        each.expand(2, *each.shape[1:]).contiguous() for each in tensor_inputs(net, mode)
+    )
     batch = torch.export.Dim("batch")
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -211,8 +213,8 @@ class _Marking:
 
     def _used(self) -> frozenset[str]:
         """Return the layers and norms that the network's outputs depend on."""
-        plain = plain_for_export(self.net, self.mode)
-        return modules_with_effect(plain, tensor_inputs(self.net))
+        plain = plain_for_export(self.net, self.mode, own_size=True)
+        return modules_with_effect(plain, tensor_inputs(self.net, self.mode))
 
     def _marked(self, node: Node) -> Node:
         if node.op == "Transpose" and node.inputs[0] in self.weights:

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from wenable.network.dynamic_network import (
 )
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.first_choice import TABLE
-from wenable.runtime.graph import CONVOLUTION, LINEAR
+from wenable.runtime.graph import CONVOLUTION, LINEAR, TensorType, types_to_json
 from wenable.runtime.session import Session
 from wenable.version import __version__
 
@@ -166,6 +166,7 @@ def _bundle(
         "version": VERSION,
         "wenable": __version__,
         "space": net.space.to_json(),
+        "inputs": types_to_json(network_inputs(net, graphs.graphs[0].inputs)),
         "graphs": [graph.to_json() for graph in graphs.graphs],
         "layers": [
             {
@@ -188,7 +189,9 @@ def _bundle(
         "sha256": {name: checksum(array) for name, array in tensors.items()},
     }
     # What figures that were taken of a bundle belong to: its graphs and weights, not its readings.
-    identity = json.dumps([manifest["graphs"], described, manifest["sha256"]], sort_keys=True)
+    identity = json.dumps(
+        [manifest["inputs"], manifest["graphs"], described, manifest["sha256"]], sort_keys=True
+    )
     manifest["identity"] = hashlib.sha256(identity.encode()).hexdigest()
     text = json.dumps(manifest)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -205,6 +208,14 @@ def readings_of(
 
 def _is_pointwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and is_pointwise(layer) and layer.stride == (1, 1)
+
+
+def network_inputs(net: DynamicNetwork, own: Sequence[TensorType]) -> list[TensorType]:
+    """Return the inputs that the network takes, by those of a mode, whose images may be smaller."""
+    return [
+        replace(each, shape=(None, *tensor.shape[1:]))
+        for each, tensor in zip(own, tensor_inputs(net), strict=True)
+    ]
 
 
 def _norms_of(net: DynamicNetwork, mode: Mode) -> tuple[np.ndarray, dict[str, int]]:

@@ -10,6 +10,9 @@ from torch import nn
 
 from wenable.core.resampling import resampling_weights
 
+INPUTS = "<inputs>"
+"""Stands for the inputs of a network among the modules that a knob sets: for its `ImageSizes`."""
+
 Sides = tuple[int, int]
 """Height and width of an image, in pixels."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -67,8 +67,6 @@ class Composition:
     {'method': 'image-size', 'sizes': [224, 160]}
     """
 
-    fits_bundle: ClassVar[bool] = False
-
     methods: tuple[Method, ...]
 
     def __post_init__(self) -> None:
@@ -84,6 +82,11 @@ class Composition:
                 _check_pair(other, method)
         if len(parts) < 2:
             raise ValueError(f"`methods` (={self.methods}) must hold at least two methods")
+
+    @property
+    def fits_bundle(self) -> bool:
+        """Whether a bundle can hold its modes: those of every part."""
+        return all(getattr(each, "fits_bundle", False) for each in self.methods)
 
     @property
     def parts(self) -> tuple[Method, ...]:

@@ -49,7 +49,7 @@ class ImageSize:
     Efficient Image Recognition (ECCV 2020).
     """
 
-    fits_bundle: ClassVar[bool] = False
+    fits_bundle: ClassVar[bool] = True
 
     sizes: tuple[int, ...]
 

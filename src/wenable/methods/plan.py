@@ -10,11 +10,9 @@ from torch import nn
 
 from wenable.core.space import Space
 from wenable.graph import TracedGraph
+from wenable.layers.image_size import INPUTS as INPUTS
 from wenable.layers.image_size import ImageSizes
 from wenable.layers.permutation import is_identity_shuffle
-
-INPUTS = "<inputs>"
-"""Stands for the inputs of a network among the modules that a knob sets: for their `image_sizes`."""
 
 
 @dataclass(frozen=True, slots=True)

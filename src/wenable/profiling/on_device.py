@@ -263,7 +263,7 @@ def _fastest_scheme(
         implementations = known.implementations(bundle.layers, linked, weights.options, scheme)
         graph = bundle.graph_of(number)
         runner = engine.prepare(build_model(graph, bundle.layers, weights, implementations))
-        calls[scheme] = partial(runner, bundle.example())
+        calls[scheme] = partial(runner, bundle.example(number=number))
     found = measure_latencies(calls, timing)
     return min(found, key=lambda scheme: found[scheme].known)
 

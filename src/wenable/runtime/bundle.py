@@ -28,7 +28,8 @@ from wenable.runtime.bundle_file import FORMAT as FORMAT
 from wenable.runtime.bundle_file import VERSION as VERSION
 from wenable.runtime.bundle_file import BundleError, one_line, read_bundle_file
 from wenable.runtime.bundle_file import checksum as checksum
-from wenable.runtime.graph import Graph, TensorType
+from wenable.runtime.graph import Graph, TensorType, types_from_json
+from wenable.runtime.image_sizes import check_inputs
 from wenable.runtime.manifest import ExportedMode as ExportedMode
 from wenable.runtime.manifest import (
     as_newest,
@@ -79,6 +80,10 @@ class Bundle:
         self.space = read_space(object_of(manifest["space"], "`space`"))
         graphs = list_of(manifest["graphs"], "`graphs`", least=1)
         self._graphs = [Graph.from_json(each) for each in graphs]
+        self.inputs = self._graphs[0].inputs
+        """The inputs of the network; a mode may take smaller images, see `inputs_of`."""
+        if "inputs" in manifest:
+            self.inputs = types_from_json(list_of(manifest["inputs"], "`inputs`", least=1))
         layers = [read_layer(each, self.space) for each in list_of(manifest["layers"], "`layers`")]
         self.layers = {each.name: each for each in layers}
         check_unlike([each.name for each in layers], "layer")
@@ -161,13 +166,22 @@ class Bundle:
 
     def _check_mode(self, number: int, outputs: list[Any] | None) -> list[Any]:
         exported, graph = self.modes[number], self.graph_of(number)
-        check_alike(self._graphs[0].inputs, graph.inputs, "inputs")
+        check_inputs(self.inputs, graph.inputs)
         check_alike(self._graphs[0].outputs, graph.outputs, "outputs")
         tensors, channels = self._cut.of(exported.views), self._channels_of(number)
         found = check_mode(graph, tensors, exported.views, self.layers, channels)
-        if outputs is not None and found != outputs:
+        if outputs is not None and not self._fit(found, outputs, graph):
             raise ValueError(f"mode {exported.mode} makes outputs of shapes {found}, not {outputs}")
         return found
+
+    def _fit(self, found: list[Any], outputs: list[Any], graph: Graph) -> bool:
+        """Say whether outputs have the shapes of other modes'; of smaller images they may be smaller."""
+        if graph.inputs == self._graphs[0].inputs:
+            return found == outputs
+        same = [(len(each), each[:2]) for each in found] == [
+            (len(each), each[:2]) for each in outputs
+        ]
+        return same and all(a == b or len(a) == 4 for a, b in zip(found, outputs, strict=True))
 
     def _channels_of(self, number: int) -> dict[str, int]:
         """Return norm -> its channels in a mode."""
@@ -200,10 +214,9 @@ class Bundle:
         """The bytes of its weights and constants."""
         return sum(each.nbytes for each in self._tensors.values())
 
-    @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The inputs of the network, which are those of every mode."""
-        return self._graphs[0].inputs
+    def inputs_of(self, number: int) -> tuple[TensorType, ...]:
+        """Return the inputs that the graph of mode `number` takes: smaller images, if it has them."""
+        return self._graphs[self.modes[number].graph].inputs
 
     def graph_of(self, number: int) -> Graph:
         """Return the graph that mode `number` runs, with the groups that its layers have in it."""
@@ -247,10 +260,13 @@ class Bundle:
             " only that were exported"
         )
 
-    def example(self, batch: int = 1) -> dict[str, np.ndarray]:
-        """Return inputs to try it with, by name: random numbers, or zeros for whole ones."""
+    def example(self, batch: int = 1, number: int | None = None) -> dict[str, np.ndarray]:
+        """Return inputs to try it with, by name: random numbers, or zeros for whole ones.
+
+        - `number`: of the mode whose graph gets them; without it those that a session takes.
+        """
         rng, arrays = np.random.default_rng(0), {}
-        for each in self.inputs:
+        for each in self.inputs if number is None else self.inputs_of(number):
             shape, dtype = (batch, *(size or 1 for size in each.shape[1:])), np.dtype(each.dtype)
             drawn = rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
             arrays[each.name] = drawn.astype(dtype)

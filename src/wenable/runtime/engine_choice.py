@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from functools import partial
 
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -55,7 +56,6 @@ def fastest_engine(bundle: Bundle, threads: int | None) -> str:
 
 
 def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[str, float]:
-    inputs = bundle.example()
     calls: dict[tuple[str, int], Callable[[], object]] = {}
     problems = []
     for name in names:
@@ -63,7 +63,7 @@ def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[
         known = kept_profile(bundle.structure, engine)  # what is timed is what a session will run
         first_choice = FirstChoice(bundle, engine)
         for number in {0, len(bundle.modes) - 1}:
-            weights = bundle.weights_of(number)
+            weights, inputs = bundle.weights_of(number), bundle.example(number=number)
             scheme = scheme_of(known, str(bundle.modes[number].mode))
             scheme = first_choice.scheme(number) if scheme is None else scheme
             implementations = known.implementations(
@@ -77,7 +77,7 @@ def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[
             except EngineError as error:
                 problems.append(str(error))
                 break
-            calls[name, number] = lambda runner=runner: runner(inputs)
+            calls[name, number] = partial(runner, inputs)
     if not calls:
         raise EngineError(f"no installed engine takes {bundle.path}: {problems[0]}")
     found = measure_latencies(calls, _TIMING)

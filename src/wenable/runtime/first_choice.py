@@ -73,7 +73,7 @@ class FirstChoice:
 
     def _timed(self, number: int) -> str:
         bundle, weights = self._bundle, self._bundle.weights_of(number)
-        inputs, calls = bundle.example(), {}
+        inputs, calls = bundle.example(number=number), {}
         for scheme in (AS_WRITTEN, TABLE):
             ways = self._ways(number, scheme)
             model = build_model(bundle.graph_of(number), bundle.layers, weights, ways)

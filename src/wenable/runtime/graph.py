@@ -76,8 +76,8 @@ class Graph:
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back."""
         return {
-            "inputs": [_type_to_json(each) for each in self.inputs],
-            "outputs": [_type_to_json(each) for each in self.outputs],
+            "inputs": types_to_json(self.inputs),
+            "outputs": types_to_json(self.outputs),
             "opset": self.opset,
             "nodes": [
                 {
@@ -101,8 +101,8 @@ class Graph:
         try:
             values = _object(values, "what it holds")
             graph = cls(
-                tuple(_type_from_json(each) for each in _list(values["inputs"], "inputs", 1)),
-                tuple(_type_from_json(each) for each in _list(values["outputs"], "outputs", 1)),
+                types_from_json(_list(values["inputs"], "inputs", 1)),
+                types_from_json(_list(values["outputs"], "outputs", 1)),
                 tuple(map(_node_from_json, _list(values["nodes"], "nodes", 1, _MOST_NODES))),
                 values["opset"],
             )
@@ -151,8 +151,14 @@ def consumers(nodes: Sequence[Node]) -> dict[str, list[int]]:
     return found
 
 
-def _type_to_json(tensor: TensorType) -> dict[str, Any]:
-    return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+def types_to_json(types: Sequence[TensorType]) -> list[dict[str, Any]]:
+    """Return plain values that `types_from_json` reads back."""
+    return [{"name": each.name, "dtype": each.dtype, "shape": list(each.shape)} for each in types]
+
+
+def types_from_json(values: Sequence[Any]) -> tuple[TensorType, ...]:
+    """Return what `types_to_json` wrote; raises `ValueError` where it is not that."""
+    return tuple(_type_from_json(each) for each in values)
 
 
 def _list(values: Any, what: str, least: int = 0, most: int = _MOST_ENTRIES) -> list[Any]:

@@ -88,7 +88,7 @@ class KernelChoice:
             if known == KERNELS:
                 return planned
             model, before = build(), waited_s()
-            chosen = self._timed(model, planned)
+            chosen = self._timed(number, model, planned)
             after = waited_s()
             undisturbed = None in (before, after) or (after or 0) - (before or 0) < MOST_WAITING_S
             self._remembered.note(mode, chosen, keep=undisturbed)
@@ -110,8 +110,8 @@ class KernelChoice:
             self._refused[kind] = str(error)
             return None
 
-    def _timed(self, model: bytes, planned: PlannedMode) -> str:
-        inputs = self._bundle.example()
+    def _timed(self, number: int, model: bytes, planned: PlannedMode) -> str:
+        inputs = self._bundle.example(number=number)
         calls = {KERNELS: partial(planned.runner, inputs)}
         try:
             runner = self._engine.prepare(model)

@@ -46,7 +46,7 @@ class PreparedModes:
     """Prepares modes at their first use and drops those not used for longest beyond a budget.
 
     - `build`: returns the model of a mode by its number, whose length is its bytes.
-    - `prepare`: makes the runner of a model, for a size of batch.
+    - `prepare`: makes the runner of a mode by its number and model, for a size of batch.
     - `count`: returns the bytes that a model of so many bytes takes for a size of batch.
     - `largest`: bytes of a model that was not built yet, at most.
     - `per_batch`: whether a runner serves one size of batch only.
@@ -56,7 +56,7 @@ class PreparedModes:
     def __init__(
         self,
         build: Callable[[int], Sized],
-        prepare: Callable[[Any, int], Runner],
+        prepare: Callable[[int, Any, int], Runner],
         count: Callable[[int, int], int],
         *,
         largest: int,
@@ -204,7 +204,7 @@ class PreparedModes:
         size = self._count(len(model), batch)
         self._make_room(size)
         with no_fork_meanwhile():
-            runner = self._prepare(model, batch)
+            runner = self._prepare(key[0], model, batch)
         del model
         give_back()  # writing and compiling a model takes several times what stays
         self._seconds[key[0]] = self._clock() - begun

@@ -24,6 +24,8 @@ from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
+from wenable.runtime.graph import TensorType
+from wenable.runtime.image_sizes import with_smaller_images
 from wenable.runtime.images import prepare_pixels
 from wenable.runtime.implementations import Implementation
 from wenable.runtime.kernel_choice import KERNELS, KernelChoice, chosen_by_profiles
@@ -88,8 +90,9 @@ class Session:
             kernels = None
         self.engine: Engine = open_engine(engine, threads)
         self._numbers: dict[ModeChoice, int] = {}
-        self._wanted = [
-            (each.name, np.dtype(each.dtype), tuple(each.shape[1:])) for each in self.bundle.inputs
+        self._wanted = _wanted(self.bundle.inputs)
+        self._wanted_of = [
+            _wanted(self.bundle.inputs_of(number)) for number in range(len(self.bundle.modes))
         ]
         self.profile = self._profile(profile)
         self._choose = choose
@@ -192,17 +195,16 @@ class Session:
         """
         started, load = time.perf_counter(), self._load
         x = self._prepared_images(x)
-        inputs = self._inputs(x)
+        if mode is not None and (deadline_ms, max_energy_mj) != (None, None):
+            raise ValueError(f"`mode` (={mode}) and a limit were both given; ask for one of them")
+        limited = (deadline_ms, max_energy_mj) != (None, None)
+        number = None if limited else 0 if mode is None else self._number_of(mode)
+        inputs = self._inputs(x, number)
         batch = len(x[0] if isinstance(x, tuple) else x)
         load.running.append(None)
         try:
-            if deadline_ms is None and max_energy_mj is None:
-                number = 0 if mode is None else self._number_of(mode)
+            if number is not None:
                 outputs = self._prepared.call(number, batch, inputs)
-            elif mode is not None:
-                raise ValueError(
-                    f"`mode` (={mode}) and a limit were both given; ask for one of them"
-                )
             else:
                 outputs = self._limited.run(
                     inputs, batch, started, deadline_ms=deadline_ms,
@@ -290,19 +292,26 @@ class Session:
             )
         return prepare_pixels(x, self.bundle.preprocessing)
 
-    def _inputs(self, x: Any) -> Mapping[str, np.ndarray]:
+    def _inputs(self, x: Any, number: int | None) -> Mapping[str, np.ndarray]:
+        """Return the inputs by name, checked: of the network's sizes, or of those of mode `number`."""
+        own = self._wanted if number is None else self._wanted_of[number]
         given = x if isinstance(x, tuple) else (x,)
         if len(given) != len(self._wanted):
             raise ValueError(f"`x` must be {len(self._wanted)} arrays, not {len(given)}")
         found: dict[str, np.ndarray] = {}
-        for array, (name, dtype, shape) in zip(given, self._wanted, strict=True):
+        for array, (name, dtype, shape), (*_, smaller) in zip(
+            given, self._wanted, own, strict=True
+        ):
             if not isinstance(array, np.ndarray) or array.dtype != dtype:
                 kind = getattr(array, "dtype", type(array).__name__)
                 raise ValueError(f"`x` ({kind}) must be a numpy array of {dtype}")
-            if array.shape[1:] != shape or not array.ndim or not len(array):
-                sizes = ", ".join(map(str, ("N", *shape)))
+            if array.shape[1:] not in (shape, smaller) or not array.ndim or not len(array):
+                shapes = " or ".join(
+                    f"({', '.join(map(str, ('N', *each)))})"
+                    for each in dict.fromkeys((shape, smaller))
+                )
                 raise ValueError(
-                    f"`x` (of shape {array.shape}) must have shape ({sizes}), N above 0"
+                    f"`x` (of shape {array.shape}) must have shape {shapes}, N above 0"
                 )
             if array.dtype.kind == "f" and not _is_finite(array):
                 raise ValueError("`x` holds NaN or infinity")
@@ -345,12 +354,12 @@ class Session:
             self._on_kernels.add(number)
         return model
 
-    def _runner(self, model: bytes | PlannedMode, batch: int) -> Runner:
+    def _runner(self, number: int, model: bytes | PlannedMode, batch: int) -> Runner:
         if isinstance(model, PlannedMode):
-            return model.runner
-        if self.engine.per_batch:
-            return self.engine.prepare(model, batch)
-        return self.engine.prepare(model)
+            runner = model.runner
+        else:
+            runner = self.engine.prepare(model, *([batch] if self.engine.per_batch else []))
+        return with_smaller_images(runner, self.bundle.inputs, self.bundle.inputs_of(number))
 
     def _held_bytes(self, model: int, batch: int) -> int:
         return self.engine.held_bytes(model, self.bundle.computed_bytes(batch))
@@ -380,6 +389,11 @@ class Session:
             scheme = self._first_choice.scheme(number)
         linked = self.bundle.chains_of(number)
         return self.profile.implementations(layers, linked, options, scheme)
+
+
+def _wanted(inputs: Iterable[TensorType]) -> list[tuple[str, np.dtype[Any], tuple[Any, ...]]]:
+    """Return name, type and shape without the batch of each input."""
+    return [(each.name, np.dtype(each.dtype), tuple(each.shape[1:])) for each in inputs]
 
 
 def _is_finite(array: np.ndarray) -> bool:
