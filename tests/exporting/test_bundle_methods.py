@@ -214,7 +214,7 @@ with Session(path, engine="onnxruntime", threads=1) as session:
         print(mode, session.run(np.load(x), mode=mode).ravel()[:2].tolist())
     session.warm_up()
     assert session.run(np.load(x)[:1], deadline_ms=1000).shape == (1, 5)
-    print(session.controller().decisions[-1].mode)
+    print(session.controller().decisions[-1].name)
 """
 
 
