@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from wenable.core.space import Mode
-from wenable.exporting.int8_check import TOLERANCE, largest_difference, simulation_noise
+from wenable.exporting.int8_check import largest_difference, simulation_noise
 from wenable.modules.outputs import tensors_of
 
+TOLERANCE = 0.01
+"""How far an answer may be off, as a share of the largest: a few inputs of a layer are rounded to the next
+integer, a 255th of their range."""
 NOISE_TIMES = 5
 """How many times what rounding makes of the simulation itself an engine may be off on top."""
 
@@ -28,7 +31,7 @@ def check_rounded(
     - `plain`: the extracted network, which rounds in floating point; `found`: the engine's answers.
 
     An engine sums integers where the simulation sums floats, so that a sum which lies between two
-    integers of the next layer may be rounded the other way. An answer may be off by 5 % of the largest,
+    integers of the next layer may be rounded the other way. An answer may be off by 1 % of the largest,
     and by five times what such decisions make of the simulation itself.
     """
     with torch.no_grad():

@@ -62,7 +62,7 @@ def export(
       a mode adds its norms and how it uses the weights.
     - `engine`: the one that every mode is checked on before the file is written: its answers must be
       those of the extracted network to 1e-4 of the largest. Of modes in few bits, where rounding
-      decides, to 5 % of the largest, and five times what it makes of the simulation itself. The bundle
+      decides, to 1 % of the largest, and five times what it makes of the simulation itself. The bundle
       runs on other engines as well.
     - `readings`: for each mode by name, as "accuracy" or "latency"; the runtime chooses by them.
     - `ids`: short names of the modes, as `Front.ids` has them, so that they are called the same in
