@@ -26,6 +26,11 @@ from tests.helpers.networks import Tokens, give_norms_a_past
 from tests.helpers.small_families import SMALL_FAMILIES
 from wenable import zoo
 from wenable.exporting import writing
+from wenable.measure import NoMeter
+from wenable.measure.latency import TimingPlan
+from wenable.profiling import profile
+from wenable.profiling.plan import ProfilePlan
+from wenable.profiling.verification import verify
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import EngineError
 from wenable.runtime.engines import installed_engines
@@ -214,7 +219,7 @@ with Session(path, engine="onnxruntime", threads=1) as session:
         print(mode, session.run(np.load(x), mode=mode).ravel()[:2].tolist())
     session.warm_up()
     assert session.run(np.load(x)[:1], deadline_ms=1000).shape == (1, 5)
-    print(session.controller().decisions[-1].mode)
+    print(session.controller().decisions[-1].name)
 """
 
 
@@ -238,6 +243,35 @@ def test_a_device_without_torch_runs_the_modes_and_keeps_a_deadline(tmp_path: Pa
     assert chosen in session.modes
 
 
+QUICK = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=1.0)
+
+
+@pytest.mark.parametrize("method", ["slimmable", "exits", "groups and precision"])
+def test_modes_are_profiled_and_verified_as_wholes(method: str):
+    made = written(method)
+    plan = ProfilePlan(mixtures=1, scheme_timing=QUICK, mode_timing=QUICK)
+    found = profile(
+        made.path, engine="onnxruntime", threads=1, plan=plan, meter=NoMeter("not asked")
+    )
+    modes = {str(made.net.space.mode(mode)) for mode in MODES[method]}
+    assert set(found.latencies) == modes
+    assert found.table is None
+    knob = {"slimmable": "width", "exits": "exit", "groups and precision": "precision"}[method]
+    assert any(each.startswith(f"no cost table: the knob {knob!r}") for each in found.events)
+    grouped = method == "groups and precision"
+    assert bool(found.times_ms) == grouped
+    assert (
+        any(each.startswith("no times of layers: none runs in") for each in found.events) != grouped
+    )
+    verified = verify(made.path, found, engine="onnxruntime", timing=QUICK)
+    assert verified.predicted == {mode: found.latencies[mode].known for mode in modes}
+    assert set(verified.measured) == set(verified.repeated) == modes
+    with pytest.raises(ValueError, match=r"was not exported|is no option|no knob"):
+        verify(made.path, found, also=["1/3"], timing=QUICK)
+    with Session(made.path, engine="onnxruntime", threads=1) as session:
+        assert session.profile == found  # it was kept for this user
+
+
 def test_a_mode_that_is_rounded_otherwise_is_not_written(tmp_path: Path, monkeypatch: Any):
     net = converted_by("precision")
     views_of = writing.views_of
@@ -250,7 +284,7 @@ def test_a_mode_that_is_rounded_otherwise_is_not_written(tmp_path: Path, monkeyp
         }
 
     monkeypatch.setattr(writing, "views_of", wrong)
-    with pytest.raises(RuntimeError, match=r"mode 8-bit differs on .*, more than .* nothing was"):
+    with pytest.raises(RuntimeError, match=r"the layer 'block1.conv1' in mode 8-bit differs"):
         we.export(net, ["8-bit"], tmp_path / "net.wen")
     assert not list(tmp_path.iterdir())
 

@@ -341,7 +341,7 @@ HOSTILE = {
         _tensor("weights.block1.conv1.weight", lambda a: a.astype(np.int32)), "type int32",
     ),
     "a tensor of complex numbers": (
-        _tensor("constants.val_5", lambda a: a.astype(np.complex64)), "has type C64; allowed: F64",
+        _tensor("weights.fc.bias", lambda a: a.astype(np.complex64)), "has type C64; allowed: F64",
     ),
     "a tensor missing": (lambda _, t: t.pop("weights.fc.weight"), "lacks the tensor 'fc.weight'"),
 }  # fmt: skip

@@ -1,16 +1,30 @@
-"""Whether an engine gives the answers of a mode of few bits, where rounding decides some of them."""
+"""Whether an engine gives the answers of a mode of few bits, where rounding decides some of them.
+
+Layer by layer, where little can add up, and as a whole; as `int8_check.py` does for an int8 file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from wenable.core.space import Mode
-from wenable.exporting.int8_check import TOLERANCE, largest_difference, simulation_noise
+from wenable.exporting.int8_check import (
+    LAYER_TOLERANCE,
+    TOLERANCE,
+    largest_difference,
+    simulation_noise,
+)
 from wenable.modules.outputs import tensors_of
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.runtime.building import build_model, norms_to_fold
+from wenable.runtime.graph import Graph, Node, TensorType
+from wenable.runtime.session import Session
+from wenable.runtime.sizes import value_shapes
 
 NOISE_TIMES = 5
 """How many times what rounding makes of the simulation itself an engine may be off on top."""
@@ -43,3 +57,54 @@ def check_rounded(
             f"mode {mode} differs on {engine} from the extracted network by {difference:.1%} of its"
             f" largest output, more than {allowed:.1%}; nothing was written"
         )
+
+
+def check_rounded_layers(
+    net: DynamicNetwork,
+    plain: nn.Module,
+    session: Session,
+    mode: Mode,
+    inputs: tuple[np.ndarray, ...],
+) -> None:
+    """Raise `RuntimeError` where a rounded layer gives another output than the simulated one.
+
+    Both are given what the engine gives the layer. One integer of its input may be rounded otherwise, so
+    2 % of the largest output are allowed.
+    """
+    bundle, number = session.bundle, session.bundle.number_of(mode)
+    graph, weights = bundle.graph_of(number), bundle.weights_of(number)
+    layers = list(_layers(graph, weights.roundings))
+    shapes = value_shapes(graph, weights.tensors)
+    known = {each.name for each in (*graph.inputs, *graph.outputs)}
+    ends = dict.fromkeys(name for start, end, _, _ in layers for name in (start, end))
+    more = tuple(
+        TensorType(name, "float32", (None, *shapes[name][1:])) for name in ends if name not in known
+    )
+    seen = replace(graph, outputs=(*graph.outputs, *more))
+    model = build_model(seen, bundle.layers, weights, session.implementations(number))
+    given = {each.name: array for each, array in zip(graph.inputs, inputs, strict=True)}
+    found = session.engine.prepare(model)(given)
+    values = given | {each.name: array for each, array in zip(seen.outputs, found, strict=True)}
+    for start, end, name, norm in layers:
+        with torch.no_grad():
+            expected = plain.get_submodule(name)(torch.from_numpy(values[start]))
+            if norm:
+                part = net.switchable_norms()[norm].name_in_plain
+                expected = plain.get_submodule(".".join(filter(None, (norm, part))))(expected)
+        difference = largest_difference([torch.from_numpy(values[end])], [expected])
+        if not difference <= LAYER_TOLERANCE:
+            raise RuntimeError(
+                f"the layer {name!r} in mode {mode} differs on {session.engine.name} from the simulated"
+                f" one by {difference:.1%} of its largest output; at most {LAYER_TOLERANCE:.0%} is allowed,"
+                " and nothing was written"
+            )
+
+
+def _layers(graph: Graph, rounded: Container[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield what a rounded layer reads and makes, its name, and the norm that is folded into it."""
+    folded = norms_to_fold(graph)
+    for number, node in enumerate(graph.nodes):
+        weight = node.inputs[1] if len(node.inputs) > 1 else ""
+        if weight in rounded:
+            norm = graph.nodes[folded[number]] if number in folded else Node("", (), node.outputs)
+            yield node.inputs[0], norm.outputs[0], weight.removesuffix(".weight"), norm.layer

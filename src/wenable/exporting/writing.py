@@ -30,7 +30,7 @@ from wenable.exporting.plain_networks import (
     plain_for_export,
     tensor_inputs,
 )
-from wenable.exporting.rounded_check import check_rounded
+from wenable.exporting.rounded_check import check_rounded, check_rounded_layers
 from wenable.layers.implementations import is_pointwise
 from wenable.modules.outputs import OutputNames
 from wenable.modules.passes import in_eval_mode
@@ -62,7 +62,8 @@ def export(
       a mode adds its norms and how it uses the weights.
     - `engine`: the one that every mode is checked on before the file is written: its answers must be
       those of the extracted network to 1e-4 of the largest. Of modes in few bits, where rounding
-      decides, to 5 % of the largest, and five times what it makes of the simulation itself. The bundle
+      decides, to 5 % of the largest, and five times what it makes of the simulation itself; and each
+      layer by itself to 2 %. The bundle
       runs on other engines as well.
     - `readings`: for each mode by name, as "accuracy" or "latency"; the runtime chooses by them.
     - `ids`: short names of the modes, as `Front.ids` has them, so that they are called the same in
@@ -265,6 +266,7 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
                 found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
                 answers = found if isinstance(found, tuple) else (found,)
                 if session.bundle.weights_of(session.bundle.number_of(mode)).roundings:
+                    check_rounded_layers(net, plain, session, mode, arrays)
                     check_rounded(plain, inputs, answers, mode, engine)
                 else:
                     check_agreement(plain, inputs, answers, mode, engine)

@@ -73,7 +73,8 @@ class SlimmableLayer(nn.Module):
         if self.option == self.knob.options[0]:
             return {}
         width = self.width
-        groups = None if width.groups == 1 else width.groups
+        whole = self.widths[self.knob.options[0]]
+        groups = None if width.groups == whole.groups else width.groups
         found = {"weight": View(width.outputs, width.inputs // width.groups, groups)}
         if self.bias is not None:
             found["bias"] = View(width.outputs)

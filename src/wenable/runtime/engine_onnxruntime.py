@@ -70,6 +70,8 @@ class OnnxRuntime:
         options.log_severity_level = 4  # what is wrong is raised; nothing goes to the terminal
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # Of integers: without VNNI pairs of products are summed in 16 bits, and may not fit.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             # Whoever makes the first session has denormals flushed from then on, and all threads that
             # it starts: a thread of its own leaves the caller's arithmetic as it was.

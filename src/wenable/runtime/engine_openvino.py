@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,12 +36,28 @@ class _Cores:
         with self._opening:
             if self._core is None:
                 self._core = openvino.Core()
+                if _sums_in_16_bits():
+                    # Layers of 8 bits are computed in floating point then, which is exact. The setting is
+                    # not among the documented ones.
+                    with contextlib.suppress(RuntimeError):
+                        self._core.set_property("CPU", {"LP_TRANSFORMS_MODE": False})
             return self._core
 
     def after_fork(self) -> None:
         """Abandon what holds threads that did not come along."""
         abandon(self._core)
         self._core, self._opening = None, threading.Lock()
+
+
+def _sums_in_16_bits() -> bool:
+    """Say whether this is an x86 processor without VNNI: pairs of 8-bit products may not fit there."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:  # not Linux: nothing tells
+        return True
+    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(flags)
 
 
 _cores = _Cores()
