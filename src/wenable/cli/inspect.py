@@ -23,11 +23,10 @@ from wenable.cli.terminal import (
     plain_table,
     print_json,
 )
-from wenable.core.space import Mode
 from wenable.methods.plan import SwitchableLayer
 from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.network.image_sizes import maps_that_shrink
+from wenable.network.image_sizes import maps_that_shrink, modes_of_sizes
 from wenable.zoo import MadeFor, full_name
 
 
@@ -108,15 +107,6 @@ def describe(net: DynamicNetwork) -> dict[str, Any]:
     }
 
 
-def modes_of_sizes(net: DynamicNetwork) -> tuple[Mode, ...]:
-    """Return the full mode at each size of the images; none where there is no such knob."""
-    knob = net.size_knob
-    if knob is None:
-        return ()
-    options = net.space.knobs[net.space.position(knob)].options
-    return tuple(net.space.full.replace({knob: option}) for option in options)
-
-
 def products_without_weights(net: DynamicNetwork) -> int:
     """Return the MACs of the full mode that no layer has: those of attention, say."""
     listed = (*net.switchable_layers, *net.left_alone)
@@ -145,10 +135,7 @@ def _print_sizes(console: Console, net: DynamicNetwork) -> None:
     modes = modes_of_sizes(net)
     if not modes or len(net.space.knobs) == 1:  # those are its uniform modes
         return
-    knob = net.space.knobs[net.space.position(net.size_knob or "")]
-    sizes = ", ".join(
-        f"{knob.text(mode[knob.name])}: {net.macs(mode) / 1e6:,.2f} M" for mode in modes
-    )
+    sizes = ", ".join(f"{mode}: {net.macs(mode) / 1e6:,.2f} M" for mode in modes)
     shrink = maps_that_shrink(net)
     also = f"; outputs that shrink with the image: {', '.join(shrink)}" if shrink else ""
     console.print(f"MACs of the full mode at each image size: {sizes}{also}")
