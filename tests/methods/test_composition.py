@@ -1,6 +1,7 @@
 """Methods in one space: costs by counting, modes beside extracted networks, pairs that are refused."""
 
 import copy
+import functools
 import itertools
 import json
 import random
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import wenable as we
+from tests.helpers.algorithm_2 import algorithm_2
 from tests.helpers.networks import SmallResNet, small_resnet
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Point, Reading, non_dominated
@@ -79,8 +81,8 @@ def test_the_full_mode_gives_the_bits_of_the_network(composed):
     x = images()
     net.set_mode("full")
     assert torch.equal(net(x), model(x))
-    assert isinstance(net, SmallResNet)
     assert modes[0] == net.space.smallest
+    assert isinstance(net, SmallResNet)
 
 
 def test_modes_are_written_as_they_are_read(composed):
@@ -197,7 +199,7 @@ def test_what_does_not_compose_is_refused_with_the_reason(methods, message: str)
 
 def test_an_exit_at_a_layer_that_switches_is_refused():
     with pytest.raises(ValueError, match=r"'block1\.conv2' would be switched by groups"):
-        converted([GROUPS, we.EarlyExits("block1.conv2")])
+        converted([GROUPS, we.EarlyExits(("block1.conv2",))])
 
 
 def test_one_method_in_a_list_is_that_method():
@@ -252,6 +254,20 @@ def test_a_joint_space_is_searched_by_macs(strategy):
         tables = tables_of_each(net, "macs")
         most = planned_evaluations_of_each(net.space, tables, count=4, rounds=2)
         assert front.evaluations <= most == steps[0].most
+
+
+@pytest.mark.parametrize("second", [we.ImageSize((12, 6)), EXITS])
+def test_greedy_in_a_joint_space_takes_the_path_of_the_plain_algorithm(second):
+    """Candidates share passes and race; neither may show, nor what a cut-off pass left out."""
+    model, paths = small_resnet(), []
+    data = [(images(), LABELS)]
+    for search in (functools.partial(we.explore, strategy="greedy"), algorithm_2):
+        torch.manual_seed(0)  # the branch of an exit is drawn
+        net = converted([we.WeightEnabling((1, 4), only="block*.conv1"), second], model)
+        front = search(net, data, data, min_accuracy=0.0)
+        assert all(net.is_calibrated(point.mode) for point in front.points)
+        paths.append([(str(point.mode), point.accuracy.known) for point in front.path])
+    assert paths[0] == paths[1]
 
 
 def test_the_front_of_a_joint_space_is_that_of_all_its_modes():
