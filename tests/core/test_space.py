@@ -340,3 +340,51 @@ def test_in_a_mixed_space_each_kind_of_text_names_an_option_that_there_is():
     for text in ("1/3", "0.3", "1/2,width=0.3", "1/2,a=1/3"):
         with pytest.raises(ValueError, match=r"`(mode|groups)`"):
             mixed.mode(text)
+
+
+# --- knobs that only their name sets --------------------------------------------------------------
+
+SIZE = Knob("size", (1, 2, 3), labels=("64", "48", "32"), by_name=True)
+PRECISION = Knob("precision", (1, 4), labels=("32-bit", "8-bit"))
+WIDTH = Knob("width", (1, 2), labels=("1", "0.5"))
+GROUPS = tuple(Knob(name, (1, 2, 4)) for name in "ab")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "text", "options"),
+    [
+        ((SIZE, *GROUPS), "1/4", (1, 4, 4)),
+        ((SIZE, *GROUPS), "1/4,size=48", (2, 4, 4)),
+        ((SIZE, *GROUPS), "1,size=32", (3, 1, 1)),
+        ((SIZE, *GROUPS), "48,1/2,1/4", (2, 2, 4)),
+        ((SIZE, PRECISION, *GROUPS), "1/4,size=48,precision=8-bit", (2, 4, 4, 4)),
+        ((SIZE, PRECISION, *GROUPS), "8-bit,size=48", (2, 4, 1, 1)),
+        ((SIZE, WIDTH), "0.5,size=32", (3, 2)),
+        ((SIZE, WIDTH), "1,size=32", (3, 1)),
+        ((SIZE,), "48", (2,)),
+    ],
+)
+def test_an_option_for_all_leaves_knobs_that_only_their_name_sets(knobs, text: str, options):
+    space = Space(knobs)
+    mode = space.mode(text)
+    assert mode.options == options
+    assert str(mode) == text
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+def test_uniform_modes_leave_knobs_that_only_their_name_sets():
+    space = Space((SIZE, *GROUPS))
+    assert [str(mode) for mode in space.uniform_modes()] == ["1", "1/2", "1/4"]
+    assert [str(mode) for mode in Space((SIZE,)).uniform_modes()] == ["64", "48", "32"]
+    with pytest.raises(ValueError, match="'40', which is no option of 'size'; allowed: 64, 48, 32"):
+        space.mode("1/2,size=40")
+
+
+def test_a_part_of_a_space_has_one_option_of_some_knobs():
+    space = Space((SIZE, *GROUPS))
+    part = space.fixed({"size": 3})
+    assert (part.size, part.full.options, part.names) == (9, (3, 1, 1), space.names)
+    assert str(space.mode(dict(part.smallest))) == "1/4,size=32"
+    for options, message in (({"depth": 1}, "names 'depth'"), ({"size": 4}, "option 4 of 'size'")):
+        with pytest.raises(ValueError, match=message):
+            space.fixed(options)

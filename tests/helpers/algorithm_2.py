@@ -7,7 +7,6 @@ import wenable as we
 from wenable.core.cost_table import CostTable
 from wenable.core.outcomes import Outcomes
 from wenable.network.evaluation import evaluate_each
-from wenable.network.mode_costs import macs_table
 from wenable.strategies.greedy import SearchStep, greedy
 
 
@@ -23,7 +22,6 @@ def algorithm_2(
     """Calibrate and evaluate every candidate of every step on all images, by MACs or a table."""
     before = set(net.calibrated_modes)
     outcomes: dict[we.Mode, Outcomes] = {}
-    costs = table or macs_table(net)
 
     def accuracy(mode: we.Mode) -> we.Reading:
         if mode not in before:
@@ -31,8 +29,13 @@ def algorithm_2(
         reading, outcomes[mode] = evaluate_each(net, mode, search, split="the search split")
         return reading
 
+    def cost(mode: we.Mode) -> we.Reading:
+        if table is not None:
+            return table.reading(mode)
+        return we.Reading(float(net.macs(mode)), "MACs", source="counted")
+
     front = greedy(
-        net.space, accuracy, lambda modes: [costs.reading(mode) for mode in modes], min_accuracy,
+        net.space, accuracy, lambda modes: [cost(mode) for mode in modes], min_accuracy,
         cost="macs" if table is None else table.unit, on_step=on_step,
     )  # fmt: skip
     kept = {*front.modes, front.chosen.mode}

@@ -4,7 +4,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wenable.core.cost_table import CostTable, tabulated
@@ -57,9 +57,10 @@ def every_mode() -> list[Mode]:
 
 
 @given(st.integers(0, 10**6))
+@settings(max_examples=4)
 def test_the_front_is_that_of_all_modes_if_losses_multiply(seed: int):
     accuracy, asked = world(seed)
-    front = knapsack_of_each(SPACE, accuracy, tables(), count=60)
+    front = knapsack_of_each(SPACE, accuracy, tables(), count=24, rounds=2)
     assert len(asked) == len(set(asked)) == front.evaluations
     best = non_dominated(
         tuple(Point(m, accuracy(m), Reading(macs(m), "MACs")) for m in every_mode())
@@ -73,14 +74,14 @@ def test_the_front_is_that_of_all_modes_if_losses_multiply(seed: int):
 def test_each_part_has_its_own_costs_and_steps_count_through():
     accuracy, _ = world(1)
     steps = []
-    front = knapsack_of_each(SPACE, accuracy, tables(), on_step=steps.append)
+    front = knapsack_of_each(SPACE, accuracy, tables(), rounds=2, on_step=steps.append)
     for point in (*front.points, *front.path, *front.explored):
         assert point.mode.space == SPACE
         assert point.cost.known == pytest.approx(macs(point.mode))
     assert front.path[0].mode == SPACE.full
     numbers = [step.number for step in steps]
     assert numbers == sorted(set(numbers))
-    assert {step.most for step in steps} == {planned_evaluations_of_each(SPACE, tables())}
+    assert {step.most for step in steps} == {planned_evaluations_of_each(SPACE, tables(), rounds=2)}
     assert numbers[-1] <= steps[-1].most
     assert all(step.taken.mode.space == SPACE for step in steps)
 
@@ -108,7 +109,7 @@ def test_constraints_are_kept_and_parts_that_cannot_are_left_out():
 def test_budgets_are_those_that_a_part_can_keep():
     accuracy, asked = world(3)
     front = knapsack_of_each(SPACE, accuracy, tables(), budgets=[12.0])
-    assert {mode["size"] for mode in asked} == {1, 3} - ({1} if len(asked) < 1 else set())
+    assert {mode["size"] for mode in asked} == {1, 3}  # the others cost 40 and 20 at least
     assert min(point.cost.known for point in front) <= 12.0
     with pytest.raises(ValueError, match="the least that a mode costs is 10 MACs"):
         knapsack_of_each(SPACE, accuracy, tables(), budgets=[1.0])

@@ -20,12 +20,14 @@ from wenable.core.files import write_whole
 from wenable.core.readings import Front
 from wenable.core.space import Mode
 from wenable.modules.denormals import flush_denormals
+from wenable.network.mode_costs import knobs_of_products, tables_of_each
 from wenable.report.csv_table import csv_table
 from wenable.report.figures import TEST, shown_accuracy
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.runtime import DeviceProfile
 from wenable.strategies.constraints import Constraint
 from wenable.strategies.fronts import indistinguishable
+from wenable.strategies.joint import planned_evaluations_of_each
 from wenable.strategies.racing import most_evaluations
 from wenable.strategies.settings import (
     NSGA2,
@@ -77,6 +79,9 @@ def run_explore(
     if isinstance(chosen, Greedy | GreedyLazy) and journal is not None:
         going_on = f"; goes on from {journal}" if journal.exists() else ""
         progress.print(f"at most {most_evaluations(net.space)} modes{going_on}")
+    words = parts_words(net, cost, chosen, table)
+    if words:
+        progress.print(words)
     with stdout_kept_clean():
         front = explore_with_bar(progress, net, data, cost, min_accuracy, chosen, table)
     tested = evaluations(net, (point.mode for point in front.found), data, "test")
@@ -117,6 +122,24 @@ def _strategy(
             f"`--constraint` is for the strategies {Knapsack.name!r} and {NSGA2.name!r}, not {name!r}"
         )
     return replace(chosen, journal=journal)
+
+
+def parts_words(
+    net: we.DynamicNetwork, cost: str, strategy: Strategy | None, table: CostTable | None
+) -> str:
+    """Return how many modes a search by parts evaluates at most; "" for any other search."""
+    chosen = Knapsack() if strategy is None else strategy
+    if cost not in ("macs", "bit_operations") or table or not isinstance(chosen, Knapsack):
+        return ""
+    tables = tables_of_each(net, cost)
+    if len(tables) < 2:
+        return ""
+    most = planned_evaluations_of_each(
+        net.space, tables, budgets=chosen.budgets, count=chosen.count,
+        constraints=chosen.constraints, rounds=chosen.rounds,
+    )  # fmt: skip
+    names = " and ".join(knob.name for knob in knobs_of_products(net, cost))
+    return f"at most {most} modes: a knapsack for each of {len(tables)} choices of {names}"
 
 
 def _table(net: we.DynamicNetwork, front: Front, cost: str) -> Table:

@@ -26,6 +26,7 @@ from wenable.cli.terminal import (
 from wenable.methods.plan import SwitchableLayer
 from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.image_sizes import maps_that_shrink, modes_of_sizes
 from wenable.zoo import MadeFor, full_name
 
 
@@ -65,6 +66,7 @@ def run_inspect(
     )
     console.print(Text.assemble((shown, "bold"), words))
     _print_modes(console, net)
+    _print_sizes(console, net)
     _print_layers(console, net)
     _print_left_alone(console, net)
 
@@ -98,6 +100,10 @@ def describe(net: DynamicNetwork) -> dict[str, Any]:
             for layer in net.switchable_layers
         ],
         "left_alone": [asdict(each) for each in net.left_alone],
+        "image_sizes": [
+            {"mode": str(mode), "macs": net.macs(mode)} for mode in modes_of_sizes(net)
+        ],
+        "maps_that_shrink": list(maps_that_shrink(net)),
     }
 
 
@@ -123,6 +129,16 @@ def _print_modes(console: Console, net: DynamicNetwork) -> None:
             f"{net.parameter_count(mode) / 1e6:,.3f}",
         )
     console.print(table)
+
+
+def _print_sizes(console: Console, net: DynamicNetwork) -> None:
+    modes = modes_of_sizes(net)
+    if not modes or len(net.space.knobs) == 1:  # those are its uniform modes
+        return
+    sizes = ", ".join(f"{mode}: {net.macs(mode) / 1e6:,.2f} M" for mode in modes)
+    shrink = maps_that_shrink(net)
+    also = f"; outputs that shrink with the image: {', '.join(shrink)}" if shrink else ""
+    console.print(f"MACs of the full mode at each image size: {sizes}{also}")
 
 
 def _print_layers(console: Console, net: DynamicNetwork) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from wenable.methods.composition import NAME as COMPOSITION
 from wenable.methods.composition import Composition as Composition
 from wenable.methods.depth import EarlyExits as EarlyExits
 from wenable.methods.image_size import ImageSize as ImageSize
@@ -21,7 +22,6 @@ _BY_NAME = {
     "weight-enabling-with-precision": WeightEnablingWithPrecision,
     "early-exits": EarlyExits,
     "image-size": ImageSize,
-    "composition": Composition,
     "slimmable": Slimmable,
     "universally-slimmable": UniversallySlimmable,
 }
@@ -34,6 +34,12 @@ def method_from_json(values: Mapping[str, Any]) -> Method:
     (1, 2)
     """
     name = values.get("method")
+    if name == COMPOSITION:
+        if not isinstance(values.get("methods"), list):
+            raise ValueError(
+                "`values` is not the JSON form of the method: it has no list of `methods`"
+            )
+        return Composition(tuple(map(method_from_json, values["methods"])))
     if name not in _BY_NAME:
         allowed = ", ".join(map(repr, _BY_NAME))
         raise ValueError(f"`method` (={name!r}) is unknown to this version; allowed: {allowed}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,18 +96,6 @@ class Composition:
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return {"method": NAME, "methods": [method.to_json() for method in self.methods]}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Composition:
-        """Return the method written by `to_json`; raises `ValueError` where it is not one."""
-        from wenable.methods import method_from_json  # here: it knows this class by its name
-
-        if values.get("method") != NAME:
-            raise ValueError(f"`method` (={values.get('method')!r}) is not {NAME!r}")
-        try:
-            return cls(tuple(method_from_json(each) for each in values["methods"]))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
 
     def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return what switches in a traced network: the plans of all methods, laid over each other.

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from wenable.core.space import Space
+from wenable.core.space import Mode, Space
 from wenable.graph import TracedGraph
 from wenable.layers.image_size import INPUTS as INPUTS
 from wenable.layers.image_size import ImageSizes
@@ -144,6 +144,15 @@ class Plan:
         """The name of the knob that says how large images are; its option 1 is the full size."""
         names = (name for name, each in self.followers.items() if KnobTarget(INPUTS) in each)
         return next(names, None)
+
+    def size_in(self, mode: Mapping[str, int]) -> int:
+        """Return which option of the images' size a mode has; 1, the full size, without such a knob."""
+        return 1 if self.size_knob is None else mode[self.size_knob]
+
+    def full_at(self, size: int) -> Mode:
+        """Return the full mode, but for the option of the images' size."""
+        knob = self.size_knob
+        return self.space.full if knob is None else self.space.full.replace({knob: size})
 
 
 class Method(Protocol):

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from wenable.core.preprocessing import Preprocessing
-from wenable.core.reasons import first_line
 from wenable.core.space import Mode, ModeChoice, Space
 from wenable.graph import TracedGraph, trace
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm
@@ -25,6 +24,7 @@ from wenable.modules.example_inputs import ExampleInput, one_example
 from wenable.modules.fingerprint import weights_fingerprint
 from wenable.modules.passes import device_of, in_eval_mode
 from wenable.network.concurrency import ModeGuard
+from wenable.network.inputs import check_inputs, explained
 from wenable.network.recounting import Counts, Structure, more_weights, recount, structure_of
 
 
@@ -161,7 +161,7 @@ class DynamicNetwork(nn.Module):
                     self,
                     state.structure,
                     replace(state.plan, layers=before.layers),
-                    self.traced(option),
+                    self._traced_anew(option),
                 )
                 for option, before in state.counts.items()
             }
@@ -177,19 +177,9 @@ class DynamicNetwork(nn.Module):
 
         Its layers' `macs_in` and `weights_in` say what each costs in the mode.
         """
-        return self._counted().counts[self.size_in(mode)]
+        return self._counted().counts[self._wenable.plan.size_in(mode)]
 
-    @property
-    def size_knob(self) -> str | None:
-        """The name of the knob that says how large images are; None without one."""
-        return self._wenable.plan.size_knob
-
-    def size_in(self, mode: Mode) -> int:
-        """Return which option of the images' size a mode has; 1, the full size, without such a knob."""
-        knob = self._wenable.plan.size_knob
-        return 1 if knob is None else mode[knob]
-
-    def traced(self, size: int = 1) -> TracedGraph:
+    def _traced_anew(self, size: int = 1) -> TracedGraph:
         """Trace a copy in the full mode, on an input as large as the one it was converted with.
 
         - `size`: the option of the images' size; images of that size go straight in.
@@ -197,14 +187,9 @@ class DynamicNetwork(nn.Module):
         floating = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
         inputs = one_example(self._wenable.example, device_of(self), floating, whole=True)
         twin = copy_network(self)
-        twin.set_mode(self.full_at(size))
+        twin.set_mode(self._wenable.plan.full_at(size))
         with in_eval_mode(twin):
             return trace(twin, twin.of_present_size(inputs))
-
-    def full_at(self, size: int) -> Mode:
-        """Return the full mode, but for the option of the images' size."""
-        knob = self._wenable.plan.size_knob
-        return self.space.full if knob is None else self.space.full.replace({knob: size})
 
     def of_present_size(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return inputs with images as large as the present mode has them, as a pass makes them."""
@@ -440,8 +425,8 @@ class DynamicNetwork(nn.Module):
         have one, and where it fails on one of another size; `RuntimeError` where
         it would run in another thread's mode (`wenable.network.concurrency`).
         """
-        self._check_dimensions(args)
         state = self._wenable
+        check_inputs(args, state.example, state.plan.image_sizes)
         if self.training and state.calibrations:
             self.forget_calibrations()
         if torch.compiler.is_compiling():  # a lock cannot be traced, and nothing runs
@@ -450,7 +435,7 @@ class DynamicNetwork(nn.Module):
         try:
             return self._run(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
-            explanation = self._explanation(error, args)
+            explanation = explained(error, args, state.example)
             if explanation is None:
                 raise
             raise ValueError(explanation) from error
@@ -462,31 +447,6 @@ class DynamicNetwork(nn.Module):
             return super().forward(*self.of_present_size(args), **kwargs)
         except ExitReached as reached:
             return reached.outputs
-
-    def _check_dimensions(self, inputs: tuple[Any, ...]) -> None:
-        # A single image without its batch would pass some layers and mean something else.
-        for given, expected in zip(inputs, self._wenable.example, strict=False):
-            example = expected.shape
-            if example and isinstance(given, torch.Tensor) and given.ndim != len(example):
-                raise ValueError(
-                    f"`input` (of shape {tuple(given.shape)}) must have {len(example)} dimensions;"
-                    f" the network was converted for ({', '.join(['N', *map(str, example[1:])])})"
-                )
-
-        if self._wenable.plan.image_sizes is not None:
-            self._wenable.plan.image_sizes.check(inputs)
-
-    def _explanation(self, error: Exception, inputs: tuple[Any, ...]) -> str | None:
-        """Return a line that names the input, where its shape is not that of the example."""
-        for given, expected in zip(inputs, self._wenable.example, strict=False):
-            example = expected.shape
-            shape = tuple(getattr(given, "shape", ()))
-            if example and shape[1:] != example[1:]:
-                return (
-                    f"`input` (of shape {shape}) does not fit this network, which was converted for"
-                    f" ({', '.join(['N', *map(str, example[1:])])}): {first_line(error)}"
-                )
-        return None
 
 
 def _belongs(calibration: Calibration, fingerprints: Mapping[bool, int]) -> bool:

@@ -32,10 +32,18 @@ def counts_of_sizes(
         return {}
     found = {}
     for option in net.space.knobs[net.space.position(knob)].options[1:]:
-        mode = net.full_at(option)
+        mode = net._wenable.plan.full_at(option)
         _check_outputs(net, mode, inputs, expected)
-        found[option] = recount(net, state.structure, state.plan, net.traced(option))
+        found[option] = recount(net, state.structure, state.plan, net._traced_anew(option))
     return found
+
+
+def modes_of_sizes(net: DynamicNetwork) -> tuple[Mode, ...]:
+    """Return the full mode at each size of the images; none where no knob says how large they are."""
+    plan = net._wenable.plan
+    if plan.image_sizes is None:
+        return ()
+    return tuple(plan.full_at(option) for option in plan.image_sizes.sides)
 
 
 def maps_that_shrink(net: DynamicNetwork) -> tuple[str, ...]:
@@ -50,10 +58,9 @@ def maps_that_shrink(net: DynamicNetwork) -> tuple[str, ...]:
     >>> maps_that_shrink(net)
     ('output',)
     """
-    sizes = net._wenable.plan.image_sizes
-    if sizes is None:
+    shapes = [_shapes(net, mode, net.example_batch) for mode in modes_of_sizes(net)]
+    if not shapes:
         return ()
-    shapes = [_shapes(net, net.full_at(option), net.example_batch) for option in sizes.sides]
     return tuple(name for name, shape in shapes[0].items() if shapes[-1][name] != shape)
 
 
@@ -74,7 +81,7 @@ def _check_outputs(
 ) -> None:
     sizes = net._wenable.plan.image_sizes
     assert sizes is not None
-    full, sides = sizes.sides[1], sizes.sides[net.size_in(mode)]
+    full, sides = sizes.sides[1], sizes.sides[net._wenable.plan.size_in(mode)]
     at = f"on images of {sides[0]}x{sides[1]}"
     try:
         found = _shapes(net, mode, inputs)

@@ -41,7 +41,7 @@ def knobs_of_products(
     >>> [knob.name for knob in knobs_of_products(net, "macs")]
     ['size']
     """
-    layers, size = net.switchable_layers, net.size_knob
+    layers, size = net.switchable_layers, net._wenable.plan.size_knob
     found = {layer.exit_knob for layer in layers}
     if cost == "bit_operations":
         found |= {layer.precision_knob for layer in layers}

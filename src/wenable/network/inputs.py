@@ -1,0 +1,46 @@
+"""Whether inputs are such that a network was converted for; said in a line that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from wenable.core.reasons import first_line
+from wenable.layers.image_size import ImageSizes
+from wenable.modules.example_inputs import ExampleInput
+
+
+def check_inputs(
+    inputs: Sequence[Any], example: Sequence[ExampleInput], sizes: ImageSizes | None
+) -> None:
+    """Raise `ValueError` for inputs that would mean something else than the example did.
+
+    - `example`: what the network was converted with; `sizes`: of its images, if modes have one.
+    """
+    # A single image without its batch would pass some layers and mean something else.
+    for given, expected in zip(inputs, example, strict=False):
+        shape = expected.shape
+        if shape and isinstance(given, torch.Tensor) and given.ndim != len(shape):
+            raise ValueError(
+                f"`input` (of shape {tuple(given.shape)}) must have {len(shape)} dimensions;"
+                f" the network was converted for ({', '.join(['N', *map(str, shape[1:])])})"
+            )
+    if sizes is not None:
+        sizes.check(tuple(inputs))
+
+
+def explained(
+    error: Exception, inputs: Sequence[Any], example: Sequence[ExampleInput]
+) -> str | None:
+    """Return a line that names the input, if its shape is not that of the example; None otherwise."""
+    for given, expected in zip(inputs, example, strict=False):
+        wanted = expected.shape
+        shape = tuple(getattr(given, "shape", ()))
+        if wanted and shape[1:] != wanted[1:]:
+            return (
+                f"`input` (of shape {shape}) does not fit this network, which was converted for"
+                f" ({', '.join(['N', *map(str, wanted[1:])])}): {first_line(error)}"
+            )
+    return None
