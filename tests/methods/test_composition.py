@@ -225,9 +225,13 @@ def test_settings_survive_json():
         method_from_json({"method": "composition"})
 
 
-def test_a_bundle_refuses_a_composition(tmp_path: Path):
-    with pytest.raises(ValueError, match="'composition', whose modes a bundle cannot hold"):
-        we.export(converted([GROUPS, SIZES]), ["1"], tmp_path / "net.wen")
+def test_a_bundle_holds_a_composition_of_methods_that_it_holds():
+    assert Composition((GROUPS, SIZES, BITS)).fits_bundle
+
+    class Own:
+        def plan(self, *_: object) -> None: ...
+
+    assert not Composition((SIZES, Own())).fits_bundle  # type: ignore[arg-type]
 
 
 # --- searches -------------------------------------------------------------------------------------

@@ -155,11 +155,6 @@ def test_images_of_other_sizes_are_refused():
         net(x=images(1))
 
 
-def test_a_bundle_refuses_the_method(tmp_path: Path):
-    with pytest.raises(ValueError, match="'image-size', whose modes a bundle cannot hold"):
-        we.export(converted(), ["12"], tmp_path / "net.wen")
-
-
 # --- networks -------------------------------------------------------------------------------------
 
 
