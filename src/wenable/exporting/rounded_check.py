@@ -22,7 +22,7 @@ from wenable.exporting.int8_check import (
 from wenable.modules.outputs import tensors_of
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.building import build_model, norms_to_fold
-from wenable.runtime.graph import Graph, Node, TensorType
+from wenable.runtime.graph import Graph, TensorType, consumers
 from wenable.runtime.session import Session
 from wenable.runtime.sizes import value_shapes
 
@@ -102,9 +102,14 @@ def check_rounded_layers(
 
 def _layers(graph: Graph, rounded: Container[str]) -> Iterator[tuple[str, str, str, str]]:
     """Yield what a rounded layer reads and makes, its name, and the norm that is folded into it."""
-    folded = norms_to_fold(graph)
+    folded, readers = norms_to_fold(graph), consumers(graph.nodes)
     for number, node in enumerate(graph.nodes):
         weight = node.inputs[1] if len(node.inputs) > 1 else ""
         if weight in rounded:
-            norm = graph.nodes[folded[number]] if number in folded else Node("", (), node.outputs)
-            yield node.inputs[0], norm.outputs[0], weight.removesuffix(".weight"), norm.layer
+            name = weight.removesuffix(".weight")
+            last = graph.nodes[folded[number]] if number in folded else node
+            after = readers.get(node.outputs[0], [])
+            # A dense layer on more than vectors is a product, and a sum with its bias.
+            if len(after) == 1 and f"{name}.bias" in graph.nodes[after[0]].inputs:
+                last = graph.nodes[after[0]]
+            yield node.inputs[0], last.outputs[0], name, last.layer if last is not node else ""
