@@ -70,11 +70,11 @@ def profile(
       `NoMeter` the profile has no energies and says why.
     - `on_progress`: told how many of how many measurements are done, and of what.
     - `on_estimate`: told before it starts about how many seconds it will take.
-    Where the modes of a bundle differ in more than groups (widths, exits, bits), they are measured as
-    whole modes only, without a cost table; the profile's events say so.
-
     - `on_event`: told when the device changed its speed and what was measured again; the profile
       holds the same words.
+
+    Where the modes of a bundle differ in more than groups (widths, exits, bits), they are measured as
+    whole modes only, without a cost table; the profile's events say so.
 
     Where nothing can be kept for this user, as without a home folder, a warning says so; the profile is
     returned all the same, to be passed to sessions.
