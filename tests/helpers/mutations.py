@@ -81,7 +81,7 @@ def mutated_manifest(manifest: Any, rng: random.Random) -> None:
 
 def mutated_graph(manifest: Any, rng: random.Random) -> None:
     """Change an operation, an attribute or a name to another that there might be."""
-    nodes = manifest["graph"]["nodes"]
+    nodes = rng.choice(manifest["graphs"])["nodes"]
     node, other = rng.choice(nodes), rng.choice(nodes)
     names = sorted({name for each in nodes for name in (*each["inputs"], *each["outputs"])})
     kind = rng.randrange(5)
@@ -99,7 +99,7 @@ def mutated_graph(manifest: Any, rng: random.Random) -> None:
     elif kind == 3:
         node["layer"] = other.get("layer", "")
     else:
-        manifest["graph"]["opset"] = rng.randrange(10, 45)
+        rng.choice(manifest["graphs"])["opset"] = rng.randrange(10, 45)
 
 
 OPERATIONS = """Abs Add ArgMax AveragePool BatchNormalization Cast Clip Concat Conv ConvTranspose

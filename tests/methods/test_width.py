@@ -622,12 +622,6 @@ def test_exploring_widths(strategy):
         assert we.Front.from_json(front.to_json()).modes == front.modes
 
 
-def test_a_bundle_refuses_widths(tmp_path: Path):
-    net = converted(small_resnet())
-    with pytest.raises(ValueError, match="the method 'slimmable', whose modes a bundle cannot"):
-        we.export(net, ["full"], tmp_path / "net.wen", engine="onnxruntime")
-
-
 def test_halves_and_channels_last_follow():
     net = converted(small_resnet())
     net.to(memory_format=torch.channels_last).double()

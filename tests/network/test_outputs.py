@@ -107,7 +107,7 @@ def test_a_change_to_one_output_is_noticed(wrap, tmp_path: Path):
 )
 def test_other_outputs_are_refused_before_any_work(wrap, message: str, tmp_path: Path, monkeypatch):
     net = we.convert(Gives(wrap), X)
-    monkeypatch.setattr("wenable.exporting.writing.trace", None)
+    monkeypatch.setattr("wenable.exporting.mode_graphs.bundle_graph", None)
     monkeypatch.setattr("wenable.exporting.plain_networks.extract", None)
     with pytest.raises(ValueError, match=message) as caught:
         we.export(net, ["1"], tmp_path / "net.wen")

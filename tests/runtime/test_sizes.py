@@ -289,7 +289,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hostile(written: Path, to: Path, nodes: list[Node], **tensors: np.ndarray) -> Path:
     """The bundle with more operations on its input, whose last one is an output too."""
     manifest, kept = parts_of(written.read_bytes())
-    graph = manifest["graph"]
+    graph = manifest["graphs"][0]
     graph["nodes"] += [
         {"op": n.op, "inputs": [*n.inputs], "outputs": [*n.outputs], "attributes": {**n.attributes}}
         for n in nodes

@@ -282,7 +282,10 @@ class Session:
 
     def _prepared_images(self, x: Any) -> Any:
         """Return the input of the network for images in bytes; whatever else is given as it is."""
-        pixels = isinstance(x, list) or (isinstance(x, np.ndarray) and x.dtype == np.uint8)
+        if isinstance(x, list):
+            pixels = not x or any(isinstance(each, np.ndarray) for each in x)
+        else:
+            pixels = isinstance(x, np.ndarray) and x.dtype == np.uint8
         if not pixels or len(self._wanted) != 1 or self._wanted[0][1] != np.float32:
             return x
         if self.bundle.preprocessing is None:
