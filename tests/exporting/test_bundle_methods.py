@@ -266,7 +266,9 @@ def test_modes_are_profiled_and_verified_as_wholes(method: str):
     verified = verify(made.path, found, engine="onnxruntime", timing=QUICK)
     assert verified.predicted == {mode: found.latencies[mode].known for mode in modes}
     assert set(verified.measured) == set(verified.repeated) == modes
-    with pytest.raises(ValueError, match=r"was not exported|is no option|an option that nothing|no knob"):
+    with pytest.raises(
+        ValueError, match=r"was not exported|is no option|an option that nothing|no knob"
+    ):
         verify(made.path, found, also=["1/3"], timing=QUICK)
     with Session(made.path, engine="onnxruntime", threads=1) as session:
         assert session.profile == found  # it was kept for this user
