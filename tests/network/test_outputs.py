@@ -231,10 +231,10 @@ def test_a_head_that_is_run_for_nothing_is_no_obstacle(method, tmp_path: Path):
 
 def test_a_constant_that_an_exporter_made_of_the_example_is_noticed(tmp_path: Path, monkeypatch):
     """The check runs on other numbers than those that were traced."""
-    from wenable.exporting import tracing, writing
+    from wenable.exporting import mode_graphs, tracing
 
-    def baked(net, outputs):
-        graph, tensors = tracing.trace(net, outputs)
+    def baked(net, outputs, mode):
+        graph, tensors = tracing.bundle_graph(net, outputs, mode)
         plain = tracing.plain_for_export(net, "full")
         answers = plain(tracing.tensor_inputs(net)[0]).detach()
         last = graph.nodes[-1]
@@ -258,6 +258,6 @@ def test_a_constant_that_an_exporter_made_of_the_example_is_noticed(tmp_path: Pa
         return dataclasses.replace(graph, nodes=tuple(nodes)), tensors
 
     net = we.convert(Gives(lambda a, b: a).eval(), X)
-    monkeypatch.setattr(writing, "trace", baked)
+    monkeypatch.setattr(mode_graphs, "bundle_graph", baked)
     with pytest.raises(RuntimeError, match="differs on onnxruntime from the extracted network"):
         we.export(net, ["1"], tmp_path / "net.wen")

@@ -171,8 +171,8 @@ def test_graphs_tell_which_tensors_they_read():
         (lambda g: g["nodes"][0].update(attributes={"x": True}), "the attribute 'x'"),
         (lambda g: g["nodes"][0].update(op=NORM), r"`rank` \(=None\) of '' must be from 2 to 8"),
         (
-            lambda g: g["nodes"][1].update(op=LINEAR),
-            r"`input` \(=None\) of '' must be 1 to 7 sizes",
+            lambda g: g["nodes"][1].update(op=LINEAR, layer="fc"),
+            r"`input` \(=None\) of 'fc' must be 1 to 7 sizes",
         ),
     ],
 )

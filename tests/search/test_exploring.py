@@ -166,7 +166,7 @@ def test_what_cannot_be_searched_is_refused():
         ({"pooled": True}, "this is the only one"),
         (
             {"cost": "latency", "strategy": we.Greedy("j.jsonl")},
-            "`journal` needs costs that are sums",
+            "`journal` needs MACs, or costs that are sums",
         ),
         ({"strategy": "nonsense"}, "allowed: 'knapsack', 'greedy', 'greedy-lazy', 'nsga2'"),
     ):
