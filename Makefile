@@ -63,6 +63,7 @@ test-device: setup
 
 # Our own kernels with the address and undefined-behaviour sanitizers, under all their tests; their threads
 # with the thread sanitizer.
+SANITIZED := tests/runtime/test_native_kernels.py tests/runtime/test_native_networks.py
 native-sanitized: export PATH := $(CURDIR)/$(BIN):$(PATH)
 native-sanitized: setup
 	cmake -S native -B out/native-sanitized -DWENABLE_SANITIZE=ON -DWENABLE_WERROR=ON \
@@ -75,7 +76,7 @@ native-sanitized: setup
 	cmake --build out/native-threads --parallel --target test_threads
 	out/native-threads/test_threads
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  PYTHONPATH=out/native-sanitized/site $(BIN)/python -m pytest -q -p no:cacheprovider tests/runtime/test_native_kernels.py tests/runtime/test_native_networks.py
+	  PYTHONPATH=out/native-sanitized/site $(BIN)/python -m pytest -q -p no:cacheprovider $(SANITIZED)
 
 # The kernels for aarch64 by a cross compiler, their test programs under user-mode emulation.
 native-aarch64: export PATH := $(CURDIR)/$(BIN):$(PATH)
