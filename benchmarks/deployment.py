@@ -225,7 +225,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         " ours. All of a network in one run, in blocks of 20 calls in random order.",
         "",
         f"Engines: {', '.join(_engines(results))}. *Scheme*: what was"
-        " fastest for the mode as a whole; see [Kernels](../concepts/kernels.md).",
+        " fastest for the mode as a whole; see [Implementations](../concepts/implementations.md).",
         "",
     ]
     for machine in dict.fromkeys(row["made"]["machine"] for row in results["rows"]):

@@ -110,8 +110,8 @@ def test_each_mode_has_the_energy_that_it_drew():
     class Builder:
         bundle = SimpleNamespace(space=SPACE, example=dict)
 
-        def __call__(self, mode: Mode):
-            return SimpleNamespace(content=mode)
+        def runner(self, engine: Any, mode: Mode):
+            return engine.prepare(mode)
 
     engine = SimpleNamespace(name="made-up", version="1", threads=1, prepare=drawing)
     modes = SPACE.uniform_modes()

@@ -189,7 +189,7 @@ def command(folder: Path, monkeypatch, truth: Callable[[Mode], float], *more: st
     monkeypatch.setattr(
         "wenable.profiling.verification.verify", lambda *_args, **_kw: verified(given, truth)
     )
-    bundle = SimpleNamespace(space=given.space, ids={})
+    bundle = SimpleNamespace(space=given.space, ids={}, why_not_any_mode=lambda: "")
     monkeypatch.setattr("wenable.cli.bundles.Bundle", lambda _path: bundle)
     arguments = [
         "verify",

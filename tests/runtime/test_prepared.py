@@ -151,7 +151,7 @@ def test_a_mode_that_is_ready_runs_while_another_is_prepared():
         begun, go_on = threading.Event(), threading.Event()
 
         def slow(
-            model: bytes, batch: int, world: World = world, b: Any = begun, g: Any = go_on
+            _: int, model: bytes, batch: int, world: World = world, b: Any = begun, g: Any = go_on
         ) -> Any:
             b.set()
             assert g.wait(30)
@@ -170,7 +170,7 @@ def test_a_mode_that_is_ready_runs_while_another_is_prepared():
 
 def test_what_fails_to_prepare_can_be_tried_again():
     world = World(budget=100)
-    made, world.modes._prepare = world.modes._prepare, lambda model, batch: 1 / 0
+    made, world.modes._prepare = world.modes._prepare, lambda *_: 1 / 0
     with pytest.raises(ZeroDivisionError):
         use(world.modes, 0)
     assert world.modes.held_bytes == 0

@@ -189,7 +189,9 @@ def run_verify(
         known = DeviceProfile.read(profile)
         no_table = Bundle(bundle).why_not_any_mode()
         if refit is not None and no_table:
-            raise ValueError(f"`--refit` fits a table again, and there is none here: {no_table}")
+            raise ValueError(
+                f"`--refit-out` is for a table that is fitted again, and there is none here: {no_table}"
+            )
         result = verify(bundle, known, engine=engine, modes=modes, also=also, on_progress=update)
     if out is not None:
         write_whole(out, json.dumps(result.to_json(), indent=1) + "\n")
