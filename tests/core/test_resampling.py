@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from wenable.core.resampling import resampled, resampling_weights
@@ -42,6 +42,8 @@ def test_images_are_those_of_torch(heights, widths, seed: int):
     """In float32 torch's own weights are off by some 1e-5: in float64 ours are beside them."""
     x = np.random.default_rng(seed).random((2, 3, max(heights), max(widths)), np.float32)
     size = min(heights), min(widths)
+    # Of images that are one pixel wide torch repeats the first row: 3x1 to 2x1 gives the same value twice.
+    assume(min(size) > 1)
     for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 2e-5)):
         expected = torch.nn.functional.interpolate(
             torch.from_numpy(x).to(dtype),

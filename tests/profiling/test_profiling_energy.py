@@ -5,6 +5,7 @@ import math
 import random
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
