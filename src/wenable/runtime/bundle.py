@@ -46,6 +46,8 @@ from wenable.runtime.mode_views import CutTensors, in_mode
 from wenable.runtime.sizes import check_sizes, most_held
 from wenable.runtime.stored_order import Chain, chains
 
+_MOST_RANK = 8
+"""Dimensions of a tensor: what engines compute with. One of them ended the process for a bias of 20."""
 _MOST_NODES = 2**16
 """Of all graphs that differ between modes, together: each is checked when the file is opened."""
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -131,6 +133,8 @@ class Bundle:
             of_part = norms if part == "norms" else self._tensors
             if text_of(name, "the name of a tensor") in of_part:
                 raise ValueError(f"it has the tensor {name!r} twice")
+            if array.ndim > _MOST_RANK:
+                raise ValueError(f"the tensor {whole!r:.100} has {array.ndim} dimensions")
             if array.dtype.kind == "f" and bool(np.isnan(array).any()):
                 raise ValueError(f"the tensor {whole!r} holds NaN")
             of_part[name] = array

@@ -207,6 +207,13 @@ def _gemm(o: Operands) -> list[Shape]:
         other, columns = columns, other
     if inner != other:
         raise ValueError(f"Gemm reads shapes {o.shape(0)} and {o.shape(1)}")
+    if o.has(2):
+        added = o.shape(2)
+        fits = len(added) <= 2 and all(
+            size in (1, whole) for size, whole in zip(added[::-1], (columns, rows), strict=False)
+        )
+        if not fits:
+            raise ValueError(f"Gemm adds shape {added} to ({rows}, {columns})")
     return [(rows, columns)]
 
 
