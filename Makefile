@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train, explore, export and run a small network on scenes of digits (three minutes)"
+	@echo "make demo    train, explore, export and run a small network on scenes of digits (four minutes)"
 	@echo "make test    the whole test suite, documentation examples included"
-	@echo "make test-fast  the rooms whose tests take seconds; about a minute, for the inner loop"
+	@echo "make test-fast  the rooms whose tests take seconds; under two minutes, for the inner loop"
 	@echo "make test-device  a bundle in an environment without torch"
 	@echo "make test-oldest  the same with the oldest torch that is supported"
 	@echo "make native-sanitized  our own kernels with sanitizers, under their tests; minutes"

@@ -173,14 +173,16 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
     ]
     for run in runs:
         parts.append(f"## {run['machine']}\n")
-        parts.append(
-            f"`{run['command']}` at commit {run['commit']}; {', '.join(run['engines'])} (or two)\n"
-        )
+        parts.append(f"`{run['command']}` at commit {run['commit']}; {_engines(run)}\n")
         parts.append(_verdict(run["rows"]))
         for (network, threads), rows in _tables(run["rows"]).items():
             parts.append(_table(network, threads, rows))
         parts.append(_memory(run["memory"]))
     return "\n".join(parts)
+
+
+def _engines(run: Mapping[str, Any]) -> str:
+    return ", ".join(each.removesuffix(", 1 thread") for each in run["engines"])
 
 
 Rows = Sequence[Mapping[str, Any]]

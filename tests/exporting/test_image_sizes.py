@@ -18,9 +18,13 @@ from tests.helpers.engines import SESSION_ENGINES
 from tests.helpers.mutations import bundle_of, parts_of
 from tests.helpers.networks import give_norms_a_past
 from wenable.core.resampling import resampled
+from wenable.measure.latency import TimingPlan
+from wenable.measure.meters.meter import NoMeter
+from wenable.profiling import ProfilePlan, profile
 from wenable.runtime import Bundle, BundleError, Session
 
 SIZES = (32, 24, 16)
+QUICK = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
 
 
 class Net(nn.Module):
@@ -124,6 +128,16 @@ def test_other_sizes_are_refused_with_those_that_fit(tmp_path: Path):
         ValueError, match=r"must have shape \(N, 3, 32, 32\) or \(N, 3, 16, 16\), N above 0"
     ):
         session.run(images(1, 24, 24), mode="16")
+
+
+def test_a_bundle_without_the_full_size_is_profiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _, path = exported(tmp_path, [GROUPS, we.ImageSize(SIZES)], ["1/2,size=24", "1/4,size=16"])
+    plan = ProfilePlan(mixtures=1, scheme_timing=QUICK, mode_timing=QUICK)
+    found = profile(path, engine="onnxruntime", threads=1, plan=plan, meter=NoMeter("not asked"))
+    assert set(found.latencies) == {str(each.mode) for each in Bundle(path).modes}
 
 
 def test_the_full_size_need_not_be_exported(tmp_path: Path):

@@ -75,9 +75,9 @@ def estimated_seconds(
     started = clock()
     runner = builder.runner(engine, bundle.space.full)
     prepared_s = clock() - started
-    runner(bundle.example())
+    runner(bundle.example(number=0))
     started = clock()
-    runner(bundle.example())
+    runner(bundle.example(number=0))
     call_s = clock() - started
     counted = (work.networks + work.shares) * (prepared_s + COUNTED_CALLS * call_s)
     schemes = work.schemes * len(SCHEMES)

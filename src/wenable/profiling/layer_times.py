@@ -200,7 +200,7 @@ def _layer_times(
     finest = {knob.name: max(knob.options) for knob in bundle.space.knobs}
     built = build(bundle.graph_of(0), bundle.layers, replace(whole, options=finest), design)
     try:
-        operations = engine.operation_times(built.content, bundle.example(), calls)
+        operations = engine.operation_times(built.content, bundle.example(number=0), calls)
     except EngineError:
         return {}
     found = times_of_layers(built, operations)

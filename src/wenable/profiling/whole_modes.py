@@ -52,7 +52,7 @@ class ModeBuilder:
 
     def layer_times(self, engine: Engine, mode: Mode, calls: int) -> dict[str, float]:
         """Return layer -> the ms that it takes by the engine's counters; the rest under `REST`."""
-        example = self.bundle.example()
+        example = self.bundle.example(number=0)
         if isinstance(engine, ModeEngine):
             return engine.layer_times(self._planned(engine, mode), example, calls)
         built = self(mode)
@@ -140,5 +140,5 @@ def _noted(reading: Reading, note: str) -> Reading:
 def _measure_group(
     builder: ModeBuilder, engine: Engine, modes: Sequence[Mode], measure: Measure
 ) -> Mapping[Mode, Reading]:
-    inputs = builder.bundle.example()
+    inputs = builder.bundle.example(number=0)  # those of the graph that it builds
     return measure({mode: partial(builder.runner(engine, mode), inputs) for mode in modes})

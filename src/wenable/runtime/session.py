@@ -175,8 +175,9 @@ class Session:
         """Return the outputs for a batch: one array, or a tuple where the network has several.
 
         - `x`: shape `(N, ...)` as the network was exported with, of its type; a tuple of arrays for
-          several inputs. Or images as uint8, prepared here as the bundle says (needs Pillow): shape
-          `(N, height, width, channels)`, one image without the N, or a list of images of any sizes.
+          several inputs. With `mode` also images of the mode's own size. Or images as uint8, prepared
+          here as the bundle says (needs Pillow): shape `(N, height, width, channels)`, one image
+          without the N, or a list of images of any sizes.
         - `mode`: one of the exported ones; the first of them where nothing is said.
         - `deadline_ms`, `max_energy_mj`: instead of a mode: the most accurate one that is predicted
           to stay within them, as the machine is now. Where none does, the one nearest to it runs;
@@ -194,11 +195,11 @@ class Session:
         after `close`.
         """
         started, load = time.perf_counter(), self._load
-        x = self._prepared_images(x)
-        if mode is not None and (deadline_ms, max_energy_mj) != (None, None):
+        limited = deadline_ms is not None or max_energy_mj is not None
+        if limited and mode is not None:
             raise ValueError(f"`mode` (={mode}) and a limit were both given; ask for one of them")
-        limited = (deadline_ms, max_energy_mj) != (None, None)
         number = None if limited else 0 if mode is None else self._number_of(mode)
+        x = self._prepared_images(x)
         inputs = self._inputs(x, number)
         batch = len(x[0] if isinstance(x, tuple) else x)
         load.running.append(None)
