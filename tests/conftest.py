@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# Tests that run side by side have a core each.
+# Tests that run side by side have a core each, and so have the commands that they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 # What tests time is not to be remembered for anybody's real runs.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="wenable-tests-")

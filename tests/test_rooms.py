@@ -37,7 +37,6 @@ ROOMS: dict[str, set[str]] = {
 }
 FREE_OF_TORCH = (
     "version", "core", "images", "measure", "strategies", "runtime", "profiling", "report",
-    "cascades/escalation.py",
 )  # fmt: skip
 
 

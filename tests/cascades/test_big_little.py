@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.helpers.networks import dense_network, small_resnet
 from wenable.cascades.big_little import BigLittle, network_bytes
-from wenable.cascades.escalation import margin
+from wenable.core.escalation import margin
 from wenable.measure.latency import TimingPlan
 
 X = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(3))

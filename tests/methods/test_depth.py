@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import wenable as we
-from tests.cascades.test_escalation import slow_entropy, slow_margin
+from tests.core.test_escalation import slow_entropy, slow_margin
 from tests.helpers.networks import IMAGES, SmallResNet, dense_network, small_resnet
 from wenable.cascades.early_exits import run_with_exits
 from wenable.layers.exits import ExitPoint, ExitReached

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import wenable as we
 from tests.helpers.networks import IMAGES, SmallResNet, Tokens, dense_network, small_resnet
-from wenable.cascades.escalation import by_margin, margin
+from wenable.core.escalation import by_margin, margin
 from wenable.core.space import Knob
 from wenable.exporting import int8, int8_check
 from wenable.exporting.int8 import export_int8

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from wenable.cascades.escalation import Escalation, by_margin
+from wenable.core.escalation import Escalation, by_margin
 from wenable.core.readings import Reading
 from wenable.graph import run_counted
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -75,7 +75,7 @@ class BigLittle:
     def run(self, inputs: torch.Tensor, threshold: float) -> Escalation:
         """Answer a batch `(N, ...)`: the big network is asked where the little one's margin is below.
 
-        - `threshold`: between 0 and 1, as in `wenable.cascades.escalation.by_margin`.
+        - `threshold`: between 0 and 1, as in `wenable.core.escalation.by_margin`.
 
         The cost is in multiply-accumulates for an input. Loading is not in it: see
         `bytes_per_change`.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wenable.cascades.escalation import Escalation, checked_thresholds, entropy, margin
+from wenable.core.escalation import Escalation, checked_thresholds, entropy, margin
 from wenable.layers.exits import ExitPoint, ExitReached
 from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import DynamicNetwork

@@ -55,12 +55,13 @@ def choose_each(
 class BuiltModel:
     """The model of one mode.
 
-    - `nodes`: its operations, in the order of the graph.
+    - `nodes`: its operations, in the order of the graph; `tensors`: the constants that they read.
     - `layer_of`: value -> the switchable layer whose implementation makes it, its shuffle included.
     - `content`: as an engine takes it.
     """
 
     nodes: tuple[Node, ...]
+    tensors: Mapping[str, np.ndarray]
     layer_of: Mapping[str, str]
     content: bytes
 
@@ -99,7 +100,7 @@ def build(
         if number not in after:
             builder.add(number, node, norm)
     content = onnx_model(graph.inputs, graph.outputs, builder.nodes, builder.tensors, graph.opset)
-    return BuiltModel(tuple(builder.nodes), builder.layer_of, content)
+    return BuiltModel(tuple(builder.nodes), builder.tensors, builder.layer_of, content)
 
 
 def _stored(

@@ -269,6 +269,11 @@ class LimitedRequests:
         for number in self._costliest_first():
             self._prepared.leave(self._prepared.take(number, batch))
 
+    @property
+    def cheapest_first(self) -> tuple[int, ...]:
+        """The modes in the order of their cost."""
+        return tuple(reversed(self._costliest_first()))
+
     def _costliest_first(self) -> list[int]:
         return sorted(range(len(self._modes)), key=lambda n: -self._modes[n].share)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,26 +13,30 @@ from typing import Any
 
 import numpy as np
 
+from wenable.core.escalation import Escalation
 from wenable.core.renamed import refuse_renamed
 from wenable.core.space import Mode, ModeChoice
-from wenable.runtime.building import Choose, build_model, choose_each
+from wenable.runtime.building import Choose, build, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
 from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_of
 from wenable.runtime.engine import Engine, ModeEngine, PlannedMode, Runner
 from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import open_engine, open_kernels
+from wenable.runtime.escalating import Limit, Score, escalate, sure
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
 from wenable.runtime.graph import TensorType
 from wenable.runtime.image_sizes import with_smaller_images
 from wenable.runtime.images import prepare_pixels
-from wenable.runtime.implementations import Implementation
+from wenable.runtime.implementations import Implementation, as_written
 from wenable.runtime.kernel_choice import KERNELS, KernelChoice, chosen_by_profiles
 from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.prepared import PreparedModes
+from wenable.runtime.ready_stages import StagesOfSession
 from wenable.runtime.requests import LimitedRequests
+from wenable.runtime.stages import StageModel
 from wenable.runtime.unloaded import Load
 
 
@@ -117,6 +121,10 @@ class Session:
             self._load,
             self.bundle.example,
             target=deadline_target,
+        )
+        apart = isinstance(self.engine, ModeEngine) or memory_budget_mb is not None
+        self._stages = StagesOfSession(
+            self.bundle, self.engine, self._stage_model, self._run_whole if apart else None
         )
         tell_after_fork(self)
 
@@ -216,6 +224,83 @@ class Session:
             load.served += 1
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
+    def escalate(
+        self,
+        x: np.ndarray | list[np.ndarray],
+        threshold: float | Sequence[float],
+        *,
+        modes: Sequence[ModeChoice] | None = None,
+        score: Score = "margin",
+        deadline_ms: float | None = None,
+    ) -> Escalation:
+        """Answer each input with the first mode that is sure of it, and ask the next one otherwise.
+
+        Early exits are left by inputs that are easy; the same goes for a few bits before many, or few
+        weights before all. What two modes compute alike, as exits do up to the earlier one, is
+        computed once. Modes that have nothing in common each begin with the input.
+
+        - `x`: a batch, as for `run`; the network gives back classes `(N, classes)`.
+        - `threshold`: an answer stands if its margin, the likeliest class before the second, from 0 to
+          1, is at least as high; or with `score="entropy"` if its entropy in nats is lower. One for
+          all modes, or one for each but the last.
+        - `modes`: in the order in which they are asked; without them all, the cheapest first.
+        - `deadline_ms`: from this call on. A mode is not asked any more if it is predicted to be late;
+          the answers of the one before stand. The first mode always runs.
+
+        The first call with some modes makes them ready, beside those of `run`; that takes seconds, so
+        do it once before there are deadlines. On our own kernels and under a memory budget modes share
+        nothing. On OpenVINO the batch does not get smaller on its way.
+
+        Returns the answers with the place in `modes` of the one that gave each, and the
+        multiply-accumulates for an input. Raises `ValueError` for thresholds out of range, a score that
+        is not known, a mode named twice, outputs that are no classes, and as `run` does.
+
+        Source: Teerapittayanon et al., BranchyNet (ICPR 2016), algorithm 1; Park et al., Big/Little
+        (CODES+ISSS 2015) for the margin.
+        """
+        started, load = time.perf_counter(), self._load
+        self._prepared.check_open()
+        numbers = self._in_order(modes)
+        is_sure = sure(score, threshold, len(numbers))
+        inputs = self._inputs(self._prepared_images(x), None)
+        batch = len(next(iter(inputs.values())))
+        ready = self._stages.are_ready(numbers, batch)
+        stages = self._stages.of(numbers, batch)
+        limit = None
+        if deadline_ms is not None:
+            limit = Limit(stages, self.controller(batch), deadline_ms, started)
+        load.running.append(None)
+        try:
+            answers, last = escalate(
+                stages, inputs, is_sure, (lambda _: True) if limit is None else limit.fits
+            )
+        finally:
+            load.running.pop()
+            load.served += 1
+        if limit is not None:
+            limit.observe(last, learn=ready)
+        return answers
+
+    def _in_order(self, modes: Sequence[ModeChoice] | None) -> tuple[int, ...]:
+        """Return the numbers of modes to be asked one after another."""
+        if modes is None:
+            return self._limited.cheapest_first
+        numbers = tuple(map(self._number_of, modes))
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise ValueError(f"`modes` (={list(map(str, modes))}) must name modes, each once")
+        return numbers
+
+    def _stage_model(self, number: int) -> StageModel:
+        """Return the model of a mode as written, so that what modes have in common looks the same."""
+        bundle, weights = self.bundle, self.bundle.weights_of(number)
+        graph = bundle.graph_of(number)
+        ways = choose_each(bundle.layers, weights.options, as_written)
+        built = build(graph, bundle.layers, weights, ways)
+        return StageModel(graph.inputs, graph.outputs, built.nodes, built.tensors, graph.opset)
+
+    def _run_whole(self, number: int, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return self._prepared.call(number, len(next(iter(inputs.values()))), inputs)
+
     def controller(self, batch: int = 1) -> Controller:
         """Return what chooses modes under a limit: its decisions, counters, predicted latencies.
 
@@ -230,6 +315,7 @@ class Session:
         """
         self._prepared.close()
         self._limited.close()
+        self._stages.forget()
         if isinstance(self.engine, ModeEngine):
             self.engine.close()
         if self._kernels is not None:
@@ -258,6 +344,7 @@ class Session:
         """Begin anew in a forked process, which the threads of prepared modes did not come along to."""
         self._prepared.forget()
         self._limited.forget()
+        self._stages.forget()
         self._load.running.clear()
 
     def example(self, batch: int = 1) -> Any:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wenable.cascades.escalation import by_entropy, by_margin, entropy, margin
+from wenable.core.escalation import by_entropy, by_margin, entropy, margin
 
 
 def softmax(row: list[float]) -> list[float]:

@@ -1,0 +1,88 @@
+"""The modes of a session that are held ready to run one after another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wenable.runtime.bundle import Bundle
+from wenable.runtime.engine import Engine
+from wenable.runtime.forking import no_fork_meanwhile
+from wenable.runtime.image_sizes import with_smaller_images
+from wenable.runtime.stages import Part, Run, StageModel, parts_of
+
+
+@dataclass(frozen=True)
+class ReadyStages:
+    """Modes that can run one after another without further ado.
+
+    - `modes`: their numbers; `parts`: what each adds to those before it; `runs`: what runs it.
+    - `shrinks`: whether a smaller batch may be run than the one before.
+    """
+
+    modes: tuple[int, ...]
+    parts: Sequence[Part]
+    runs: Sequence[Run]
+    shrinks: bool
+
+
+class StagesOfSession:
+    """Prepares the parts of modes at their first use, and keeps them.
+
+    - `model`: returns the model of a mode by its number.
+    - `whole`: runs a mode as it is, by its number; where it is given, modes share nothing.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        model: Callable[[int], StageModel],
+        whole: Callable[[int, Mapping[str, np.ndarray]], list[np.ndarray]] | None,
+    ) -> None:
+        self._bundle, self._engine, self._model, self._whole = bundle, engine, model, whole
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all, as a closed session and a forked process have to."""
+        self._lock = threading.Lock()
+        self._parts: dict[tuple[int, ...], Sequence[Part]] = {}
+        self._ready: dict[tuple[tuple[int, ...], int], ReadyStages] = {}
+
+    def are_ready(self, numbers: tuple[int, ...], batch: int) -> bool:
+        """Say whether these modes can run one after another without being prepared first."""
+        return (numbers, self._size(batch)) in self._ready
+
+    def of(self, numbers: tuple[int, ...], batch: int) -> ReadyStages:
+        """Return these modes ready to run; raises what the engine raises."""
+        key = numbers, self._size(batch)
+        with self._lock:  # two threads that want the same prepare it once
+            if key not in self._ready:
+                parts = self._parts_of(numbers)
+                with no_fork_meanwhile():
+                    runs = [self._run(*each, batch) for each in zip(numbers, parts, strict=True)]
+                self._ready[key] = ReadyStages(numbers, parts, runs, not key[1])
+            return self._ready[key]
+
+    def _size(self, batch: int) -> int:
+        return batch if self._engine.per_batch and self._whole is None else 0
+
+    def _parts_of(self, numbers: tuple[int, ...]) -> Sequence[Part]:
+        if numbers not in self._parts:
+            models = [self._model(number) for number in numbers]
+            shared = self._whole is None
+            self._parts[numbers] = (
+                parts_of(models) if shared else [parts_of([each])[0] for each in models]
+            )
+        return self._parts[numbers]
+
+    def _run(self, number: int, part: Part, batch: int) -> Run:
+        if (whole := self._whole) is not None:
+            return lambda inputs: whole(number, inputs)
+        runner = self._engine.prepare(part.model(), *([batch] if self._engine.per_batch else []))
+        own = {each.name: each for each in part.inputs}
+        images = [each for each in self._bundle.inputs if each.name in own]
+        return with_smaller_images(runner, images, [own[each.name] for each in images])

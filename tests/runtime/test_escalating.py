@@ -1,0 +1,198 @@
+"""Inputs that are answered by the first mode that is sure: what is shared, who goes on, until when."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wenable as we
+from tests.core.test_escalation import slow_entropy, slow_margin
+from tests.helpers.engines import NEEDS_KERNELS
+from tests.helpers.methods import MODES, converted_by
+from tests.helpers.networks import IMAGES
+from wenable.runtime import Session
+from wenable.runtime.engines import installed_engines
+from wenable.runtime.graph import Node, TensorType
+from wenable.runtime.prepared import ClosedError
+from wenable.runtime.stages import StageModel, parts_of
+
+CHEAPEST_FIRST = {method: modes[::-1] for method, modes in MODES.items()}
+IMAGES_GIVEN = 24
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory) -> dict[str, Path]:
+    folder, found = tmp_path_factory.mktemp("bundles"), {}
+    for method in ("exits", "precision", "slimmable"):
+        net = converted_by(method)
+        readings = {
+            mode: {"macs": we.Reading(float(net.macs(mode)), "MACs")} for mode in MODES[method]
+        }
+        found[method] = we.export(net, MODES[method], folder / f"{method}.wen", readings=readings)
+    return found
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(3).standard_normal((IMAGES_GIVEN, *IMAGES[1:])).astype(np.float32)
+
+
+def one_by_one(
+    session: Session, images: np.ndarray, modes, is_sure
+) -> tuple[np.ndarray, list[int]]:
+    """The same by hand: each image asks whole modes in turn."""
+    outputs, stages = [], []
+    for image in images:
+        answers = [session.run(image[None], mode=mode)[0] for mode in modes]
+        stage = next((k for k, each in enumerate(answers[:-1]) if is_sure(each)), len(modes) - 1)
+        outputs.append(answers[stage])
+        stages.append(stage)
+    return np.stack(outputs), stages
+
+
+def margins_of(session: Session, images: np.ndarray, mode: str) -> list[float]:
+    return sorted(slow_margin(each) for each in session.run(images, mode=mode))
+
+
+ENGINES_OF = [
+    *(("exits", engine) for engine in installed_engines()),
+    *(("slimmable", engine) for engine in installed_engines()),
+    pytest.param(
+        "slimmable", "native", marks=NEEDS_KERNELS
+    ),  # which have no batch norm behind exits
+]
+
+
+@pytest.mark.parametrize(("method", "engine"), ENGINES_OF)
+def test_each_image_gets_the_answer_of_the_first_mode_that_is_sure(bundles, images, method, engine):
+    modes = CHEAPEST_FIRST[method]
+    with Session(bundles[method], engine=engine, threads=1) as session:
+        found = margins_of(session, images, modes[0])
+        threshold = (found[11] + found[12]) / 2  # half of them leave at the first
+        answered = session.escalate(images, threshold, modes=modes)
+        wanted, stages = one_by_one(session, images, modes, lambda y: slow_margin(y) >= threshold)
+        np.testing.assert_allclose(answered.outputs, wanted, rtol=1e-4, atol=1e-5)
+        assert answered.stages.tolist() == stages
+        assert 0 < sum(stage == 0 for stage in stages) < len(images)
+        # Without names all modes are asked, the cheapest first.
+        assert session.escalate(images, threshold).stages.tolist() == stages
+
+
+def test_entropy_is_a_score_too(bundles, images):
+    with Session(bundles["exits"], engine="onnxruntime", threads=1) as session:
+        modes = CHEAPEST_FIRST["exits"]
+        first = sorted(map(slow_entropy, session.run(images, mode=modes[0])))
+        threshold = (first[11] + first[12]) / 2
+        answered = session.escalate(images, threshold, score="entropy")
+        _, stages = one_by_one(session, images, modes, lambda y: slow_entropy(y) < threshold)
+        assert answered.stages.tolist() == stages
+
+
+def test_exits_compute_nothing_twice_and_what_differs_shares_nothing(bundles):
+    x = np.zeros(IMAGES, np.float32)
+    with Session(bundles["exits"], engine="onnxruntime", threads=1) as session:
+        readings = {str(each.mode): each.readings["macs"].known for each in session.bundle.modes}
+        stem, block, end = (readings[mode] for mode in CHEAPEST_FIRST["exits"])
+        all_through = session.escalate(x, 1.0)
+        assert all_through.stages.tolist() == [2] * len(x)
+        assert all_through.cost < stem + block + end
+        branches = all_through.cost - end  # those of the earlier exits, on the way
+        assert 0 < branches < 0.2 * end
+        assert session.escalate(x, 0.0).cost == stem
+    with Session(bundles["slimmable"], engine="onnxruntime", threads=1) as session:
+        readings = [each.readings["macs"].known for each in session.bundle.modes]
+        assert session.escalate(x, 1.0).cost == sum(readings)
+
+
+def test_a_deadline_bounds_how_far_it_goes(bundles, images):
+    with Session(bundles["exits"], engine="onnxruntime", threads=1) as session:
+        x = images[:1]
+        session.escalate(x, 1.0)
+        assert session.escalate(x, 1.0, deadline_ms=10_000).stages.tolist() == [2]
+        assert session.escalate(x, 1.0, deadline_ms=1e-6).stages.tolist() == [0]
+        counters = session.controller().counters
+        assert (counters.within, counters.late) == (1, 1)
+        for _ in range(5):
+            session.escalate(x, 1.0, deadline_ms=10_000)
+        # What it learned is of the machine, not of having run several modes.
+        assert session.controller().slowdown < 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"threshold": 1.5}, "`threshold` (=1.5) must be from 0 to 1"),
+        ({"threshold": [0.5]}, "`threshold` holds 1 values; 3 stages need 2"),
+        ({"threshold": 0.5, "score": "luck"}, "`score` (='luck') must be one of margin, entropy"),
+        ({"threshold": 0.5, "modes": ["end", "end"]}, "must name modes, each once"),
+        ({"threshold": 0.5, "modes": []}, "must name modes, each once"),
+        ({"threshold": 0.5, "modes": ["layer9"]}, "layer9"),
+        ({"threshold": 0.5, "deadline_ms": -1.0}, "`deadline_ms` (=-1.0)"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(bundles, images, settings, words):
+    with Session(bundles["exits"], engine="onnxruntime", threads=1) as session:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            session.escalate(images, **settings)
+
+
+def test_a_closed_session_and_a_memory_budget(bundles, images):
+    modes = CHEAPEST_FIRST["exits"]
+    with Session(bundles["exits"], engine="onnxruntime", threads=1) as session:
+        wanted = session.escalate(images, 0.3)
+    with pytest.raises(ClosedError):
+        session.escalate(images, 0.3)
+    with Session(bundles["exits"], engine="onnxruntime", threads=1, memory_budget_mb=8) as session:
+        budgeted = session.escalate(images, 0.3, modes=modes)
+        np.testing.assert_allclose(budgeted.outputs, wanted.outputs, rtol=1e-4, atol=1e-5)
+        assert budgeted.cost > wanted.cost  # whole modes: nothing is held besides
+
+
+# --- what two models have in common ---------------------------------------------------------------
+
+X, Y, Z = (TensorType(name, "float32", (None, 4)) for name in "xyz")
+WEIGHT = np.eye(4, dtype=np.float32)
+
+
+def model(nodes, outputs=(Z,), tensors=None) -> StageModel:
+    return StageModel((X,), outputs, tuple(nodes), tensors or {"w": WEIGHT}, 17)
+
+
+def operations(*models: StageModel) -> list[list[str]]:
+    return [[node.op for node in part.nodes] for part in parts_of(models)]
+
+
+PRODUCT = Node("MatMul", ("x", "w"), ("h",))
+FIRST = model([PRODUCT, Node("Relu", ("h",), ("y",))], (Y,))
+
+
+def test_equal_constants_are_equal_whatever_they_are_called():
+    other = Node("MatMul", ("x", "v"), ("g",)), Node("Sigmoid", ("g",), ("z",))
+    assert operations(FIRST, model(other, tensors={"v": WEIGHT.copy()})) == [
+        ["MatMul", "Relu"],
+        ["Sigmoid"],
+    ]
+    assert operations(FIRST, model(other, tensors={"v": 2 * WEIGHT}))[1] == ["MatMul", "Sigmoid"]
+
+
+def test_other_attributes_are_another_operation():
+    leaky = [Node("LeakyRelu", ("x",), ("h",), {"alpha": alpha}) for alpha in (0.1, 0.2)]
+    end = Node("Neg", ("h",), ("z",))
+    assert operations(model([leaky[0], end]), model([leaky[1], end]))[1] == ["LeakyRelu", "Neg"]
+
+
+def test_what_holds_no_entry_for_each_example_is_computed_again():
+    turned = Node("Transpose", ("x",), ("h",), {"perm": [1, 0]})
+    back = Node("Transpose", ("h",), ("g",), {"perm": [1, 0]})
+    first = model([turned, back, Node("Relu", ("g",), ("z",))])
+    second = model([turned, back, Node("Neg", ("g",), ("z",))])
+    assert operations(first, second)[1] == ["Neg"]  # of g, which has one; h is never passed on
+    third = model(
+        [turned, Node("Neg", ("h",), ("i",)), Node("Transpose", ("i",), ("z",), {"perm": [1, 0]})]
+    )
+    assert operations(first, third)[1] == ["Transpose", "Neg", "Transpose"]
+
+
+def test_a_mode_that_is_the_same_makes_its_answer_by_its_last_operation():
+    assert operations(FIRST, FIRST) == [["MatMul", "Relu"], ["Relu"]]
