@@ -4,7 +4,10 @@ import random
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import onnx
@@ -41,6 +44,16 @@ def calibrated(model: nn.Module | None = None, **method) -> tuple[we.DynamicNetw
     return net, modes
 
 
+@cache
+def exported(
+    model: Callable[[], nn.Module], shuffle: str = "first"
+) -> tuple[we.DynamicNetwork, list[we.Mode], Path]:
+    """One that was calibrated, its modes and its bundle; written once for all engines."""
+    torch.manual_seed(0)
+    net, modes = calibrated(give_norms_a_past(model()).eval(), shuffle=shuffle)
+    return net, modes, we.export(net, modes, Path(mkdtemp()) / "net.wen")
+
+
 def expected_of(net: we.DynamicNetwork, mode: we.Mode, x: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return we.extract(net, mode).eval()(torch.from_numpy(x)).numpy()
@@ -58,9 +71,8 @@ def close(found: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("engine", SESSION_ENGINES)
 @pytest.mark.parametrize("shuffle", ["first", "all", "none"])
-def test_every_mode_gives_the_answers_of_the_extracted_network(tmp_path, engine, shuffle):
-    net, modes = calibrated(shuffle=shuffle)
-    path = we.export(net, modes, tmp_path / "net.wen", engine=engine)
+def test_every_mode_gives_the_answers_of_the_extracted_network(engine, shuffle):
+    net, modes, path = exported(small_resnet, shuffle)
     session = Session(path, engine=engine)
     assert session.modes == tuple(map(str, modes))
     for count in (1, 3):  # any batch
@@ -71,11 +83,16 @@ def test_every_mode_gives_the_answers_of_the_extracted_network(tmp_path, engine,
     assert all(not np.allclose(one, answers[0], atol=1e-3) for one in answers[1:])
 
 
+@pytest.mark.parametrize("engine", SESSION_ENGINES)
+def test_the_check_before_writing_runs_on_any_engine(tmp_path, engine):
+    net, modes = calibrated(Dense())
+    assert Bundle(we.export(net, modes, tmp_path / "net.wen", engine=engine)).modes
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("model", [small_resnet, Dense, Tokens])
-def test_every_implementation_gives_the_same_answers(tmp_path, engine, model):
-    net, modes = calibrated(model(), shuffle="all")
-    path = we.export(net, modes, tmp_path / "net.wen", engine=engine)
+def test_every_implementation_gives_the_same_answers(engine, model):
+    net, modes, path = exported(model, "all")
     x = images(net)
     for number in range(15):  # the most ways that one option has here
 
@@ -325,9 +342,9 @@ class Split(nn.Module):
 
 
 @pytest.mark.parametrize("engine", SESSION_ENGINES)
-def test_a_network_that_splits_its_channels(tmp_path, engine):
-    net, modes = calibrated(Split())
-    session = Session(we.export(net, modes, tmp_path / "net.wen"), engine=engine)
+def test_a_network_that_splits_its_channels(engine):
+    net, modes, path = exported(Split)
+    session = Session(path, engine=engine)
     x = images(net)
     for mode in modes:
         close(session.run(x, mode=mode), expected_of(net, mode, x))
@@ -372,9 +389,9 @@ def timm_mobilenet() -> nn.Module:
 
 @pytest.mark.parametrize("engine", SESSION_ENGINES)
 @pytest.mark.parametrize("model", [ConvNormAct, timm_mobilenet])
-def test_norms_with_an_activation_of_their_own(tmp_path, model, engine):
-    net, modes = calibrated(give_norms_a_past(model()).eval())
-    session = Session(we.export(net, modes, tmp_path / "net.wen"), engine=engine)
+def test_norms_with_an_activation_of_their_own(model, engine):
+    net, modes, path = exported(model)
+    session = Session(path, engine=engine)
     x = images(net)
     for mode in modes:
         close(session.run(x, mode=mode), expected_of(net, mode, x))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,12 @@ class Net(nn.Module):
         return self.head(self.body(self.stem(x)).mean((2, 3)))
 
 
+@cache
+def of_methods(which: str) -> tuple[we.DynamicNetwork, Path]:
+    """A network of `JOINED` and its bundle; written once for all engines."""
+    return exported(Path(mkdtemp()), *JOINED[which])
+
+
 def exported(
     folder: Path, methods: Any, modes: list[str], sides: tuple[int, int] = (32, 32)
 ) -> tuple[we.DynamicNetwork, Path]:
@@ -55,6 +63,13 @@ def exported(
 MODES = ["full", "24", "16"]
 JOINT_MODES = ["full", "1/4", "1,size=16", "1/2,size=24", "1/4,size=16"]
 GROUPS = we.WeightEnabling(groups=(1, 2, 4), shuffle="all")
+JOINED: dict[str, tuple[Any, list[str]]] = {
+    "sizes": (we.ImageSize(SIZES), MODES),
+    "groups and sizes": ([GROUPS, we.ImageSize(SIZES)], JOINT_MODES),
+    "widths and sizes": (
+        [we.UniversallySlimmable(), we.ImageSize(SIZES)], ["full", "0.55,size=24", "1,size=16"],
+    ),
+}  # fmt: skip
 
 
 def images(batch: int, height: int, width: int) -> np.ndarray:
@@ -68,18 +83,9 @@ def expected(net: we.DynamicNetwork, mode: str, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("engine", SESSION_ENGINES)
-@pytest.mark.parametrize(
-    ("methods", "modes"),
-    [
-        (we.ImageSize(SIZES), MODES),
-        ([GROUPS, we.ImageSize(SIZES)], JOINT_MODES),
-        ([we.UniversallySlimmable(), we.ImageSize(SIZES)], ["full", "0.55,size=24", "1,size=16"]),
-    ],
-)
-def test_a_session_answers_as_the_extracted_network_at_both_sizes(
-    tmp_path: Path, methods: Any, modes: list[str], engine: str
-):
-    net, path = exported(tmp_path, methods, modes)
+@pytest.mark.parametrize("which", list(JOINED))
+def test_a_session_answers_as_the_extracted_network_at_both_sizes(which: str, engine: str):
+    (net, path), (_, modes) = of_methods(which), JOINED[which]
     session = Session(path, engine=engine, threads=1)
     x = images(3, 32, 32)
     for mode, number in zip(modes, range(len(modes)), strict=True):

@@ -132,9 +132,9 @@ def test_a_deadline_bounds_how_far_it_goes(bundles, images):
     ],
 )
 def test_what_makes_no_sense_is_refused(bundles, images, settings, words):
-    with Session(bundles["exits"], engine="onnxruntime", threads=1) as session:
-        with pytest.raises(ValueError, match=re.escape(words)):
-            session.escalate(images, **settings)
+    session = Session(bundles["exits"], engine="onnxruntime", threads=1)
+    with session, pytest.raises(ValueError, match=re.escape(words)):
+        session.escalate(images, **settings)
 
 
 def test_a_closed_session_and_a_memory_budget(bundles, images):
