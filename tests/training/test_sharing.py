@@ -1,6 +1,7 @@
 """What goes beyond Algorithm 1, each against numpy, a gradient by hand or a schedule written out."""
 
 import copy
+import itertools
 import json
 from collections import Counter
 
@@ -71,12 +72,12 @@ def test_the_importance_ratio_is_clipped_in_value_and_gradient():
     scores = torch.tensor(np.log(q)).requires_grad_()
     for alpha in (-1.0, 1.0):
         ratio = np.minimum((p / q) ** alpha, 5.0)
-        assert (ratio == 5.0).any() and (ratio < 5.0).any()
+        assert (ratio == 5.0).any()
+        assert (ratio < 5.0).any()
         found = alpha_divergence(scores, torch.tensor(p), alpha)
-        if alpha == -1.0:
-            expected = (q * (ratio - 1)).sum(1) / 2
-        else:
-            expected = (q * ratio * np.log(p / q)).sum(1)
+        expected = (
+            (q * (ratio - 1)).sum(1) / 2 if alpha == -1.0 else (q * ratio * np.log(p / q)).sum(1)
+        )
         np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-6)
         # d log q_k / d score_j = [k = j] - q_j, and the gradient is -(1/alpha) sum_k q_k r_k of it
         by_hand = -(q * ratio - q * (q * ratio).sum(1, keepdims=True)) / alpha
@@ -89,7 +90,8 @@ def test_the_worse_divergence_is_taken_for_each_example_and_position():
     scores, teacher = torch.tensor(np.log(q)), torch.tensor(p)
     ends = [alpha_divergence(scores, teacher, alpha).numpy() for alpha in (-1.0, 1.0)]
     assert ends[0].shape == (2, 2, 3)
-    assert (ends[0] > ends[1]).any() and (ends[0] < ends[1]).any()
+    assert (ends[0] > ends[1]).any()
+    assert (ends[0] < ends[1]).any()
     expected = np.maximum(*ends).mean()
     assert float(worse_alpha_loss(scores, teacher)) == pytest.approx(expected, rel=1e-5)
     assert float(worse_alpha_loss(teacher.log(), teacher)) == pytest.approx(0, abs=1e-6)
@@ -101,9 +103,7 @@ def test_modes_learn_what_their_teacher_answers(teacher, divergence):
     net = converted(groups=(1, 2, 4)).train()
     twin = copy.deepcopy(net)
     modes = [net.space.full, net.space.smallest, net.space.uniform(2)]
-    config = TrainConfig(
-        distillation=True, sharing=Sharing(teacher=teacher, divergence=divergence)
-    )
+    config = TrainConfig(distillation=True, sharing=Sharing(teacher=teacher, divergence=divergence))
     losses = train_step(
         net, (X, Y), modes, CROSS_ENTROPY, torch.optim.SGD(net.parameters(), lr=0.1), config
     )
@@ -114,7 +114,10 @@ def test_modes_learn_what_their_teacher_answers(teacher, divergence):
     expected = [float(nn.functional.cross_entropy(answers[0], Y))]
     for number, scores in enumerate(answers[1:], start=1):
         heard = answers[:number] if teacher == "earlier" else answers[:1]
-        p, q = sum(each.softmax(1) for each in heard).numpy() / len(heard), scores.softmax(1).numpy()
+        p, q = (
+            sum(each.softmax(1) for each in heard).numpy() / len(heard),
+            scores.softmax(1).numpy(),
+        )
         if divergence == "kl":
             expected.append(-(p * np.log(q)).sum(1).mean())
         else:
@@ -232,8 +235,12 @@ def test_random_modes_can_be_drawn_from_a_pool():
             # Each is drawn as often as its cost is the nearest to a number drawn between the ends.
             costs = sorted((net.macs(mode), mode) for mode in drawn)
             low, high = costs[0][0], costs[-1][0]
-            bounds = [low, *((a[0] + b[0]) / 2 for a, b in zip(costs, costs[1:], strict=False)), high]
-            shares_of = [(b - a) / (high - low) for a, b in zip(bounds, bounds[1:], strict=False)]
+            bounds = [
+                low,
+                *((a[0] + b[0]) / 2 for a, b in itertools.pairwise(costs)),
+                high,
+            ]
+            shares_of = [(b - a) / (high - low) for a, b in itertools.pairwise(bounds)]
             found = [drawn[mode] / 400 for _, mode in costs]
         else:
             found = [drawn[net.space.mode(text)] / 400 for text in pool]

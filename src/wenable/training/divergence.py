@@ -29,9 +29,9 @@ def alpha_divergence(
 ) -> torch.Tensor:
     """Return D(answers || pupil) = sum q [(p / q)^alpha - 1] / (alpha (alpha - 1)), summed over classes.
 
-    At alpha = 1 it is its limit, KL(p || q). The ratio (p / q)^alpha counts no more than `clipped_at`, in the
-    value and in the gradient, which is -(1 / alpha) sum q (p / q)^alpha grad log q: without a limit a class
-    that one of them finds all but impossible would outweigh all others.
+    At alpha = 1 it is its limit, KL(p || q). The ratio (p / q)^alpha counts no more than `clipped_at`,
+    in the value and in the gradient, which is -(1 / alpha) sum q (p / q)^alpha grad log q: without a
+    limit a class that one of them finds all but impossible would outweigh all others.
 
     - `alpha`: not 0.
     """

@@ -41,9 +41,7 @@ def mode_alone(space: Space, sharing: Sharing, step: int, steps: int) -> Mode | 
     return outward[step * len(outward) // alone]
 
 
-def _draw_from_pool(
-    net: DynamicNetwork, rng: random.Random, sharing: Sharing, by: str
-) -> Mode:
+def _draw_from_pool(net: DynamicNetwork, rng: random.Random, sharing: Sharing, by: str) -> Mode:
     """Draw a mode of the pool: each equally often, or the one nearest to a cost drawn uniformly."""
     pool = [net.space.mode(text) for text in sharing.pool]
     if by == "options":

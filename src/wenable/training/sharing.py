@@ -1,4 +1,4 @@
-"""How the modes of a run share its steps and gradients, beyond Algorithm 1: settings, each with its source."""
+"""How the modes of a run share its steps and gradients, beyond Algorithm 1: settings with their sources."""
 
 from __future__ import annotations
 
