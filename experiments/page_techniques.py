@@ -19,7 +19,8 @@ those of the search split, on which settings are chosen; {images} images. Every 
 Differences are in points, with a 95 % interval over the images, paired: the same images on both
 sides. The interval does not know of other seeds, which move a network by points too; if there are two,
 the record holds the difference of each. *Middle*: the uniform modes between the ends. *Mixtures*: modes
-drawn by cost. *All*: the mean over all these. A difference whose interval excludes 0 is in bold, whichever its sign."""
+drawn by cost. *All*: the mean over all these. A difference whose interval excludes 0 is in bold, whichever
+its sign."""
 
 BELOW = """\
 US-Net has other modes: its line through its widths is read at the costs of the base's modes, so it has no
