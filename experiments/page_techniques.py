@@ -11,8 +11,8 @@ PARTS = ("full", "middle", "smallest", "mixtures", "all")
 
 
 INTRODUCTION = """\
-Each technique alone, beside Algorithm 1 as the paper has it, on CIFAR-10 (JPEG) with a bottleneck ResNet of
-{macs:.1f} MMAC. **The budget is small**: as many multiply-accumulates as the plain network spends in
+Each technique alone, beside Algorithm 1 as the paper has it, on CIFAR-10 (JPEG, {pixels} pixels) with a bottleneck
+ResNet of {macs:.1f} MMAC. **The budget is small**: as many multiply-accumulates as the plain network spends in
 {budget:g} epochs, the same for all. What helps at this budget need not help at a larger one. Accuracies are
 those of the search split, on which settings are chosen; {images} images. Every mode was calibrated.
 
@@ -36,7 +36,8 @@ def page(results: Mapping[str, Any]) -> str:
     """Return the whole page."""
     runs, compared = results["runs"], results["compared"]
     words = {
-        "macs": runs[0]["macs"] / 1e6, "budget": results["budget"], "images": runs[0]["images"]
+        "macs": runs[0]["macs"] / 1e6, "budget": results["budget"], "images": runs[0]["images"],
+        "pixels": runs[0]["image_size"],
     }  # fmt: skip
     beside = ["technique", "source", "beside", "seeds", *PARTS]
     each = [

@@ -26,6 +26,7 @@ from torch import nn
 
 import wenable as we
 from experiments.networks import SmallBottleneckResNet
+from experiments.page_techniques import page
 from experiments.paired import paired_difference
 from experiments.pixels import PixelSplits, load_pixels
 from experiments.sides import Side, Spending, answers_of, modes_to_compare, trained
@@ -119,11 +120,18 @@ SCALES = {
         functools.partial(SmallBottleneckResNet, blocks=2),
         Spending(2.0, 16, _settings(), calibration_images=16), (0,), 2, None,
     ),
+    "short": Scale(
+        functools.partial(SmallBottleneckResNet, 16),
+        Spending(2.0, 64, _settings(channels_last=True), calibration_images=512), (0, 1), 8, None,
+        image_size=16,
+    ),
     "cpu": Scale(
         functools.partial(SmallBottleneckResNet, 32),
-        Spending(1.0, 64, _settings(channels_last=True), calibration_images=512), (0, 1), 8, None,
+        Spending(4.0, 64, _settings(channels_last=True), calibration_images=1024), (0, 1), 16, None,
     ),
 }  # fmt: skip
+"""`smoke` runs in the tests; `short` takes minutes for each technique on one core, at half the size of the
+images; `cpu` takes most of an hour."""
 
 
 def main() -> None:
@@ -152,9 +160,9 @@ def run(
                 _answered(technique, sizes, seed, pixels, folder)
                 results = _results(scale, sizes, folder)
                 write_records(records_file(out, "techniques"), results)
-                from experiments.page_techniques import page
-
-                write_whole(page_file(out, "techniques"), page(results))
+                written = page_file(out, "techniques")
+                written.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(written, page(results))
     return results
 
 
@@ -216,7 +224,8 @@ def _run_of(
     keys = ("epochs", "full_passes", "training_s", "uniform", "macs")
     return {
         "technique": name, "seed": seed, **{key: header[key] for key in keys},
-        "steps": header["identity"]["steps"], "images": right.shape[1], "modes": modes,
+        "steps": header["identity"]["steps"], "image_size": header["identity"]["image_size"],
+        "images": right.shape[1], "modes": modes,
         "commit": header["made"]["commit"],
     }  # fmt: skip
 
