@@ -11,10 +11,11 @@ PARTS = ("full", "middle", "smallest", "mixtures", "all")
 
 
 INTRODUCTION = """\
-Each technique alone, beside Algorithm 1 as the paper has it, on CIFAR-10 (JPEG, {pixels} pixels) with a bottleneck
-ResNet of {macs:.1f} MMAC. **The budget is small**: as many multiply-accumulates as the plain network spends in
-{budget:g} epochs, the same for all. What helps at this budget need not help at a larger one. Accuracies are
-those of the search split, on which settings are chosen; {images} images. Every mode was calibrated.
+Each technique alone, beside Algorithm 1 as the paper has it, on CIFAR-10 (JPEG, {pixels} pixels) with a
+bottleneck ResNet of {macs:.1f} MMAC. **The budget is small**: as many multiply-accumulates as the plain
+network spends in {budget:g} epochs, the same for all. What helps at this budget need not help at a larger
+one. Accuracies are those of the search split, on which settings are chosen; {images} images. Every mode was
+calibrated.
 
 Differences are in points, with a 95 % interval over the images, paired: the same images on both
 sides. The interval does not know of other seeds, which move a network by points too; if there are two,
