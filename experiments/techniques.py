@@ -62,6 +62,7 @@ TECHNIQUES = (
     _technique(BASE, "WeNet, section III-C"),
     _technique("delay", "DepS, ECCV 2024", sharing={"delay": 0.5}),
     _technique(DISTILLED_LATER, "DepS, ECCV 2024", **DELAYED),
+    _technique("US-Net", "US-Nets, 2019", we.UniversallySlimmable(0.25, 0.025, divisor=4)),
     _technique("means of losses", "-", sharing={"losses": "mean"}),
     _technique("shuffle everywhere", "-", we.WeightEnabling(shuffle="all")),
     _technique("projected gradients", "NASViT, 2022; PCGrad, 2020", sharing={"project": True}),
@@ -86,7 +87,6 @@ TECHNIQUES = (
     ),
     _technique("distillation from the start", "US-Nets, 2019", distillation=True),
     _technique("last gamma at zero", "BigNAS, 2020", prepare="zero gamma"),
-    _technique("US-Net", "US-Nets, 2019", we.UniversallySlimmable(0.25, 0.025, divisor=4)),
     _technique(
         "US-Net with distillation", "US-Nets, 2019", we.UniversallySlimmable(0.25, 0.025, divisor=4),
         distillation=True,
@@ -122,7 +122,7 @@ SCALES = {
     ),
     "short": Scale(
         functools.partial(SmallBottleneckResNet, 16),
-        Spending(2.0, 64, _settings(channels_last=True), calibration_images=512), (0, 1), 8, None,
+        Spending(1.0, 64, _settings(channels_last=True), calibration_images=512), (0, 1), 8, None,
         image_size=16,
     ),
     "cpu": Scale(
