@@ -113,15 +113,11 @@ class TrainingPixels:
     def __init__(
         self, pixels: Pixels, size: int, steps: int, seed: int, device: torch.device
     ) -> None:
-        self.pixels, self.size, self.steps, self.seed, self.device = (
-            pixels, size, steps, seed, device,
-        )  # fmt: skip
+        # On the device from the start: a GPU must not wait for a processor to shift images.
+        self.images, self.targets = pixels.images.to(device), pixels.labels.to(device)
+        self.labels = pixels.labels
+        self.size, self.steps, self.seed, self.device = size, steps, seed, device
         self.in_a_pass = len(pixels) // size
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """The labels of all images."""
-        return self.pixels.labels
 
     def __len__(self) -> int:
         return self.steps
@@ -137,12 +133,15 @@ class TrainingPixels:
             generator = torch.Generator().manual_seed(
                 int(random.Random(f"{self.seed} {step}").random() * 2**40)
             )
-            images = changed(self.pixels.images[chosen], generator)
-            yield as_inputs(images, self.device), self.pixels.labels[chosen].to(self.device)
+            chosen = chosen.to(self.device)
+            yield (
+                as_inputs(changed(self.images[chosen], generator), self.device),
+                self.targets[chosen],
+            )
 
     def _order(self, through: int) -> torch.Tensor:
         seed = int(random.Random(f"{self.seed} {through} order").random() * 2**40)
-        return torch.randperm(len(self.pixels), generator=torch.Generator().manual_seed(seed))
+        return torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
 
 
 def changed(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -155,8 +154,8 @@ def changed(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     columns = right + line
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    places = torch.arange(count)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[places, (down + line)[:, :, None], columns[:, None, :]]
+    where = (torch.arange(count)[:, None, None], (down + line)[:, :, None], columns[:, None, :])
+    moved = padded.permute(0, 2, 3, 1)[tuple(each.to(images.device) for each in where)]
     return moved.permute(0, 3, 1, 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +23,12 @@ from wenable.methods import Method
 from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training import Checkpoint, StepReport, TrainConfig, sample_modes
+from wenable.training.loop import run_steps
+from wenable.training.start import start_of_run
+from wenable.training.state import TrainState
 
 CHECKPOINT_EVERY_S = 120.0
-COUNTED_STEPS = 400
+COUNTED_STEPS = 200
 """How many steps' modes the mean cost of a step is taken from, before a run."""
 
 
@@ -35,12 +39,17 @@ class Side:
     - `methods`: as `convert` takes them; none for a plain network.
     - `settings`: fields of `TrainConfig` that differ from the scale's; `sharing` as a dictionary.
     - `prepare`: what is done to the network before it is converted, by a name in `PREPARED`.
+    - `steps_of`: the side whose number of steps it takes, whatever that costs; "" for the budget.
+    - `alone`: only the network of the uniform mode 1/n is trained, by itself, one pass a step, for as
+      many epochs as the budget says.
     """
 
     name: str
     methods: tuple[Method, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     prepare: str = ""
+    steps_of: str = ""
+    alone: int = 0
 
     @property
     def file_name(self) -> str:
@@ -118,9 +127,11 @@ def converted(side: Side, model: nn.Module, example: torch.Tensor) -> DynamicNet
 
 def trained(
     side: Side, make: Callable[[], nn.Module], spending: Spending, seed: int, data: PixelSplits,
-    work: Path, device: torch.device, stop_at: float = float("inf"),
+    work: Path, device: torch.device, stop_at: float = float("inf"), steps: int | None = None,
 ) -> tuple[DynamicNetwork, dict[str, Any]] | None:  # fmt: skip
     """Return a side's network, trained or from its file, and what its training was.
+
+    - `steps`: instead of those that the budget allows.
 
     A run that was stopped goes on where it was. None where it is not complete at `stop_at`, a time of
     `time.monotonic`. Raises `ValueError` for a file of other settings.
@@ -130,11 +141,11 @@ def trained(
     example = torch.zeros(2, *data.train.images.shape[1:])
     net = converted(side, make(), example)
     config = config_of(side, spending, seed)
-    steps = steps_for(net, config, len(data.train), spending)
+    steps = steps or steps_of_side(side, net, config, len(data.train), spending)
     identity = json.loads(json.dumps({
         "side": side.name, "prepare": side.prepare, "method": net.conversion_method.to_json(),
         "config": config.to_json(), "steps": steps, "batch_size": spending.batch_size,
-        "images": len(data.train), "image_size": data.train.images.shape[-1],
+        "images": len(data.train), "image_size": data.train.images.shape[-1], "alone": side.alone,
     }))  # fmt: skip
     stamp = path.with_suffix(".json")
     if path.is_file() and stamp.is_file():
@@ -147,14 +158,23 @@ def trained(
     checkpoint, spent = path.with_suffix(".checkpoint"), _Spent(side.name, seed)
     goes_on, started = checkpoint.is_file(), time.perf_counter()
     loader = TrainingPixels(data.train, spending.batch_size, steps, seed, device)
-    complete = we.train(
+    run = (
+        functools.partial(_train_alone, mode=net.space.uniform(side.alone))
+        if side.alone
+        else we.train
+    )
+    complete = run(
         net, loader, config, on_step=spent,
         checkpoint=Checkpoint(checkpoint, every_s=CHECKPOINT_EVERY_S, resume=True),
         should_stop=lambda: time.monotonic() > stop_at,
     )  # fmt: skip
     if not complete:
         return None
-    macs = sum(cost_of_step(net, config, step, steps) for step in range(steps))
+    macs = (
+        steps * net.macs(net.space.uniform(side.alone))
+        if side.alone
+        else sum(cost_of_step(net, config, step, steps) for step in range(steps))
+    )
     about = {
         "identity": identity,
         "epochs": steps * spending.batch_size / len(data.train),
@@ -165,6 +185,34 @@ def trained(
     write_whole(stamp, json.dumps(about, indent=1) + "\n")
     checkpoint.unlink(missing_ok=True)
     return net, about
+
+
+def steps_of_side(
+    side: Side, net: DynamicNetwork, config: TrainConfig, images: int, spending: Spending
+) -> int:
+    """Return how many steps a side makes: those of the budget, or of so many epochs for one mode alone."""
+    if side.alone:
+        return max(1, round(spending.epochs * images / spending.batch_size))
+    return steps_for(net, config, images, spending)
+
+
+def _train_alone(
+    net: DynamicNetwork, loader: Any, config: TrainConfig, *, mode: we.Mode, on_step: Any,
+    checkpoint: Checkpoint, should_stop: Callable[[], bool],
+) -> bool:  # fmt: skip
+    """Train one mode of a network and no other, as `train` trains all."""
+    start = start_of_run(net, loader, config)
+    state = TrainState(net, config, start.batches * config.epochs)
+    if Path(checkpoint.path).is_file():
+        state.load(checkpoint.path)
+    if config.channels_last:
+        net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    complete = run_steps(
+        state, loader, start, lambda step: (mode,), on_step, None, checkpoint, should_stop
+    )
+    net.eval()
+    net.set_mode("full")
+    return complete
 
 
 class _Spent:

@@ -117,8 +117,8 @@ def _settings(**changes: Any) -> TrainConfig:
 
 SCALES = {
     "smoke": Scale(
-        functools.partial(SmallBottleneckResNet, blocks=2),
-        Spending(2.0, 16, _settings(), calibration_images=16), (0,), 2, None,
+        functools.partial(SmallBottleneckResNet, 8, blocks=2),
+        Spending(2.0, 16, _settings(), calibration_images=16), (0,), 2, None, image_size=16,
     ),
     "short": Scale(
         functools.partial(SmallBottleneckResNet, 16),
