@@ -98,7 +98,7 @@ def _small_mobilenet(classes: int) -> nn.Module:
 SCALES: Mapping[str, Scale] = {
     "smoke": Scale(
         "tiny-bottleneck-resnet", lambda classes: SmallBottleneckResNet(8, classes, 2), 16, (16, 8),
-        Spending(1.0, 16, _settings(channels_last=False), 16), (0,), search_images=None,
+        Spending(2.0, 16, _settings(channels_last=False), 16), (0,), search_images=None,
         groups=(1, 2), front_modes=2, width_step=0.25,
     ),
     "short": Scale(

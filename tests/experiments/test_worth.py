@@ -70,7 +70,7 @@ def test_sides_are_trained_searched_and_compared_and_go_on_where_they_were(
     data = write_images(tmp_path / "images", {"train": 40, "test": 10}, size=32)
     arguments = {"scale": "smoke", "data": data, "work": tmp_path / "work", "out": tmp_path}
     assert worth.run(**arguments, minutes=0.0) is None
-    names = [PAPER, US_NET, JOINT, "alone, full", "alone, 1/2"]
+    names = [PAPER, US_NET, JOINT, "alone, full"]
     results = worth.run(**arguments, sides=names)
     assert results is not None
     assert read_records(tmp_path / "results" / "worth-smoke.jsonl") == results
@@ -78,11 +78,11 @@ def test_sides_are_trained_searched_and_compared_and_go_on_where_they_were(
     assert set(runs) == set(names)
     assert f"{FOUND}, seed 0" in results["missing"]
     for name in (PAPER, US_NET, JOINT):
-        assert runs[name]["full_passes"] == pytest.approx(1.0, rel=0.3)
-    assert (
-        runs["alone, full"]["epochs"] == runs["alone, 1/2"]["epochs"] == pytest.approx(1, rel=0.2)
-    )
-    assert runs["alone, 1/2"]["full_passes"] < runs["alone, full"]["full_passes"]
+        # As near as whole steps come: half of one, and what is left to chance of its modes.
+        step = runs[name]["full_passes"] / runs[name]["steps"]
+        assert abs(runs[name]["full_passes"] - 2.0) <= 0.5 * step + 0.3
+    assert runs["alone, full"]["full_passes"] == runs["alone, full"]["epochs"]
+    assert runs["alone, full"]["epochs"] == pytest.approx(2.0, rel=0.15)
     assert any("size=8" in mode["mode"] for mode in runs[JOINT]["modes"])
     assert [(pair["ours"], pair["theirs"]) for pair in results["pairs"]] == [
         (PAPER, US_NET), (JOINT, US_NET)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from torch import nn
 
 import wenable as we
 from tests.helpers.networks import IMAGES, converted
+from wenable.cli.train_words import cost_line
 from wenable.training import Sharing, StepReport, TrainConfig, sample_modes, train_step
 from wenable.training.divergence import alpha_divergence, worse_alpha_loss
 from wenable.training.loop import Checkpoint
 from wenable.training.projection import add_without_conflict, take_gradients
+from wenable.training.recipes import Recipe
 
 GENERATOR = torch.Generator().manual_seed(3)
 X = torch.randn(6, *IMAGES[1:], generator=GENERATOR)
@@ -277,3 +280,17 @@ def test_settings_are_kept_in_checkpoints_and_those_of_older_files_are_the_defau
 def test_settings_outside_their_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Sharing(**settings)
+
+
+def test_what_a_run_costs_is_said_with_its_delay():
+    net, full = converted(groups=(1, 2, 4)), TrainConfig(passes=2, epochs=4)
+    delayed = replace(full, sharing=Sharing(delay=0.5))
+    both, alone = (
+        cost_line(net, Recipe(config, None, batch_size=8), 5) for config in (full, delayed)
+    )
+    together = 1 + net.macs("smallest") / net.macs("full")
+    assert f"20 steps of 2 passes over batches of 8; a step costs about {together:.1f} " in both
+    assert (
+        f"passes, the first 10 of one, over batches of 8; a step costs about {(1 + together) / 2:.1f} "
+        in alone
+    )
