@@ -12,6 +12,7 @@ a machine with the files; the GPU machine needs no network. See docs/guides/on-a
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import time
@@ -41,6 +42,7 @@ from experiments.worth_sides import SCALES as WORTH
 from results.provenance import made_by_command
 from results.records import page_file, records_file, write_records
 from wenable.core.files import write_whole
+from wenable.core.reasons import first_line
 from wenable.measure.energy import EnergyPlan
 from wenable.modules.denormals import flush_denormals
 
@@ -89,7 +91,11 @@ def main() -> None:
 def run(
     scale: str, work: Path, data: Path | None, minutes: float, out: Path, prepare: bool = False
 ) -> None:
-    """Measure what is missing, part by part, and write records and page after each."""
+    """Measure what is missing, part by part, and write records and page after each.
+
+    Raises `FileNotFoundError` where there is no file of images, before anything is measured, and an
+    `ExceptionGroup` at the end where parts failed.
+    """
     flush_denormals()
     sizes, images = SCALES[scale], data or work / "cifar10"
     load_pixels(images, WORTH[sizes.worth].image_size, work)  # refused here rather than at the end
@@ -97,20 +103,28 @@ def run(
         return
     log = Log(work / f"on-a-gpu-{scale}.jsonl")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    modes = functools.cache(modes_of)  # converting takes seconds for each network
     parts: dict[str, Callable[[float], None]] = {
-        "times": lambda until: _times(sizes, log, device, until),
-        "energies": lambda until: _energies(sizes, log, device, until),
+        "times": lambda until: _times(sizes, log, device, modes, until),
+        "energies": lambda until: _energies(sizes, log, device, modes, until),
         "training step": lambda until: _training_step(sizes, log, device),
         "comparison": lambda until: _comparison(sizes, images, work, out, until),
     }
     began, share = time.monotonic(), 0.0
+    failed: list[Exception] = []
     for name, measure in parts.items():
         share += SHARES[name]
         until = began + 60 * minutes * share
-        if time.monotonic() < until:
-            measure(until)
+        try:
+            if time.monotonic() < until:
+                measure(until)
+        except Exception as error:  # the parts behind it are worth their minutes all the same
+            failed.append(error)
+            print(f"{name}: {error!r}", flush=True)
         _write(log, scale, out)
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    if failed:
+        raise ExceptionGroup("parts that failed; the others are measured", failed)
 
 
 class Log:
@@ -129,8 +143,11 @@ class Log:
                 continue
 
     def has(self, **key: Any) -> bool:
-        """Say whether there is a line of these values."""
-        return any(all(line.get(name) == value for name, value in key.items()) for line in self)
+        """Say whether there is a line of these values that is no error: an error is tried again."""
+        return any(
+            "error" not in line and all(line.get(name) == value for name, value in key.items())
+            for line in self
+        )
 
     def add(self, **values: Any) -> None:
         """Write a line."""
@@ -138,9 +155,10 @@ class Log:
             file.write(json.dumps(values) + "\n")
 
 
-def _times(sizes: Scale, log: Log, device: torch.device, until: float) -> None:
+def _times(
+    sizes: Scale, log: Log, device: torch.device, modes: Callable[[str], Any], until: float
+) -> None:
     """(a) Time every mode of every network, way and batch."""
-    known: dict[str, Any] = {}
     for network, way, batch in cells(sizes.networks, sizes.batches, WAYS):
         key = {"part": "times", "network": network, "way": way, "batch": batch}
         if log.has(**key):
@@ -150,12 +168,12 @@ def _times(sizes: Scale, log: Log, device: torch.device, until: float) -> None:
         if why := why_not(way, device):
             log.add(**key, absent=why)
             continue
-        if network not in known:
-            known[network] = modes_of(network)
-        _measured(log, key, known[network], device, gpu_speed.times_of)
+        _measured(log, key, modes(network), device, gpu_speed.times_of)
 
 
-def _energies(sizes: Scale, log: Log, device: torch.device, until: float) -> None:
+def _energies(
+    sizes: Scale, log: Log, device: torch.device, modes: Callable[[str], Any], until: float
+) -> None:
     """(b) The energy of every mode, as fast as PyTorch runs it here."""
     way = BFLOAT16 if why_not(GRAPHS, device) else GRAPHS
     for batch in sizes.energy_batches:
@@ -169,7 +187,7 @@ def _energies(sizes: Scale, log: Log, device: torch.device, until: float) -> Non
             def measure(calls: Any, batch: int, name: str, way: str) -> dict[str, Any]:
                 return gpu_speed.energies_of(calls, batch, name, sizes.energy)
 
-            _measured(log, key, modes_of(network), device, measure)
+            _measured(log, key, modes(network), device, measure)
 
 
 def _measured(
@@ -185,11 +203,17 @@ def _measured(
     except torch.cuda.OutOfMemoryError:
         log.add(**key, absent="out of memory")
         return
+    except RuntimeError as error:  # one cell must not cost the minutes of all others
+        log.add(**key, error=first_line(error))
+        return
     log.add(
         **key, device=name, modes=found, macs={m: macs for m, (_, macs) in modes.items()},
         made=made_by_command("python -m experiments.on_a_gpu"),
     )  # fmt: skip
+    del calls
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _training_step(sizes: Scale, log: Log, device: torch.device) -> None:

@@ -41,11 +41,9 @@ class Pixels:
         return Pixels(self.images[chosen], self.labels[chosen])
 
     def batches(self, size: int, device: torch.device) -> list[Batch]:
-        """Return the images as a network takes them, in order and unchanged."""
+        """Return the images as a network on a device takes them, in order; labels stay behind."""
         places = torch.arange(len(self)).split(size)
-        return [
-            (as_inputs(self.images[each], device), self.labels[each].to(device)) for each in places
-        ]
+        return [(as_inputs(self.images[each], device), self.labels[each]) for each in places]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What is to run on a lent GPU runs on a processor first: every part, resumed, and its page."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,23 @@ def test_all_parts_run_on_a_processor_and_go_on_where_they_were(tmp_path: Path, 
     assert f"| 1/4 | {value:.3f} |" in page
     assert "Not measured: no energy meter with scope GPU" in page
     assert "1.50 (1.40 to 1.60)" in page
-    # A line that was cut off is measured again, and nothing else.
+    # What fails costs neither the other cells nor the other parts, and is tried again.
     path = work / "on-a-gpu-smoke.jsonl"
+    path.unlink()
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("made to fail\nsecond line")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(gpu_speed, "times_of", fails)
+        changed.setattr("benchmarks.training_speed.measure", fails)
+        with pytest.raises(ExceptionGroup, match="parts that failed"):
+            on_a_gpu.run(**arguments, data=None, minutes=5.0)
+    lines = list(Log(path))
+    assert [line["error"] for line in lines if "error" in line] == ["made to fail"] * 6
+    assert [line["part"] for line in lines if "modes" in line] == ["energies"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in found["cells"]))
+    # A line that was cut off is measured again, and nothing else.
     whole = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*whole[1:], whole[0][:40] + "\n"]))
     measured = []
