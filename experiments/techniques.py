@@ -29,7 +29,8 @@ from experiments.networks import SmallBottleneckResNet
 from experiments.page_techniques import page
 from experiments.paired import paired_difference
 from experiments.pixels import PixelSplits, load_pixels
-from experiments.sides import Side, Spending, answers_of, modes_to_compare, trained
+from experiments.side_runs import answers_of, modes_to_compare, trained
+from experiments.sides import Side, Spending
 from results.provenance import made_by_command
 from results.records import ROOT, page_file, records_file, write_records
 from wenable.core.files import write_whole

@@ -29,7 +29,8 @@ import wenable as we
 from experiments.fronts_of_sides import SideFront, beside
 from experiments.page_worth import page
 from experiments.pixels import PixelSplits, load_pixels
-from experiments.sides import Side, answers_of, config_of, converted, steps_of_side, trained
+from experiments.side_runs import answers_of, trained
+from experiments.sides import Side, config_of, converted, steps_of_side
 from experiments.worth_sides import (
     FOUND,
     JOINT,
