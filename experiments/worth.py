@@ -16,7 +16,7 @@ import argparse
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,36 +26,23 @@ import torch
 from torch import nn
 
 import wenable as we
-from experiments.fronts_of_sides import SideFront, beside
 from experiments.page_worth import page
 from experiments.pixels import PixelSplits, load_pixels
 from experiments.side_runs import answers_of, trained
 from experiments.sides import Side, config_of, converted, steps_of_side
+from experiments.worth_records import all_scales, answers_file, parts_of, records_of
 from experiments.worth_sides import (
-    FOUND,
-    JOINT,
-    MAIN,
-    PAPER,
     SCALES,
-    US_JOINT,
-    US_NET,
-    US_NET_TAUGHT,
     Scale,
     alone_sides,
     sides_of,
 )
 from results.provenance import made_by_command
-from results.records import ROOT, page_file, read_records, records_file, write_records
+from results.records import ROOT, page_file, records_file, write_records
 from wenable.core.files import write_whole
 from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.zoo import load_weights, read_weights
-
-PAIRS = (
-    (PAPER, US_NET), (FOUND, US_NET), (FOUND, US_NET_TAUGHT), (JOINT, US_NET), (JOINT, US_JOINT),
-    (FOUND, PAPER),
-)  # fmt: skip
-"""Whose front is held against whose."""
 
 
 def main() -> None:
@@ -105,7 +92,11 @@ def run(
             known[name], sizes, seed, pixels, folder, stop_at
         ):
             break
-        results = _written(scale, sizes, folder, out)
+        results = records_of(scale, sizes, folder)
+        write_records(records_file(out, f"worth-{scale}"), results)
+        written = page_file(out, "worth")
+        written.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(written, page(all_scales(out)))
     return results
 
 
@@ -116,21 +107,11 @@ def _with_weights(make: Callable[[int], nn.Module], weights: Path, classes: int)
     return model
 
 
-def parts_of(sizes: Scale) -> list[tuple[str, int]]:
-    """Return the sides and seeds of a scale, the most valuable first: one seed of all, then the others."""
-    first = [side.name for side in sides_of(sizes)]
-    full, *others = [side.name for side in alone_sides(sizes)]
-    main, rest = [n for n in first if n in MAIN], [n for n in first if n not in MAIN]
-    one = sizes.seeds[0]
-    ordered = [(name, one) for name in (*main, full, *rest, *others)]
-    return ordered + [(name, seed) for seed in sizes.seeds[1:] for name in main]
-
-
 def _finished(
     side: Side, sizes: Scale, seed: int, pixels: PixelSplits, folder: Path, stop_at: float
 ) -> bool:
     """Train a side, search its front and keep what its modes answer; say whether it is done."""
-    path = _answers(folder, side.name, seed)
+    path = answers_file(folder, side.name, seed)
     if path.is_file():
         return True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -178,76 +159,6 @@ def _modes(
         strategy=we.Knapsack(count=sizes.front_modes),
     )  # fmt: skip
     return list(dict.fromkeys((*net.space.uniform_modes(), *front.modes)))
-
-
-def _answers(folder: Path, name: str, seed: int) -> Path:
-    return folder / f"{Side(name, ()).file_name}-{seed}.answers.npz"
-
-
-def _written(scale: str, sizes: Scale, folder: Path, out: Path) -> dict[str, Any]:
-    """Write the records of all that is finished, and the page of all scales."""
-    found = {}
-    for name, seed in parts_of(sizes):
-        path = _answers(folder, name, seed)
-        if path.is_file():
-            with np.load(path) as file:
-                found[name, seed] = json.loads(str(file["header"])), file["right"]
-    made = next(iter(found.values()))[0]["made"]
-    results = {
-        **made, "scale": scale, "network": sizes.network, "image_size": sizes.image_size,
-        "budget": sizes.spending.epochs,
-        "missing": [f"{n}, seed {s}" for n, s in parts_of(sizes) if (n, s) not in found],
-        "runs": [_run(name, seed, *each) for (name, seed), each in found.items()],
-        "pairs": _pairs(sizes, found),
-    }  # fmt: skip
-    write_records(records_file(out, f"worth-{scale}"), results)
-    written = page_file(out, "worth")
-    written.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(written, page(all_scales(out)))
-    return results
-
-
-def all_scales(out: Path) -> list[dict[str, Any]]:
-    """Return the records of every scale that was run."""
-    paths = {name: records_file(out, f"worth-{name}") for name in SCALES}
-    return [read_records(path) for path in paths.values() if path.is_file()]
-
-
-def _run(name: str, seed: int, header: Mapping[str, Any], right: Any) -> dict[str, Any]:
-    """Return the record of one side and seed: its training, and the accuracy and cost of its modes."""
-    keys = ("epochs", "full_passes", "training_s", "uniform", "macs")
-    return {
-        "side": name, "seed": seed, **{key: header[key] for key in keys},
-        "steps": header["identity"]["steps"], "images": right.shape[1],
-        "commit": header["made"]["commit"],
-        "modes": [
-            {"mode": mode, "cost": cost, "accuracy": float(row.mean())}
-            for mode, cost, row in zip(header["modes"], header["costs"], right, strict=True)
-        ],
-    }  # fmt: skip
-
-
-def _pairs(sizes: Scale, found: Mapping[tuple[str, int], Any]) -> list[dict[str, Any]]:
-    """Return every pair of fronts that is there."""
-    rows = []
-    for ours, theirs in PAIRS:
-        for seed in sizes.seeds:
-            if (ours, seed) in found and (theirs, seed) in found:
-                fronts = [_front(*found[name, seed]) for name in (ours, theirs)]
-                rows.append({"ours": ours, "theirs": theirs, "seed": seed, **beside(*fronts)})
-    return rows
-
-
-def _front(header: Mapping[str, Any], right: Any) -> SideFront:
-    """Return the modes that the search found, the cheapest first."""
-    places = range(header["uniform"], len(header["modes"]))
-    places = [*places] or [*range(len(header["modes"]))]
-    places = sorted(places, key=lambda place: header["costs"][place])
-    return SideFront(
-        tuple(header["modes"][place] for place in places),
-        np.asarray([header["costs"][place] for place in places]),
-        right[places],
-    )
 
 
 if __name__ == "__main__":

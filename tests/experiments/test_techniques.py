@@ -11,7 +11,7 @@ from experiments import techniques
 from experiments.paired import paired_difference
 from experiments.pixels import TrainingPixels, changed, load_pixels
 from experiments.sides import Side, config_of, cost_of_step, steps_for
-from experiments.techniques import BASE, DISTILLED_LATER, SCALES, TECHNIQUES
+from experiments.technique_sides import BASE, DISTILLED_LATER, SCALES, TECHNIQUES
 from results.records import read_records
 from tests.data.test_data import write_images
 from wenable.training import sample_modes

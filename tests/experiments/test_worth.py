@@ -10,6 +10,7 @@ from experiments import worth
 from experiments.fronts_of_sides import SideFront, beside, gap_between
 from experiments.pixels import load_pixels
 from experiments.sides import Spending, config_of, converted, steps_of_side
+from experiments.worth_records import PAIRS, parts_of
 from experiments.worth_sides import (
     ACCOUNTING,
     FOUND,
@@ -117,8 +118,8 @@ def test_every_scale_has_the_sides_the_comparison_names():
     for scale in SCALES.values():
         names = [side.name for side in (*sides_of(scale), *alone_sides(scale))]
         assert len(set(names)) == len(names)
-        assert {side for pair in worth.PAIRS for side in pair} <= set(names)
+        assert {side for pair in PAIRS for side in pair} <= set(names)
         assert isinstance(scale.spending, Spending)
-        assert len(set(worth.parts_of(scale))) == len(worth.parts_of(scale))
+        assert len(set(parts_of(scale))) == len(parts_of(scale))
     with pytest.raises(ValueError, match=r"`--sides` holds 'x'; allowed: weight-enabling, US-Net"):
         worth.run("smoke", Path("none"), Path("none"), Path("none"), sides=["x"])
