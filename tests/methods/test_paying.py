@@ -1,6 +1,7 @@
 """Options that a device runs no faster than coarser ones are not offered, trained or saved."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_what_does_not_go_together_is_refused(table):
     without = DeviceProfile("bundle", "a board", "made-up 1", 1)
     names = json.dumps(table.to_json()).replace(table.space.names[0], "elsewhere")
     other = CostTable.from_json(json.loads(names))
-    for arguments, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"profile": without}, "`profile` has no cost table"),
         ({"profile": other}, "is of another network"),
         ({"profile": table, "method": we.Slimmable()}, r"`method` \(Slimmable\) has no groups"),
@@ -101,6 +102,7 @@ def test_what_does_not_go_together_is_refused(table):
             {"profile": table, "method": we.WeightEnabling(tie="block")},
             "one knob of several layers",
         ),
-    ):
+    )
+    for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             we.convert(small_resnet(), torch.zeros(IMAGES), **arguments)

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import wenable as we
 from tests.helpers.networks import IMAGES, converted
 from wenable.cli.train_words import cost_line
 from wenable.training import Sharing, StepReport, TrainConfig, sample_modes, train_step
+from wenable.training.config import Sampling
 from wenable.training.divergence import alpha_divergence, worse_alpha_loss
 from wenable.training.loop import Checkpoint
 from wenable.training.projection import add_without_conflict, take_gradients
@@ -118,7 +120,7 @@ def test_modes_learn_what_their_teacher_answers(teacher, divergence):
     for number, scores in enumerate(answers[1:], start=1):
         heard = answers[:number] if teacher == "earlier" else answers[:1]
         p, q = (
-            sum(each.softmax(1) for each in heard).numpy() / len(heard),
+            torch.stack([each.softmax(1) for each in heard]).mean(0).numpy(),
             scores.softmax(1).numpy(),
         )
         if divergence == "kl":
@@ -230,7 +232,8 @@ def test_one_mode_is_trained_alone_first_then_all(first, expected):
 def test_random_modes_can_be_drawn_from_a_pool():
     net = converted(groups=(1, 2, 4))
     pool = ("1/2", "1/4", str(net.space.full.replace({net.space.names[0]: 4})))
-    for sampling, shares_of in (("options", (1 / 3,) * 3), ("macs", None)):
+    cases: tuple[tuple[Sampling, Any], ...] = (("options", (1 / 3,) * 3), ("macs", None))
+    for sampling, shares_of in cases:
         config = TrainConfig(passes=6, sampling=sampling, sharing=Sharing(pool=pool))
         drawn = Counter(m for step in range(100) for m in sample_modes(net, config, step, 100)[2:])
         assert set(drawn) == {net.space.mode(text) for text in pool}
