@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from wenable.strategies.settings import Greedy as Greedy
     from wenable.strategies.settings import GreedyLazy as GreedyLazy
     from wenable.strategies.settings import Knapsack as Knapsack
+    from wenable.training import Sharing as Sharing
     from wenable.training import TrainConfig as TrainConfig
     from wenable.training import train as train
     from wenable.training import train_incrementally as train_incrementally
@@ -56,6 +57,7 @@ _HOMES = {
     "Mode": "wenable.core.space",
     "NSGA2": "wenable.strategies.settings",
     "Reading": "wenable.core.readings",
+    "Sharing": "wenable.training",
     "Slimmable": "wenable.methods.width",
     "Space": "wenable.core.space",
     "SwitchablePrecision": "wenable.methods.precision",

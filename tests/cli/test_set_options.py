@@ -3,7 +3,7 @@
 import pytest
 
 from wenable.cli.set_options import with_set
-from wenable.training import TrainConfig
+from wenable.training import Sharing, TrainConfig
 
 
 def test_values_are_read_by_their_type():
@@ -39,3 +39,17 @@ def test_values_are_read_by_their_type():
 def test_what_cannot_be_set_is_refused(text: str, message: str):
     with pytest.raises(ValueError, match=message):
         with_set({"epochs": 2}, [text])
+
+
+def test_what_modes_share_is_set_by_a_name_with_a_dot():
+    found = with_set({"epochs": 2}, ["sharing.delay=0.5", "sharing.losses=mean"])
+    assert found == {"epochs": 2, "sharing": Sharing(delay=0.5, losses="mean")}
+    assert TrainConfig(**found).sharing.delay == 0.5
+    for text, message in (
+        ("sharing=1", "names no setting"),
+        ("sharing.pool=1/2", "names no setting"),
+        ("sharing.delay=half", "sharing.delay must be a number"),
+        ("sharing.losses=most", "must be one of 'sum', 'mean'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            with_set({}, [text])

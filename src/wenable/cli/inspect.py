@@ -13,6 +13,7 @@ from rich.text import Text
 
 import wenable as we
 from wenable.cli.opening import Wanted, one_of, open_network, open_saved
+from wenable.cli.paying_words import left_out_line
 from wenable.cli.terminal import (
     busy,
     consoles,
@@ -27,19 +28,27 @@ from wenable.methods.plan import SwitchableLayer
 from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.image_sizes import maps_that_shrink, modes_of_sizes
+from wenable.runtime.device_profile import DeviceProfile
 from wenable.zoo import MadeFor, full_name
 
 
 def run_inspect(
-    name: str, model: str, size: str, groups: str, shuffle: str, classifier: bool, as_json: bool
-) -> None:
+    name: str, model: str, size: str, groups: str, shuffle: str, classifier: bool,
+    profile_path: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Print what can be switched in a network by name, or in one that wenable saved.
 
     - `model`: instead of `name`; or the function that builds the saved network, where it is the
       user's own.
+    - `profile_path`: a device's profile; options that do not pay there are left out.
     """
     console, progress = consoles(as_json)
+    profile = DeviceProfile.read(profile_path) if profile_path else None
     if Path(name).is_file():
+        if profile is not None:
+            raise ValueError(
+                f"`--profile` (={profile_path}) is for networks by name; what {name} switches is settled"
+            )
         if size:
             raise ValueError(f"`--input` (={size!r}) is for networks by name; {name} holds its own")
         with busy(progress, f"opening {name}"):
@@ -52,7 +61,9 @@ def run_inspect(
         with busy(progress, f"building and tracing {name}"):
             opened = open_network(name, Wanted())
             shape = parse_size(size) if size else default_size(opened.made_for)
-            net = we.convert(opened.model.eval(), torch.zeros(1, *shape), method=method)
+            net = we.convert(
+                opened.model.eval(), torch.zeros(1, *shape), method=method, profile=profile
+            )
             shown = full_name(name)
     if as_json:
         print_json(describe(net))
@@ -65,6 +76,8 @@ def run_inspect(
         f" {net.space.size:.3g} modes"
     )
     console.print(Text.assemble((shown, "bold"), words))
+    if profile is not None:
+        console.print(left_out_line(net, profile))
     _print_modes(console, net)
     _print_sizes(console, net)
     _print_layers(console, net)

@@ -9,7 +9,7 @@ import typer
 
 from wenable.cli.errors import one_line_errors as _one_line_errors
 from wenable.cli.errors import shown_in_full
-from wenable.cli.options import DataSet, Groups, Json, OwnModel, Shuffle
+from wenable.cli.options import DataSet, Groups, Json, OwnModel, Profile, Shuffle
 from wenable.cli.train_command import evaluate, train
 
 app = typer.Typer(
@@ -79,6 +79,7 @@ def inspect(
     groups: Groups = "1,2,4,8,16",
     shuffle: Shuffle = "first",
     classifier: Annotated[bool, typer.Option(help="Switch the classifier as well.")] = False,
+    profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Show what can be switched in a network, or the modes of a front or bundle."""
@@ -91,7 +92,7 @@ def inspect(
         raise ValueError(f"`--mode` (={mode}) is for a front.json or a bundle; {model} is neither")
     from wenable.cli.inspect import run_inspect
 
-    run_inspect(model, own_model, size, groups, shuffle, classifier, json)
+    run_inspect(model, own_model, size, groups, shuffle, classifier, profile, json)
 
 
 app.command()(train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,14 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Groups = Annotated[str, typer.Option(help="The options offered: a chain of divisors from 1.")]
 Shuffle = Annotated[str, typer.Option(help="Which layers read shuffled: first, all or none.")]
+Profile = Annotated[
+    Path | None,
+    typer.Option(
+        help="What wenable profile wrote of this network's modes on a device: options that it runs no"
+        " faster than coarser ones are left out.",
+        metavar="FILE",
+    ),
+]
 ModelName = Annotated[
     str,
     typer.Argument(help="torchvision or timm name, or package.module:function.", metavar="MODEL"),

@@ -7,23 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from wenable.training import TrainConfig
+from wenable.training import Sharing, TrainConfig
 from wenable.training.config import RENAMED
+
+SHARING = "sharing"
+"""The field of `TrainConfig` that holds settings of its own; a list of modes is not for an option."""
 
 
 def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     """Return settings with those that `--set` gives.
 
     - `settings`: what other options say; None for those that were not given.
-    - `texts`: as `clip_grad=5` or `grow_from=none`: a name of `TrainConfig`, and a number, true, false,
-      none or a word.
+    - `texts`: as `clip_grad=5`, `grow_from=none` or `sharing.delay=0.5`: a name of `TrainConfig` or of its
+      `Sharing`, and a number, true, false, none or a word.
 
     Raises `ValueError` for a text of another form, an unknown name, and one that was given twice.
 
     >>> with_set({"epochs": 3, "seed": None}, ["clip_grad=5"])
     {'epochs': 3, 'clip_grad': 5}
     """
-    known = [field.name for field in fields(TrainConfig)]
+    known = [field.name for field in fields(TrainConfig) if field.name != SHARING]
+    known += [f"{SHARING}.{field.name}" for field in fields(Sharing) if field.name != "pool"]
     found = {key: value for key, value in settings.items() if value is not None}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -38,12 +42,20 @@ def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any
             raise ValueError(f"`--set` (={text!r}): {name} was given already")
         found[name] = _value(value.strip())
         _check_type(text, name, found[name])
-    return found
+    return _with_sharing(found)
+
+
+def _with_sharing(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those of `sharing.NAME` in one."""
+    inner = {n.partition(".")[2]: value for n, value in found.items() if n.startswith(SHARING)}
+    rest = {name: value for name, value in found.items() if not name.startswith(SHARING)}
+    return rest | ({SHARING: Sharing(**inner)} if inner else {})
 
 
 def _check_type(text: str, name: str, value: Any) -> None:
     """Raise `ValueError` for a value of another type than the setting's."""
-    kinds = get_type_hints(TrainConfig)[name]
+    owner, _, inner = name.rpartition(".")
+    kinds = get_type_hints(Sharing if owner else TrainConfig)[inner]
     allowed = get_args(kinds) if not isinstance(kinds, type) else (kinds,)
     if get_origin(kinds) is Literal:
         allowed = (str,)  # which words, `TrainConfig` knows

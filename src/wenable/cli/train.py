@@ -12,6 +12,7 @@ from rich.console import Console
 
 import wenable as we
 from wenable.cli.opening import Wanted
+from wenable.cli.paying_words import left_out_line
 from wenable.cli.run_folder import RunFolder
 from wenable.cli.starting import network_and_data
 from wenable.cli.stopping import StopRequest, stop_requests
@@ -29,6 +30,7 @@ from wenable.core.space import Mode
 from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.modules.processes import join_processes, rank
 from wenable.network.dynamic_network import DynamicNetwork
+from wenable.runtime.device_profile import DeviceProfile
 from wenable.training import Checkpoint
 from wenable.training.data_sets import accuracies
 from wenable.training.in_memory import IN_MEMORY
@@ -38,7 +40,10 @@ from wenable.training.start import start_of_run
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run does besides training: where it runs, what it reads, writes and goes on from."""
+    """What a run does besides training: where it runs, what it reads, writes and goes on from.
+
+    - `profile`: of the device that the network is for; options that do not pay there are left out.
+    """
 
     resume: bool = False
     overwrite: bool = False
@@ -47,6 +52,7 @@ class RunOptions:
     skip_bad: bool = False
     workers: int = 2
     device: str = "auto"
+    profile: Path | None = None
 
 
 def run_train(
@@ -117,7 +123,10 @@ def _train(
     for line in start.lines:
         progress.print(line)
     loader = data.training_batches(recipe.batch_size, config.seed)
-    net = we.convert(start.model, data.example, method=method).to(device)
+    profile = DeviceProfile.read(options.profile) if options.profile else None
+    net = we.convert(start.model, data.example, method=method, profile=profile).to(device)
+    if profile is not None:
+        progress.print(left_out_line(net, profile))
     net.preprocessing = data.preprocessing
     say_classes(progress, net, data, loader, data_name)
     start_of_run(net, loader, config)

@@ -17,6 +17,7 @@ from wenable.cli.options import (
     ModelName,
     ModelOption,
     OwnModel,
+    Profile,
     Setting,
     Shuffle,
 )
@@ -104,7 +105,8 @@ def train(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Any other setting of a run, as clip_grad=5 or mixup=0.2; can be given several times.",
+            help="Any other setting of a run, as clip_grad=5 or sharing.delay=0.5; can be given several"
+            " times.",
         ),
     ] = None,
     device: Device = "auto",
@@ -146,6 +148,7 @@ def train(
     ] = None,
     groups: Groups = "1,2,4,8,16",
     shuffle: Shuffle = "first",
+    profile: Profile = None,
     seed: Annotated[
         int | None, Setting("Of the weights, the modes and the data's order.", "0")
     ] = None,
@@ -190,7 +193,7 @@ def train(
     wanted = Wanted(pretrained, weights, tuple(leave_out or ()), num_classes, image_size)
     options = RunOptions(
         resume=resume, overwrite=overwrite, keep_best=keep_best, tensorboard=tensorboard,
-        skip_bad=skip_bad, workers=workers, device=device,
+        skip_bad=skip_bad, workers=workers, device=device, profile=profile,
     )  # fmt: skip
     status = run_train(
         one_of(model, own_model), data, out, recipe, settings, batch_size=batch_size, groups=groups,

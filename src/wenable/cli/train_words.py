@@ -51,14 +51,16 @@ def cost_line(net: DynamicNetwork, recipe: Recipe, batches: int) -> str:
     """Return what the run will cost: known before it starts, but for the time."""
     config, full = recipe.training, net.macs("full")
     steps = batches * config.epochs
-    modes = [mode for step in range(0, steps, max(1, steps // 20))
-             for mode in sample_modes(net, config, step, steps)]  # fmt: skip
-    per_step = sum(net.macs(mode) for mode in modes) / len(modes) * config.modes_per_step
+    looked_at = range(0, steps, max(1, steps // 20))
+    modes = [mode for step in looked_at for mode in sample_modes(net, config, step, steps)]
+    per_step = sum(net.macs(mode) for mode in modes) / len(looked_at)
+    alone = config.sharing.steps_alone(steps)
+    first = f", the first {alone} of one," if alone else ""
     weights = sum(p.numel() for p in net.parameters()) * 4 / 2**20
     copies = 3 if config.optimizer == "sgd" else 4
     return (
-        f"{steps} steps of {config.modes_per_step} passes over batches of {recipe.batch_size}; a step"
-        f" costs about {per_step / full:.1f} times the MACs of one full pass; weights, gradients and"
+        f"{steps} steps of {config.modes_per_step} passes{first} over batches of {recipe.batch_size};"
+        f" a step costs about {per_step / full:.1f} times the MACs of one full pass; weights, gradients and"
         f" optimizer take {copies * weights:.0f} MiB, activations come on top; the time left is shown"
         " once the first steps were timed"
     )
@@ -75,8 +77,9 @@ def progress_shown(console: Console, on_step: Callable[[StepReport], None]) -> I
             started.append(time.monotonic())
             if len(started) == 5:
                 seconds = (started[4] - started[0]) / 4 * report.steps
+                few = ", if all had one pass as these" if len(report.modes) == 1 else ""
                 console.print(
-                    f"estimated from the first steps: {duration_words(seconds)} for all of them,"
+                    f"estimated from the first steps: {duration_words(seconds)} for all of them{few},"
                     f" calibration and evaluation not counted{_memory_words()}"
                 )
             update(report.step, report.steps, loss_words(report))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from wenable.core.cost_table import CostTable
 from wenable.graph import TracedGraph
 from wenable.methods.depth import EarlyExits
 from wenable.methods.image_size import ImageSize
@@ -121,6 +122,22 @@ def as_one(methods: Method | Sequence[Method] | None) -> Method:
     if not isinstance(methods, Sequence):
         return methods
     return methods[0] if len(methods) == 1 else Composition(tuple(methods))
+
+
+def paying(method: Method, table: CostTable) -> Method:
+    """Return a method without the options of groups that a device runs no faster than a coarser one.
+
+    Raises `ValueError` for a method that has no groups.
+    """
+    if isinstance(method, WeightEnabling):
+        return method.paying(table)
+    if isinstance(method, Composition):
+        parts = [p.paying(table) if isinstance(p, WeightEnabling) else p for p in method.methods]
+        if tuple(parts) != method.methods:
+            return replace(method, methods=tuple(parts))
+    raise ValueError(
+        f"`profile` says which groups of a layer pay; `method` ({type(method).__name__}) has no groups"
+    )
 
 
 def kind_of(method: Method) -> str:

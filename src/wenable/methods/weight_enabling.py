@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 import torch
 from torch import nn
 
+from wenable.core.cost_table import CostTable
 from wenable.core.space import Knob, Space
 from wenable.graph import LayerCall, Origin, TracedGraph, call_counts, shared_modules
 from wenable.layers.convolution import WeightEnabledConv2d
@@ -41,6 +42,8 @@ class WeightEnabling:
     - `only`, `exclude`: the layers to switch, or not to: name patterns as `"layer4.*"`, one or
       several, or a function of a layer's name and module.
     - `groups_of`: other options for some layers, as `{"layer1.*": (1, 2)}`; the last match counts.
+    - `worth`: the options worth having of some layers, by name, as `paying` finds them; it takes away
+      what the settings above offer. `worth_on`: the device they are of.
     - `tie`: `"block"` gives the layers of a block one knob, named like the block, so that they run
       at the same n.
 
@@ -61,17 +64,21 @@ class WeightEnabling:
     exclude: Chosen = ()
     groups_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tie: Literal["none", "block"] = "none"
+    worth: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    worth_on: str = ""
 
     def __post_init__(self) -> None:
         chains = {name: tuple(chain) for name, chain in self.groups_of.items()}
         object.__setattr__(self, "groups", tuple(self.groups))
         object.__setattr__(self, "groups_of", chains)
+        worth = {name: tuple(chain) for name, chain in self.worth.items()}
+        object.__setattr__(self, "worth", worth)
         for chosen in ("only", "exclude"):
             value = getattr(self, chosen)
             if value is not None and not callable(value):
                 names = (value,) if isinstance(value, str) else tuple(value)
                 object.__setattr__(self, chosen, names)
-        for chain in (self.groups, *chains.values()):
+        for chain in (self.groups, *chains.values(), *worth.values()):
             _check_groups(chain)
         if self.tie not in ("none", "block"):
             raise ValueError(f"`tie` (={self.tie!r}) is unknown; allowed: 'none', 'block'")
@@ -94,6 +101,8 @@ class WeightEnabling:
             "exclude": list(self.exclude),
             "groups_of": {name: list(chain) for name, chain in self.groups_of.items()},
             "tie": self.tie,
+            "worth": {name: list(chain) for name, chain in self.worth.items()},
+            "worth_on": self.worth_on,
         }
 
     @classmethod
@@ -115,9 +124,35 @@ class WeightEnabling:
                     for name, chain in values["groups_of"].items()
                 },
                 tie=values["tie"],
+                # Older files have neither.
+                worth={
+                    str(name): tuple(int(n) for n in chain)
+                    for name, chain in values.get("worth", {}).items()
+                },
+                worth_on=str(values.get("worth_on", "")),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"`values` is not the JSON form of the method: {error}") from error
+
+    def paying(self, table: CostTable) -> WeightEnabling:
+        """Return the method without the options that a device runs no faster than a coarser one.
+
+        They would cost passes and accuracy in training and return nothing. Layers that the table does not
+        have keep what they have.
+
+        Raises `ValueError` with `tie`, whose knobs are no layers.
+
+        >>> from wenable.core.space import Knob, Space
+        >>> space = Space((Knob("conv", (1, 2, 4)),))
+        >>> table = CostTable(space, "ms", 0.0, {"conv": {1: 3.0, 2: 3.5, 4: 2.0}}, device="a board")
+        >>> WeightEnabling().paying(table).worth
+        {'conv': (1, 4)}
+        """
+        if self.tie != "none":
+            raise ValueError(
+                f"`tie` (={self.tie!r}) makes one knob of several layers, and a cost table has one for each"
+            )
+        return replace(self, worth=table.without_slower_options(), worth_on=table.device)
 
     def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return which layers of a traced network switch, with their norms and shuffles.
@@ -177,14 +212,18 @@ class WeightEnabling:
                 if len(knob.options) > 1:
                     knobs[name] = knob
                     continue
-                sizes = " and ".join(f"{size} {label}" for label, size in knob.must_divide)
-                reason = f"has {sizes}, which no option above 1 divides"
+                reason = self._why_one_option(module, name, knob)
             left_alone.append(LeftAlone(name, kind_of(module), graph.macs(name), reason))
         return knobs, [*left_alone, *others]
 
     def _check_names(self, names: tuple[str, ...]) -> None:
         """Refuse name patterns that fit no layer: a typing error would pass for a choice."""
         settings = {"only": self.only, "exclude": self.exclude, "groups_of": tuple(self.groups_of)}
+        unknown = next((name for name in self.worth if name not in names), None)
+        if unknown is not None:
+            raise ValueError(
+                f"`worth` names {unknown!r}, which is no layer of the network: it is of another network"
+            )
         for setting, globs in settings.items():
             for glob in () if globs is None or callable(globs) else globs:
                 if not any(fnmatchcase(name, glob) for name in names):
@@ -210,12 +249,20 @@ class WeightEnabling:
             return "serves attention; `attention=True` switches it"
         return ""
 
+    def _why_one_option(self, module: nn.Module, name: str, knob: Knob) -> str:
+        """Return why a layer is left with no option above 1."""
+        if len(replace(self, worth={})._knob(module, name).options) > 1:
+            return f"runs no faster in groups than as a whole on {self.worth_on or 'the device'}"
+        sizes = " and ".join(f"{size} {label}" for label, size in knob.must_divide)
+        return f"has {sizes}, which no option above 1 divides"
+
     def _knob(self, module: nn.Module, name: str) -> Knob:
         noun = "channels" if isinstance(module, nn.Conv2d) else "neurons"
         outputs, inputs = _weight(module).shape[:2]
         chains = [chain for each, chain in self.groups_of.items() if fnmatchcase(name, each)]
         groups = chains[-1] if chains else self.groups
-        options = tuple(n for n in groups if inputs % n == 0 and outputs % n == 0)
+        worth = self.worth.get(name, groups)
+        options = tuple(n for n in groups if n in worth and inputs % n == 0 and outputs % n == 0)
         sizes = ((f"input {noun}", inputs), (f"output {noun}", outputs))
         return Knob(name, options, sizes)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from wenable.core.cost_table import CostTable
 from wenable.core.reasons import first_line
 from wenable.core.space import Mode
 from wenable.graph import TracedGraph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
-from wenable.methods.composition import as_one
+from wenable.methods.composition import as_one, paying
 from wenable.methods.depth import KNOB as EXIT
 from wenable.methods.plan import INPUTS, KnobTarget, Method, Plan
 from wenable.modules.copying import copy_network, put_in_place
@@ -27,11 +28,21 @@ from wenable.network.image_sizes import counts_of_sizes
 from wenable.network.recounting import counted, structure_of
 
 
+class HasTable(Protocol):
+    """What holds the latency of any mode as a sum: a device profile."""
+
+    @property
+    def table(self) -> CostTable | None:
+        """The table, None if it was not measured."""
+        ...
+
+
 def convert(
     model: nn.Module,
     example_input: torch.Tensor | tuple[Any, ...],
     *,
     method: Method | Sequence[Method] | None = None,
+    profile: HasTable | CostTable | None = None,
     check: bool = True,
 ) -> Any:
     """Return a dynamic copy of a network; its full mode gives the very bits the network gave.
@@ -43,6 +54,9 @@ def convert(
       counted at.
     - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said. A list is for several
       at once, in one search space (`wenable.methods.composition`).
+    - `profile`: what `wenable profile` measured of this network's modes on the device that will run it
+      (`wenable.runtime.DeviceProfile`), or its cost table. Options of groups that the device runs no faster
+      than a coarser one are left out: trained they would cost passes and accuracy and return nothing.
     - `check`: compare the result with the original before it is handed back: the full mode gives
       the same bits on the example, and the smallest mode costs the MACs that it is said to. That
       takes two forward passes; without it a wrong conversion would go unnoticed.
@@ -52,8 +66,8 @@ def convert(
     its fused path knows nothing of modes, and equals the original's own way through the parts.
 
     Raises `ValueError` where the network is already dynamic, is wrapped or quantised, does not run on
-    the example, cannot be traced, has NaN in its weights or nothing to switch; `RuntimeError` where a
-    check fails.
+    the example, cannot be traced, has NaN in its weights or nothing to switch, and for a profile of
+    another network or without a table; `RuntimeError` where a check fails.
 
     >>> net = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
     >>> net.set_mode("1/8"), net.macs(), net.macs("full")
@@ -62,6 +76,8 @@ def convert(
     check_convertible(model)
     inputs = checked_inputs(example_input)
     chosen = as_one(method)
+    if profile is not None:
+        chosen = paying(chosen, _table_of(profile))
     graph, expected, full_macs = _tried(model, inputs)
     net: Any = copy_network(model)
     weights = sum(parameter.numel() for parameter in net.parameters())
@@ -104,6 +120,16 @@ def convert(
 
 
 # --- steps of convert -----------------------------------------------------------------------------
+
+
+def _table_of(profile: HasTable | CostTable) -> CostTable:
+    table = profile if isinstance(profile, CostTable) else profile.table
+    if table is None:
+        raise ValueError(
+            "`profile` has no cost table, which says what each option of a layer costs: measure it again"
+            " with `wenable profile`"
+        )
+    return table
 
 
 def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[TracedGraph, list[Any], int]:

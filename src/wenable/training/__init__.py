@@ -6,5 +6,6 @@ from wenable.training.loop import Checkpoint as Checkpoint
 from wenable.training.loop import StepReport as StepReport
 from wenable.training.loop import train as train
 from wenable.training.sampling import sample_modes as sample_modes
+from wenable.training.sharing import Sharing as Sharing
 from wenable.training.state import ScheduleChangeWarning as ScheduleChangeWarning
 from wenable.training.step import train_step as train_step

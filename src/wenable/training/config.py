@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from wenable.core.renamed import answer_renamed, with_present_names
+from wenable.training.sharing import Sharing
 
 RENAMED = {
     "averaging": "ema_decay", "clip": "clip_grad", "accumulate": "grad_accum_steps",
@@ -40,6 +41,8 @@ class TrainConfig:
       between the smallest and the full, then layers made cheaper in random order down to it.
     - `distillation`: all modes but the full one learn from its outputs instead of the labels
       (in-place distillation, Yu and Huang, US-Nets, 2019, section 3.3).
+    - `sharing`: what goes beyond Algorithm 1: which modes are trained when, and how much each one's
+      gradient counts (`Sharing`).
 
     How the weights move:
 
@@ -78,6 +81,7 @@ class TrainConfig:
     grow_from: int | None = None
     sampling: Sampling = "options"
     distillation: bool = False
+    sharing: Sharing = field(default_factory=Sharing)
     epochs: int = 10
     optimizer: Optimizer = "sgd"
     schedule: Schedule = "cosine"
@@ -143,6 +147,8 @@ class TrainConfig:
         >>> [TrainConfig(passes=4, grow_from=2).modes_at(step, 9) for step in (0, 4, 8)]
         [2, 3, 4]
         """
+        if step < self.sharing.steps_alone(steps):
+            return 1
         if self.grow_from is None:
             return self.modes_per_step
         stages = self.passes - self.grow_from + 1
@@ -151,7 +157,7 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values."""
-        return asdict(self)
+        return asdict(self) | {"sharing": self.sharing.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -160,7 +166,8 @@ class TrainConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"`values` holds settings unknown to this version: {unknown[0]!r}")
-        return cls(**values)
+        sharing = Sharing.from_json(values.get("sharing", {}))
+        return cls(**{**values, "sharing": sharing})
 
 
 def with_present_words(values: Mapping[str, Any]) -> dict[str, Any]:

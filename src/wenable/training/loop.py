@@ -171,6 +171,7 @@ def run_steps(
                 losses = train_step(
                     net, start.mix(inputs, targets), modes, loss_function, state.optimizer, config,
                     scaler=state.scaler, parallel=parallel,
+                    weights=config.sharing.loss_weights(len(modes), state.step, state.steps),
                 )  # fmt: skip
             if state.average is not None:
                 state.average.update_parameters(net)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
-from wenable.core.space import Mode, RandomSource
+from wenable.core.space import Mode, RandomSource, Space
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.mode_costs import knobs_of_products
 from wenable.training.config import TrainConfig
+from wenable.training.sharing import Sharing
 
 
 def sample_modes(
@@ -17,10 +19,36 @@ def sample_modes(
 
     They are a function of the seed and the step, the same in every process of a run.
     """
+    alone = mode_alone(net.space, config.sharing, step, steps)
+    if alone is not None:
+        return (alone,)
     rng = random.Random(f"{config.seed} {step}")
     draw = _draw_by_macs if config.sampling == "macs" else _draw_by_options
+    if config.sharing.pool:
+        draw = functools.partial(_draw_from_pool, sharing=config.sharing, by=config.sampling)
     count = config.modes_at(step, steps) - 2
     return (net.space.full, net.space.smallest, *(draw(net, rng) for _ in range(count)))
+
+
+def mode_alone(space: Space, sharing: Sharing, step: int, steps: int) -> Mode | None:
+    """Return the mode that a step trains alone, in the delay of a run; None behind it."""
+    alone = sharing.steps_alone(steps)
+    if step >= alone:
+        return None
+    if sharing.first == "full":
+        return space.full
+    outward = space.uniform_modes()[::-1]
+    return outward[step * len(outward) // alone]
+
+
+def _draw_from_pool(net: DynamicNetwork, rng: random.Random, sharing: Sharing, by: str) -> Mode:
+    """Draw a mode of the pool: each equally often, or the one nearest to a cost drawn uniformly."""
+    pool = [net.space.mode(text) for text in sharing.pool]
+    if by == "options":
+        return pool[int(rng.random() * len(pool))]
+    costs = [net.macs(mode) for mode in pool]
+    target = rng.uniform(min(costs), max(costs))
+    return pool[min(range(len(pool)), key=lambda i: abs(costs[i] - target))]
 
 
 def _draw_by_options(net: DynamicNetwork, rng: RandomSource) -> Mode:

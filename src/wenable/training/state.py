@@ -121,6 +121,8 @@ class TrainState:
 
     def _check_settings(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
         ours, theirs = self.config.to_json(), with_present_words(header["config"])
+        # A run of an older version had what is now the default of the settings that it does not name.
+        theirs = TrainConfig.from_json(theirs).to_json()
         for name, value in theirs.items():
             if ours.get(name) != value and name != "epochs":
                 raise ValueError(

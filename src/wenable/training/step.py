@@ -23,8 +23,9 @@ from wenable.training.losses import (
     check_for,
     check_loss,
     loss_of,
-    taught_loss,
 )
+from wenable.training.projection import Gradients, add_without_conflict, take_gradients
+from wenable.training.teaching import Teaching
 
 Parts = list[tuple[Inputs, torch.Tensor, float]]
 """Of a batch: inputs, targets, and the share of the batch."""
@@ -40,6 +41,7 @@ def train_step(
     *,
     scaler: torch.amp.GradScaler | None = None,
     parallel: DistributedDataParallel | None = None,
+    weights: Sequence[float] | None = None,
 ) -> tuple[float, ...]:
     """Make one step of Algorithm 1 (lines 4-20) and return the loss of each mode.
 
@@ -47,12 +49,14 @@ def train_step(
       list in the place of the images.
     - `loss_function`: of outputs and labels, the mean over the examples. Labels are compared with the
       outputs where it is PyTorch's cross-entropy; what another takes is not known here.
-    - `config`: its `distillation`, `grad_accum_steps`, `precision` and `clip_grad` are used. With
-      `distillation` all modes but the first learn its answers, as shares of classes, without label
-      smoothing.
+    - `config`: its `distillation`, `grad_accum_steps`, `precision` and `clip_grad` are used, and of its
+      `sharing` `project`, `divergence` and `teacher`. With `distillation` all modes but the first learn its
+      answers, as shares of classes, without label smoothing.
     - `scaler`: of the losses in float16, which needs one.
     - `parallel`: the same network wrapped for several processes. Gradients of all modes are
       exchanged once, in the last backward pass.
+    - `weights`: of each mode's loss in the sum (`Sharing.loss_weights`); None for 1 each. What is
+      returned is without them.
 
     Gradients of all modes are accumulated, as sums, before one step of the optimizer.
 
@@ -69,12 +73,16 @@ def train_step(
             "`precision` (='float16') needs a `scaler` that is enabled, or small gradients are lost:"
             f" torch.amp.GradScaler({device_of(net).type!r})"
         )
+    if config.sharing.project and parallel is not None:
+        raise ValueError(
+            "`sharing.project` compares gradients within one process; with `parallel` they are exchanged"
+        )
     inputs, targets = inputs_and_targets(batch, net)
     parts = parts_of(inputs, targets, config, device_of(net))
     optimizer.zero_grad(set_to_none=True)
-    teacher: list[torch.Tensor] = []
+    teaching, full = Teaching(config.sharing), Gradients()
     losses = []
-    for mode in modes:
+    for mode, weight in zip(modes, weights or (1.0,) * len(modes), strict=True):
         net.set_mode(mode)
         losses.append(0.0)
         for number, (given, labels, share) in enumerate(parts):
@@ -85,17 +93,20 @@ def train_step(
                 if len(losses) == 1 and number == 0:
                     check_for(loss_function, outputs, targets)
                 if config.distillation and len(losses) > 1:
-                    loss = taught_loss(outputs, teacher[number]) * share
+                    loss = teaching.loss(number, outputs) * share
                 else:
                     loss = loss_of(loss_function, outputs, labels) * share
-                if config.distillation and len(losses) == 1:
-                    teacher.append(outputs.detach().float().softmax(1))
-                (scaler.scale(loss) if scaler else loss).backward()
+                if config.distillation:
+                    teaching.hear(number, outputs)
+                (scaler.scale(loss * weight) if scaler else loss * weight).backward()
             losses[-1] += float(loss.detach())
+        if config.sharing.project and len(losses) == 1:
+            full = take_gradients(net)
         if parallel is None:
             _check_losses(losses, modes)
     with failing_together(device_of(net), FloatingPointError):
         _check_losses(losses, modes)
+    add_without_conflict(full)
     _step(net, optimizer, config, scaler)
     return tuple(losses)
 

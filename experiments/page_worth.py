@@ -1,0 +1,108 @@
+"""The page "are the modes worth running?": the fronts of all sides, at every scale that was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.page_parts import made_by, table
+
+INTRODUCTION = """\
+Weight-enabling beside US-Net, and both with the size of the images as a knob. Each side may spend the
+same multiply-accumulates in training, forward and backward: so a side with cheaper passes makes more of
+them. Each side's front is searched on the search split (knapsack); every figure is of the test split,
+every mode calibrated. *Above*: the share of a side's modes, within the range of costs that the other
+covers, that are more accurate than the other's front at their cost, with a 95 % interval over the test
+images, drawn anew. *Gap*: how far one front lies above the other in the mean over the range that both
+cover, in points. Intervals do not know of other seeds. Milliseconds were not compared."""
+
+
+def page(scales: Sequence[Mapping[str, Any]]) -> str:
+    """Return the whole page."""
+    parts = ["# Are the modes worth running?", _verdict(scales), INTRODUCTION]
+    for results in scales:
+        parts.append(_section(results))
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(scales: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for results in scales:
+        for pair in results["pairs"]:
+            lines.append(
+                f"- {results['scale']}, seed {pair['seed']}: *{pair['ours']}* beside *{pair['theirs']}*:"
+                f" {_share(pair)} above, gap {_gap(pair)}."
+            )
+    return "\n".join(lines) if lines else "No two sides were finished yet."
+
+
+def _section(results: Mapping[str, Any]) -> str:
+    missing = results["missing"]
+    first = results["runs"][0]
+    lines = [
+        f"## Scale {results['scale']}",
+        f"`{results['network']}`, {first['macs'] / 1e6:.1f} MMAC, images of {results['image_size']} pixels."
+        f" Budget: the multiply-accumulates of {results['budget']:g} epochs of the plain network.",
+        "**Not run: " + "; ".join(missing) + ".**" if missing else "All sides and seeds were run.",
+        "\n".join(
+            table(
+                [
+                    "side",
+                    "seed",
+                    "epochs",
+                    "full passes",
+                    "full",
+                    "uniform modes between",
+                    "smallest",
+                ],
+                [_run(each) for each in results["runs"]],
+            )
+        ),
+        _sharing(results),
+        made_by(results),
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def _run(run: Mapping[str, Any]) -> list[str]:
+    uniform = [f"{100 * mode['accuracy']:.1f}" for mode in run["modes"][: run["uniform"]]]
+    alone = run["side"].startswith("alone")
+    return [
+        run["side"], str(run["seed"]), f"{run['epochs']:.2f}", f"{run['full_passes']:.2f}",
+        uniform[0] if not alone or "full" in run["side"] else "-",
+        " ".join(uniform[1:-1]) if not alone else "-" if "full" in run["side"] else uniform[0],
+        uniform[-1] if not alone else "-",
+    ]  # fmt: skip
+
+
+def _sharing(results: Mapping[str, Any]) -> str:
+    """Return the price of sharing: the full mode of each side beside the same network trained alone."""
+    alone = next((run for run in results["runs"] if run["side"] == "alone, full"), None)
+    if alone is None:
+        return ""
+    own = alone["modes"][0]["accuracy"]
+    words = [
+        f"{run['side']} {100 * (run['modes'][0]['accuracy'] - own):+.1f}"
+        for run in results["runs"]
+        if not run["side"].startswith("alone") and run["seed"] == alone["seed"]
+    ]
+    return (
+        f"The price of sharing: the plain network that spends the whole budget alone has {100 * own:.1f} %;"
+        f" the full modes differ from that by, in points: {'; '.join(words)}."
+    )
+
+
+def _share(pair: Mapping[str, Any]) -> str:
+    share, interval = pair["above"]["share"], pair["interval"]
+    if share is None:
+        return "no mode within the range"
+    low, high = interval
+    return f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _gap(pair: Mapping[str, Any]) -> str:
+    gap = pair["gap"]
+    if gap is None:
+        return "none (no common range)"
+    value, low, high = (100 * gap[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"

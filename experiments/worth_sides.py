@@ -1,0 +1,129 @@
+"""What is compared in `experiments.worth`: the sides, their settings, and the scales."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torchvision
+from torch import nn
+
+import wenable as we
+from experiments.networks import SmallBottleneckResNet
+from experiments.sides import Side, Spending
+from wenable.methods import Method
+from wenable.training import TrainConfig
+from wenable.zoo import cifar_resnet20
+
+PAPER, FOUND, US_NET = "weight-enabling", "weight-enabling, as found", "US-Net"
+US_NET_TAUGHT, JOINT, US_JOINT = (
+    "US-Net, distillation", "weight-enabling x image size", "US-Net x image size",
+)  # fmt: skip
+ACCOUNTING = "weight-enabling, s = 20 for US-Net's steps"
+ALONE = "alone"
+MAIN = (PAPER, FOUND, US_NET, JOINT)
+"""The sides that get all seeds."""
+
+AS_FOUND: dict[str, Any] = {"distillation": True, "sharing": {"delay": 0.5}}
+"""The settings that `experiments.techniques` suggests; see its page."""
+SHUFFLE_FOUND = "first"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a comparison is.
+
+    - `make`: classes -> the network; `image_size`: of the data; `sizes`: the options of image size.
+    - `spending`: what every side may spend; `front_modes`: how many budgets a front is searched at.
+    - `divisor`: channels of US-Net's widths are multiples of it; `width_step`: how far they lie apart.
+    - `warm`: whether the network comes with weights that are good already, so that no mode needs a start of
+      its own: nothing is delayed.
+    """
+
+    network: str
+    make: Callable[[int], nn.Module]
+    image_size: int
+    sizes: tuple[int, ...]
+    spending: Spending
+    seeds: tuple[int, ...] = (0, 1, 2)
+    front_modes: int = 24
+    divisor: int = 4
+    search_images: int | None = 2000
+    groups: tuple[int, ...] = (1, 2, 4, 8, 16)
+    width_step: float = 0.025
+    warm: bool = False
+
+
+def sides_of(scale: Scale) -> tuple[Side, ...]:
+    """Return the sides, the most valuable first."""
+    groups = we.WeightEnabling(scale.groups, shuffle="first")
+    found = we.WeightEnabling(scale.groups, shuffle=SHUFFLE_FOUND)
+    widths = we.UniversallySlimmable(0.25, scale.width_step, divisor=scale.divisor)
+    size = we.ImageSize(scale.sizes)
+    taught = {"distillation": True}
+    as_found = taught if scale.warm else AS_FOUND
+    return (
+        Side(PAPER, (groups,)),
+        Side(US_NET, (widths,)),
+        Side(FOUND, (found,), as_found),
+        Side(JOINT, (found, size), as_found),
+        Side(US_JOINT, (widths, size), as_found),
+        Side(US_NET_TAUGHT, (widths,), taught),
+        Side(ACCOUNTING, (groups,), {"passes": 20}, steps_of=US_NET),
+    )
+
+
+def alone_sides(scale: Scale) -> tuple[Side, ...]:
+    """Return the uniform modes' networks as sides, each trained by itself."""
+    groups: tuple[Method, ...] = (we.WeightEnabling(scale.groups, shuffle="first"),)
+    return tuple(
+        Side(f"{ALONE}, 1/{n}" if n > 1 else f"{ALONE}, full", groups, alone=n)
+        for n in scale.groups
+    )
+
+
+def _settings(**changes: Any) -> TrainConfig:
+    common: dict[str, Any] = {
+        "passes": 4, "learning_rate": 0.1, "clip_grad": 5.0, "warmup": 0.1, "channels_last": True
+    }  # fmt: skip
+    return TrainConfig(**(common | changes))
+
+
+def _small_mobilenet(classes: int) -> nn.Module:
+    return torchvision.models.mobilenet_v2(num_classes=classes, width_mult=0.5)
+
+
+SCALES: Mapping[str, Scale] = {
+    "smoke": Scale(
+        "tiny-bottleneck-resnet", lambda classes: SmallBottleneckResNet(8, classes, 2), 16, (16, 8),
+        Spending(2.0, 16, _settings(channels_last=False), 16), (0,), search_images=None,
+        groups=(1, 2), front_modes=2, width_step=0.25,
+    ),
+    "short": Scale(
+        "small-bottleneck-resnet of 16 channels", functools.partial(SmallBottleneckResNet, 16), 16,
+        (16, 12, 8), Spending(3.0, 64, _settings(), 512), (0, 1),
+    ),
+    "warm": Scale(
+        "cifar_resnet20, trained", lambda classes: cifar_resnet20(), 32, (32, 24, 16),
+        Spending(1.0, 64, _settings(learning_rate=0.02), 1024), (0,), warm=True,
+    ),
+    "A": Scale(
+        "small-bottleneck-resnet of 32 channels", functools.partial(SmallBottleneckResNet, 32), 32,
+        (32, 24, 16), Spending(40.0, 64, _settings(), 2048),
+    ),
+    "B": Scale(
+        "mobilenet-v2 x 0.5", _small_mobilenet, 128, (128, 112, 96, 80, 64),
+        Spending(60.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
+        search_images=None, divisor=8,
+    ),
+    "gpu": Scale(
+        "small-bottleneck-resnet of 48 channels", functools.partial(SmallBottleneckResNet, 48), 32,
+        (32, 24, 16), Spending(30.0, 256, _settings(precision="bfloat16"), 2048),
+    ),
+}  # fmt: skip
+"""`smoke` runs in the tests. `short` takes minutes a side on one core, at half the size of the images; its
+networks are far from trained. `warm` goes on from a plainly trained ResNet-20 (`--weights`). A and B are
+hours a side. `gpu` is for minutes of one large GPU; its network is as wide as a checkpoint under 16 MB
+allows, which has to travel."""
