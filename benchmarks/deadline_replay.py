@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from benchmarks.deadline_traces import arrivals, traces
@@ -71,16 +71,20 @@ def compare(
     trace: LoadTrace,
     count: int,
     targets: Sequence[float],
-    make: Callable[..., Controller] = Controller,
+    *,
     fixed: int = 3,
-    **noise: float,
+    spread: float = 0.03,
+    outliers: float = 0.0005,
 ) -> list[Kept]:
-    """Return what controllers with these targets and the best fixed modes keep under one load."""
-    for_all = arrivals(count, DEADLINE_MS, period_ms=30.0, **noise)
+    """Return what controllers with these targets and the first `fixed` modes keep under one load.
+
+    - `spread`, `outliers`: the noise, as in `deadline_traces.arrivals`.
+    """
+    for_all = arrivals(count, DEADLINE_MS, period_ms=30.0, spread=spread, outliers=outliers)
     rows = []
     for target in targets:
         clock = FakeClock()
-        chooser = Controlled(make(MODES, target=target, clock=clock), clock)
+        chooser = Controlled(Controller(MODES, target=target, clock=clock), clock)
         served = simulate(chooser, MODES, trace, for_all, SHARES)
         rows.append(kept(f"controller {target:g}", served, trace))
     for number, mode in enumerate(MODES[:fixed]):

@@ -175,7 +175,9 @@ class Controlled:
         """Return what the controller chooses."""
         self._clock.forward(max(now_s - self._clock.now_s, 0.0))
         spent_ms = 1e3 * (now_s - arrival.time_s)
-        self._decision = self.controller.choose(deadline_ms=arrival.deadline_ms, spent_ms=spent_ms)
+        self._decision = self.controller.choose(
+            deadline_ms=arrival.deadline_ms, spent_ms=spent_ms, behind_ms=behind_ms
+        )
         return self._decision.mode
 
     def observe(self, served: Served) -> None:
