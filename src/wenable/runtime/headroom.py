@@ -31,7 +31,7 @@ class Headroom:
     >>> headroom = Headroom(target=0.99)
     >>> headroom.seen(late=True)
     >>> round(headroom.value, 4)
-    0.0498
+    0.0499
     """
 
     def __init__(self, target: float) -> None:
