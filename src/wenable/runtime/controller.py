@@ -159,7 +159,7 @@ class Controller:
             waits = None if waits_ms is None else [waits_ms[mode] for mode in self._order]
             left_ms = None if deadline_ms is None else deadline_ms - spent_ms
             if left_ms is not None and behind_ms:
-                left_ms = _left_beside(left_ms, behind_ms, min(costs) * scale)
+                left_ms = left_beside(left_ms, behind_ms, min(costs) * scale)
             if waits is not None:  # as one sum, that the search knows nothing of it
                 costs = [cost + wait / scale for cost, wait in zip(costs, waits, strict=True)]
             place, meets, reason = self._pick(costs, scale, left_ms, max_energy_mj)
@@ -315,7 +315,7 @@ class Controller:
             )
 
 
-def _left_beside(left_ms: float, behind_ms: Sequence[float], fastest_ms: float) -> float:
+def left_beside(left_ms: float, behind_ms: Sequence[float], fastest_ms: float) -> float:
     """Return the time left to a request that others wait behind; those that are lost ask for none."""
     for place, each in enumerate(behind_ms, start=1):
         spare_ms = each - place * fastest_ms

@@ -216,6 +216,10 @@ class Session:
             load.served += 1
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
+    def check(self, x: Any, *, mode: ModeChoice | None = None) -> None:
+        """Raise `ValueError` or `BundleError` for inputs or a mode that `run` would refuse; run nothing."""
+        self._inputs(self._prepared_images(x), None if mode is None else self._number_of(mode))
+
     def controller(self, batch: int = 1) -> Controller:
         """Return what chooses modes under a limit: its decisions, counters, predicted latencies.
 
