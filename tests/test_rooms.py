@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "report": {"core"},
     "runtime": {"core", "images", "measure"},
     "profiling": {"core", "measure", "runtime"},
+    "serving": {"runtime"},
     "modules": {"measure"},
     "graph": {"core", "modules"},
     "layers": {"core"},
@@ -36,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "cascades": {"core", "graph", "layers", "measure", "modules", "network"},
 }
 FREE_OF_TORCH = (
-    "version", "core", "images", "measure", "strategies", "runtime", "profiling", "report",
+    "version", "core", "images", "measure", "strategies", "runtime", "profiling", "report", "serving",
 )  # fmt: skip
 
 

@@ -282,6 +282,37 @@ def run(
 
 @app.command()
 @_one_line_errors
+def serve(
+    bundle: BundleFile,
+    name: Annotated[str, typer.Option(help="As clients call it; the file's name if empty.")] = "",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any free one, which is printed.")] = 8080,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="For requests that name none; without: the first mode.")
+    ] = None,
+    deadline_target: Annotated[
+        float, typer.Option(help="The share of deadlines to be kept, 0.9 to 0.999.")
+    ] = 0.99,
+    max_batch: Annotated[int, typer.Option(help="Examples that run together, at most.")] = 8,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more are refused.")] = 64,
+    max_body_mb: Annotated[float, typer.Option(help="The most of one request, in MiB.")] = 32.0,
+    grace_s: Annotated[int, typer.Option(help="For taken requests, when it is stopped.")] = 30,
+    memory_budget_mb: Annotated[
+        float | None, typer.Option(help="For all that prepared modes hold, in MiB.")
+    ] = None,
+    engine: Engine = "auto",
+    threads: Threads = None,
+) -> None:
+    """Answer requests over HTTP in the Open Inference Protocol, each under its deadline."""
+    from wenable.cli.serve import run_serve
+    from wenable.serving.server import ServeOptions
+
+    options = ServeOptions(host, port, deadline_ms, max_batch, queue, max_body_mb, grace_s)
+    run_serve(bundle, name, options, engine, threads, memory_budget_mb, deadline_target)
+
+
+@app.command()
+@_one_line_errors
 def bench(
     bundle: BundleFile,
     engines: Annotated[str, typer.Option(help="With commas; all installed ones if empty.")] = "",

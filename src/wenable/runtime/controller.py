@@ -1,6 +1,7 @@
 """Chooses the mode of each request: the most accurate one that is predicted to meet its deadline.
 
-How latencies are predicted is told in `slowdown.py`.
+How latencies are predicted is told in `slowdown.py`, and how what became of deadlines corrects that
+in `headroom.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from wenable.runtime.decisions import (
     Outcome,
     check_positive,
 )
+from wenable.runtime.headroom import Headroom
 from wenable.runtime.slowdown import Machine, band_of
 
 _NOTHING_ASKED = "nothing was asked: the most accurate"
 _MEETS = "the most accurate that meets it"
 _NEAREST = "no mode meets it: the one nearest to it"
+_WINDOW = 300
+_CUT_FINER = 0.5
+"""How much of the spread the headroom may take back while all is in time: then a mode is tried that was
+passed over for the rare slow request only."""
 
 
 class Controller:
@@ -35,7 +41,8 @@ class Controller:
     - `memory_s`: how long the machine must have been faster, in seconds, until that is believed,
       and so how soon accurate modes come back; `forget_s`: for how long a latency counts at all,
       and in what time a level that nothing confirms fades by half.
-    - `window`: how many ratios each estimate of the spread rests on.
+    - `window`: how many ratios each estimate of the spread rests on; None for 300, or three times as many
+      as one late request is allowed in (3,000 at 0.999), that no single one rules the quantile.
     - `clock`: seconds that never run backwards; replaced in tests and replays.
     - `log_size`: how many decisions and outcomes are kept.
 
@@ -59,7 +66,7 @@ class Controller:
         hysteresis: float = 0.05,
         memory_s: float = 0.1,
         forget_s: float = 1.0,
-        window: int = 300,
+        window: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         log_size: int = 1024,
     ) -> None:
@@ -69,8 +76,9 @@ class Controller:
             raise ValueError(f"`hysteresis` (={hysteresis}) must be from 0 to below 1")
         check_positive("memory_s", memory_s)
         check_positive("forget_s", forget_s)
-        if window * (1 - target) < 1 - 1e-9:
-            least = math.ceil(1 / (1 - target) - 1e-9)
+        least = math.ceil(1 / (1 - target) - 1e-9)
+        window = max(_WINDOW, 3 * least) if window is None else window
+        if window < least:
             raise ValueError(
                 f"`window` (={window}) must be at least {least} at a target of {target}"
             )
@@ -105,6 +113,7 @@ class Controller:
         self._energies = [math.inf if m.energy_mj is None else m.energy_mj for m in ordered]
         self._has_energy = any(math.isfinite(energy) for energy in self._energies)
         self._machine = Machine(ordered, *self._settings)
+        self._headrooms = [Headroom(self.target) for _ in self._machine.spreads]
         self._held = -math.inf  # logarithm of level x spread, after the hysteresis
 
     def choose(
@@ -115,6 +124,7 @@ class Controller:
         strict: bool = False,
         spent_ms: float = 0.0,
         waits_ms: Sequence[float] | None = None,
+        behind_ms: Sequence[float] = (),
     ) -> Decision:
         """Return the most accurate mode that is predicted to stay within what is asked.
 
@@ -123,6 +133,8 @@ class Controller:
         - `spent_ms`: what is gone of the request's time.
         - `waits_ms`: what each mode needs before it can start, in the order of `modes`: 0 where it is
           ready, and what preparing it takes otherwise.
+        - `behind_ms`: the time left to each request that waits behind this one, in their order. The mode
+          leaves each of them the time to run in the fastest one, if it has that time at all.
 
         With nothing asked that is the most accurate mode of all. Where no mode meets it, the one
         that exceeds it least (of a deadline: the fastest), with `meets` False; or, if `strict`,
@@ -146,6 +158,8 @@ class Controller:
             level, costs, scale = self._scale(now)
             waits = None if waits_ms is None else [waits_ms[mode] for mode in self._order]
             left_ms = None if deadline_ms is None else deadline_ms - spent_ms
+            if left_ms is not None and behind_ms:
+                left_ms = left_beside(left_ms, behind_ms, min(costs) * scale)
             if waits is not None:  # as one sum, that the search knows nothing of it
                 costs = [cost + wait / scale for cost, wait in zip(costs, waits, strict=True)]
             place, meets, reason = self._pick(costs, scale, left_ms, max_energy_mj)
@@ -163,6 +177,7 @@ class Controller:
                 meets=meets,
                 reason=reason,
                 before_ms=spent_ms + (0.0 if waits is None else waits[place]),
+                evidence=self._machine.spreads[band_of(level)].seen,
             )
             if strict and not meets:
                 self._log.refused += 1
@@ -206,6 +221,8 @@ class Controller:
             ratio = latency_ms / figures.latency_ms
             total_ms = latency_ms if total_ms is None else total_ms
             outcome = Outcome(now, index, figures.name, latency_ms, ratio, deadline_ms, total_ms)
+            if isinstance(mode, Decision) and deadline_ms is not None:
+                self._adapt(mode, late=total_ms > deadline_ms)
             self._log.observed(outcome)
         return outcome
 
@@ -242,13 +259,20 @@ class Controller:
 
     def _scale(self, now: float) -> tuple[float, list[float], float]:
         """Return the level, what each place costs in milliseconds, and what to multiply it by."""
-        level = self._machine.level(now)
+        level = self._machine.expected(now)
         band = band_of(level)
-        free = level + self._machine.spreads[band].value
+        free = level + self._machine.spreads[band].value + self._headrooms[band].value
         # Play, as in a worn gear. Holding the prediction rather than the mode makes the hysteresis
         # independent of what is asked, so requests with different deadlines share one controller.
         self._held = min(max(self._held, free), free + math.log1p(self.hysteresis))
         return level, self._machine.costs[band], math.exp(self._held)
+
+    def _adapt(self, decision: Decision, *, late: bool) -> None:
+        """Let the headroom follow what became of a decision, unless no mode could be in time."""
+        if decision.meets or not late:
+            band = band_of(math.log(decision.slowdown))
+            narrowest = -_CUT_FINER * max(self._machine.spreads[band].value, 0.0)
+            self._headrooms[band].seen(late=late, narrowest=narrowest)
 
     def _pick(
         self, costs: list[float], scale: float, deadline_ms: float | None, energy_mj: float | None
@@ -289,6 +313,15 @@ class Controller:
             raise ValueError(
                 f"`max_energy_mj` cannot be kept: no mode has an energy reading ({reason})"
             )
+
+
+def left_beside(left_ms: float, behind_ms: Sequence[float], fastest_ms: float) -> float:
+    """Return the time left to a request that others wait behind; those that are lost ask for none."""
+    for place, each in enumerate(behind_ms, start=1):
+        spare_ms = each - place * fastest_ms
+        if fastest_ms <= spare_ms < left_ms:
+            left_ms = spare_ms
+    return left_ms
 
 
 def _by_accuracy(modes: Sequence[ModeFigures]) -> list[int]:

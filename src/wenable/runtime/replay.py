@@ -67,7 +67,7 @@ def replay(
     >>> controller = Controller(modes, clock=clock)
     >>> trace = [TraceStep(0.1 * i, 1.0 if i < 3 else 2.0, deadline_ms=13.0) for i in range(7)]
     >>> [decision.name for decision, outcome in replay(controller, clock, trace)]
-    ['1', '1', '1', '1', '1', '1/4', '1/4']
+    ['1', '1', '1', '1', '1/4', '1/4', '1/4']
     """
     served = []
     for step in trace:

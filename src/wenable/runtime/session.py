@@ -301,6 +301,10 @@ class Session:
     def _run_whole(self, number: int, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         return self._prepared.call(number, len(next(iter(inputs.values()))), inputs)
 
+    def check(self, x: Any, *, mode: ModeChoice | None = None) -> None:
+        """Raise `ValueError` or `BundleError` for inputs or a mode that `run` would refuse; run nothing."""
+        self._inputs(self._prepared_images(x), None if mode is None else self._number_of(mode))
+
     def controller(self, batch: int = 1) -> Controller:
         """Return what chooses modes under a limit: its decisions, counters, predicted latencies.
 

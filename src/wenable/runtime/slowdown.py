@@ -3,18 +3,23 @@
 How a latency is predicted:
 
 1. Every observed latency is divided by the unloaded median of its mode. The *level* is the median
-   of these ratios since the load last changed, of the last `forget_s` at most. Two in a row that
-   lie well above it are a new load, at once; a single one is not. Where the ratios of the last
-   `memory_s` (three at least) lie well below it, the load has gone: the level shows on whatever
-   mode runs, so a costlier mode need not be tried to find out.
-2. The *spread* is the `target` quantile of how far the last `window` ratios lay above the level
-   that was believed when they started, kept apart for each band of levels (a loaded machine is not
-   only slower, it is less regular) and begun at the p99 of the modes. The slow requests that reveal
-   a rise of the load say nothing about the spread and are left out of it.
+   of the last ratios since the load last changed, 16 or `forget_s` at most: few, so that it follows a load
+   that rises slowly. Two in a row that lie well above it are a new load, at once. A single one
+   is not, but the next request is chosen as if it were: if it was an outlier that costs one request
+   some accuracy, and if not it saves one from being late. Where the ratios of the last `memory_s`
+   (three at least) lie well below the level, the load has gone: the level shows on whatever mode
+   runs, so a costlier mode need not be tried to find out.
+2. The *spread* is the `target` quantile of how far the last n = `window` ratios lay above the level
+   that was believed when they started, by its own uncertainty the ceil((n + 1) x target)-th of them: so
+   the next one lies below it with a probability of at least `target`, whatever they are distributed
+   like (conformal prediction: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World",
+   2005). It is kept apart for each band of levels (a loaded machine is not only slower, it is less
+   regular) and begun at the p99 of the modes. The slow requests that reveal a rise of the load say
+   nothing about the spread and are left out of it.
 3. Modes slow down unequally: where one follows another, part of the difference between their ratios
    is put down to the two, in that band of levels.
-4. predicted = unloaded median x level x spread x the mode's own factor. The product level x spread
-   rises at once and falls only by what exceeds `hysteresis`.
+4. predicted = unloaded median x the mode's own factor x level x spread x headroom. The product of the
+   last three rises at once and falls only by what exceeds `hysteresis`.
 5. With nothing new the level fades to 1, its logarithm halving every `forget_s`: after an idle time
    the first requests are chosen as on an unloaded machine.
 
@@ -34,7 +39,7 @@ from wenable.runtime.decisions import ModeFigures
 
 _BANDS = 7  # of levels, half an octave each: about 1, 1.4, 2, 2.8, 4, 5.7 and above
 _UNKNOWN_P99 = 1.1  # over the median, where no mode has one
-_MOST_RECENT = 64  # ratios the level is taken from at most
+_MOST_RECENT = 16
 _ADAPTATION = 0.1  # share of a difference between two modes that is put down to them
 _QUIET = 5  # times `memory_s`: rises of the load that follow closer are spread, not rises
 # Logarithms of ratios:
@@ -77,6 +82,10 @@ class Machine:
     def level(self, now: float) -> float:
         """Return the logarithm of the slowdown."""
         return self._recent.level(now)
+
+    def expected(self, now: float) -> float:
+        """Return the level to choose by: that of a single slow request too, while it is the last one."""
+        return max(self.level(now), self._recent.suspected(now))
 
     def observe(self, place: int, latency_ms: float, now: float) -> None:
         """Take in the latency of a request that ended now."""
@@ -130,14 +139,16 @@ class _Recent:
 
     def __init__(self, memory_s: float, forget_s: float) -> None:
         self._memory_s, self._forget_s = memory_s, forget_s
+        self._suspect = (-math.inf, 0.0)  # when, and the ratio of a last one far above the level
         self._by_time: deque[tuple[float, float]] = deque()
         self._by_size: list[float] = []
 
     def add(self, value: float, now: float, rise: float) -> None:
         """Take in a ratio; two in a row that lie `rise` above the level are a new load."""
         self._by_time.append((now, value))
+        level = self._median() if self._by_size else 0.0
+        self._suspect = (now, value) if value > level + rise else (-math.inf, 0.0)
         if len(self._by_time) > 2:
-            level = self._median()
             # The first of the two may be what `rise` is from: equal up to rounding counts.
             if min(value, self._by_time[-2][1]) > level + rise - 1e-9:
                 self._keep(2)
@@ -155,6 +166,11 @@ class _Recent:
             self._drop()
         idle = now - self._by_time[-1][0] - self._memory_s
         return self._median() * (0.5 ** (idle / self._forget_s) if idle > 0 else 1.0)
+
+    def suspected(self, now: float) -> float:
+        """Return the last ratio if it lay far above the level a moment ago; else minus infinity."""
+        at, value = self._suspect
+        return value if now - at <= self._memory_s else -math.inf
 
     def _median(self) -> float:
         return self._by_size[(len(self._by_size) - 1) // 2]
@@ -186,7 +202,8 @@ class _Spread:
     """
 
     def __init__(self, tail: float, target: float, window: int) -> None:
-        self._rank = math.ceil(window * target - 1e-9) - 1
+        self._rank = min(math.ceil((window + 1) * target - 1e-9), window) - 1
+        self.seen = 0
         normal = statistics.NormalDist()
         points = [normal.inv_cdf((i + 0.5) / window) for i in range(window)]
         sigma = abs(tail) / max(abs(normal.inv_cdf(target)), 1.0)
@@ -197,6 +214,7 @@ class _Spread:
         self.value = self._by_size[self._rank]
 
     def add(self, score: float) -> None:
+        self.seen = min(self.seen + 1, len(self._by_time))
         old, self._by_time[self._oldest] = self._by_time[self._oldest], score
         self._oldest = (self._oldest + 1) % len(self._by_time)
         del self._by_size[bisect_left(self._by_size, old)]
