@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from wenable.network.recounting import counted, structure_of
 
 def convert(
     model: nn.Module,
-    example_input: torch.Tensor | tuple[Any, ...],
+    example_input: torch.Tensor | tuple[Any, ...] | Mapping[str, Any],
     *,
     method: Method | Sequence[Method] | None = None,
     check: bool = True,
@@ -38,9 +38,9 @@ def convert(
 
     - `model`: any network whose pass can be traced, by its operations; it is left untouched, and is
       not run: what a network keeps from one pass to the next, copies of it keep.
-    - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs: tensors, and plain
-      values (None, numbers, texts) that are the same in every pass. Its size is the one that MACs are
-      counted at.
+    - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs, or a dict of inputs
+      by the names that the network's forward has: tensors, and plain values (None, numbers, texts)
+      that are the same in every pass. Its size is the one that MACs are counted at.
     - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said. A list is for several
       at once, in one search space (`wenable.methods.composition`).
     - `check`: compare the result with the original before it is handed back: the full mode gives
@@ -60,7 +60,7 @@ def convert(
     (None, 80, 192)
     """
     check_convertible(model)
-    inputs = checked_inputs(example_input)
+    inputs = checked_inputs(example_input, model.forward)
     chosen = as_one(method)
     graph, expected, full_macs = _tried(model, inputs)
     net: Any = copy_network(model)
