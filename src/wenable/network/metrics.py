@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from wenable.core.reasons import first_line
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -49,7 +51,13 @@ class Metric:
     def __post_init__(self) -> None:
         made = self.metric
         if isinstance(made, type) or (callable(made) and not hasattr(made, "update")):
-            made = made()
+            try:
+                made = made()
+            except TypeError as error:
+                raise ValueError(
+                    f"`metric` ({_kind(made)}) has no `update`, and cannot be called without arguments to"
+                    f" make a metric: {first_line(error)}"
+                ) from error
         missing = [
             name for name in ("update", "compute") if not callable(getattr(made, name, None))
         ]

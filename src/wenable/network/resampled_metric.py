@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from collections.abc import Iterator
 from numbers import Number
 from typing import Any
 
@@ -93,7 +94,7 @@ class ImageStates:
         if self.reason:
             return None
         started = time.perf_counter()
-        whole = self._value_of(np.ones(count, np.int64))
+        (whole,) = self._values_of(np.ones((1, count), np.int64))
         took = time.perf_counter() - started
         if not abs(whole - value) <= 1e-4 * max(abs(value), 1e-3):
             self.reason = (
@@ -106,31 +107,33 @@ class ImageStates:
             )
         if self.reason:
             return None
-        rng = np.random.default_rng(0)
-        share = np.full(count, 1 / count)
+        drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
         try:
-            values = [self._value_of(rng.multinomial(count, share)) for _ in range(DRAWS)]
+            low, high = np.quantile(list(self._values_of(drawn)), [0.025, 0.975])
         except ValueError as error:  # a class that no image drawn has, say
             self.reason = f"of some images drawn anew: {error}"
             return None
-        low, high = np.quantile(values, [0.025, 0.975])
         return float(low), float(high)
 
-    def _value_of(self, times: np.ndarray) -> float:
-        """Return the metric of the images, each taken so many times."""
-        metric = self.metric.fresh()
-        for name in {name for each in self._added for name in each}:
-            parts = [
-                (each[name], int(n))
-                for each, n in zip(self._added, times, strict=True)
-                if name in each
-            ]
-            now = getattr(metric, name)
-            if isinstance(now, list):
-                setattr(metric, name, [*now, *(one for part, n in parts for one in part * n)])
-            else:
-                setattr(metric, name, _sum(now, parts))
-        return self.metric.number(metric.compute())
+    def _values_of(self, times: np.ndarray) -> Iterator[float]:
+        """Yield the metric of the images, each taken so many times: for each row of `times` one."""
+        names = {name for each in self._added for name in each}
+        parts = {name: [each.get(name) for each in self._added] for name in names}
+        sums = {name: _sums(each, times) for name, each in parts.items()}
+        for row, counts in enumerate(times):
+            metric = self.metric.fresh()
+            for name, each in parts.items():
+                now, added = getattr(metric, name), sums[name]
+                if added is None:
+                    more = (
+                        x
+                        for part, n in zip(each, counts, strict=True)
+                        for x in (part or []) * int(n)
+                    )
+                    setattr(metric, name, [*now, *more])
+                else:
+                    setattr(metric, name, _like(now, now + added[row]))
+            yield self.metric.number(metric.compute())
 
 
 def _copied(metric: Any) -> State:
@@ -162,7 +165,7 @@ def _added(before: Any, now: Any) -> Any:
         if isinstance(now, kind):
             if not isinstance(before, kind) or now.shape != before.shape:
                 raise ValueError
-            if bool((now == before).all()):
+            if bool((now == before).all()):  # pyright: ignore[reportAttributeAccessIssue]
                 return None
             if now.dtype in (torch.bool, np.dtype(bool)):
                 raise ValueError
@@ -176,10 +179,24 @@ def _added(before: Any, now: Any) -> Any:
     return None
 
 
-def _sum(start: Any, parts: list[tuple[Any, int]]) -> Any:
-    if isinstance(start, torch.Tensor):
-        stacked = torch.stack([part for part, _ in parts])
-        times = torch.tensor([n for _, n in parts], device=stacked.device)
-        times = times.view(-1, *[1] * (stacked.ndim - 1))
-        return start + (stacked * times).sum(0).to(start.dtype)
-    return start + sum(part * n for part, n in parts)
+def _sums(parts: list[Any], times: np.ndarray) -> Any:
+    """Return the sums of what images added, each so many times, one for each row; None for lists."""
+    like = next(part for part in parts if part is not None)
+    if isinstance(like, list):
+        return None
+    if isinstance(like, torch.Tensor):
+        stacked = torch.stack([torch.zeros_like(like) if part is None else part for part in parts])
+        exact = stacked.double().view(len(parts), -1)
+        summed = torch.from_numpy(times).to(exact) @ exact
+        return summed.view(len(times), *like.shape)
+    stacked = np.stack([np.zeros_like(like) if part is None else part for part in parts])
+    return np.tensordot(times, stacked, 1)
+
+
+def _like(before: Any, now: Any) -> Any:
+    """Return a sum in the type of the attribute that it is put into."""
+    if isinstance(before, torch.Tensor):
+        return now.to(before.dtype)
+    if isinstance(before, np.ndarray):
+        return now.astype(before.dtype)
+    return type(before)(now)

@@ -77,7 +77,7 @@ def start_of_run(
             start.check(*inputs_and_targets(batch, net))
         labels = labels_in_memory(loader) if scores else None
         if labels is not None and len(labels) and not labels.is_floating_point():
-            check_range(without_ignored(loss_function, labels), scores[1])
+            check_range(without_ignored(loss_function, labels), outputs.shape[1])
     _compare_processes(net, start.batches, config)
     return start
 
