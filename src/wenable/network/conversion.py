@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -92,7 +94,7 @@ def convert(
             if isinstance(module, SwitchableBatchNorm)
         },
     )
-    net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
+    net.__class__ = dynamic_class(type(model))
     net._wenable.structure = structure_of(net)
     net._wenable.counts = {**net._wenable.counts, **counts_of_sizes(net, inputs, expected)}
     if check:
@@ -104,6 +106,22 @@ def convert(
 
 
 # --- steps of convert -----------------------------------------------------------------------------
+
+
+def dynamic_class(original: type[nn.Module]) -> type[nn.Module]:
+    """Return the class of a dynamic network: its forward has the signature of the original's.
+
+    Programs ask a network by it which inputs it takes, as Hugging Face's `Trainer` does.
+    """
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return DynamicNetwork.forward(self, *args, **kwargs)
+
+    with contextlib.suppress(ValueError, TypeError):  # a forward that was written in C
+        setattr(forward, "__signature__", inspect.signature(original.forward))  # noqa: B010
+    forward.__doc__ = DynamicNetwork.forward.__doc__
+    name = f"Dynamic{original.__name__}"
+    return type(name, (DynamicNetwork, original), {"forward": forward})
 
 
 def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[TracedGraph, list[Any], int]:
