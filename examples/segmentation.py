@@ -94,12 +94,12 @@ def make_bundle(path: Path, images: int, epochs: int, width: int) -> None:
     torch.manual_seed(0)
     training = split(images, "train", 0)
     search = list(DataLoader(split(images // 4, "search", 1), 64))
-    net = we.convert(UNet(width), torch.zeros(1, 1, 32, 32), method=we.WeightEnabling((1, 2, 4, 8)))
+    net = we.convert(UNet(width), torch.zeros(1, 1, 32, 32), method=we.WeightEnabling((1, 2, 4)))
     loader = DataLoader(training, 32, shuffle=True, drop_last=True)
     config = we.TrainConfig(passes=4, epochs=epochs, learning_rate=0.1)
     we.train(net, loader, config, loss=loss)
 
-    calibration = list(DataLoader(training, 64))[:4]
+    calibration = list(DataLoader(training, 64))[:2]
     front = we.explore(
         net, search, calibration, metric=MeanIoU, min_accuracy=0.0,
         strategy=we.Knapsack(count=4, rounds=1),

@@ -18,7 +18,7 @@ RUNS = {
     "fine_tune_timm.py": (["--epochs", "1"], ("11 layers switch", "1/16", "of the MACs")),
     "deadline.py": ([], ("kB for all modes", "in time: ")),
     "segmentation.py": (
-        ["--images", "128", "--epochs", "1", "--width", "8"],
+        ["--images", "64", "--epochs", "1", "--width", "8"],
         ("MeanIoU", "switching: ", "always 1"),
     ),
     "own_training_loop.py": ([], ("1/16", "of the labels right")),

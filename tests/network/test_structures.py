@@ -142,9 +142,10 @@ def test_images_by_name_are_made_as_large_as_the_mode_says():
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+            self.head = nn.Linear(16, 4)
 
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            return self.b(torch.relu(self.a(pixel_values))).mean((2, 3))
+            return self.head(self.b(torch.relu(self.a(pixel_values))).mean((2, 3)))
 
     image = torch.randn(2, 3, 16, 16)
     sizes = we.ImageSize((16, 12))
