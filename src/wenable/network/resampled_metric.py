@@ -132,7 +132,7 @@ class ImageStates:
                     )
                     setattr(metric, name, [*now, *more])
                 else:
-                    setattr(metric, name, _like(now, now + added[row]))
+                    setattr(metric, name, now + added[row])
             yield self.metric.number(metric.compute())
 
 
@@ -163,15 +163,16 @@ def _added(before: Any, now: Any) -> Any:
         return more or None
     for kind in (torch.Tensor, np.ndarray):
         if isinstance(now, kind):
-            if not isinstance(before, kind) or now.shape != before.shape:
+            # Sums that begin as the number 0 are tensors after the first update.
+            if not _is_number(before) and getattr(before, "shape", None) != now.shape:
                 raise ValueError
             if bool((now == before).all()):  # pyright: ignore[reportAttributeAccessIssue]
                 return None
             if now.dtype in (torch.bool, np.dtype(bool)):
                 raise ValueError
             return now - before
-    if isinstance(now, Number) and not isinstance(now, bool):
-        if not isinstance(before, Number):
+    if _is_number(now):
+        if not _is_number(before):
             raise ValueError
         return (now - before) or None  # type: ignore[operator]
     if now != before:
@@ -188,15 +189,13 @@ def _sums(parts: list[Any], times: np.ndarray) -> Any:
         stacked = torch.stack([torch.zeros_like(like) if part is None else part for part in parts])
         exact = stacked.double().view(len(parts), -1)
         summed = torch.from_numpy(times).to(exact) @ exact
-        return summed.view(len(times), *like.shape)
+        return summed.view(len(times), *like.shape).to(like.dtype)
     stacked = np.stack([np.zeros_like(like) if part is None else part for part in parts])
-    return np.tensordot(times, stacked, 1)
+    summed = np.tensordot(times, stacked, 1)
+    if isinstance(like, np.ndarray):
+        return summed.astype(like.dtype)
+    return [type(like)(each) for each in summed]
 
 
-def _like(before: Any, now: Any) -> Any:
-    """Return a sum in the type of the attribute that it is put into."""
-    if isinstance(before, torch.Tensor):
-        return now.to(before.dtype)
-    if isinstance(before, np.ndarray):
-        return now.astype(before.dtype)
-    return type(before)(now)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Number) and not isinstance(value, bool)
