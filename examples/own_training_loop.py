@@ -1,7 +1,7 @@
 """Train all modes with a loss and a loop of your own: here several labels for each image.
 
-Run it with `python examples/own_training_loop.py`: seconds on two cores. `we.train` knows the
-cross-entropy over classes; for any other loss the loop is Algorithm 1 in a few lines.
+Run it with `python examples/own_training_loop.py`: seconds on two cores. `we.train` takes any loss; if
+you have a loop of your own, Algorithm 1 is a few lines in it.
 """
 
 import random

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wenable.network.dynamic_network import UncalibratedWarning as UncalibratedWarning
     from wenable.network.evaluation import evaluate as evaluate
     from wenable.network.extraction import extract as extract
+    from wenable.network.metrics import Metric as Metric
     from wenable.saving.network_file import load as load
     from wenable.saving.network_file import save as save
     from wenable.search.exploring import explore as explore
@@ -54,6 +55,7 @@ _HOMES = {
     "ImageSize": "wenable.methods.image_size",
     "Knapsack": "wenable.strategies.settings",
     "Knob": "wenable.core.space",
+    "Metric": "wenable.network.metrics",
     "Mode": "wenable.core.space",
     "NSGA2": "wenable.strategies.settings",
     "Reading": "wenable.core.readings",

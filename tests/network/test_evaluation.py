@@ -66,9 +66,9 @@ def test_the_network_is_left_as_it_was():
         (torch.full((4,), -1), "must be classes from 0 to 4"),
         (
             torch.full((4,), 255),
-            r"from 255 to 255\).*a label that is to be ignored cannot be given",
+            r"from 255 to 255\).*to ignore 255 name it",
         ),
-        (torch.full((4,), -100), "a label that is to be ignored cannot be given"),
+        (torch.full((4,), -100), "-100 is what PyTorch ignores unasked"),
         (torch.full((4,), 255, dtype=torch.uint8), "must be classes from 0 to 4"),
         (torch.zeros(4), r"\(float32 of shape \(4,\)\) must hold one class, a whole number"),
         (torch.full((4,), torch.nan), "must hold one class, a whole number"),

@@ -76,6 +76,10 @@ def test_all_outputs_export_with_their_names(wrap, names, tmp_path: Path):
         net.set_mode(mode)
         expected = [each.detach().numpy() for _, each in named_leaves(net(X))]
         found = session.run(X.numpy(), mode=mode)
+        if names is not None:
+            wanted = [name.removesuffix("_out") for name in names]
+            assert list(found) == wanted
+            found = tuple(found.values())
         found = found if isinstance(found, tuple) else (found,)
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):

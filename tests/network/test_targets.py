@@ -77,7 +77,7 @@ REFUSED = {
     "one number each": (torch.randn(16, 1), r"\(float32 of shape \(16, 1\)\) must be classes, whole"),
     "whole numbers as floats": (CLASSES.float(), r"\(float32 of shape \(16,\)\) must be classes"),
     "several classes at once": (
-        (torch.arange(80).view(16, 5) % 3 == 0).float(), r"multi-label\) have no loss yet"
+        (torch.arange(80).view(16, 5) % 3 == 0).float(), r"multi-label\) take loss="
     ),
     "no class at all": (torch.zeros(16, 5), "sum up to 0 for an example"),
     "shares of 0.9": (torch.full((16, 5), 0.18), "sum up to 0.9"),
@@ -86,8 +86,8 @@ REFUSED = {
     "infinity": (torch.full((16, 5), torch.inf), "NaN or infinity"),
     "NaN": (torch.full((16,), torch.nan), r"\(float32 of shape \(16,\)\)"),
     "too many classes": (CLASSES + 1, r"\(from 1 to 5\) must be classes from 0 to 4"),
-    "255": (torch.where(CLASSES == 1, 255, CLASSES), "255.*to be ignored cannot be given"),
-    "-100": (torch.where(CLASSES == 1, -100, CLASSES), "-100.*to be ignored cannot be given"),
+    "255": (torch.where(CLASSES == 1, 255, CLASSES), r"255 .*loss=.*ignore_index=255\)"),
+    "-100": (torch.where(CLASSES == 1, -100, CLASSES), "-100 is what PyTorch ignores"),
     "negative": (CLASSES - 1, r"\(from -1 to 3\) must be classes"),
     "bytes": (torch.full((16,), 200, dtype=torch.uint8), r"\(from 200 to 200\)"),
     "truth": (CLASSES > 2, r"bool of shape \(16,\).*`labels.long\(\)`"),
@@ -101,8 +101,8 @@ REFUSED = {
     "complex": (torch.ones(16, 5, dtype=torch.complex64), "complex64"),
     "fewer": (CLASSES[:9], "must be as many as the inputs"),
     "one": (torch.tensor(3), "the first dimension of both must be the batch"),
-    "a list": (CLASSES.tolist(), "are a list of 16; they must be one tensor"),
-    "nothing": (None, "are None; they must be one tensor"),
+    "a list": (CLASSES.tolist(), "are a list of 16; for classes they must be one tensor"),
+    "nothing": (None, "are None; for classes they must be one tensor"),
     "boxes": ({"boxes": torch.ones(16, 4)}, "are a dict with the keys 'boxes'"),
 }  # fmt: skip
 

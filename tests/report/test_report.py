@@ -41,6 +41,21 @@ def test_an_svg_holds_the_words_a_reader_needs(tmp_path: Path):
         assert words in text
 
 
+def test_modes_judged_by_an_error_are_drawn_in_its_own_figures(tmp_path: Path):
+    errors = tuple(
+        replace(each, accuracy=Reading(0.25 * i, "RMSE", lower_is_better=True))
+        for i, each in enumerate(points("ms"), 1)
+    )
+    text = plot_fronts({"latency": Panel(errors, ())}, tmp_path / "front.svg").read_text()
+    assert "RMSE, search split" in text
+    assert "(95 % interval)" in text
+    assert "0.6" in re.findall(r"<!-- (.*?) -->", text)  # and not 75 %
+    assert errors[0].beats(replace(errors[1], cost=errors[0].cost))
+    mixed = {"latency": Panel(errors, points("ms"))}
+    with pytest.raises(ValueError, match="`panels` mix RMSE and top-1"):
+        plot_fronts(mixed, tmp_path / "none.svg")
+
+
 def test_a_picture_draws_the_test_split_where_it_is_told_to_and_nothing_else(tmp_path: Path):
     tested = tuple(replace(each, test=Reading(0.123, "top-1", 0.1, 0.2)) for each in points("ms"))
     text = plot_fronts({"latency": Panel(tested, (), TEST)}, tmp_path / "front.svg").read_text()

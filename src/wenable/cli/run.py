@@ -118,6 +118,8 @@ def _rows(
     started = time.perf_counter()
     y = session.run(x, mode=mode or None, deadline_ms=deadline_ms)
     taken = 1e3 * (time.perf_counter() - started)
+    if isinstance(y, dict):
+        y = next(iter(y.values())) if len(y) == 1 else tuple(y.values())
     used = session.modes[session.bundle.number_of(mode) if mode else 0]
     met: dict[str, Any] = {}
     if deadline_ms is not None:

@@ -22,6 +22,7 @@ class Reading:
     - `count`: how many samples stand behind it.
     - `source`: how it was got; `device`: on what machine; `note`: what a reader has to know.
     - `p90`, `p99`: the 90th and 99th percentile, for a figure with a distribution.
+    - `lower_is_better`: whether it is an error, that of a metric of one's own.
 
     Raises `ValueError` for NaN, or a missing value without its reason.
 
@@ -41,6 +42,7 @@ class Reading:
     device: str = ""
     note: str = ""
     reason: str = ""
+    lower_is_better: bool = False
 
     def __post_init__(self) -> None:
         if self.value is None and not self.reason:
@@ -78,8 +80,8 @@ class Reading:
 class Point:
     """A mode with its accuracy and its cost.
 
-    - `accuracy`: on the search split, by which the mode was chosen. The modes that a search keeps
-      were lucky there, so this is no figure to report.
+    - `accuracy`: top-1, or what the metric of a search says, on the search split, by which the mode was
+      chosen. The modes that a search keeps were lucky there, so this is no figure to report.
     - `test`: the accuracy on the test split, which neither training nor search saw; None where
       nobody evaluated it.
     - `outcomes`, `test_outcomes`: which examples of either split were right, where that was kept.
@@ -98,7 +100,8 @@ class Point:
         return mine != theirs and mine[0] >= theirs[0] and mine[1] <= theirs[1]
 
     def _figures(self) -> tuple[float, float]:
-        return self.accuracy.known, self.cost.known
+        merit = self.accuracy.known
+        return -merit if self.accuracy.lower_is_better else merit, self.cost.known
 
 
 def non_dominated(points: tuple[Point, ...]) -> tuple[Point, ...]:

@@ -70,8 +70,8 @@ def export(
       the bundle. It may name more than the exported ones; where it lacks one, all are numbered anew.
 
     Outputs are the tensors that the network gives back, in order, whatever holds them: a tuple, a
-    dict, a named tuple, a dataclass, one inside another. They keep their names (`"logits"`,
-    `"boxes.0"`) in the bundle's graph; None is left out. Inputs that are no tensors stay as they are
+    dict, a named tuple, a dataclass, one inside another. If they have names (`"logits"`, `"boxes.0"`) a
+    session gives back a dict of them; None is left out. Inputs that are no tensors stay as they are
     in the network's example.
 
     The file is whole or not there: an export that fails leaves the old one.
@@ -168,6 +168,7 @@ def _bundle(
         "wenable": __version__,
         "space": net.space.to_json(),
         "inputs": types_to_json(network_inputs(net, graphs.graphs[0].inputs)),
+        "output_names": None if outputs.are_positions else list(outputs.names),
         "graphs": [graph.to_json() for graph in graphs.graphs],
         "layers": [
             {
@@ -264,6 +265,8 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
             for inputs in (twice, other_numbers(example, batch=4)):
                 arrays = tuple(each.numpy() for each in inputs)
                 found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
+                if isinstance(found, dict):
+                    found = tuple(found.values())
                 answers = found if isinstance(found, tuple) else (found,)
                 if session.bundle.weights_of(session.bundle.number_of(mode)).roundings:
                     check_rounded_layers(net, plain, session, mode, arrays)

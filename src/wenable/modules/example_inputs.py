@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,20 +40,27 @@ class ExampleInput:
         return {"shape": list(self.shape), "dtype": str(self.dtype).removeprefix("torch.")}
 
 
-def checked_inputs(example_input: Any) -> tuple[Any, ...]:
+def checked_inputs(
+    example_input: Any, forward: Callable[..., Any] | None = None
+) -> tuple[Any, ...]:
     """Return the positional inputs that an example stands for; refuses what cannot be one.
+
+    - `forward`: of the network, which says the places of inputs that are given by name.
 
     >>> len(checked_inputs((torch.ones(2, 3), None)))
     2
     """
+    if isinstance(example_input, Mapping) and forward is not None:
+        example_input = in_their_places(example_input, forward)
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     for place, each in enumerate(inputs):
         if not isinstance(each, torch.Tensor) and type(each) not in PLAIN:
             what = "`example_input`" if inputs[0] is example_input else f"`example_input[{place}]`"
             raise ValueError(
                 f"{what} is a {type(each).__name__}; allowed: a tensor (N, ...), or a tuple of positional"
-                " inputs, each a tensor, None, a number or a text. Give a network that takes keywords,"
-                " lists or dicts a torch.nn.Module around it whose forward takes tensors one by one"
+                " inputs or a dict of them by name, each a tensor, None, a number or a text. Give a"
+                " network that takes lists or dicts a torch.nn.Module around it whose forward takes"
+                " tensors one by one"
             )
         if isinstance(each, torch.Tensor) and (not each.ndim or not len(each)):
             raise ValueError(
@@ -64,6 +72,43 @@ def checked_inputs(example_input: Any) -> tuple[Any, ...]:
             f"`example_input` (={example_input!r:.100}) must hold a tensor with a batch dimension"
         )
     return inputs
+
+
+def in_their_places(named: Mapping[str, Any], forward: Callable[..., Any]) -> tuple[Any, ...]:
+    """Return inputs given by name as positional ones; what is left out in between is its default.
+
+    Raises `ValueError` for a name that is no place of the forward, and a place that must be filled.
+
+    >>> in_their_places({"x": 1, "y": 2}, lambda x, mask=None, y=0, z=3: None)
+    (1, None, 2)
+    """
+    places = [
+        each
+        for each in inspect.signature(forward).parameters.values()
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.POSITIONAL_ONLY)
+    ]
+    names = [each.name for each in places]
+    unknown = [name for name in named if name not in names]
+    if unknown:
+        raise ValueError(
+            f"`example_input` names {unknown[0]!r}; the network's forward has places for"
+            f" {', '.join(names) or 'nothing'}. Give one that takes keywords alone a torch.nn.Module"
+            " around it whose forward takes tensors one by one"
+        )
+    last = max((names.index(name) for name in named), default=-1)
+    for each in places[: last + 1]:
+        if each.name not in named and each.default is each.empty:
+            raise ValueError(
+                f"`example_input` lacks {each.name!r}, which the network's forward needs"
+            )
+    return tuple(named.get(each.name, each.default) for each in places[: last + 1])
+
+
+def names_of_places(forward: Callable[..., Any], count: int) -> dict[str, Any]:
+    """Return the names of the first `count` places of a forward, self left out, with their defaults."""
+    places = list(inspect.signature(forward).parameters.values())[1:]
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+    return {each.name: each.default for each in places[:count] if each.kind in kinds}
 
 
 def describe(inputs: Iterable[Any]) -> tuple[ExampleInput, ...]:

@@ -21,7 +21,8 @@ def check_scores(outputs: Any) -> None:
             what += f" with the fields {', '.join(each.name for each in fields(outputs))}"
         raise ValueError(
             f"the network's outputs ({what}) must be one tensor (N, classes): wrap the network in a"
-            " module that returns its class scores alone, and convert that"
+            " module that returns its class scores alone, and convert that; or give a `loss` (or a"
+            " `metric`) of your own, which takes any outputs"
         )
     if outputs.ndim < 2 or not outputs.is_floating_point():
         raise ValueError(
@@ -31,7 +32,8 @@ def check_scores(outputs: Any) -> None:
     if outputs.shape[1] < 2:
         raise ValueError(
             f"the network has one output for each example (shape {tuple(outputs.shape)}): over one"
-            " class every accuracy is 1 and every cross-entropy 0; give it an output for each class"
+            " class every accuracy is 1 and every cross-entropy 0; give it an output for each class, or"
+            " train it with a `loss` of its own, as torch.nn.BCEWithLogitsLoss()"
         )
 
 
@@ -55,8 +57,8 @@ def check_targets(targets: torch.Tensor, scores: tuple[int, ...]) -> None:
     expected = scores if targets.is_floating_point() else numbers
     if tuple(targets.shape) != expected:
         raise ValueError(
-            f"`labels` ({_kind(targets)}) must be {_allowed(scores)}; training and accuracy are"
-            " those of a classification, for other targets there is no loss yet"
+            f"`labels` ({_kind(targets)}) must be {_allowed(scores)}; for other targets give a"
+            " `loss`, as torch.nn.MSELoss()"
         )
     if not targets.numel():
         raise ValueError(f"a batch is empty: its `labels` are {_kind(targets)}")
@@ -83,11 +85,22 @@ def check_range(labels: torch.Tensor, classes: int) -> None:
     """Raise `ValueError` unless whole numbers are classes from 0 to `classes - 1`."""
     low, high = (int(each) for each in labels.long().aminmax())
     if low < 0 or high >= classes:
-        ignored = " (a label that is to be ignored cannot be given)"
         raise ValueError(
             f"`labels` (from {low} to {high}) must be classes from 0 to {classes - 1}, as many as the"
-            f" network has outputs{ignored if low == -100 or high == 255 else ''}"
+            f" network has outputs{_ignored(low, high)}"
         )
+
+
+def _ignored(low: int, high: int) -> str:
+    """Return how a label that looks like one to be ignored is named."""
+    if high == 255:
+        return "; to ignore 255 name it: loss=torch.nn.CrossEntropyLoss(ignore_index=255)"
+    if low == -100:
+        return (
+            "; -100 is what PyTorch ignores unasked: give another number to what is to be ignored, as"
+            " 255, and name it: loss=torch.nn.CrossEntropyLoss(ignore_index=255)"
+        )
+    return ""
 
 
 def _check_shares(shares: torch.Tensor) -> None:
@@ -105,7 +118,7 @@ def _check_shares(shares: torch.Tensor) -> None:
     if abs(worst - 1) > allowed:
         raise ValueError(
             f"the shares in `labels` sum up to {worst:.4g} for an example; they must sum up to 1:"
-            " several classes at once (multi-label) have no loss yet"
+            " several classes at once (multi-label) take loss=torch.nn.BCEWithLogitsLoss()"
         )
 
 

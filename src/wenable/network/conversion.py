@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -39,7 +41,7 @@ class HasTable(Protocol):
 
 def convert(
     model: nn.Module,
-    example_input: torch.Tensor | tuple[Any, ...],
+    example_input: torch.Tensor | tuple[Any, ...] | Mapping[str, Any],
     *,
     method: Method | Sequence[Method] | None = None,
     profile: HasTable | CostTable | None = None,
@@ -49,9 +51,9 @@ def convert(
 
     - `model`: any network whose pass can be traced, by its operations; it is left untouched, and is
       not run: what a network keeps from one pass to the next, copies of it keep.
-    - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs: tensors, and plain
-      values (None, numbers, texts) that are the same in every pass. Its size is the one that MACs are
-      counted at.
+    - `example_input`: a batch, shape `(N, ...)`, or a tuple of positional inputs, or a dict of inputs
+      by the names that the network's forward has: tensors, and plain values (None, numbers, texts)
+      that are the same in every pass. Its size is the one that MACs are counted at.
     - `method`: how to make it dynamic; `WeightEnabling()` where nothing is said. A list is for several
       at once, in one search space (`wenable.methods.composition`).
     - `profile`: what `wenable profile` measured of this network's modes on the device that will run it
@@ -74,7 +76,7 @@ def convert(
     (None, 80, 192)
     """
     check_convertible(model)
-    inputs = checked_inputs(example_input)
+    inputs = checked_inputs(example_input, model.forward)
     chosen = as_one(method)
     if profile is not None:
         chosen = paying(chosen, _table_of(profile))
@@ -108,7 +110,7 @@ def convert(
             if isinstance(module, SwitchableBatchNorm)
         },
     )
-    net.__class__ = type(f"Dynamic{type(model).__name__}", (DynamicNetwork, type(model)), {})
+    net.__class__ = dynamic_class(type(model))
     net._wenable.structure = structure_of(net)
     net._wenable.counts = {**net._wenable.counts, **counts_of_sizes(net, inputs, expected)}
     if check:
@@ -130,6 +132,22 @@ def _table_of(profile: HasTable | CostTable) -> CostTable:
             " with `wenable profile`"
         )
     return table
+
+
+def dynamic_class(original: type[nn.Module]) -> type[nn.Module]:
+    """Return the class of a dynamic network: its forward has the signature of the original's.
+
+    Programs ask a network by it which inputs it takes, as Hugging Face's `Trainer` does.
+    """
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return DynamicNetwork.forward(self, *args, **kwargs)
+
+    with contextlib.suppress(ValueError, TypeError):  # a forward that was written in C
+        setattr(forward, "__signature__", inspect.signature(original.forward))  # noqa: B010
+    forward.__doc__ = DynamicNetwork.forward.__doc__
+    name = f"Dynamic{original.__name__}"
+    return type(name, (DynamicNetwork, original), {"forward": forward})
 
 
 def _tried(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[TracedGraph, list[Any], int]:

@@ -24,7 +24,7 @@ from wenable.modules.example_inputs import ExampleInput, one_example
 from wenable.modules.fingerprint import weights_fingerprint
 from wenable.modules.passes import device_of, in_eval_mode
 from wenable.network.concurrency import ModeGuard
-from wenable.network.inputs import check_inputs, explained
+from wenable.network.inputs import check_inputs, explained, in_places, input_names
 from wenable.network.recounting import Counts, Structure, more_weights, recount, structure_of
 
 
@@ -116,6 +116,12 @@ class DynamicNetwork(nn.Module):
         """
         floating = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
         return one_example(self._wenable.example, device_of(self), floating)
+
+    @property
+    def named_inputs(self) -> dict[str, ExampleInput]:
+        """The inputs that it was converted with, by the names that its own forward has, in order."""
+        example = self._wenable.example
+        return dict(zip(input_names(self.original_class, len(example)), example, strict=False))
 
     def example_to_json(self) -> list[dict[str, Any]]:
         """Return the shapes and types of the inputs that the network was traced with."""
@@ -420,12 +426,16 @@ class DynamicNetwork(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network in its present mode; a pass in training drops stored calibrations.
 
+        Inputs may be given by name.
+
         Raises `ValueError` for an input with another number of dimensions than the example that the
         network was converted with, for images of a size that is neither the full nor the mode's if modes
         have one, and where it fails on one of another size; `RuntimeError` where
         it would run in another thread's mode (`wenable.network.concurrency`).
         """
         state = self._wenable
+        if kwargs:
+            args, kwargs = in_places(args, kwargs, self.original_class, len(state.example))
         check_inputs(args, state.example, state.plan.image_sizes)
         if self.training and state.calibrations:
             self.forget_calibrations()

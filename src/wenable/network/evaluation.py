@@ -1,4 +1,4 @@
-"""Accuracy of a mode, with its interval."""
+"""Accuracy of a mode, or what a metric says of it, with its interval."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from torch import nn
 from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Reading
 from wenable.core.space import ModeChoice
-from wenable.modules.batch_parts import inputs_and_targets
+from wenable.modules.batch_parts import labelled
 from wenable.modules.passes import call_network, device_name, device_of, in_eval_mode
 from wenable.modules.processes import gathered_from_processes
 from wenable.modules.targets import check_classes
-from wenable.network.dynamic_network import DynamicNetwork, check_dynamic, warn_if_uncalibrated
+from wenable.network.dynamic_network import (
+    DynamicNetwork,
+    check_dynamic,
+    warn_if_uncalibrated,
+)
+from wenable.network.measuring import measure_with
 
 
 def evaluate(
@@ -24,22 +29,31 @@ def evaluate(
     mode: ModeChoice,
     loader: Iterable[Any],
     *,
+    metric: Any = None,
     split: str = "",
     pooled: bool = False,
 ) -> Reading:
     """Return the top-1 accuracy of a mode as a share between 0 and 1, with a 95 % interval.
 
     - `loader`: batches of images `(N, ...)` and labels `(N,)`, classes as whole numbers; several
-      inputs are a tuple or a list in the place of the images.
+      inputs are a tuple or a list in the place of the images, or a dict of them by name. With a
+      `metric` targets are what it takes.
+    - `metric`: what to measure instead: any object with `update(outputs, targets)` and `compute()`, as
+      those of torchmetrics; what makes one when called; a pair `(key, metric)` if `compute` gives several
+      values; or a `wenable.Metric`, which says what the object does not. Outputs come to it as the
+      network gives them.
     - `split`: the name of the data, for the reading's source.
     - `pooled`: under `torchrun`, each process is given its own part of the data, and every one
       returns the accuracy on all parts. Otherwise each is given all of it, and works for itself.
 
-    The interval is Wilson's for a binomial share. Warns `UncalibratedWarning`, and says so in the
+    The interval is Wilson's for a binomial share. That of a metric is from 400 draws of the images
+    (bootstrap), if its state adds up over images; otherwise there is none, and the reading's note says
+    why. Warns `UncalibratedWarning`, and says so in the
     reading's note, where the mode's norm statistics were never estimated.
 
     Raises `ValueError` where the loader is empty, the labels are no classes of this network, the
-    outputs are not one tensor `(N, classes)`, or they hold NaN.
+    outputs are not one tensor `(N, classes)`, or they hold NaN; for a metric that gives several values
+    or NaN, or does not say whether higher is better.
 
     >>> import wenable as we
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -47,6 +61,8 @@ def evaluate(
     >>> evaluate(net, "1/4", [(torch.ones(10, 4), torch.zeros(10, dtype=torch.long))]).count
     10
     """
+    if metric is not None:
+        return measure_with(net, mode, loader, metric, split=split, pooled=pooled)
     return evaluate_each(net, mode, loader, split=split, pooled=pooled)[0]
 
 
@@ -112,7 +128,7 @@ def right_ones(
     device = device_of(model)
     with in_eval_mode(model), torch.no_grad():
         for batch in loader:
-            inputs, labels = inputs_and_targets(batch, model)
+            inputs, labels = labelled(batch, model)
             outputs, _ = call_network(model, inputs, device)
             check_classes(outputs, labels)
             if bool(outputs.isnan().any()):

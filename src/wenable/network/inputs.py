@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from wenable.core.reasons import first_line
 from wenable.layers.image_size import ImageSizes
-from wenable.modules.example_inputs import ExampleInput
+from wenable.modules.example_inputs import ExampleInput, names_of_places
+
+
+@functools.lru_cache(maxsize=256)
+def _places(kind: type[nn.Module], count: int) -> dict[str, Any]:
+    return names_of_places(kind.forward, count)
+
+
+def input_names(kind: type[nn.Module], count: int) -> tuple[str, ...]:
+    """Return the names of the first inputs of a network's class, as many as can be given by name."""
+    return tuple(_places(kind, count))
+
+
+def in_places(
+    args: tuple[Any, ...], kwargs: dict[str, Any], kind: type[nn.Module], count: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments with those of the first `count` inputs by position, whose checks look there.
+
+    What is given to none of them stays a keyword.
+    """
+    places = _places(kind, count)
+    names = list(places)[len(args) :]
+    given = [place for place, name in enumerate(names) if name in kwargs]
+    between = names[: given[-1] + 1] if given else []
+    if any(places[name] is inspect.Parameter.empty and name not in kwargs for name in between):
+        return args, kwargs  # the network's own forward says what is missing
+    rest = {name: each for name, each in kwargs.items() if name not in between}
+    return (*args, *(kwargs.get(name, places[name]) for name in between)), rest
 
 
 def check_inputs(

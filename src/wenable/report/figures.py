@@ -36,3 +36,12 @@ def shown_accuracy(point: Point, split: str) -> Reading:
 def shown_name(name: str, front: Front, series: Mapping[str, Front]) -> str:
     """Return the name of a series, with its split where the others show another."""
     return name if common_split(series.values()) else f"{name} ({split_of(front)})"
+
+
+def merit_name(unit: str) -> str:
+    """Return what the figures are called that modes are judged by.
+
+    >>> merit_name("top-1"), merit_name("mIoU")
+    ('top-1 accuracy', 'mIoU')
+    """
+    return f"{unit} accuracy" if unit == "top-1" else unit

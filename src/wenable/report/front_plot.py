@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wenable.core.files import write_whole
-from wenable.core.readings import Point
-from wenable.report.figures import SEARCH, shown_accuracy
+from wenable.core.readings import Point, Reading
+from wenable.report.figures import SEARCH, merit_name, shown_accuracy
 from wenable.report.point_labels import label_points
 
 # Blue and orange that stay apart for colour-blind readers, and in grey.
@@ -61,6 +61,9 @@ def plot_fronts(
     for panel in panels.values():
         for point in panel.points:
             _ = shown_accuracy(point, panel.split).known, point.cost.known
+    units = {shown_accuracy(p, panel.split).unit for panel in panels.values() for p in panel.points}
+    if len(units) > 1:
+        raise ValueError(f"`panels` mix {' and '.join(sorted(units))}; a picture has one of them")
     figure = Figure(figsize=(4.8 * len(panels), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -70,7 +73,9 @@ def plot_fronts(
         if len(splits) > 1:
             axis.set_title(panel.split, fontsize="medium")
     where = f", {splits.pop()}" if len(splits) == 1 else ""
-    axes[0].set_ylabel(f"top-1 accuracy{where}\n(%, 95 % interval)")
+    unit = units.pop()
+    of_what = "%, 95 % interval" if unit == "top-1" else "95 % interval"
+    axes[0].set_ylabel(f"{merit_name(unit)}{where}\n({of_what})")
     axes[0].legend(loc="lower right", frameon=False)
     if title:
         figure.suptitle(title, fontsize="medium")
@@ -89,7 +94,7 @@ def _draw(axis: Axes, cost: str, panel: Panel) -> None:
     _points(axis, tuple(front), panel.split, scale, _FRONT, "o", "front of the search")
     axis.plot(
         [point.cost.known * scale for point in front],
-        [100 * shown_accuracy(point, panel.split).known for point in front],
+        [_shown(shown_accuracy(point, panel.split)) for point in front],
         color=_FRONT,
         linewidth=1,
         alpha=0.6,
@@ -104,7 +109,7 @@ def _name_uniform_modes(axis: Axes, cost: str, panel: Panel) -> None:
     scale, _ = _SCALES.get(cost, _LATENCY)
 
     def place(point: Point) -> tuple[float, float]:
-        return point.cost.known * scale, 100 * shown_accuracy(point, panel.split).known
+        return point.cost.known * scale, _shown(shown_accuracy(point, panel.split))
 
     names = {
         place(point): f"{point.mode}{' (full)' if point.mode == point.mode.space.full else ''}"
@@ -117,7 +122,7 @@ def _name_uniform_modes(axis: Axes, cost: str, panel: Panel) -> None:
         for part in range(1, _PARTS)
     ]
     bars = [
-        (place(point)[0], 100 * end)
+        (place(point)[0], _factor(reading) * end)
         for point in panel.points
         for reading in [shown_accuracy(point, panel.split)]
         for end in (reading.low, reading.high)
@@ -140,9 +145,9 @@ def _points(
     accuracies = [shown_accuracy(point, split) for point in points]
     axis.errorbar(
         [point.cost.known * scale for point in points],
-        [100 * accuracy.known for accuracy in accuracies],
+        [_shown(accuracy) for accuracy in accuracies],
         xerr=_whiskers([point.cost for point in points], scale),
-        yerr=_whiskers(accuracies, 100),
+        yerr=_whiskers(accuracies, _factor(accuracies[0])),
         fmt=marker,
         color=color,
         elinewidth=0.8,
@@ -150,6 +155,15 @@ def _points(
         markersize=6,
         label=label,
     )
+
+
+def _factor(reading: Reading) -> float:
+    """Return by what a figure of merit is multiplied: accuracies are shown in per cent."""
+    return 100.0 if reading.unit == "top-1" else 1.0
+
+
+def _shown(reading: Reading) -> float:
+    return _factor(reading) * reading.known
 
 
 def _whiskers(readings: list, scale: float) -> list[list[float]]:

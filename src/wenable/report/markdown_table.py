@@ -35,7 +35,7 @@ def markdown_table(series: Mapping[str, Front], *, search_split: bool = False) -
         "id",
         "mode",
         f"{accuracy['name']} ({accuracy['shown']})",
-        *([f"{accuracy['unit']} accuracy, {SEARCH} ({accuracy['shown']})"] if beside else []),
+        *([f"{accuracy['merit']}, {SEARCH} ({accuracy['shown']})"] if beside else []),
         f"{cost['name']} ({cost['shown']})",
         "samples",
         "remark",

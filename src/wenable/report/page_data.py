@@ -10,7 +10,14 @@ from typing import Any
 
 from wenable.core.accuracy_comparison import compare_accuracies
 from wenable.core.readings import Front, Point, Reading
-from wenable.report.figures import TEST, common_split, shown_accuracy, shown_name, split_of
+from wenable.report.figures import (
+    TEST,
+    common_split,
+    merit_name,
+    shown_accuracy,
+    shown_name,
+    split_of,
+)
 
 # unit -> (factor, unit shown, decimals); other units are shown as they are, with three digits
 _SHOWN = {"MACs": (1e-6, "M MACs", 2), "top-1": (100.0, "%", 1)}
@@ -62,7 +69,11 @@ def page_data(
     costs = dict.fromkeys(cost_name(front.cost) for front in series.values())
     return {
         "title": title,
-        "accuracy": {**shown_unit(accuracy), "name": accuracy_name(series)},
+        "accuracy": {
+            **shown_unit(accuracy),
+            "name": accuracy_name(series),
+            "merit": merit_name(accuracy),
+        },
         "cost": {**shown_unit(cost), "name": " or ".join(costs)},
         "series": [
             _series(shown_name(name, front, series), front) for name, front in series.items()
@@ -80,7 +91,8 @@ def accuracy_name(series: Mapping[str, Front]) -> str:
     'top-1 accuracy, search split, chosen on it'
     """
     split = common_split(series.values())
-    return f"{_only_unit(series, 'accuracy')} accuracy{f', {split}' if split else ''}"
+    merit = merit_name(_only_unit(series, "accuracy"))
+    return f"{merit}{f', {split}' if split else ''}"
 
 
 def table_points(front: Front) -> tuple[Point, ...]:

@@ -7,7 +7,7 @@ function pick(series, budget, at, shown) {
 }
 
 function better(p, best, at, shown) {
-  if (p.accuracy.value !== best.accuracy.value) return p.accuracy.value > best.accuracy.value;
+  if (p.accuracy.value !== best.accuracy.value) return (p.accuracy.value > best.accuracy.value) !== Boolean(p.accuracy.lower_is_better);
   return costAt(p, at, shown) < costAt(best, at, shown);
 }
 

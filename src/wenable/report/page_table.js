@@ -42,7 +42,7 @@ function tableColumns(data, state, sources) {
     { title: "id", order: (r) => r.point.id, cell: (r) => [r.point.id || "–"] },
     { title: "mode", header: true, order: (r) => r.point.mode, cell: (r) => [modeText(r.point.mode)] },
     figure("accuracy", data.accuracy),
-    tested && (state.search || state.explored) && figure("search", { ...data.accuracy, name: `${data.accuracy.unit} accuracy, search split, chosen on it` }),
+    tested && (state.search || state.explored) && figure("search", { ...data.accuracy, name: `${data.accuracy.merit}, search split, chosen on it` }),
     figure("cost", data.cost),
     p99 && { title: `99th percentile, ${data.cost.shown}`, number: true, order: (r) => r.point.cost.p99, cell: (r) => [r.point.cost.p99 === null ? "–" : digits(r.point.cost.p99, data.cost)] },
     { title: "remarks", order: (r) => remarks(r).join("; "), cell: (r) => remarks(r).flatMap((text, i) => (i ? [make("br"), text] : [text])) },

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +86,8 @@ class Bundle:
         """The inputs of the network; a mode may take smaller images, see `inputs_of`."""
         if "inputs" in manifest:
             self.inputs = types_from_json(list_of(manifest["inputs"], "`inputs`", least=1))
+        self.output_names = _names_of_outputs(manifest.get("output_names"), self._graphs)
+        """The names that the network has for its outputs, or None where they are places only."""
         layers = [read_layer(each, self.space) for each in list_of(manifest["layers"], "`layers`")]
         self.layers = {each.name: each for each in layers}
         check_unlike([each.name for each in layers], "layer")
@@ -295,6 +297,17 @@ class Bundle:
         names = ", ".join(str(each.mode) for each in self.modes[:8])
         more = ", ..." if len(self.modes) > 8 else ""
         raise ValueError(f"`mode` (={wanted}) was not exported; {self.path} has {names}{more}")
+
+
+def _names_of_outputs(names: Any, graphs: Sequence[Graph]) -> tuple[str, ...] | None:
+    """Return the names of outputs as the manifest has them; files of before have none."""
+    if names is None:
+        return None
+    read = tuple(text_of(each, "an output's name") for each in list_of(names, "`output_names`"))
+    check_unlike(list(read), "output")
+    if any(len(graph.outputs) != len(read) for graph in graphs):
+        raise ValueError(f"`output_names` has {len(read)} names, and a graph has other outputs")
+    return read
 
 
 def _sizes(exported: ExportedMode) -> str:

@@ -45,10 +45,21 @@ def _values(bundle: Bundle, name: str) -> list[float] | None:
 def _ranks(bundle: Bundle) -> list[float | None]:
     for name in ("accuracy", "macs"):
         values = _values(bundle, name)
-        if values is not None:
-            most = max(*values, 1.0)
-            return [value / most for value in values]
+        if values is None:
+            continue
+        errors = [each.readings[name].lower_is_better for each in bundle.modes]
+        if any(errors) or min(values) < 0:
+            values = _between_worst_and_best(values, errors[0])
+        most = max(*values, 1.0)
+        return [value / most for value in values]
     return [None] * len(bundle.modes)
+
+
+def _between_worst_and_best(values: list[float], lower_is_better: bool) -> list[float]:
+    """Return figures in the same order from 0 for the worst to 1 for the best."""
+    signed = [-value if lower_is_better else value for value in values]
+    least, span = min(signed), (max(signed) - min(signed)) or 1.0
+    return [(value - least) / span for value in signed]
 
 
 def _shares(bundle: Bundle) -> list[float]:

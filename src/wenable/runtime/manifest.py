@@ -212,6 +212,8 @@ def _reading(values: Any) -> Reading:
             fits, kind = value is None or type(value) in (int, float), "a number"
         elif name == "count":
             fits, kind = type(value) is int and value >= 0, "a whole number"
+        elif name == "lower_is_better":
+            fits, kind = type(value) is bool, "true or false"
         else:
             fits, kind = type(value) is str, "a text"
         if not fits:

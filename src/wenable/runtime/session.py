@@ -173,7 +173,7 @@ class Session:
 
     def run(
         self,
-        x: np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray],
+        x: np.ndarray | tuple[np.ndarray, ...] | list[np.ndarray] | Mapping[str, np.ndarray],
         *,
         mode: ModeChoice | None = None,
         deadline_ms: float | None = None,
@@ -182,10 +182,12 @@ class Session:
     ) -> Any:
         """Return the outputs for a batch: one array, or a tuple where the network has several.
 
-        - `x`: shape `(N, ...)` as the network was exported with, of its type; a tuple of arrays for
-          several inputs. With `mode` also images of the mode's own size. Or images as uint8, prepared
-          here as the bundle says (needs Pillow): shape `(N, height, width, channels)`, one image
-          without the N, or a list of images of any sizes.
+        A dict of them, by name, if the network gives back a dict, a named tuple or a dataclass.
+
+        - `x`: shape `(N, ...)` as the network was exported with, of its type; for several inputs a tuple
+          of arrays in their order, or a dict of them by name. With `mode` also images of the mode's own
+          size. Or images as uint8, prepared here as the bundle says (needs Pillow): shape
+          `(N, height, width, channels)`, one image without the N, or a list of images of any sizes.
         - `mode`: one of the exported ones; the first of them where nothing is said.
         - `deadline_ms`, `max_energy_mj`: instead of a mode: the most accurate one that is predicted
           to stay within them, as the machine is now. Where none does, the one nearest to it runs;
@@ -209,7 +211,7 @@ class Session:
         number = None if limited else 0 if mode is None else self._number_of(mode)
         x = self._prepared_images(x)
         inputs = self._inputs(x, number)
-        batch = len(x[0] if isinstance(x, tuple) else x)
+        batch = len(next(iter(inputs.values())))
         load.running.append(None)
         try:
             if number is not None:
@@ -222,6 +224,8 @@ class Session:
         finally:
             load.running.pop()
             load.served += 1
+        if self.bundle.output_names is not None:
+            return dict(zip(self.bundle.output_names, outputs, strict=True))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def escalate(
@@ -390,7 +394,7 @@ class Session:
     def _inputs(self, x: Any, number: int | None) -> Mapping[str, np.ndarray]:
         """Return the inputs by name, checked: of the network's sizes, or of those of mode `number`."""
         own = self._wanted if number is None else self._wanted_of[number]
-        given = x if isinstance(x, tuple) else (x,)
+        given = self._in_order(x) if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
         if len(given) != len(self._wanted):
             raise ValueError(f"`x` must be {len(self._wanted)} arrays, not {len(given)}")
         found: dict[str, np.ndarray] = {}
@@ -413,6 +417,16 @@ class Session:
             found[name] = array
         self.bundle.check_batch(len(given[0]))
         return found
+
+    def _in_order(self, x: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return inputs that are given by name in the order of the network's."""
+        names = [name for name, *_ in self._wanted]
+        for name in (*x, *names):
+            if name not in names or name not in x:
+                what = "names" if name in x else "lacks"
+                allowed = ", ".join(map(repr, names))
+                raise ValueError(f"`x` {what} {name!r}; the network's inputs are {allowed}")
+        return tuple(x[name] for name in names)
 
     def _kernel_choice(self, kernels: ModeEngine | None, *, measure: bool) -> KernelChoice | None:
         """Return what chooses our kernels; None if it was said how layers are executed.

@@ -14,7 +14,7 @@ from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Point, Reading
 from wenable.core.space import Mode
 from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
-from wenable.modules.batch_parts import inputs_alone, inputs_and_targets
+from wenable.modules.batch_parts import inputs_alone, labelled
 from wenable.modules.passes import call_network, device_of, in_eval_mode
 from wenable.network.calibration import calibrate
 from wenable.network.dynamic_network import DynamicNetwork
@@ -101,7 +101,7 @@ class Candidates:
 
         def watched() -> Iterator[Any]:
             for number, batch in enumerate(self.search):
-                labels.append(inputs_and_targets(batch, self.net)[1])
+                labels.append(labelled(batch, self.net)[1])
                 running.close()
                 running.enter_context(self.recorded.running(mode, number, used))
                 yield batch

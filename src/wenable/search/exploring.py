@@ -17,10 +17,13 @@ from wenable.modules.processes import several_processes
 from wenable.network.calibration import calibrate
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.network.evaluation import evaluate_each
+from wenable.network.metrics import metric_of
 from wenable.network.mode_costs import knobs_of_products, tables_of_each
 from wenable.search.greedy import search_greedily
 from wenable.search.measured_costs import meter_for, mode_energies, mode_latencies
+from wenable.search.merit import Judged, limit_of
 from wenable.strategies.greedy import SearchStep, greedy
+from wenable.strategies.greedy_lazy import greedy_lazy
 from wenable.strategies.joint import knapsack_of_each
 from wenable.strategies.knapsack import knapsack
 from wenable.strategies.nsga2 import nsga2
@@ -47,6 +50,8 @@ def explore(
     calibration_batches: Iterable[Any],
     *,
     min_accuracy: float | None = None,
+    metric: Any = None,
+    max_error: float | None = None,
     cost: Cost = "macs",
     table: CostTable | None = None,
     strategy: Strategy | str | None = None,
@@ -65,6 +70,11 @@ def explore(
       Report the accuracy of the modes that are found on a third split (`Front.with_tests`).
     - `calibration_batches`: of the training split.
     - `min_accuracy`: only modes with an accuracy above it, between 0 and 1, are wanted.
+    - `metric`: what modes are judged by instead of top-1, as in `evaluate`. The readings of the front
+      are its own. `min_accuracy` is a limit in its figures then, or, if less of it is better,
+      `max_error`. Strategies see how good a mode is beside the full one, whose figure has to be above 0;
+      `Greedy` evaluates every candidate on all images, and keeps no journal.
+    - `max_error`: only modes with less than it are wanted, of a metric of which less is better.
     - `cost`: `"macs"`, `"bit_operations"` (`DynamicNetwork.bit_operations`), `"latency"` or `"energy"`.
     - `table`: where latencies come from: that of a profile of the device that will run the network.
       Without one they are the median times of the modes' extracted networks in eager PyTorch on this
@@ -93,8 +103,17 @@ def explore(
     'MACs'
     """
     refuse_renamed("explore", renamed, _RENAMED)
-    if min_accuracy is None:
+    judge = None if metric is None else metric_of(metric)
+    if judge is not None:
+        limit = limit_of(judge, min_accuracy, max_error)
+    elif min_accuracy is None:
         raise TypeError("explore() needs `min_accuracy`: modes must be more accurate than that")
+    elif max_error is not None:
+        raise ValueError(
+            f"`max_error` (={max_error}) is a limit of a `metric` of which less is better"
+        )
+    else:
+        limit = min_accuracy
     check_dynamic(net)
     if cost not in get_args(Cost):
         allowed = ", ".join(map(repr, get_args(Cost)))
@@ -105,16 +124,25 @@ def explore(
     journaled = sums is not None or (cost == "macs" and tables)
     if getattr(chosen, "journal", None) is not None and (several_processes() or not journaled):
         raise ValueError("`journal` needs MACs, or costs that are sums over knobs, in one process")
+    if judge is not None and (pooled or getattr(chosen, "journal", None) is not None):
+        raise ValueError(
+            f"`{'pooled' if pooled else 'journal'}` needs top-1, and `metric` is {judge.name}"
+        )
     for name, batches in (
         ("search_batches", search_batches),
         ("calibration_batches", calibration_batches),
     ):
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
+    if judge is not None:
+        return _explore_with(
+            net, Judged(net, search_batches, calibration_batches, judge, limit), chosen, tables,
+            lambda: _costs(net, cost, sums, timing), cost, on_step,
+        )  # fmt: skip
     if journaled and isinstance(chosen, Greedy | GreedyLazy) and not several_processes():
         known = "macs" if table is None and cost == "macs" else tables[0]
         front = search_greedily(
-            net, search_batches, calibration_batches, chosen, min_accuracy=min_accuracy,
+            net, search_batches, calibration_batches, chosen, min_accuracy=limit,
             cost=known, on_step=on_step,
         )  # fmt: skip
         return replace(front, cost=cost)
@@ -124,18 +152,35 @@ def explore(
 
         def run() -> Front:
             ended = evaluated.keeping_the_path(on_step)
-            return greedy(
-                net.space, evaluated.accuracy, costs, min_accuracy, cost=cost, on_step=ended
-            )
+            return greedy(net.space, evaluated.accuracy, costs, limit, cost=cost, on_step=ended)
 
     else:
 
         def run() -> Front:
-            return _run_on_sums(
-                net, chosen, evaluated.accuracy, tables, min_accuracy, cost, on_step
-            )
+            return _run_on_sums(net, chosen, evaluated.accuracy, tables, limit, cost, on_step)
 
     return evaluated.front(run)
+
+
+def _explore_with(
+    net: DynamicNetwork,
+    judged: Judged,
+    strategy: Strategy,
+    tables: Sequence[CostTable],
+    costs: Callable[[], Callable[[Sequence[Mode]], Sequence[Reading]]],
+    cost: str,
+    on_step: Callable[[SearchStep], None] | None,
+) -> Front:
+    """Run a strategy on what a metric says of modes."""
+    told, least = judged.told(on_step), judged.least_share
+    if isinstance(strategy, Greedy | GreedyLazy):
+        search = greedy_lazy if isinstance(strategy, GreedyLazy) else greedy
+        return judged.front(
+            lambda: search(net.space, judged.accuracy, costs(), least, cost=cost, on_step=told)
+        )
+    return judged.front(
+        lambda: _run_on_sums(net, strategy, judged.accuracy, tables, least, cost, told)
+    )
 
 
 def _run_on_sums(

@@ -120,7 +120,8 @@ def check_exceeded(min_accuracy: float, full: Point) -> None:
 def union(*fronts: Front) -> Front:
     """Return one front of all points that none of any other front beats.
 
-    Its strategy is those of the fronts, joined with `+`, and its min_accuracy the least of theirs.
+    Its strategy is those of the fronts, joined with `+`, and its min_accuracy the least of theirs (of
+    errors the greatest).
     `explored` holds every mode once, and `evaluations` counts them. Where two fronts hold a mode, the
     readings of the first one count. The paths, one behind the other, are its path. `chosen` is the
     last of the points.
@@ -150,7 +151,9 @@ def union(*fronts: Front) -> Front:
         chosen=points[-1] if points else fronts[0].chosen,
         path=tuple(point for front in fronts for point in front.path),
         evaluations=len(explored),
-        min_accuracy=min(front.min_accuracy for front in fronts),
+        min_accuracy=(max if fronts[0].chosen.accuracy.lower_is_better else min)(
+            front.min_accuracy for front in fronts
+        ),
         cost=fronts[0].cost,
         strategy="+".join(dict.fromkeys(front.strategy for front in fronts)),
         explored=explored,
@@ -164,11 +167,13 @@ def _check_alike(one: Front, other: Front) -> None:
         raise ValueError(
             f"`fronts` holds costs {one.cost!r} and {other.cost!r}, which cannot be compared"
         )
-    units = one.chosen.cost.unit, other.chosen.cost.unit
-    if units[0] != units[1]:
-        raise ValueError(
-            f"`fronts` holds costs in {units[0]!r} and {units[1]!r}, which cannot be compared"
-        )
+    for name in ("cost", "accuracy"):
+        units = [getattr(front.chosen, name).unit for front in (one, other)]
+        if units[0] != units[1]:
+            what = "costs in" if name == "cost" else "modes judged by"
+            raise ValueError(
+                f"`fronts` holds {what} {units[0]!r} and {units[1]!r}, which cannot be compared"
+            )
 
 
 def _seen(front: Front) -> tuple[Point, ...]:
@@ -194,7 +199,7 @@ def hypervolume(
     - `points`: a `Front` or any points; those that others beat do no harm.
     - `reference_cost`, `reference_accuracy`: the corner.
 
-    Raises `ValueError` where the corner is not finite.
+    Raises `ValueError` where the corner is not finite, and for errors, of which less is better.
 
     Source: Zitzler and Thiele, *Multiobjective evolutionary algorithms*, 1999.
 
@@ -214,6 +219,12 @@ def hypervolume(
     ):
         if not math.isfinite(value):
             raise ValueError(f"`{name}` (={value}) must be finite")
+    points = list(points)
+    if any(point.accuracy.lower_is_better for point in points):
+        raise ValueError(
+            f"`points` are judged by {points[0].accuracy.unit}, of which less is better; the area is of"
+            " what is better if there is more"
+        )
     area, covered = 0.0, reference_accuracy
     for point in sorted(points, key=lambda point: point.cost.known):
         width = reference_cost - point.cost.known

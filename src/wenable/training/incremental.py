@@ -15,6 +15,7 @@ from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
 from wenable.training.loading import Batch, EpochBatches
 from wenable.training.loop import StepReport, run_steps
+from wenable.training.losses import Loss
 from wenable.training.start import Start, start_of_run
 from wenable.training.state import TrainState
 
@@ -27,6 +28,7 @@ def train_incrementally(
     loader: Iterable[Batch] | EpochBatches,
     config: TrainConfig | None = None,
     *,
+    loss: Loss | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_stage: Callable[[Mode], None] | None = None,
 ) -> None:
@@ -40,8 +42,8 @@ def train_incrementally(
       width and the narrower modes keep their very outputs. With the second, widths share their
       affine, of which each trains what it adds, and have their statistics from calibration: the
       outputs are the same when calibrated on the same images.
-    - `loader`: as in `train`. `config`: as in `train`; a step has one pass, so `passes`, `counting`,
-      `grow_from` and `sampling` mean nothing here.
+    - `loader`, `loss`: as in `train`. `config`: as in `train`; a step has one pass, so `passes`,
+      `counting`, `grow_from` and `sampling` mean nothing here.
     - `on_step`: called after every step, counted within its stage; `on_stage`: after every stage
       with its mode, the network in eval mode and in that mode.
 
@@ -67,7 +69,7 @@ def train_incrementally(
         raise ValueError(
             "`config` has `distillation`, where modes learn from the full one, which is trained last"
         )
-    start = start_of_run(net, loader, config)
+    start = start_of_run(net, loader, config, loss)
     _check_method(net)
     if config.channels_last:
         net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from wenable.core.space import Mode
 from wenable.modules.batch_parts import Inputs, inputs_and_targets
@@ -25,6 +24,7 @@ from wenable.training.config import TrainConfig
 from wenable.training.implementation_memory import ImplementationMemory, default_memory_path
 from wenable.training.implementations import Implementations, by_option, choose_implementations
 from wenable.training.loading import Batch, EpochBatches, batches_of_epoch
+from wenable.training.losses import Loss
 from wenable.training.parallel import agree_on_statistics, in_parallel
 from wenable.training.sampling import sample_modes
 from wenable.training.start import Start, buffers_put_back, start_of_run
@@ -63,6 +63,7 @@ def train(
     loader: Iterable[Batch] | EpochBatches,
     config: TrainConfig | None = None,
     *,
+    loss: Loss | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
     checkpoint: Checkpoint | None = None,
@@ -72,9 +73,13 @@ def train(
 
     - `loader`: batches of images `(N, ...)` and labels: classes as whole numbers `(N,)`, or shares of
       classes `(N, classes)` that sum up to 1; `(N, H, W)` where the outputs are `(N, classes, H, W)`.
-      Several inputs are a tuple or a list in the place of the images. A list or a DataLoader, gone
-      through once an epoch, or an `ImageBatches` (`wenable.data`), whose order is a function of the
-      epoch. One without a length is gone through once before the first step, to count.
+      Several inputs are a tuple or a list in the place of the images, or a dict of them by name; one
+      dict of inputs and targets, as Hugging Face's data sets give, is a batch too. A list or a
+      DataLoader, gone through once an epoch, or an `ImageBatches` (`wenable.data`), whose order is a
+      function of the epoch. One without a length is gone through once before the first step, to count.
+    - `loss`: called with the outputs of the network and the targets of the batch, whatever their
+      structure; it returns one number, the mean over the examples. The cross-entropy over classes where
+      nothing is said. A checkpoint does not hold it: give the same one to go on.
     - `on_step`: called after every step, for progress and logs.
     - `on_epoch`: called after every epoch with its number, the network in eval mode and with its
       averaged weights where there are any. A run that goes on from the end of an epoch calls it for
@@ -92,10 +97,11 @@ def train(
     its averaged weights where `config.ema_decay` asks for them. Its modes have to be calibrated
     next: the statistics that training leaves behind belong to none of them.
 
-    The loss is the cross-entropy over classes. What it does not fit is refused before the first step
-    (what a list or a `TensorDataset` holds is looked through, other loaders at their first batch): a
-    single output, outputs that are not one tensor, targets of a regression, several classes at once,
-    labels to be ignored.
+    What does not fit a cross-entropy is refused before the first step (what a list or a
+    `TensorDataset` holds is looked through, other loaders at their first batch): a single output,
+    outputs that are not one tensor, targets of a regression, several classes at once, labels to be
+    ignored, unless `loss=torch.nn.CrossEntropyLoss(ignore_index=...)` names them. With another loss
+    that is its own matter; distillation, label smoothing, MixUp and CutMix need a cross-entropy.
 
     Raises `ValueError` for an empty loader, labels that do not fit, or a checkpoint of another run, and
     where processes differ in their settings or in the number of batches;
@@ -110,7 +116,7 @@ def train(
     ('1', False)
     """
     config = TrainConfig() if config is None else config
-    start = start_of_run(net, loader, config)
+    start = start_of_run(net, loader, config, loss)
     if config.channels_last:
         net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     state = TrainState(net, config, start.batches * config.epochs)
@@ -151,7 +157,6 @@ def run_steps(
     """
     net, config = state.net, state.config
     parallel = in_parallel(net)
-    loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     batches = start.batches
     written, stop = time.monotonic(), False
     if state.step and state.step % batches == 0:
@@ -161,7 +166,7 @@ def run_steps(
         for batch in batches_of_epoch(loader, epoch, state.step % batches, batches):
             with buffers_put_back(net) if state.step == 0 else nullcontext():
                 inputs, targets = inputs_and_targets(batch, net)
-                start.check(targets)
+                start.check(inputs, targets)
                 if config.implementations == "timed" and state.implementations is None:
                     state.choose(_fastest_implementations(state, inputs, targets))
                 torch.manual_seed(_seed(config.seed, state.step, rank()))
@@ -169,7 +174,7 @@ def run_steps(
                 modes = modes_of(state.step)
                 rate = float(state.optimizer.param_groups[0]["lr"])
                 losses = train_step(
-                    net, start.mix(inputs, targets), modes, loss_function, state.optimizer, config,
+                    net, start.mix(inputs, targets), modes, start.loss, state.optimizer, config,
                     scaler=state.scaler, parallel=parallel,
                     weights=config.sharing.loss_weights(len(modes), state.step, state.steps),
                 )  # fmt: skip
@@ -202,9 +207,7 @@ def _end_epoch(state: TrainState, epoch: int, on_epoch: Callable[[int], None] | 
             on_epoch(epoch)
 
 
-def _fastest_implementations(
-    state: TrainState, inputs: Inputs, targets: torch.Tensor
-) -> Implementations:
+def _fastest_implementations(state: TrainState, inputs: Inputs, targets: Any) -> Implementations:
     """Return the implementations that the first process finds fastest; all processes take them."""
     net, found = state.net, ""
     if rank() == 0:

@@ -1,18 +1,32 @@
-"""The loss of a pass: a cross-entropy on targets that fit it, and on the full mode's answers."""
+"""The loss of a pass: a cross-entropy on targets that fit it, on the full mode's answers, or your own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
+from wenable.core.reasons import first_line
+from wenable.modules.batch_parts import described
 from wenable.modules.targets import check_scores, check_targets
 from wenable.training.config import TrainConfig
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[[Any, Any], torch.Tensor]
+"""Of the outputs of a network and targets, as they come: one number, the mean over the examples."""
+
 NEVER_MEANT = -100
 """What `torch.nn.CrossEntropyLoss` ignores where nobody said so: not taken for a wish."""
+
+_ELEMENT_BY_ELEMENT = (
+    nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss,
+)  # fmt: skip
+_FUNCTIONS = (
+    nn.functional.mse_loss, nn.functional.l1_loss, nn.functional.smooth_l1_loss,
+    nn.functional.huber_loss, nn.functional.binary_cross_entropy,
+    nn.functional.binary_cross_entropy_with_logits,
+)  # fmt: skip
 
 
 def is_cross_entropy(loss_function: Loss) -> bool:
@@ -23,9 +37,43 @@ def is_cross_entropy(loss_function: Loss) -> bool:
     )
 
 
+def name_of(loss_function: Loss) -> str:
+    """Return what a loss is called, for an error."""
+    return getattr(loss_function, "__name__", type(loss_function).__name__)
+
+
+def loss_of_run(loss: Loss | None, config: TrainConfig) -> Loss:
+    """Return the loss that a run trains with: the one given, or the cross-entropy over classes.
+
+    Raises `ValueError` for what is no loss, and for settings that mean nothing to it.
+    """
+    if loss is None:
+        return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    if isinstance(loss, type):
+        raise ValueError(f"`loss` is the class {loss.__name__}; give one of it: {loss.__name__}()")
+    if not callable(loss):
+        raise ValueError(
+            f"`loss` (a {type(loss).__name__}) must be called as loss(outputs, targets), as"
+            " torch.nn.MSELoss() is"
+        )
+    if config.label_smoothing:
+        raise ValueError(
+            f"`label_smoothing` (={config.label_smoothing}) is a setting of the default loss; set it to 0,"
+            " and give your own loss its smoothing: torch.nn.CrossEntropyLoss(label_smoothing=...)"
+        )
+    mixed = [name for name in ("mixup", "cutmix") if getattr(config, name)]
+    if mixed and not is_cross_entropy(loss):
+        raise ValueError(
+            f"`{mixed[0]}` (={getattr(config, mixed[0])}) mixes classes, and `loss` is {name_of(loss)}: set"
+            " it to 0"
+        )
+    check_loss(loss, config)
+    return loss
+
+
 def check_loss(loss_function: Loss, config: TrainConfig) -> None:
     """Raise `ValueError` where a loss does not go with the settings of a run."""
-    name = getattr(loss_function, "__name__", type(loss_function).__name__)
+    name = name_of(loss_function)
     if config.distillation and not is_cross_entropy(loss_function):
         raise ValueError(
             "`config` has `distillation`, where modes learn the class shares that the full one answers;"
@@ -38,38 +86,83 @@ def check_loss(loss_function: Loss, config: TrainConfig) -> None:
         )
 
 
-def check_for(loss_function: Loss, outputs: object, targets: torch.Tensor) -> None:
-    """Raise `ValueError` where a cross-entropy of these outputs and targets would mean nothing.
+def check_for(loss_function: Loss, outputs: Any, targets: Any) -> None:
+    """Raise `ValueError` where a loss of these outputs and targets would mean nothing.
 
     - `targets`: of the whole batch, wherever they are; `outputs`: of a part of it at least.
 
-    What another loss takes is for that loss to say.
+    That is known of PyTorch's cross-entropy, and of its losses that compare element by element, which
+    would spread the smaller over the larger. What another loss takes is for that loss to say.
     """
-    if not is_cross_entropy(loss_function):
-        return
-    check_scores(outputs)
-    assert isinstance(outputs, torch.Tensor)
+    if is_cross_entropy(loss_function):
+        check_scores(outputs)
+        check_classes_of(loss_function, targets, (len(targets), *outputs.shape[1:]))
+    elif isinstance(loss_function, _ELEMENT_BY_ELEMENT) or loss_function in _FUNCTIONS:
+        _check_alike(loss_function, outputs, targets)
+
+
+def check_classes_of(loss_function: Loss, targets: torch.Tensor, scores: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless targets fit a cross-entropy, but for the label that it ignores."""
+    check_targets(without_ignored(loss_function, targets), scores)
+
+
+def without_ignored(loss_function: Loss, targets: torch.Tensor) -> torch.Tensor:
+    """Return targets with class 0 in the place of the label that a loss was told to ignore."""
     ignored = getattr(loss_function, "ignore_index", NEVER_MEANT)
-    if ignored != NEVER_MEANT and not targets.is_floating_point():
-        targets = torch.where(targets == ignored, 0, targets)
-    check_targets(targets, (len(targets), *outputs.shape[1:]))
+    if ignored == NEVER_MEANT or targets.is_floating_point():
+        return targets
+    return torch.where(targets == ignored, 0, targets)
 
 
-def loss_of(loss_function: Loss, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the loss of a pass on labels, which may be of any whole or floating type.
+def _check_alike(loss_function: Loss, outputs: Any, targets: Any) -> None:
+    if not (isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor)):
+        raise ValueError(
+            f"{name_of(loss_function)} compares one tensor with another; the network gives back"
+            f" {described(outputs)}, and the targets are {described(targets)}: give a function that picks"
+            " what to compare, as loss=lambda outputs, targets: ..."
+        )
+    if outputs.shape[1:] != targets.shape[1:]:
+        raise ValueError(
+            f"{name_of(loss_function)} compares element by element, and the outputs of shape"
+            f" (N, {', '.join(map(str, outputs.shape[1:]))}) have another shape than the targets"
+            f" {tuple(targets.shape)}: one would be spread over the other"
+        )
 
-    Raises `ValueError` where it is not one number.
+
+def loss_of(loss_function: Loss, outputs: Any, targets: Any) -> torch.Tensor:
+    """Return the loss of a pass; labels of a cross-entropy may be of any whole or floating type.
+
+    Raises `ValueError` where it cannot be had, or is not one number that has a gradient.
     """
     if is_cross_entropy(loss_function):
         shares = torch.promote_types(outputs.dtype, torch.float32)
         targets = targets.to(shares if targets.is_floating_point() else torch.long)
-    loss = loss_function(outputs, targets)
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+    try:
+        loss = loss_function(outputs, targets)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise ValueError(
-            "`loss_function` must return one number for a batch, as a tensor; it returned"
-            f" {tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__}"
-        )
+            f"the loss ({name_of(loss_function)}) fails where the network gives back {described(outputs)}"
+            f" and the targets are {described(targets)}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    _check_number(loss_function, loss)
     return loss.reshape(())
+
+
+def _check_number(loss_function: Loss, loss: Any) -> None:
+    what = f"the loss ({name_of(loss_function)}) must return one number for a batch, as a tensor"
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        found = tuple(loss.shape) if isinstance(loss, torch.Tensor) else described(loss)
+        raise ValueError(f"{what}; it returned {found}")
+    if not loss.is_floating_point():
+        kind = str(loss.dtype).removeprefix("torch.")
+        raise ValueError(f"{what} of floating type; it returned {kind}, which has no gradient")
+    if not loss.requires_grad:
+        raise ValueError(
+            f"{what} with a gradient; what it returned has none: it was computed from detached outputs,"
+            " under torch.no_grad, or from the targets alone"
+        )
 
 
 def taught_loss(outputs: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:

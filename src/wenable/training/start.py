@@ -10,13 +10,21 @@ from typing import Any
 
 import torch
 
-from wenable.modules.batch_parts import inputs_and_targets
+from wenable.modules.batch_parts import Inputs, check_labels, inputs_and_targets
 from wenable.modules.passes import device_of, in_eval_mode
 from wenable.modules.processes import failing_together, texts_of_all_processes
-from wenable.modules.targets import check_range, check_scores, check_targets
+from wenable.modules.structures import names_in, same_names
+from wenable.modules.targets import check_range, check_scores
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.training.config import TrainConfig
 from wenable.training.loading import batches_in_memory, batches_per_epoch, labels_in_memory
+from wenable.training.losses import (
+    Loss,
+    check_classes_of,
+    is_cross_entropy,
+    loss_of_run,
+    without_ignored,
+)
 from wenable.training.mixing import Mix, mixing
 
 
@@ -24,40 +32,52 @@ from wenable.training.mixing import Mix, mixing
 class Start:
     """What is known of a run before its first step.
 
-    - `batches`: of an epoch; `scores`: the shape of the outputs for one example; `mix`: MixUp or
-      CutMix as the settings say.
+    - `batches`: of an epoch; `loss`: what it trains with; `scores`: the shape of the class scores for
+      one example, if that is a cross-entropy; `mix`: MixUp or CutMix as the settings say.
     """
 
     batches: int
+    loss: Loss
     scores: tuple[int, ...]
     mix: Mix
 
-    def check(self, targets: torch.Tensor) -> None:
-        """Raise `ValueError` where the targets of a batch do not fit the outputs.
+    def check(self, inputs: Inputs, targets: Any) -> None:
+        """Raise `ValueError` where the targets of a batch do not fit the outputs, if that is known.
 
         How large maps of outputs are can depend on the input; the step compares that.
         """
+        if not self.scores:
+            return
+        check_labels(inputs, targets)
         whole = not targets.is_floating_point()
         rest = self.scores[2:]
         if targets.ndim == len(self.scores) - whole:
             rest = targets.shape[1 if whole else 2 :]
-        check_targets(targets, (len(targets), self.scores[1], *rest))
+        check_classes_of(self.loss, targets, (len(targets), self.scores[1], *rest))
 
 
-def start_of_run(net: DynamicNetwork, loader: Any, config: TrainConfig) -> Start:
+def start_of_run(
+    net: DynamicNetwork, loader: Any, config: TrainConfig, loss: Loss | None = None
+) -> Start:
     """Return what a run needs to know, or raise `ValueError` for what makes it impossible."""
     check_dynamic(net)
     with failing_together(device_of(net)):
         _check_parameters(net)
-        scores = _scores(net)
+        loss_function = loss_of_run(loss, config)
+        outputs = _outputs(net)
+        scores: tuple[int, ...] = ()
+        if is_cross_entropy(loss_function):
+            check_scores(outputs)
+            scores = tuple(outputs.shape)
         given = [each for each in net.example_batch if isinstance(each, torch.Tensor)]
         shapes = tuple(tuple(each.shape) for each in given)
-        start = Start(batches_per_epoch(loader), scores, mixing(config, shapes, scores))
+        mix = mixing(config, shapes, scores)
+        start = Start(batches_per_epoch(loader), loss_function, scores, mix)
         for batch in batches_in_memory(loader):
-            start.check(inputs_and_targets(batch, net)[1])
-        labels = labels_in_memory(loader)
+            start.check(*inputs_and_targets(batch, net))
+        labels = labels_in_memory(loader) if scores else None
         if labels is not None and len(labels) and not labels.is_floating_point():
-            check_range(labels, scores[1])
+            check_range(without_ignored(loss_function, labels), outputs.shape[1])
     _compare_processes(net, start.batches, config)
     return start
 
@@ -86,12 +106,15 @@ def _check_parameters(net: DynamicNetwork) -> None:
         )
 
 
-def _scores(net: DynamicNetwork) -> tuple[int, ...]:
-    """Return the shape of the class scores of one example, in the full mode."""
-    with in_eval_mode(net), net.using("full"), torch.no_grad():
-        outputs = net(*net.example_batch)
-    check_scores(outputs)
-    return tuple(outputs.shape)
+def _outputs(net: DynamicNetwork) -> Any:
+    """Return what the full mode gives back for one example; all modes must give the like of it."""
+    with in_eval_mode(net), torch.no_grad():
+        with net.using("full"):
+            outputs = net(*net.example_batch)
+        with net.using("smallest"):
+            smallest = net(*net.example_batch)
+    same_names(names_in(outputs), smallest, net.space.full, net.space.smallest)
+    return outputs
 
 
 def _compare_processes(net: DynamicNetwork, batches: int, config: TrainConfig) -> None:

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wenable.core.space import Mode
-from wenable.modules.batch_parts import Inputs, inputs_and_targets
+from wenable.modules.batch_parts import Inputs, check_labels, examples_of, inputs_and_targets
 from wenable.modules.passes import device_of
 from wenable.modules.processes import failing_together
+from wenable.modules.structures import moved, same_names, some_examples
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.training.config import TrainConfig
 from wenable.training.loading import Batch
@@ -22,12 +23,13 @@ from wenable.training.losses import (
     Loss,
     check_for,
     check_loss,
+    is_cross_entropy,
     loss_of,
 )
 from wenable.training.projection import Gradients, add_without_conflict, take_gradients
 from wenable.training.teaching import Teaching
 
-Parts = list[tuple[Inputs, torch.Tensor, float]]
+Parts = list[tuple[Inputs, Any, float]]
 """Of a batch: inputs, targets, and the share of the batch."""
 
 
@@ -45,10 +47,10 @@ def train_step(
 ) -> tuple[float, ...]:
     """Make one step of Algorithm 1 (lines 4-20) and return the loss of each mode.
 
-    - `batch`: images and labels `(N,)` or class shares `(N, classes)`; several inputs are a tuple or
-      list in the place of the images.
-    - `loss_function`: of outputs and labels, the mean over the examples. Labels are compared with the
-      outputs where it is PyTorch's cross-entropy; what another takes is not known here.
+    - `batch`: inputs and targets, as `train` takes them.
+    - `loss_function`: of outputs and targets, the mean over the examples. Labels are compared with the
+      outputs where it is PyTorch's cross-entropy; another is given both as they are, whatever their
+      structure.
     - `config`: its `distillation`, `grad_accum_steps`, `precision` and `clip_grad` are used, and of its
       `sharing` `project`, `divergence` and `teacher`. With `distillation` all modes but the first learn its
       answers, as shares of classes, without label smoothing.
@@ -60,7 +62,8 @@ def train_step(
 
     Gradients of all modes are accumulated, as sums, before one step of the optimizer.
 
-    Raises `ValueError` for labels that do not fit and for settings that do not go together, and
+    Raises `ValueError` for targets that do not fit, for a loss that is not one number with a gradient,
+    for modes whose outputs have different structures, and for settings that do not go together, and
     `FloatingPointError`, before the weights are touched, where a loss is NaN or infinite in any
     process. The norms' running averages have seen the batch by then, as in any training pass;
     calibration does not use them.
@@ -78,18 +81,22 @@ def train_step(
             "`sharing.project` compares gradients within one process; with `parallel` they are exchanged"
         )
     inputs, targets = inputs_and_targets(batch, net)
+    if is_cross_entropy(loss_function):
+        check_labels(inputs, targets)
     parts = parts_of(inputs, targets, config, device_of(net))
     optimizer.zero_grad(set_to_none=True)
     teaching, full = Teaching(config.sharing), Gradients()
     losses = []
+    names: tuple[str, ...] | None = None
     for mode, weight in zip(modes, weights or (1.0,) * len(modes), strict=True):
         net.set_mode(mode)
         losses.append(0.0)
         for number, (given, labels, share) in enumerate(parts):
             last = len(losses) == len(modes) and number == len(parts) - 1
             with _exchange(parallel, last), autocast_of(net, config):
-                with _too_small_said(len(labels), config):
+                with _too_small_said(examples_of(given), config):
                     outputs = (parallel or net)(*given)
+                names = same_names(names, outputs, modes[0], mode)
                 if len(losses) == 1 and number == 0:
                     check_for(loss_function, outputs, targets)
                 if config.distillation and len(losses) > 1:
@@ -111,23 +118,34 @@ def train_step(
     return tuple(losses)
 
 
-def parts_of(
-    inputs: Inputs, targets: torch.Tensor, config: TrainConfig, device: torch.device
-) -> Parts:
+def parts_of(inputs: Inputs, targets: Any, config: TrainConfig, device: torch.device) -> Parts:
     """Return the parts that a batch is gone through in, on the device."""
-    labels = targets.to(device).chunk(config.grad_accum_steps)
+    examples = examples_of(inputs)
+    labels = _split(moved(targets, device), examples, config.grad_accum_steps)
     columns: list[Sequence[Any]] = []
     for each in inputs:
         if not isinstance(each, torch.Tensor):  # a plain value, the same in every part
             columns.append([each] * len(labels))
             continue
-        moved = each.to(device)
+        there = each.to(device)
         if config.channels_last and each.ndim == 4:
-            moved = moved.to(memory_format=torch.channels_last)
-        columns.append(moved.chunk(config.grad_accum_steps))
+            there = there.to(memory_format=torch.channels_last)
+        columns.append(there.chunk(config.grad_accum_steps))
     return [
-        (tuple(given), part, len(part) / len(targets))
+        (tuple(given), part, examples_of(tuple(given)) / examples)
         for *given, part in zip(*columns, labels, strict=True)
+    ]
+
+
+def _split(targets: Any, examples: int, parts: int) -> list[Any]:
+    """Return targets in parts as `torch.chunk` makes them; one part holds them whatever they are."""
+    if parts == 1:
+        return [targets]
+    size = -(-examples // parts)
+    what = f"`grad_accum_steps` (={parts}): the targets of a batch"
+    return [
+        some_examples(targets, examples, start, min(start + size, examples), what)
+        for start in range(0, examples, size)
     ]
 
 
