@@ -27,7 +27,16 @@ from wenable.layers.roles import HasViews
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.modules.outputs import OutputNames
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Attribute, Graph, Node, TensorType
+from wenable.runtime.graph import (
+    CONVOLUTION,
+    LINEAR,
+    NORM,
+    TRANSPOSED,
+    Attribute,
+    Graph,
+    Node,
+    TensorType,
+)
 
 _SMALL = 4096
 """Values up to which a constant is computed at export; weights stay what they are."""
@@ -224,7 +233,7 @@ class _Marking:
             return self._norm(node)
         if node.op == "Reshape":
             return self._flattening(node)
-        if node.op == "Conv" and self._adds_zeros(node):
+        if node.op in ("Conv", "ConvTranspose") and self._adds_zeros(node):
             node = replace(node, inputs=node.inputs[:2])
         weight = node.inputs[1] if len(node.inputs) > 1 else ""
         weight = self.transposed.get(weight, weight)
@@ -233,11 +242,12 @@ class _Marking:
         name = self.weights[weight]
         self.found.add(name)
         inputs = (node.inputs[0], weight, *node.inputs[2:])
-        if node.op == "Conv":
+        if node.op in ("Conv", "ConvTranspose"):
             if name not in self.grouped:
                 return replace(node, inputs=inputs)
             attributes = {**node.attributes, **self._input(node.inputs[0])}
-            return Node(CONVOLUTION, inputs, node.outputs, attributes, name)
+            op = CONVOLUTION if node.op == "Conv" else TRANSPOSED
+            return Node(op, inputs, node.outputs, attributes, name)
         plain_gemm = node.op == "Gemm" and node.attributes.get("transB") == 1
         if plain_gemm or (node.op == "MatMul" and node.inputs[1] in self.transposed):
             if name not in self.grouped:

@@ -42,7 +42,7 @@ from wenable.network.dynamic_network import (
 )
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.first_choice import TABLE
-from wenable.runtime.graph import CONVOLUTION, LINEAR, TensorType, types_to_json
+from wenable.runtime.graph import GROUPED, TensorType, types_to_json
 from wenable.runtime.session import Session
 from wenable.version import __version__
 
@@ -137,12 +137,7 @@ def _bundle(
     )
     graphs = ModeGraphs(net, outputs)
     numbers = [graphs.number_of(mode) for mode in modes]
-    layers = {
-        node.layer
-        for graph in graphs.graphs
-        for node in graph.nodes
-        if node.op in (CONVOLUTION, LINEAR)
-    }
+    layers = {node.layer for graph in graphs.graphs for node in graph.nodes if node.op in GROUPED}
     weights = {name for name, _ in net.named_parameters()}
     tensors = {  # not `ascontiguousarray`, which makes a list of one of a single number
         f"{'weights' if name in weights else 'constants'}.{name}": np.array(array, order="C")
