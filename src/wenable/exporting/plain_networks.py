@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from wenable.core.space import ModeChoice
 from wenable.exporting.fake_tensors import without_fakes_left
+from wenable.exporting.image_sizes import Sides, at_size
 from wenable.layers.frozen_norm import as_batch_norm
 from wenable.layers.image_size import SmallerImagesFirst
 from wenable.modules.copying import copy_network, put_in_place
@@ -47,13 +48,14 @@ def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
 
 
 def tensor_inputs(
-    net: DynamicNetwork, own_size: ModeChoice | None = None
+    net: DynamicNetwork, own_size: ModeChoice | None = None, sides: Sides | None = None
 ) -> tuple[torch.Tensor, ...]:
     """Return the tensors among the inputs of a network's example, on the CPU, for one example.
 
     - `own_size`: a mode whose images are wanted as large as it makes them.
+    - `sides`: another size of images than the example's.
     """
-    example = net.example_batch
+    example = at_size(net.example_batch, sides)
     sizes = net._wenable.plan.image_sizes
     if own_size is not None and sizes is not None:
         with net.using(own_size):
