@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wenable.network.dynamic_network import UncalibratedWarning as UncalibratedWarning
     from wenable.network.evaluation import evaluate as evaluate
     from wenable.network.extraction import extract as extract
+    from wenable.network.gain import ConversionWarning as ConversionWarning
     from wenable.network.metrics import Metric as Metric
     from wenable.saving.network_file import load as load
     from wenable.saving.network_file import save as save
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from wenable.training import train_incrementally as train_incrementally
 
 _HOMES = {
+    "ConversionWarning": "wenable.network.gain",
     "DynamicNetwork": "wenable.network.dynamic_network",
     "EarlyExits": "wenable.methods.depth",
     "Front": "wenable.core.readings",

@@ -646,15 +646,20 @@ def test_every_width_goes_to_executorch(tmp_path: Path):
             torch.testing.assert_close(found, net(x), rtol=1e-4, atol=1e-4)
 
 
+class OwnConv(nn.Conv1d):
+    """A convolution that may do more than torch's."""
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
         (
             nn.Sequential(
-                nn.Conv1d(4, 16, 3), nn.ReLU(), nn.Conv1d(16, 16, 3), nn.ReLU(), nn.Conv1d(16, 4, 3)
+                OwnConv(4, 16, 3), nn.ReLU(), OwnConv(16, 16, 3), nn.ReLU(), OwnConv(16, 4, 3)
             ),
             (2, 4, 12),
-            "'0' keeps its channels, since it is a Conv1d, not a plain torch.nn.Conv2d or Linear"
+            "'0' keeps its channels, since it is a OwnConv, not a plain torch.nn.Conv1d, Conv2d, Conv3d or"
+            " Linear"
             r" \(and 2 layers more",
         ),
         (

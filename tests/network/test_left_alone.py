@@ -82,12 +82,14 @@ def test_every_layer_is_switched_or_listed_with_its_own_count(method):
         "second": 6 * 16 * 16,
     }
     assert net.macs("full") == sum(MACS.values()) + 2 * 6 * 16 * 16
-    for name, kind in (
-        ("up1", "a ConvTranspose1d"),
-        ("up2", "a ConvTranspose2d"),
-        ("gru", "a GRU"),
-    ):
-        assert listed[name][1] == f"is {kind}, not a plain torch.nn.Conv2d or Linear"
+    if isinstance(method, we.WeightEnabling):
+        known = "plain convolution or dense layer of torch.nn"
+        assert {"up1", "up2", "up3", "conv1", "conv3"} <= set(switched)
+        assert listed["gru"][1] == f"is a GRU, not a {known}"
+    else:
+        known = "plain torch.nn.Conv2d or Linear"
+        for name, kind in (("up1", "ConvTranspose1d"), ("conv3", "Conv3d"), ("gru", "GRU")):
+            assert listed[name][1] == f"is a {kind}, not a {known}"
     assert listed["lstm"][1].startswith("is an LSTM, not")
     assert listed["pair"][1].startswith("is a Bilinear, not")
     assert listed["unused"][1] == "is not reached by the example input"
@@ -99,9 +101,10 @@ def test_every_layer_is_switched_or_listed_with_its_own_count(method):
 
 def test_a_network_of_transposed_convolutions_is_told_what_it_has():
     model = nn.Sequential(nn.ConvTranspose2d(8, 8, 2), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2))
-    for method in METHODS[:2]:
-        with pytest.raises(ValueError, match="nothing to switch: '0' is a ConvTranspose2d, not"):
-            we.convert(model, torch.randn(1, 8, 4, 4), method=method)
+    with pytest.raises(ValueError, match="nothing to switch: '0' is a ConvTranspose2d, not"):
+        we.convert(model, torch.randn(1, 8, 4, 4), method=METHODS[1])
+    net = we.convert(model, torch.randn(1, 8, 4, 4), method=METHODS[0])
+    assert [layer.name for layer in net.switchable_layers] == ["0"]
     with pytest.raises(ValueError, match="nothing in it multiplies with a weight"):
         we.convert(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), torch.randn(1, 8, 4, 4))
 

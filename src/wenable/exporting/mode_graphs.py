@@ -15,6 +15,7 @@ import numpy as np
 
 from wenable.core.space import Mode
 from wenable.core.views import View
+from wenable.exporting.image_sizes import Sides
 from wenable.exporting.output_names import unlike
 from wenable.exporting.tracing import bundle_graph, layers_with_views
 from wenable.layers.batch_norm import SwitchableBatchNorm
@@ -31,19 +32,23 @@ class ModeGraphs:
 
     def __init__(self, net: DynamicNetwork, outputs: OutputNames | None) -> None:
         self._net, self._outputs = net, outputs
-        self._numbers: dict[Mode, int] = {}
+        self._numbers: dict[tuple[Mode, Sides | None], int] = {}
         self._own = _knobs_with_own_graphs(net)
         self.graphs: list[Graph] = []
         self.tensors: dict[str, np.ndarray] = {}
 
-    def number_of(self, mode: Mode) -> int:
-        """Return the number of the graph that a mode runs."""
+    def number_of(self, mode: Mode, sides: Sides | None = None) -> int:
+        """Return the number of the graph that a mode runs.
+
+        - `sides`: another size of images than the example's.
+        """
         space = self._net.space
         options = {name: mode[name] if name in self._own else space.full[name] for name in mode}
         traced = space.mode(options)
-        if traced not in self._numbers:
-            self._numbers[traced] = self._added(*bundle_graph(self._net, self._outputs, traced))
-        return self._numbers[traced]
+        if (traced, sides) not in self._numbers:
+            graph, read = bundle_graph(self._net, self._outputs, traced, sides)
+            self._numbers[traced, sides] = self._added(graph, read)
+        return self._numbers[traced, sides]
 
     def _added(self, graph: Graph, read: Mapping[str, np.ndarray]) -> int:
         """Put a graph beside the others; a tensor of theirs is shared where it is the same."""

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from wenable.core.space import ModeChoice
 from wenable.exporting.fake_tensors import without_fakes_left
+from wenable.exporting.image_sizes import Sides, at_size
+from wenable.layers.frozen_norm import as_batch_norm
 from wenable.layers.image_size import SmallerImagesFirst
-from wenable.modules.copying import copy_network
+from wenable.modules.copying import copy_network, put_in_place
 from wenable.modules.example_inputs import ExampleInput
 from wenable.modules.outputs import OutputNames, output_names, tensors_of
 from wenable.modules.passes import in_eval_mode, same_random_numbers
@@ -45,13 +48,14 @@ def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
 
 
 def tensor_inputs(
-    net: DynamicNetwork, own_size: ModeChoice | None = None
+    net: DynamicNetwork, own_size: ModeChoice | None = None, sides: Sides | None = None
 ) -> tuple[torch.Tensor, ...]:
     """Return the tensors among the inputs of a network's example, on the CPU, for one example.
 
     - `own_size`: a mode whose images are wanted as large as it makes them.
+    - `sides`: another size of images than the example's.
     """
-    example = net.example_batch
+    example = at_size(net.example_batch, sides)
     sizes = net._wenable.plan.image_sizes
     if own_size is not None and sizes is not None:
         with net.using(own_size):
@@ -89,6 +93,12 @@ def plain_for_export(net: DynamicNetwork, mode: ModeChoice, *, own_size: bool = 
     plain = extract(net, mode).cpu().eval()
     if own_size and isinstance(plain, SmallerImagesFirst):
         plain = plain.network
+    frozen = {
+        name: as_batch_norm(module)
+        for name, module in plain.named_modules()
+        if type(module) is FrozenBatchNorm2d
+    }
+    put_in_place(plain, frozen)  # one operation, which engines fold, instead of many
     kind = type(plain)
     plain.__class__ = type(kind.__name__, (_TensorsOnly, kind), {})
     plain.__dict__["wenable_inputs"] = net._wenable.example

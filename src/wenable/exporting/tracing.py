@@ -14,6 +14,7 @@ import torch
 
 from wenable.core.reasons import root_reason
 from wenable.core.space import ModeChoice
+from wenable.exporting.image_sizes import Sides
 from wenable.exporting.output_names import with_outputs_named
 from wenable.exporting.plain_networks import (
     input_names,
@@ -27,14 +28,26 @@ from wenable.layers.roles import HasViews
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.modules.outputs import OutputNames
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Attribute, Graph, Node, TensorType
+from wenable.runtime.graph import (
+    CONVOLUTION,
+    LINEAR,
+    NORM,
+    TRANSPOSED,
+    Attribute,
+    Graph,
+    Node,
+    TensorType,
+)
 
 _SMALL = 4096
 """Values up to which a constant is computed at export; weights stay what they are."""
 
 
 def bundle_graph(
-    net: DynamicNetwork, outputs: OutputNames | None = None, mode: ModeChoice = "full"
+    net: DynamicNetwork,
+    outputs: OutputNames | None = None,
+    mode: ModeChoice = "full",
+    sides: Sides | None = None,
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """Return the graph of a network, and every tensor that it reads, by name.
 
@@ -43,12 +56,12 @@ def bundle_graph(
     this one in groups, norms and views alone.
 
     - `outputs`: their names, which they keep unless they are places only.
-    - `mode`: the one that is traced.
+    - `mode`: the one that is traced; `sides`: another size of images than the example's.
 
     Raises `ValueError` where a switchable layer or a norm is not found in the traced graph: it
     would be exported in one option only.
     """
-    model = _onnx_program(net, mode)
+    model = _onnx_program(net, mode, sides)
     tensors = {each.name: _array(each) for each in model.graph.initializer}
     marking = _Marking(net, mode, model, tensors)
     nodes = _fold_constants(model, tensors, keep=marking.weights)
@@ -71,14 +84,14 @@ def layers_with_views(net: DynamicNetwork) -> Iterator[tuple[str, HasViews]]:
             yield name, module
 
 
-def _onnx_program(net: DynamicNetwork, mode: ModeChoice) -> Any:
+def _onnx_program(net: DynamicNetwork, mode: ModeChoice, sides: Sides | None) -> Any:
     """Return the ONNX model of a mode, norms and weights as they are in the network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # statistics are put in for each mode
         plain = plain_for_export(net, mode, own_size=True)
     # A batch of 1 would be taken for a constant.
     examples = tuple(
-        each.expand(2, *each.shape[1:]).contiguous() for each in tensor_inputs(net, mode)
+        each.expand(2, *each.shape[1:]).contiguous() for each in tensor_inputs(net, mode, sides)
     )
     batch = torch.export.Dim("batch")
     logger = logging.getLogger("torch.onnx")
@@ -224,7 +237,7 @@ class _Marking:
             return self._norm(node)
         if node.op == "Reshape":
             return self._flattening(node)
-        if node.op == "Conv" and self._adds_zeros(node):
+        if node.op in ("Conv", "ConvTranspose") and self._adds_zeros(node):
             node = replace(node, inputs=node.inputs[:2])
         weight = node.inputs[1] if len(node.inputs) > 1 else ""
         weight = self.transposed.get(weight, weight)
@@ -233,11 +246,12 @@ class _Marking:
         name = self.weights[weight]
         self.found.add(name)
         inputs = (node.inputs[0], weight, *node.inputs[2:])
-        if node.op == "Conv":
+        if node.op in ("Conv", "ConvTranspose"):
             if name not in self.grouped:
                 return replace(node, inputs=inputs)
             attributes = {**node.attributes, **self._input(node.inputs[0])}
-            return Node(CONVOLUTION, inputs, node.outputs, attributes, name)
+            op = CONVOLUTION if node.op == "Conv" else TRANSPOSED
+            return Node(op, inputs, node.outputs, attributes, name)
         plain_gemm = node.op == "Gemm" and node.attributes.get("transB") == 1
         if plain_gemm or (node.op == "MatMul" and node.inputs[1] in self.transposed):
             if name not in self.grouped:

@@ -23,6 +23,7 @@ from wenable.core.readings import Reading
 from wenable.core.space import Mode, ModeChoice
 from wenable.core.stored_tensors import in_one_order
 from wenable.exporting.agreement import check_agreement
+from wenable.exporting.image_sizes import Sides, checked_sizes
 from wenable.exporting.mode_graphs import ModeGraphs, views_of
 from wenable.exporting.plain_networks import (
     check_exportable,
@@ -42,7 +43,7 @@ from wenable.network.dynamic_network import (
 )
 from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
 from wenable.runtime.first_choice import TABLE
-from wenable.runtime.graph import CONVOLUTION, LINEAR, TensorType, types_to_json
+from wenable.runtime.graph import GROUPED, TensorType, types_to_json
 from wenable.runtime.session import Session
 from wenable.version import __version__
 
@@ -55,6 +56,7 @@ def export(
     engine: str = "onnxruntime",
     readings: Mapping[Any, Mapping[str, Reading]] | None = None,
     ids: Mapping[str, Mode] | None = None,
+    image_sizes: Iterable[tuple[int, int]] = (),
 ) -> Path:
     """Write the modes of a network to one bundle, which `wenable.runtime` runs without torch.
 
@@ -69,6 +71,10 @@ def export(
     - `ids`: short names of the modes, as `Front.ids` has them, so that they are called the same in
       the bundle. It may name more than the exported ones; where it lacks one, all are numbered anew.
 
+    - `image_sizes`: heights and widths of images that the bundle takes besides the example's, as
+      `[(128, 128), (160, 192)]`: for each a graph is added, the weights are not, and every mode is
+      checked at it before the file is written.
+
     Outputs are the tensors that the network gives back, in order, whatever holds them: a tuple, a
     dict, a named tuple, a dataclass, one inside another. If they have names (`"logits"`, `"boxes.0"`) a
     session gives back a dict of them; None is left out. Inputs that are no tensors stay as they are
@@ -78,8 +84,8 @@ def export(
 
     Returns the path. Raises `ValueError` for no modes, a mode twice, readings of a mode that is not
     exported, a network that was not converted or by a method whose modes a bundle cannot hold, weights
-    that are not float32, outputs that are no tensors, a precision whose inputs' range was never seen,
-    or a graph that a bundle cannot hold;
+    that are not float32, a size of images that the network does not run on, outputs that are no tensors,
+    a precision whose inputs' range was never seen, or a graph that a bundle cannot hold;
     `OSError` where the file cannot be written; `RuntimeError` where a mode does not give the answers
     of the extracted network. Warns `UncalibratedWarning`.
     """
@@ -90,8 +96,9 @@ def export(
     for mode in wanted:
         warn_if_uncalibrated(net, mode, "exported")
     with in_eval_mode(net), torch.no_grad():
-        content = _bundle(net, wanted, given, ids or {}, outputs)
-        _check(net, wanted, content, engine)
+        sizes = checked_sizes(net, image_sizes)
+        content = _bundle(net, wanted, given, ids or {}, outputs, sizes)
+        _check(net, wanted, content, engine, sizes)
     return write_whole(path, content)
 
 
@@ -130,6 +137,7 @@ def _bundle(
     readings: Mapping[Mode, Mapping[str, Reading]],
     ids: Mapping[str, Mode],
     outputs: OutputNames,
+    sizes: Sequence[Sides] = (),
 ) -> bytes:
     short = {mode: name for name, mode in ids.items() if is_id(name)}
     names = (
@@ -137,12 +145,8 @@ def _bundle(
     )
     graphs = ModeGraphs(net, outputs)
     numbers = [graphs.number_of(mode) for mode in modes]
-    layers = {
-        node.layer
-        for graph in graphs.graphs
-        for node in graph.nodes
-        if node.op in (CONVOLUTION, LINEAR)
-    }
+    at_sizes = [{"graphs": [graphs.number_of(mode, each) for mode in modes]} for each in sizes]
+    layers = {node.layer for graph in graphs.graphs for node in graph.nodes if node.op in GROUPED}
     weights = {name for name, _ in net.named_parameters()}
     tensors = {  # not `ascontiguousarray`, which makes a list of one of a single number
         f"{'weights' if name in weights else 'constants'}.{name}": np.array(array, order="C")
@@ -187,13 +191,13 @@ def _bundle(
             {**each, "readings": readings_of(net, mode, readings), **name}
             for each, mode, name in zip(described, modes, names, strict=True)
         ],
+        **({"sizes": at_sizes} if at_sizes else {}),
         "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
         "sha256": {name: checksum(array) for name, array in tensors.items()},
     }
     # What figures that were taken of a bundle belong to: its graphs and weights, not its readings.
-    identity = json.dumps(
-        [manifest["inputs"], manifest["graphs"], described, manifest["sha256"]], sort_keys=True
-    )
+    belonging = [manifest["inputs"], manifest["graphs"], described, manifest["sha256"]]
+    identity = json.dumps([*belonging, *([at_sizes] if at_sizes else [])], sort_keys=True)
     manifest["identity"] = hashlib.sha256(identity.encode()).hexdigest()
     text = json.dumps(manifest)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -240,8 +244,14 @@ def _norms_of(net: DynamicNetwork, mode: Mode) -> tuple[np.ndarray, dict[str, in
     return (np.concatenate(parts, 1) if parts else np.zeros((2, 0), np.float32)), channels
 
 
-def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) -> None:
-    """Run every mode from the file's content and compare with the extracted network.
+def _check(
+    net: DynamicNetwork,
+    modes: list[Mode],
+    content: bytes,
+    engine: str,
+    sizes: Sequence[Sides] = (),
+) -> None:
+    """Run every mode from the file's content, at every size, and compare with the extracted network.
 
     On the example that was traced, and on other numbers for more examples: what an exporter took for a
     constant shows there.
@@ -262,7 +272,8 @@ def _check(net: DynamicNetwork, modes: list[Mode], content: bytes, engine: str) 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UncalibratedWarning)  # told of already
                 plain = plain_for_export(net, mode)
-            for inputs in (twice, other_numbers(example, batch=4)):
+            others = [other_numbers(tensor_inputs(net, sides=each), batch=2) for each in sizes]
+            for inputs in (twice, other_numbers(example, batch=4), *others):
                 arrays = tuple(each.numpy() for each in inputs)
                 found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
                 if isinstance(found, dict):

@@ -5,7 +5,7 @@ from wenable.graph.calls import ModuleEnd as ModuleEnd
 from wenable.graph.calls import Operations as Operations
 from wenable.graph.calls import Product as Product
 from wenable.graph.calls import TracedGraph as TracedGraph
-from wenable.graph.calls import call_counts as call_counts
+from wenable.graph.calls import calls_by_module as calls_by_module
 from wenable.graph.calls import shared_modules as shared_modules
 from wenable.graph.counter import run_counted as run_counted
 from wenable.graph.counter import weight_hooks as weight_hooks

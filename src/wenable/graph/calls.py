@@ -131,6 +131,9 @@ def shared_modules(model: nn.Module) -> frozenset[str]:
     return frozenset(name for names in places.values() if len(names) > 1 for name in names)
 
 
-def call_counts(calls: Sequence[LayerCall]) -> Counter[str]:
-    """Return how often each module is called."""
-    return Counter(call.module for call in calls)
+def calls_by_module(calls: Sequence[LayerCall]) -> dict[str, list[LayerCall]]:
+    """Return the calls of each module, in execution order."""
+    found: dict[str, list[LayerCall]] = {}
+    for call in calls:
+        found.setdefault(call.module, []).append(call)
+    return found

@@ -445,9 +445,13 @@ _ELEMENTWISE = """
     float copy add sub mul div pow maximum minimum where addcmul lerp
 """.split()
 _OVER_MAPS = """
-    max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_max_pool1d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d
-    upsample_bicubic2d reflection_pad2d replication_pad2d
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
+    reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d
 """.split()
 
 _RULES: dict[str, Callable[[_Walk, Node], _State]] = {

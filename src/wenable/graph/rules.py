@@ -39,8 +39,12 @@ class Walk(Protocol):
         """Return the innermost module that is running at a node."""
         ...
 
+    def is_frozen_norm(self, module: str) -> bool:
+        """Whether a module is a batch norm whose statistics are constants."""
+        ...
+
     def is_constant(self, argument: Any) -> bool:
-        """Whether an argument is a number, or a tensor that was there before the pass."""
+        """Whether an argument is a number, or a tensor that follows from no input of the network."""
         ...
 
 
@@ -100,7 +104,10 @@ def _binary(walk: Walk, node: Node) -> Origin | None:
     left, right = node.args[0], argument(node, 1, "other")
     for constant, other in ((left, right), (right, left)):
         if walk.is_constant(constant):
-            return walk.origin(other)
+            origin = walk.origin(other)
+            if operation(node).startswith("mul") and not walk.is_constant(other):
+                _note_frozen_norm(walk, node, other, origin)
+            return origin
     first, second = walk.origin(left), walk.origin(right)
     if operation(node).startswith("mul"):
         for gate, other, gated in ((left, right, second), (right, left, first)):
@@ -113,6 +120,15 @@ def _binary(walk: Walk, node: Node) -> Origin | None:
     if first is None or second is None or first.axis != second.axis:
         return None
     return combined(first, second)
+
+
+def _note_frozen_norm(walk: Walk, node: Node, source: Any, origin: Origin | None) -> None:
+    """Note the call of a norm that is a factor and a shift for each channel."""
+    module = walk.running(node)
+    if module is not None and walk.is_frozen_norm(module):
+        along = origin is not None and origin.axis == -3
+        shapes = (shape_of(source), shape_of(node))
+        walk.norms.append(LayerCall(module, origin if along else None, *shapes, True, -3))
 
 
 def _is_gate(shape: tuple[int, ...], axis: int) -> bool:
@@ -270,14 +286,20 @@ _UNARY = """
     rsqrt square dropout alpha_dropout feature_dropout clone contiguous detach to _to_copy alias
     type_as float
     layer_norm group_norm instance_norm rms_norm
-    max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_max_pool1d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d
-    upsample_bicubic2d reflection_pad2d replication_pad2d expand
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
+    reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d expand
 """.split()
 
 RULES: dict[str, OriginRule] = {
     **dict.fromkeys(_UNARY, _keep),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
     "linear": _linear,
     "batch_norm": _batch_norm,
     **dict.fromkeys(("add", "sub", "mul", "div", "pow", "maximum", "minimum"), _binary),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import Node
+from torchvision.ops import FrozenBatchNorm2d
 
 from wenable.graph.calls import LayerCall, ModuleEnd
 from wenable.graph.macs import LAYERS
@@ -21,6 +22,9 @@ _READERS_OF_WEIGHTS = (*LAYERS, "batch_norm")
 # Products of two tensors that layers wrote: of queries with keys, of their softmax with values.
 _ATTENTION_PRODUCTS = ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm", "einsum")
 _ATTENTION = "<attention>"
+_PROJECTIONS = frozenset(
+    f"conv{kind}{dimensions}d" for kind in ("", "_transpose") for dimensions in (1, 2, 3)
+) | {"linear"}
 # A network that is one layer by itself; any other that holds a weight multiplies with a parameter.
 _LAYERS_ALONE = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
 
@@ -83,7 +87,7 @@ class Walker:
         """Return the last layers that wrote to a node's output, and note those of attention."""
         inputs = [self.writers.get(each, frozenset()) for each in node.all_input_nodes]
         written = frozenset().union(*inputs)
-        if name in ("conv1d", "conv2d", "linear"):
+        if name in _PROJECTIONS:
             layer = self.owner(node, node.args[1], "weight")
             if (
                 layer is not None
@@ -113,11 +117,13 @@ class Walker:
         """Return where the channels of an argument come from, or None where that is unknown."""
         return self.origins.get(argument) if isinstance(argument, Node) else None
 
+    def is_frozen_norm(self, module: str) -> bool:
+        """Whether a module is a batch norm whose statistics are constants."""
+        return type(self.modules[module]) is FrozenBatchNorm2d
+
     def is_constant(self, argument: Any) -> bool:
-        """Whether an argument is a number, or a tensor that was there before the pass."""
-        if not isinstance(argument, Node):
-            return True
-        return argument.name in self.names or argument.op == "get_attr"
+        """Whether an argument is a number, or a tensor that follows from no input of the network."""
+        return not isinstance(argument, Node) or argument not in self.products.varying
 
     def owner(self, node: Node, argument: Any, leaf: str) -> str | None:
         """Return the module whose parameter or buffer `leaf` this argument is, or None.

@@ -328,6 +328,38 @@ class SwitchableBatchNorm2d(SwitchableBatchNorm, nn.BatchNorm2d):
         return nn.BatchNorm2d
 
 
+class SwitchableBatchNorm3d(SwitchableBatchNorm, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d` with private statistics and affine per option.
+
+    Input and output `(N, channels, D, H, W)`.
+    """
+
+    def _plain_class(self) -> type[nn.modules.batchnorm._BatchNorm]:
+        return nn.BatchNorm3d
+
+
+class SwitchableSyncBatchNorm(SwitchableBatchNorm, nn.SyncBatchNorm):
+    """`torch.nn.SyncBatchNorm` with private statistics and affine per option.
+
+    While training in several processes each option's statistics are over the batches of all of
+    them, as torch's are. Input and output `(N, channels, *)`.
+    """
+
+    def _take_over(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super()._take_over(norm)
+        self.process_group = cast(nn.SyncBatchNorm, norm).process_group
+
+    def _copy(
+        self, option: int = 1, features: int | None = None
+    ) -> nn.modules.batchnorm._BatchNorm:
+        plain = super()._copy(option, features)
+        cast(nn.SyncBatchNorm, plain).process_group = self.process_group
+        return plain
+
+    def _plain_class(self) -> type[nn.modules.batchnorm._BatchNorm]:
+        return nn.SyncBatchNorm
+
+
 class SwitchableBatchNormAct2d(SwitchableBatchNorm2d):
     """The same for timm's `BatchNormAct2d`: a batch norm, then `drop`, then the activation `act`."""
 

@@ -29,3 +29,25 @@ def diagonal_blocks(
     # Two index tensors with a slice between them: the indexed dimensions come first, (g, i, o, *).
     weight_gio = weight.unflatten(0, (groups, -1))[rows_g, :, columns_gi]
     return weight_gio.transpose(1, 2).flatten(0, 1)
+
+
+def transposed_blocks(
+    weight: torch.Tensor, groups: int, permutation: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return what option `1/groups` enables of a transposed layer, as the weight of a grouped one.
+
+    The same blocks as of `diagonal_blocks`, of a weight whose inputs are its rows: group k holds the
+    k-th part of the rows in their shuffled order and the k-th part of the columns.
+
+    - `weight`: shape `(in, out, *kernel)`; `groups` divides `in` and `out`.
+    - `permutation`: the order in which the inputs are read, shape `(in,)`; None keeps theirs.
+
+    Returns shape `(in, out / groups, *kernel)`, differentiable in `weight`.
+    """
+    if permutation is None:
+        return diagonal_blocks(weight, groups)
+    # g: groups, i, o: inputs and outputs of a group; * the kernel
+    rows_gi = permutation.view(groups, -1)
+    columns_g = torch.arange(groups, device=weight.device).view(-1, 1)
+    # Two index tensors side by side: what they index stays in its place, (g, i, o, *).
+    return weight.unflatten(1, (groups, -1))[rows_gi, columns_g].flatten(0, 1)

@@ -7,9 +7,11 @@ ways stand here side by side, and `wenable.training` times them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from wenable.layers.blocks import diagonal_blocks
 
@@ -83,9 +85,10 @@ def masked_weight(weight: torch.Tensor, option: int, order: torch.Tensor | None)
     return torch.where(enabled_oi.view(*enabled_oi.shape, *[1] * (weight.ndim - 2)), weight, 0)
 
 
-def is_pointwise(convolution: nn.Conv2d) -> bool:
-    """Say whether a convolution is a matrix product at every position."""
-    return convolution.kernel_size == (1, 1) and convolution.padding in (0, (0, 0), "valid")
+def is_pointwise(convolution: Any) -> bool:
+    """Say whether a convolution, of any dimensions, is a matrix product at every position."""
+    unpadded = convolution.padding == "valid" or not any(convolution.padding)
+    return math.prod(convolution.kernel_size) == 1 and unpadded
 
 
 def pointwise_product(
@@ -97,27 +100,30 @@ def pointwise_product(
 ) -> torch.Tensor:
     """Return a grouped convolution of kernel size 1 as a batched matrix product.
 
-    - `x`: shape `(N, in, H, W)`, in either memory format, which the output has too.
-    - `blocks`: shape `(out, in / groups, 1, 1)`.
+    - `x`: shape `(N, in, *sizes)`; of images in either memory format, which the output has too.
+    - `blocks`: shape `(out, in / groups, *ones)`.
     """
     # Before it is cut: what a stride leaves is contiguous in neither format.
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    if stride != (1, 1):
-        x = x[:, :, :: stride[0], :: stride[1]]
-    height, width = x.shape[2:]
+    channels_last = (
+        x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    )
+    if any(step != 1 for step in stride):
+        x = x[(slice(None), slice(None), *(slice(None, None, step) for step in stride))]
+    sizes = x.shape[2:]
     blocks_goi = blocks.flatten(1).unflatten(0, (groups, -1))
     if channels_last:
         # p: all positions of all images
         x_gpi = x.permute(0, 2, 3, 1).reshape(-1, groups, blocks.shape[1]).transpose(0, 1)
         y_gpo = torch.bmm(x_gpi, blocks_goi.transpose(1, 2))
-        y = y_gpo.transpose(0, 1).reshape(-1, height, width, len(blocks)).permute(0, 3, 1, 2)
+        y = y_gpo.transpose(0, 1).reshape(-1, *sizes, len(blocks)).permute(0, 3, 1, 2)
     else:
         x_Ngip = x.flatten(2).unflatten(1, (groups, -1))
-        y = torch.matmul(blocks_goi, x_Ngip).view(-1, len(blocks), height, width)
-    return y if bias is None else y + bias.view(1, -1, 1, 1)
+        y = torch.matmul(blocks_goi, x_Ngip).view(-1, len(blocks), *sizes)
+    return y if bias is None else y + bias.view(1, -1, *[1] * len(sizes))
 
 
 def split_convolution(
+    convolve: Callable[..., torch.Tensor],
     x: torch.Tensor,
     blocks: torch.Tensor,
     bias: torch.Tensor | None,
@@ -126,8 +132,10 @@ def split_convolution(
     padding: str | tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> torch.Tensor:
-    """Return a grouped convolution as one convolution a group."""
+    """Return a grouped convolution as one convolution a group.
+
+    - `convolve`: torch's function for a convolution of these dimensions.
+    """
     biases = [None] * groups if bias is None else bias.chunk(groups)
     parts = zip(x.chunk(groups, 1), blocks.chunk(groups), biases, strict=True)
-    # `conv2d` takes what a layer keeps; its stub knows no tuple of unknown length.
-    return torch.cat([F.conv2d(*part, stride, padding, dilation) for part in parts], 1)  # pyright: ignore
+    return torch.cat([convolve(*part, stride, padding, dilation) for part in parts], 1)

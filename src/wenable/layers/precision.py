@@ -10,7 +10,7 @@ from torch.nn.utils import skip_init
 
 from wenable.core.space import Knob
 from wenable.core.views import Rounding, View
-from wenable.layers.convolution import _geometry
+from wenable.layers.convolution import geometry
 from wenable.layers.quantization import (
     FULL_BITS,
     FakeQuantizedInput,
@@ -189,7 +189,7 @@ class SwitchablePrecisionConv2d(SwitchablePrecisionLayer, nn.Conv2d):
     """
 
     def __init__(self, convolution: nn.Conv2d, knob: Knob) -> None:
-        super().__init__(**_geometry(convolution), groups=convolution.groups, device="meta")
+        super().__init__(**geometry(convolution), groups=convolution.groups, device="meta")
         self.weight, self.bias = convolution.weight, convolution.bias
         self.training = convolution.training
         self._make_switchable(knob)
@@ -202,7 +202,7 @@ class SwitchablePrecisionConv2d(SwitchablePrecisionLayer, nn.Conv2d):
 
     def _plain(self) -> nn.Module:
         place = {"device": self.weight.device, "dtype": self.weight.dtype}
-        plain = skip_init(nn.Conv2d, **_geometry(self), groups=self.groups, **place)
+        plain = skip_init(nn.Conv2d, **geometry(self), groups=self.groups, **place)
         if not self.weight.is_contiguous():
             plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return plain.train(self.training)

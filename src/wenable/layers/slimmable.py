@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch.nn.utils import skip_init
 
 from wenable.core.space import Knob
 from wenable.core.views import View
-from wenable.layers.convolution import _geometry
+from wenable.layers.convolution import geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,64 @@ class SlimmableLayer(nn.Module):
         return f"{super().extra_repr()}, {self.knob.name}={self.knob.text(self.option)}"
 
 
-class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
+class SlimmableConvolution(SlimmableLayer):
+    """What the convolutions in several widths share, whatever the dimensions of their maps."""
+
+    plain_class: ClassVar[Any]
+    convolve: ClassVar[Callable[..., torch.Tensor]]
+    stride: Any
+    padding: Any
+    dilation: Any
+    padding_mode: Any
+    _reversed_padding_repeated_twice: list[int]
+
+    def __init__(
+        self,
+        convolution: nn.modules.conv._ConvNd,
+        knob: Knob,
+        widths: Mapping[int, LayerWidth],
+        name: str = "a convolution",
+    ) -> None:
+        super().__init__(**geometry(convolution), groups=convolution.groups, device="meta")
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.training = convolution.training
+        self._make_switchable(knob, widths, name)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Convolve in the present width."""
+        self._check_inputs(input.shape[1])
+        if self.option == self.knob.options[0]:
+            return super().forward(input)
+        padding = self.padding  # a size, or "same" or "valid"
+        if self.padding_mode != "zeros":
+            sides = self._reversed_padding_repeated_twice
+            input, padding = nn.functional.pad(input, sides, mode=self.padding_mode), 0
+        weight, bias = self.enabled()
+        return type(self).convolve(
+            input, weight, bias, self.stride, padding, self.dilation, self.width.groups
+        )
+
+    def to_plain(self) -> nn.Module:
+        """Return the standard convolution of the present width, with weights of its own."""
+        width = self.width
+        sizes = {"in_channels": width.inputs, "out_channels": width.outputs}
+        place = {"device": self.weight.device, "dtype": self.weight.dtype}
+        plain = skip_init(
+            self.plain_class, **(geometry(self) | sizes), groups=width.groups, **place
+        )
+        if self.weight.ndim == 4 and not self.weight.is_contiguous():
+            plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return self._copied_to(plain)
+
+
+class SlimmableConv1d(SlimmableConvolution, nn.Conv1d):
+    """`torch.nn.Conv1d` in one of several widths, as `SlimmableConv2d`: `(N, inputs, L)`."""
+
+    plain_class = nn.Conv1d
+    convolve = staticmethod(nn.functional.conv1d)
+
+
+class SlimmableConv2d(SlimmableConvolution, nn.Conv2d):
     """A convolution in one of several widths; depthwise and grouped ones run fewer groups.
 
     - `convolution`: the layer to take over; its parameters are shared, not copied.
@@ -117,42 +174,15 @@ class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
     torch.Size([1, 4, 3, 3])
     """
 
-    def __init__(
-        self,
-        convolution: nn.Conv2d,
-        knob: Knob,
-        widths: Mapping[int, LayerWidth],
-        name: str = "a convolution",
-    ) -> None:
-        super().__init__(**_geometry(convolution), groups=convolution.groups, device="meta")
-        self.weight, self.bias = convolution.weight, convolution.bias
-        self.training = convolution.training
-        self._make_switchable(knob, widths, name)
+    plain_class = nn.Conv2d
+    convolve = staticmethod(nn.functional.conv2d)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Convolve in the present width."""
-        self._check_inputs(input.shape[1])
-        if self.option == self.knob.options[0]:
-            return super().forward(input)
-        padding: Any = self.padding  # a size, or "same" or "valid"
-        if self.padding_mode != "zeros":
-            sides = self._reversed_padding_repeated_twice
-            input, padding = nn.functional.pad(input, sides, mode=self.padding_mode), 0
-        weight, bias = self.enabled()
-        return nn.functional.conv2d(
-            input, weight, bias, self.stride, padding, self.dilation, self.width.groups
-        )
 
-    def to_plain(self) -> nn.Module:
-        """Return the standard convolution of the present width, with weights of its own."""
-        width = self.width
-        sizes = {"in_channels": width.inputs, "out_channels": width.outputs}
-        place = {"device": self.weight.device, "dtype": self.weight.dtype}
-        geometry = {**_geometry(self), **sizes}
-        plain = skip_init(nn.Conv2d, **geometry, groups=width.groups, **place)
-        if not self.weight.is_contiguous():
-            plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        return self._copied_to(plain)
+class SlimmableConv3d(SlimmableConvolution, nn.Conv3d):
+    """`torch.nn.Conv3d` in one of several widths, as `SlimmableConv2d`: `(N, inputs, D, H, W)`."""
+
+    plain_class = nn.Conv3d
+    convolve = staticmethod(nn.functional.conv3d)
 
 
 class SlimmableLinear(SlimmableLayer, nn.Linear):

@@ -11,7 +11,9 @@ from wenable.layers.batch_norm import (
     SwitchableBatchNorm,
     SwitchableBatchNorm1d,
     SwitchableBatchNorm2d,
+    SwitchableBatchNorm3d,
     SwitchableBatchNormAct2d,
+    SwitchableSyncBatchNorm,
 )
 
 
@@ -110,6 +112,14 @@ class SlimmableBatchNorm2d(SlimmableBatchNorm, SwitchableBatchNorm2d):
     >>> norm(torch.ones(2, 4, 3, 3)).shape, norm.to_plain().num_features
     (torch.Size([2, 4, 3, 3]), 4)
     """
+
+
+class SlimmableBatchNorm3d(SlimmableBatchNorm, SwitchableBatchNorm3d):
+    """`torch.nn.BatchNorm3d` in several widths: `(N, features, D, H, W)`."""
+
+
+class SlimmableSyncBatchNorm(SlimmableBatchNorm, SwitchableSyncBatchNorm):
+    """`torch.nn.SyncBatchNorm` in several widths: `(N, features, *)`."""
 
 
 class SlimmableBatchNormAct2d(SlimmableBatchNorm, SwitchableBatchNormAct2d):

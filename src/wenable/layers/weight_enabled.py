@@ -33,10 +33,11 @@ class Packed:
 class WeightEnabled(nn.Module):
     """A layer of which only the diagonal blocks of the weight are enabled (WeNet, section III).
 
-    A subclass has `weight` of shape `(out, in, *kernel)`. Setting an option costs an attribute
-    assignment. While gradients are wanted the blocks are cut from the one weight in every forward
-    pass. Without (`torch.no_grad`, `torch.inference_mode`) they are packed at the first use of a
-    option and kept, 1/n of the weight for option 1/n: for 2, 4, 8 and 16 together 15/16 of it.
+    A subclass has `weight` of shape `(out, in, *kernel)`, or says how else its blocks are cut. Setting
+    an option costs an attribute assignment. While gradients are wanted the blocks are cut from the one
+    weight in every forward pass. Without (`torch.no_grad`, `torch.inference_mode`) they are packed at
+    the first use of an option and kept, 1/n of the weight for option 1/n: for 2, 4, 8 and 16 together
+    15/16 of it.
 
     What changes the weight drops what was packed: optimizers, `load_state_dict`, `to`, and `train`
     and `eval` where they change something. Only a write through `.data` or numpy goes unseen, until
@@ -52,7 +53,7 @@ class WeightEnabled(nn.Module):
         self.knob = knob
         self.option = 1
         self.shuffle_groups = shuffle_groups
-        inputs = self.weight.shape[1]
+        inputs = self.read_channels
         order = None
         if not is_identity_shuffle(inputs, shuffle_groups):
             order = shuffle_permutation(inputs, shuffle_groups).to(self.weight.device)
@@ -61,6 +62,11 @@ class WeightEnabled(nn.Module):
         self.register_buffer("input_order", order, persistent=False)
         self.packed: dict[int, Packed] = {}
         self.implementations: dict[int, str] = {}
+
+    @property
+    def read_channels(self) -> int:
+        """How many channels, or neurons, the layer reads."""
+        return self.weight.shape[1]
 
     def switch_to(self, n: int) -> None:
         """Run as `n` independent groups from now on; an option the layer lacks is refused."""
@@ -117,9 +123,13 @@ class WeightEnabled(nn.Module):
         self.packed[self.option] = kept
         return blocks
 
-    def _pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """Cut the blocks of the present option out of the weight."""
+    def _cut(self, weight: torch.Tensor) -> torch.Tensor:
+        """Cut the blocks of the present option out of the weight, as a grouped layer has them."""
         return diagonal_blocks(weight, self.option, self._present_order)
+
+    def _pack(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the blocks of the present option as this layer multiplies by them."""
+        return self._cut(weight)
 
     def _as_used(self, weight: torch.Tensor, outputs: tuple[int, ...] = (0,)) -> torch.Tensor:
         """Return enabled weights as they are multiplied by; a layer of several precisions rounds them.
@@ -172,19 +182,20 @@ class WeightEnabled(nn.Module):
 
     def to_plain(self) -> nn.Module:
         """Return standard torch layers, with weights of their own, for the present option."""
-        raise TypeError("use WeightEnabledConv2d or WeightEnabledLinear")
+        raise TypeError("use one of its subclasses, as WeightEnabledConv2d or WeightEnabledLinear")
 
     def _copy_enabled_weights(self, plain: nn.Module) -> None:
         with torch.no_grad():
-            blocks = diagonal_blocks(self.weight, self.option, self._present_order)
+            blocks = self._cut(self.weight)
             weight = plain.get_parameter("weight")
             weight.copy_(blocks.view_as(weight))
             weight.requires_grad_(self.weight.requires_grad)
             if self.bias is not None:
                 plain.get_parameter("bias").copy_(self.bias)
                 plain.get_parameter("bias").requires_grad_(self.bias.requires_grad)
-            if weight.ndim == 4 and not self.weight.is_contiguous():
-                plain.to(memory_format=torch.channels_last)
+            memory_format = _memory_format(self.weight)
+            if memory_format != torch.contiguous_format:
+                plain.to(memory_format=memory_format)
 
     def _in_a_row(self, *parts: nn.Module) -> nn.Module:
         """Return plain parts as one module that shows its weight, as a single layer does.
@@ -202,5 +213,7 @@ class WeightEnabled(nn.Module):
 
 
 def _memory_format(weight: torch.Tensor) -> torch.memory_format:
-    channels_last = weight.ndim == 4 and not weight.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
+    if weight.is_contiguous():
+        return torch.contiguous_format
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return channels_last.get(weight.ndim, torch.contiguous_format)

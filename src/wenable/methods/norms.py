@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from wenable.core.space import Knob
 from wenable.graph import Slice, TracedGraph
@@ -12,19 +14,29 @@ from wenable.layers.batch_norm import (
     SwitchableBatchNorm,
     SwitchableBatchNorm1d,
     SwitchableBatchNorm2d,
+    SwitchableBatchNorm3d,
     SwitchableBatchNormAct2d,
+    SwitchableSyncBatchNorm,
 )
+from wenable.layers.frozen_norm import SwitchableFrozenBatchNorm2d
 from wenable.layers.slimmable_norm import (
     SlimmableBatchNorm,
     SlimmableBatchNorm1d,
     SlimmableBatchNorm2d,
+    SlimmableBatchNorm3d,
     SlimmableBatchNormAct2d,
+    SlimmableSyncBatchNorm,
 )
 from wenable.methods.plan import KnobTarget
 
 
 def switchable_norms(
-    model: nn.Module, graph: TracedGraph, knobs: Mapping[str, Knob], otherwise: Knob | None = None
+    model: nn.Module,
+    graph: TracedGraph,
+    knobs: Mapping[str, Knob],
+    otherwise: Knob | None = None,
+    *,
+    unfreeze: bool = False,
 ) -> tuple[dict[str, nn.Module], dict[str, tuple[KnobTarget, ...]]]:
     """Return a switchable norm for every batch norm, and what each knob sets.
 
@@ -33,6 +45,8 @@ def switchable_norms(
     it has one affine, and its statistics come from calibration.
 
     - `knobs`: layer -> the knob that sets it, in execution order.
+    - `unfreeze`: whether a frozen norm behind one switchable layer has statistics of its own in every
+      option but the first. It is a constant in every mode otherwise, and behind several layers.
 
     Raises `ValueError` for a norm that cannot be calibrated: of a class that is not known, with
     hooks, or used past its own forward.
@@ -51,7 +65,25 @@ def switchable_norms(
         for part, knob in enumerate(keys):
             if knob:
                 followers[knob.name].append(KnobTarget(name, part if widths else None))
+    for name, knob in _frozen_norms(model, graph, knobs) if unfreeze else ():
+        frozen: Any = model.get_submodule(name)
+        replacements[name] = SwitchableFrozenBatchNorm2d(frozen, knob.options)
+        followers[knob.name].append(KnobTarget(name))
     return replacements, {name: tuple(each) for name, each in followers.items()}
+
+
+def _frozen_norms(
+    model: nn.Module, graph: TracedGraph, knobs: Mapping[str, Knob]
+) -> Iterator[tuple[str, Knob]]:
+    """Yield the frozen norms that read one switchable layer, each with that layer's knob."""
+    for name, module in model.named_modules():
+        if type(module) is not FrozenBatchNorm2d:
+            continue
+        inputs = {call.input for call in graph.norms if call.module == name}
+        origin = inputs.pop() if len(inputs) == 1 else None
+        knob = knobs.get((origin.single_producer if origin else None) or "")
+        if knob is not None and not has_hooks(module):
+            yield name, knob
 
 
 def known_norms(model: nn.Module, graph: TracedGraph) -> dict[str, nn.modules.batchnorm._BatchNorm]:
@@ -66,6 +98,8 @@ def known_norms(model: nn.Module, graph: TracedGraph) -> dict[str, nn.modules.ba
         if getattr(module, "running_mean", None) is None:
             continue
         unknown.discard(name)
+        if type(module) is FrozenBatchNorm2d:
+            continue  # it has constants, and nothing to calibrate
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             unknown.add(name)
             continue
@@ -95,7 +129,7 @@ def _kind(norm: nn.Module) -> str | None:
 
     timm's fused norm and activation is known by name so that timm need not be installed.
     """
-    if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d):
+    if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         return type(norm).__name__
     return "BatchNormAct2d" if type(norm).__name__ == "BatchNormAct2d" else None
 
@@ -104,12 +138,15 @@ def _slices(
     name: str, norm: nn.modules.batchnorm._BatchNorm, graph: TracedGraph
 ) -> tuple[Slice, ...]:
     """Return the slices of channels that a norm reads; none where it can follow no layer."""
-    calls = [call for call in graph.norms if call.module == name]
-    # One that is called twice has no single input. Without momentum it averages over all batches
-    # it ever saw, which slices in different options do not share.
-    if len(calls) != 1 or calls[0].input is None or norm.momentum is None:
+    inputs = {call.input for call in graph.norms if call.module == name}
+    # One whose calls read different layers has no single input. Without momentum it averages over
+    # all batches it ever saw, which slices in different options do not share.
+    if len(inputs) != 1 or norm.momentum is None:
         return ()
-    return calls[0].input.slices
+    origin = inputs.pop()
+    slices = () if origin is None else origin.slices
+    # Over processes torch averages a whole norm, and not its slices.
+    return () if isinstance(norm, nn.SyncBatchNorm) and len(slices) > 1 else slices
 
 
 def _switchable_norm(
@@ -118,7 +155,9 @@ def _switchable_norm(
     classes = {
         "BatchNorm1d": SwitchableBatchNorm1d,
         "BatchNorm2d": SwitchableBatchNorm2d,
+        "BatchNorm3d": SwitchableBatchNorm3d,
         "BatchNormAct2d": SwitchableBatchNormAct2d,
+        "SyncBatchNorm": SwitchableSyncBatchNorm,
     }
     return classes[_kind(norm) or ""](norm, options, widths)
 
@@ -126,11 +165,22 @@ def _switchable_norm(
 def slimmable_norm(
     norm: nn.modules.batchnorm._BatchNorm, features: Mapping[int, int], private: bool, name: str
 ) -> SlimmableBatchNorm:
-    """Return a norm in several widths for one of `known_norms`."""
+    """Return a norm in several widths for one of `known_norms`.
+
+    Raises `ValueError` for a `SyncBatchNorm` whose widths share one affine: while training they
+    normalise by the batch, which torch does not average over processes for part of the channels.
+    """
+    if isinstance(norm, nn.SyncBatchNorm) and not private:
+        raise ValueError(
+            f"{name!r} is a SyncBatchNorm, and norms that are shared by all widths do not average over"
+            " processes; use wenable.Slimmable, whose widths have norms of their own"
+        )
     classes = {
         "BatchNorm1d": SlimmableBatchNorm1d,
         "BatchNorm2d": SlimmableBatchNorm2d,
+        "BatchNorm3d": SlimmableBatchNorm3d,
         "BatchNormAct2d": SlimmableBatchNormAct2d,
+        "SyncBatchNorm": SlimmableSyncBatchNorm,
     }
     return classes[_kind(norm) or ""](norm, features, private, name)
 
@@ -138,7 +188,8 @@ def slimmable_norm(
 def _unknown_norm(name: str, norm: nn.Module) -> str:
     return (
         f"{name!r} is a {type(norm).__name__} with running statistics, which cannot be calibrated"
-        " for each mode; known: torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, timm's BatchNormAct2d"
+        " for each mode; known: torch.nn.BatchNorm1d, 2d and 3d, torch.nn.SyncBatchNorm, timm's"
+        " BatchNormAct2d"
     )
 
 

@@ -24,13 +24,18 @@ _WITH_WEIGHTS = (
 _SPELLED = frozenset("LSTM LSTMCell RNN RNNCell".split())
 
 
-def remaining(model: nn.Module, graph: TracedGraph, known: Iterable[str]) -> list[LeftAlone]:
+def remaining(
+    model: nn.Module,
+    graph: TracedGraph,
+    known: Iterable[str],
+    kinds: str = "plain torch.nn.Conv2d or Linear",
+) -> list[LeftAlone]:
     """Return what multiplies in a network besides the layers that a method knows, in execution order.
 
     Those are layers of other kinds, parametrized ones, parameters that a module's own code
     multiplies with, and layers that the example does not reach.
 
-    - `known`: the layers that the method switches, or leaves alone by itself.
+    - `known`: the layers that the method switches, or leaves alone by itself; `kinds`: what it switches.
     """
     seen = {*known, ""}
     modules = dict(model.named_modules())
@@ -44,16 +49,17 @@ def remaining(model: nn.Module, graph: TracedGraph, known: Iterable[str]) -> lis
         if module is None:
             found.append(_of_parameter(name, model, graph))
         else:
-            found.append(
-                LeftAlone(name, kind_of(module), graph.macs(name), why(name, module, graph))
-            )
+            reason = why(name, module, graph, kinds)
+            found.append(LeftAlone(name, kind_of(module), graph.macs(name), reason))
     return found
 
 
-def why(name: str, module: nn.Module, graph: TracedGraph) -> str:
+def why(
+    name: str, module: nn.Module, graph: TracedGraph, known: str = "plain torch.nn.Conv2d or Linear"
+) -> str:
     """Return why a module with a weight is not one of the layers that switch.
 
-    Empty for a convolution of two dimensions or a dense layer, as far as can be told from its kind.
+    - `known`: what the method switches.
     """
     computed = parametrization(module)
     if computed:
@@ -64,7 +70,7 @@ def why(name: str, module: nn.Module, graph: TracedGraph) -> str:
         return "looks up rows of its weight, and multiplies nothing"
     if name in graph.computed_weights:
         return "has its weight computed before its use, or used in another way besides"
-    return f"is {_a(module)}, not a plain torch.nn.Conv2d or Linear"
+    return f"is {_a(module)}, not a {known}"
 
 
 def parametrization(module: nn.Module) -> str:
@@ -84,7 +90,9 @@ def parametrization(module: nn.Module) -> str:
 
 def kind_of(module: nn.Module) -> str:
     """Return what a module is called in a report."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return "transposed convolution"
+    if isinstance(module, nn.modules.conv._ConvNd):
         return "convolution"
     return "dense" if isinstance(module, nn.Linear) else type(module).__name__
 
@@ -95,7 +103,7 @@ def _of_parameter(name: str, model: nn.Module, graph: TracedGraph) -> LeftAlone:
     operations = [each.operation for each in graph.products if each.owner == name]
     by = " and ".join(dict.fromkeys(operations))
     kind = type(owner).__name__
-    reason = f"is a {what} of {kind}, used by {by}: not the weight of a torch.nn.Conv2d or Linear"
+    reason = f"is a {what} of {kind}, used by {by}: not the weight of a layer of torch.nn"
     return LeftAlone(name, kind, graph.macs(name), reason)
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-import torch
 from torch import nn
 
 from wenable.core.cost_table import CostTable
 from wenable.core.space import Knob, Space
-from wenable.graph import LayerCall, Origin, TracedGraph, call_counts, shared_modules
-from wenable.layers.convolution import WeightEnabledConv2d
-from wenable.layers.linear import WeightEnabledLinear
-from wenable.methods.norms import has_hooks, switchable_norms
+from wenable.graph import LayerCall, TracedGraph, calls_by_module, shared_modules
+from wenable.methods.norms import switchable_norms
 from wenable.methods.plan import LeftAlone, Plan, Shuffle, SwitchableLayer
-from wenable.methods.remaining import kind_of, parametrization, remaining, why
+from wenable.methods.remaining import kind_of, remaining
+from wenable.methods.switchable_kinds import KNOWN, channels_of, refusal, weight_enabled
 
 ShufflePlacement = Literal["first", "all", "none"]
 Chosen: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -160,7 +157,7 @@ class WeightEnabling:
         Raises `ValueError` where no layer can be switched, with the reason for the first few, for
         a batch norm of a class that is not known, and for a name pattern that fits no layer.
         """
-        calls = {call.module: call for call in graph.layers}
+        calls = calls_by_module(graph.layers)
         own, left_alone = self._sort_out(model, graph, calls)
         if not own:
             few = "; ".join(_most_frequent_reasons(left_alone))
@@ -175,9 +172,9 @@ class WeightEnabling:
         for name, knob in knobs.items():
             layer, shuffle = model.get_submodule(name), shuffles.get(name)
             groups = shuffle.groups if shuffle else 1
-            replacements[name] = _weight_enabled(layer, own[name], groups, calls[name])
+            replacements[name] = weight_enabled(layer, own[name], groups, calls[name])
             layers.append(_describe(name, layer, graph.macs(name), knob, shuffle))
-        norms, followers = switchable_norms(model, graph, knobs)
+        norms, followers = switchable_norms(model, graph, knobs, unfreeze=True)
         return Plan(
             space=Space(tuple(dict.fromkeys(knobs.values()))),
             replacements={**replacements, **norms},
@@ -194,18 +191,18 @@ class WeightEnabling:
         return replace(self, only=switched, exclude=())
 
     def _sort_out(
-        self, model: nn.Module, graph: TracedGraph, calls: Mapping[str, LayerCall]
+        self, model: nn.Module, graph: TracedGraph, calls: Mapping[str, Sequence[LayerCall]]
     ) -> tuple[dict[str, Knob], list[LeftAlone]]:
         """Return the knobs in execution order, and every other layer with its reason."""
-        counts, shared = call_counts(graph.layers), shared_modules(model)
+        shared = shared_modules(model)
         knobs, left_alone = {}, []
-        named = [name for name, module in model.named_modules() if _kind(module)]
+        named = [name for name, module in model.named_modules() if channels_of(module)]
         names = tuple(dict.fromkeys((*calls, *named)))
-        others = remaining(model, graph, names)
+        others = remaining(model, graph, names, KNOWN)
         self._check_names((*names, *(each.name for each in others)))
         for name in names:
-            module, call = model.get_submodule(name), calls.get(name)
-            reason = _refusal(module, name, call, counts[name], graph, shared)
+            module = model.get_submodule(name)
+            reason = refusal(module, name, calls.get(name, ()), graph, shared)
             reason = reason or self._choice(name, module, graph)
             if not reason:
                 knob = self._knob(module, name)
@@ -257,8 +254,8 @@ class WeightEnabling:
         return f"has {sizes}, which no option above 1 divides"
 
     def _knob(self, module: nn.Module, name: str) -> Knob:
-        noun = "channels" if isinstance(module, nn.Conv2d) else "neurons"
-        outputs, inputs = _weight(module).shape[:2]
+        noun = "neurons" if isinstance(module, nn.Linear) else "channels"
+        inputs, outputs = channels_of(module)
         chains = [chain for each, chain in self.groups_of.items() if fnmatchcase(name, each)]
         groups = chains[-1] if chains else self.groups
         worth = self.worth.get(name, groups)
@@ -267,32 +264,47 @@ class WeightEnabling:
         return Knob(name, options, sizes)
 
     def _place_shuffles(
-        self, knobs: Mapping[str, Knob], calls: Mapping[str, LayerCall]
+        self, knobs: Mapping[str, Knob], calls: Mapping[str, Sequence[LayerCall]]
     ) -> dict[str, Shuffle]:
-        """Return the shuffle on the input of each layer that has one."""
+        """Return the shuffle on the input of each layer that has one.
+
+        A layer that is called several times has it if all its calls would have the same one.
+        """
         shuffles: dict[str, Shuffle] = {}
         blocks_done = set()
         for name in knobs:
-            origin = calls[name].input
-            wrote = [each for each in origin.producers if each in knobs] if origin else []
-            if self.shuffle == "none" or origin is None or not wrote:
+            block = _block(name, knobs)
+            if self.shuffle == "first" and block in blocks_done:
                 continue
-            if self.shuffle == "first":
-                block = _block(name, knobs)
-                inside = len(wrote) == len(origin.producers) and all(
-                    _block(each, knobs) == block for each in wrote
-                )
-                if not inside or block in blocks_done:
-                    continue
-                blocks_done.add(block)
-            groups = max(knobs[each].options[-1] for each in wrote)
-            if _reads_as_channels(calls[name], origin) and origin.width % groups == 0:
-                shuffles[name] = Shuffle(groups, origin.width)
+            found = {self._shuffle_of(call, block, knobs) for call in calls[name]}
+            shuffle = found.pop() if len(found) == 1 else None
+            if shuffle is None:
+                continue
+            blocks_done.add(block)
+            fits = all(_reads_as_channels(call) for call in calls[name])
+            if fits and shuffle.channels % shuffle.groups == 0:
+                shuffles[name] = shuffle
         return shuffles
 
+    def _shuffle_of(self, call: LayerCall, block: str, knobs: Mapping[str, Knob]) -> Shuffle | None:
+        """Return the shuffle that one call of a layer asks for; None for none."""
+        origin = call.input
+        wrote = [each for each in origin.producers if each in knobs] if origin else []
+        if self.shuffle == "none" or origin is None or not wrote:
+            return None
+        if self.shuffle == "first":
+            inside = len(wrote) == len(origin.producers) and all(
+                _block(each, knobs) == block for each in wrote
+            )
+            if not inside:
+                return None
+        return Shuffle(max(knobs[each].options[-1] for each in wrote), origin.width)
 
-def _reads_as_channels(call: LayerCall, origin: Origin) -> bool:
+
+def _reads_as_channels(call: LayerCall) -> bool:
     """Whether what the producers wrote as channels is what this layer reads as channels."""
+    origin = call.input
+    assert origin is not None
     return origin.axis == call.axis and origin.width == call.input_shape[call.axis]
 
 
@@ -345,74 +357,21 @@ def _check_groups(groups: tuple[int, ...]) -> None:
             )
 
 
-def _kind(module: nn.Module) -> str:
-    if isinstance(module, nn.Conv2d):
-        return "convolution"
-    return "dense" if isinstance(module, nn.Linear) else ""
-
-
-def _refusal(
-    module: nn.Module,
-    name: str,
-    call: LayerCall | None,
-    count: int,
-    graph: TracedGraph,
-    shared: frozenset[str],
-) -> str:
-    """Return why a layer cannot be switched safely, or an empty text."""
-    if call is None or name in graph.computed_weights or parametrization(module):
-        return why(name, module, graph)
-    if not call.direct:
-        return "has its weight used by another module, past its own forward"
-    if type(module) not in (nn.Conv2d, nn.Linear):
-        return why(name, module, graph)
-    if count > 1:
-        return f"is called {count} times in one pass"
-    if name in shared:
-        return "shares its weight with another layer"
-    if has_hooks(module):
-        return "has hooks, which would be lost"
-    if isinstance(module, nn.Conv2d):
-        if module.groups > 1:
-            depthwise = module.groups == module.in_channels
-            return "is depthwise" if depthwise else f"already has {module.groups} groups"
-        if math.prod(call.output_shape[-2:]) == 1:
-            return "works on a 1x1 map"
-    elif not 2 <= len(call.input_shape) <= 4:
-        return f"reads an input of {len(call.input_shape)} dimensions; 2, 3 and 4 are known"
-    return ""
-
-
-def _weight(module: nn.Module) -> torch.Tensor:
-    weight = module.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight
-
-
 def _describe(
     name: str, module: nn.Module, macs: int, knob: Knob, shuffle: Shuffle | None
 ) -> SwitchableLayer:
-    weight = _weight(module)
+    inputs, outputs = channels_of(module)
     return SwitchableLayer(
         name=name,
         knob=knob.name,
-        kind=_kind(module),
+        kind=kind_of(module),
         options=knob.options,
-        inputs=weight.shape[1],
-        outputs=weight.shape[0],
+        inputs=inputs,
+        outputs=outputs,
         macs=macs,
-        weights=weight.numel(),
+        weights=module.get_parameter("weight").numel(),
         shuffle=shuffle,
     )
-
-
-def _weight_enabled(
-    layer: nn.Module, knob: Knob, shuffle_groups: int, call: LayerCall
-) -> nn.Module:
-    if isinstance(layer, nn.Conv2d):
-        return WeightEnabledConv2d(layer, knob, shuffle_groups)
-    assert isinstance(layer, nn.Linear)
-    return WeightEnabledLinear(layer, knob, shuffle_groups, len(call.input_shape))
 
 
 def _block(name: str, knobs: Mapping[str, Knob]) -> str:

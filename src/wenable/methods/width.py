@@ -14,7 +14,9 @@ from wenable.graph import LayerCall, TracedGraph
 from wenable.graph.narrowing import Counts, NarrowedLayer, Narrowing, narrow
 from wenable.layers.slimmable import (
     LayerWidth,
+    SlimmableConv1d,
     SlimmableConv2d,
+    SlimmableConv3d,
     SlimmableLinear,
     SlimmablePadding,
 )
@@ -23,6 +25,12 @@ from wenable.methods.plan import KnobTarget, LeftAlone, Method, Plan, Switchable
 from wenable.methods.remaining import kind_of, parametrization, remaining
 
 KNOB = "width"
+_CONVOLUTIONS: Mapping[type[nn.Module], Any] = {
+    nn.Conv1d: SlimmableConv1d,
+    nn.Conv2d: SlimmableConv2d,
+    nn.Conv3d: SlimmableConv3d,
+}
+_KNOWN = "plain torch.nn.Conv1d, Conv2d, Conv3d or Linear"
 
 
 def active_channels(channels: int, width: float, divisor: int) -> int:
@@ -233,7 +241,7 @@ def _plan(
         replacements=replacements,
         followers={KNOB: tuple(map(KnobTarget, replacements))},
         layers=tuple(described),
-        left_alone=(*left_alone, *remaining(model, graph, narrowing.layers)),
+        left_alone=(*left_alone, *remaining(model, graph, narrowing.layers, _KNOWN)),
         method=method,
     )
 
@@ -306,8 +314,8 @@ def _rigid_layers(model: nn.Module, graph: TracedGraph) -> dict[str, str]:
 def _rigidity(layer: nn.Module, call: LayerCall, graph: TracedGraph, shared: set[str]) -> str:
     if parametrization(layer):
         return f"it {parametrization(layer)}"
-    if type(layer) not in (nn.Conv2d, nn.Linear):
-        return f"it is a {type(layer).__name__}, not a plain torch.nn.Conv2d or Linear"
+    if type(layer) is not nn.Linear and type(layer) not in _CONVOLUTIONS:
+        return f"it is a {type(layer).__name__}, not a {_KNOWN}"
     if call.module in graph.computed_weights:
         return "its weight is computed before its use, or used in another way besides"
     if not call.direct:
@@ -322,10 +330,9 @@ def _rigidity(layer: nn.Module, call: LayerCall, graph: TracedGraph, shared: set
 def _slimmable(name: str, layer: nn.Module, knob: Knob, narrowed: NarrowedLayer) -> nn.Module:
     sizes = zip(narrowed.inputs, narrowed.outputs, narrowed.groups, strict=True)
     widths = {n: LayerWidth(*each) for n, each in zip(knob.options, sizes, strict=True)}
-    if isinstance(layer, nn.Conv2d):
-        return SlimmableConv2d(layer, knob, widths, name)
-    assert isinstance(layer, nn.Linear)
-    return SlimmableLinear(layer, knob, widths, name)
+    if isinstance(layer, nn.Linear):
+        return SlimmableLinear(layer, knob, widths, name)
+    return _CONVOLUTIONS[type(layer)](layer, knob, widths, name)
 
 
 def _weights(layer: nn.Module, narrowed: NarrowedLayer) -> Counts:
@@ -349,7 +356,7 @@ def _describe(
     return SwitchableLayer(
         name=name,
         knob=knob.name,
-        kind="convolution" if isinstance(layer, nn.Conv2d) else "dense",
+        kind=kind_of(layer),
         options=knob.options,
         inputs=narrowed.inputs[0],
         outputs=narrowed.outputs[0],

@@ -26,6 +26,7 @@ from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode, same_random_numbers
 from wenable.network.convertible import check_convertible
 from wenable.network.dynamic_network import Calibration, DynamicNetwork, NetworkState
+from wenable.network.gain import warn_of_conversion
 from wenable.network.image_sizes import counts_of_sizes
 from wenable.network.recounting import counted, structure_of
 
@@ -69,7 +70,10 @@ def convert(
 
     Raises `ValueError` where the network is already dynamic, is wrapped or quantised, does not run on
     the example, cannot be traced, has NaN in its weights or nothing to switch, and for a profile of
-    another network or without a table; `RuntimeError` where a check fails.
+    another network or without a table; `RuntimeError` where a check fails. Warns `ConversionWarning`
+    where less than a quarter of the multiply-accumulates switches, layers left alone by `only` or
+    `exclude` not counted, and where frozen norms get statistics of their own in other options than the
+    first.
 
     >>> net = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
     >>> net.set_mode("1/8"), net.macs(), net.macs("full")
@@ -118,6 +122,7 @@ def convert(
         _check_converted(copy_network(net), inputs, expected, norms)
     fingerprint = weights_fingerprint(net, with_norms=True)
     net._wenable.calibrations[net.space.full] = Calibration(None, None, fingerprint)
+    warn_of_conversion(model, plan, net._wenable.counts[1])
     return net
 
 

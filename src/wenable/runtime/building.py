@@ -8,8 +8,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wenable.core.views import Rounding
-from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node, consumers
-from wenable.runtime.implementations import BundleLayer, Implementation, merged_weight
+from wenable.runtime.graph import (
+    CONVOLUTION,
+    GROUPED,
+    LINEAR,
+    NORM,
+    TRANSPOSED,
+    Graph,
+    Node,
+    consumers,
+)
+from wenable.runtime.implementations import (
+    BundleLayer,
+    Implementation,
+    merged_transposed_weight,
+    merged_weight,
+)
 from wenable.runtime.onnx_writer import onnx_model
 from wenable.runtime.rounding import (
     INTEGER_BITS,
@@ -154,7 +168,7 @@ class _Builder:
     def add(self, number: int, node: Node, norm: Node | None) -> None:
         before = len(self.nodes)
         self._add(number, node, norm)
-        if node.op in (CONVOLUTION, LINEAR) and node.layer:
+        if node.op in GROUPED and node.layer:
             made = [name for each in self.nodes[before:] for name in each.outputs]
             self.layer_of.update(dict.fromkeys(made, node.layer))
 
@@ -163,6 +177,8 @@ class _Builder:
         stored = all(name in self.weights.tensors for name in node.inputs[1:])
         if node.op == CONVOLUTION or (node.op == "Conv" and len(node.inputs) > 1 and stored):
             self._convolution(node, norm, rows)
+        elif node.op == TRANSPOSED:
+            self._transposed(node)
         elif node.op == LINEAR:
             self._linear(node)
         elif node.op == NORM:
@@ -213,6 +229,24 @@ class _Builder:
             if bias is not None and bias.any():
                 inputs.append(self._tensor(f"{name}.bias", bias))
         self.nodes.append(Node("Conv", tuple(inputs), (name,), attributes))
+
+    def _transposed(self, node: Node) -> None:
+        """Add a transposed convolution in its groups; a norm behind it stays by itself."""
+        layer, name = self._layer(node), node.outputs[0]
+        implementation = self.implementations[layer.name]
+        x, sizes = node.inputs[0], _input_sizes(node)
+        weight = merged_transposed_weight(
+            self._read(node.inputs[1]), self.weights.options[layer.knob], implementation.groups,
+            layer.input_order(),
+        )  # fmt: skip
+        if implementation.groups > 1:
+            x = self._shuffled(x, layer, implementation, sizes, channels=1)
+        inputs = [x, self._tensor(f"{name}.weight", weight)]
+        if len(node.inputs) > 2:
+            inputs.append(self._tensor(f"{name}.bias", self._read(node.inputs[2])))
+        attributes = {key: each for key, each in node.attributes.items() if key != "input"}
+        attributes["group"] = implementation.groups
+        self.nodes.append(Node("ConvTranspose", tuple(inputs), (name,), attributes))
 
     def _on_grid(self, x: str, name: str, grid: Rounding) -> str:
         """Return a layer's input on its grid."""
@@ -355,10 +389,12 @@ class _Builder:
 
     def _layer(self, node: Node) -> BundleLayer:
         layer, weight = self.layers[node.layer], self._read(node.inputs[1])
-        if weight.shape[:2] != (layer.outputs, layer.inputs):
+        sizes = (layer.outputs, layer.inputs)
+        sizes = sizes[::-1] if node.op == TRANSPOSED else sizes
+        if weight.shape[:2] != sizes:
             raise ValueError(
                 f"the weight of {layer.name!r} has shape {weight.shape}, not"
-                f" ({layer.outputs}, {layer.inputs}, ...)"
+                f" ({sizes[0]}, {sizes[1]}, ...)"
             )
         return layer
 

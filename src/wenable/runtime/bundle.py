@@ -7,12 +7,13 @@ the shift of every norm, in the order of the manifest. The manifest is JSON in t
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from wenable.runtime.bundle_file import VERSION as VERSION
 from wenable.runtime.bundle_file import BundleError, one_line, read_bundle_file
 from wenable.runtime.bundle_file import checksum as checksum
 from wenable.runtime.graph import Graph, TensorType, types_from_json
-from wenable.runtime.image_sizes import check_inputs
+from wenable.runtime.image_sizes import check_inputs, check_other_size
 from wenable.runtime.manifest import ExportedMode as ExportedMode
 from wenable.runtime.manifest import (
     as_newest,
@@ -39,6 +40,7 @@ from wenable.runtime.manifest import (
     read_layer,
     read_mode,
     read_norm,
+    read_sizes,
     read_space,
     text_of,
 )
@@ -108,6 +110,22 @@ class Bundle:
         for graph in self._graphs:
             check_graph(graph, self._tensors, self.layers, norms)
         self._check_modes()
+        sizes = read_sizes(manifest.get("sizes", []), len(self.modes), len(graphs))
+        self.at_other_sizes = tuple(map(self._at_size, sizes))
+        """The same bundle at each further size of images that it takes, as a whole of its own."""
+        shapes = [[each.shape for each in one.inputs] for one in (self, *self.at_other_sizes)]
+        if any(shape in shapes[:place] for place, shape in enumerate(shapes)):
+            raise ValueError("it lists a size of images twice")
+
+    def _at_size(self, graphs: Sequence[int]) -> Bundle:
+        """Return this bundle with the graphs of another size of images, one for each mode."""
+        other = copy.copy(self)
+        pairs = zip(self.modes, graphs, strict=True)
+        other.modes = tuple(replace(mode, graph=number) for mode, number in pairs)
+        other.inputs, other.at_other_sizes = self._graphs[graphs[0]].inputs, ()
+        check_other_size(self.inputs, other.inputs)
+        other._check_modes()
+        return other
 
     @cached_property
     def structure(self) -> str:
@@ -121,6 +139,7 @@ class Bundle:
         parts: list[Any] = [self.space.to_json(), self._graphs[0].to_json(), layers, shapes]
         others = [each for each in self.modes if each.views or each.graph]
         if others:
+            # Those of another size of images belong to it here.
             parts.append([graph.to_json() for graph in self._graphs[1:]])
             parts.append([[str(each.mode), each.graph, _sizes(each)] for each in others])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -182,7 +201,7 @@ class Bundle:
 
     def _fit(self, found: list[Any], outputs: list[Any], graph: Graph) -> bool:
         """Say whether outputs have the shapes of other modes'; of smaller images they may be smaller."""
-        if graph.inputs == self._graphs[0].inputs:
+        if graph.inputs == self._graphs[self.modes[0].graph].inputs:
             return found == outputs
         same = [(len(each), each[:2]) for each in found] == [
             (len(each), each[:2]) for each in outputs
@@ -204,10 +223,14 @@ class Bundle:
             self._checked_batches.add(batch)
 
     def computed_bytes(self, batch: int) -> int:
-        """Return about how many bytes of values live at once while a mode runs a batch, at most."""
+        """Return about how many bytes of values live at once while a mode runs a batch, at most.
+
+        Of all sizes of images that of the largest.
+        """
         if batch not in self._computed:
             held = (most_held(graph, tensors, batch) for graph, tensors in self._each_unlike())
-            self._computed[batch] = 4 * max(held)
+            others = [each.computed_bytes(batch) for each in self.at_other_sizes]
+            self._computed[batch] = max(4 * max(held), *others, 0)
         return self._computed[batch]
 
     def _each_unlike(self) -> Iterator[tuple[Graph, Mapping[str, np.ndarray]]]:

@@ -9,7 +9,16 @@ import numpy as np
 
 from wenable.core.views import View
 from wenable.runtime.building import norms_to_fold
-from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Graph, Node, TensorType
+from wenable.runtime.graph import (
+    CONVOLUTION,
+    GROUPED,
+    LINEAR,
+    NORM,
+    TRANSPOSED,
+    Graph,
+    Node,
+    TensorType,
+)
 from wenable.runtime.implementations import BundleLayer
 from wenable.runtime.shapes import Shape
 from wenable.runtime.sizes import check_sizes
@@ -17,7 +26,7 @@ from wenable.runtime.sizes import check_sizes
 _MOST_VALUES = 2**28
 """Values of one input that a file may ask for, for each example."""
 _PRODUCTS = (
-    CONVOLUTION, LINEAR, "BatchNormalization", "Conv", "ConvTranspose", "GRU", "Gemm", "GroupNormalization",
+    *GROUPED, "BatchNormalization", "Conv", "ConvTranspose", "GRU", "Gemm", "GroupNormalization",
     "InstanceNormalization", "LSTM", "LayerNormalization", "MatMul", "Mul", "PRelu", "RNN",
 )  # fmt: skip
 """Operations whose constants are factors and biases."""
@@ -44,7 +53,7 @@ def check_graph(
             _check_finite(node.inputs, tensors)
         if node.op == NORM and node.layer not in norms:
             raise ValueError(f"its graph has the norm {node.layer!r}, which it does not list")
-        if node.op in (CONVOLUTION, LINEAR):
+        if node.op in GROUPED:
             _check_layer(node, tensors, layers)
     for each in graph.inputs:
         if each.shape[:1] != (None,) or math.prod(size or 1 for size in each.shape) > _MOST_VALUES:
@@ -147,10 +156,11 @@ def _check_layer(node: Node, tensors: Tensors, layers: Mapping[str, BundleLayer]
     weight, *bias = (tensors[each] for each in node.inputs[1:])
     if any(each.dtype.kind != "f" or each.dtype != weight.dtype for each in (weight, *bias)):
         raise ValueError(f"the weight or bias of {name!r} has type {weight.dtype}")
-    if weight.ndim < 2 or any(each.shape != weight.shape[:1] for each in bias):
+    outputs = weight.shape[1:2] if node.op == TRANSPOSED else weight.shape[:1]
+    if weight.ndim < 2 or any(each.shape != outputs for each in bias):
         raise ValueError(
             f"the bias of {name!r} has shape {bias[0].shape if bias else None}, not"
-            f" ({weight.shape[0] if weight.ndim else 1},)"
+            f" ({outputs[0] if outputs else 1},)"
         )
     if not plain:
         _check_grouped(node, weight, layers[node.layer])
@@ -160,14 +170,16 @@ def _check_layer(node: Node, tensors: Tensors, layers: Mapping[str, BundleLayer]
 
 def _check_grouped(node: Node, weight: np.ndarray, layer: BundleLayer) -> None:
     name, whole = layer.name, (layer.outputs, layer.inputs)
-    if weight.shape[:2] != whole or (weight.ndim > 2) != (node.op == CONVOLUTION):
-        kernel = ", ..." if node.op == CONVOLUTION else ""
+    if node.op == TRANSPOSED:
+        whole = whole[::-1]
+    convolution = node.op != LINEAR
+    if weight.shape[:2] != whole or (weight.ndim > 2) != convolution:
+        kernel = ", ..." if convolution else ""
         raise ValueError(
             f"the weight of {name!r} has shape {weight.shape}, not {str(whole)[:-1]}{kernel})"
         )
     size = node.attributes["input"]
     assert isinstance(size, list)
-    convolution = node.op == CONVOLUTION
     fits = len(size) == weight.ndim - 1 if convolution else len(size) > 0
     if not fits or size[0 if convolution else -1] != layer.inputs:
         raise ValueError(f"the input of {name!r} has shape {size}, its weight {weight.shape}")

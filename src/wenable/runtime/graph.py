@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CONVOLUTION, LINEAR, NORM = "SwitchableConv", "SwitchableLinear", "Norm"
+TRANSPOSED = "SwitchableConvTranspose"
 """Operations of ours: they are lowered to an engine's own, for each mode. All others are ONNX's."""
+GROUPED = (CONVOLUTION, TRANSPOSED, LINEAR)
+"""Those that run in groups."""
 
 Attribute = int | float | str | list[int] | list[float]
 
@@ -232,7 +235,7 @@ def _node_from_json(values: Any) -> Node:
     return node
 
 
-_ARITY = {CONVOLUTION: (2, 3), LINEAR: (2, 3), NORM: (1,)}
+_ARITY = {CONVOLUTION: (2, 3), TRANSPOSED: (2, 3), LINEAR: (2, 3), NORM: (1,)}
 
 
 def _check_own(node: Node) -> None:

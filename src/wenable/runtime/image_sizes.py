@@ -33,6 +33,21 @@ def check_inputs(full: Sequence[TensorType], own: Sequence[TensorType]) -> None:
             )
 
 
+def check_other_size(first: Sequence[TensorType], other: Sequence[TensorType]) -> None:
+    """Raise `ValueError` for inputs that differ from the network's in more than the size of images."""
+    alike = [(each.name, each.dtype) for each in first] == [
+        (each.name, each.dtype) for each in other
+    ]
+    pairs = zip(first, other, strict=True) if alike else ()
+    if not alike or not all(
+        one.shape == two.shape
+        or (len(one.shape) == len(two.shape) == _IMAGE_RANK and one.shape[:2] == two.shape[:2]
+            and one.dtype == "float32")
+        for one, two in pairs
+    ):  # fmt: skip
+        raise ValueError("a size of images has inputs that differ in more than height and width")
+
+
 def _smaller(sides: Sequence[int | None]) -> bool:
     height, width, own_height, own_width = (side or 0 for side in sides)
     return own_height <= height and own_width <= width

@@ -147,6 +147,31 @@ def as_written(layer: BundleLayer, option: int) -> Implementation:
     return Implementation(option, "transpose")
 
 
+def merged_transposed_weight(
+    weight: np.ndarray, option: int, groups: int, order: np.ndarray | None
+) -> np.ndarray:
+    """Return the blocks of a transposed layer as the weight of one of fewer groups.
+
+    - `weight`: the whole weight, shape `(inputs, outputs, *kernel)`; else as of `merged_weight`.
+
+    Returns shape `(inputs, outputs / groups, *kernel)`, zero where nothing is enabled. With more than
+    one group its rows are in the order in which the inputs are read.
+    """
+    inputs, outputs = weight.shape[:2]
+    if option == 1:
+        return weight
+    rows, columns = inputs // option, outputs // option
+    merged = np.zeros((inputs, outputs // groups, *weight.shape[2:]), weight.dtype)
+    order = np.arange(inputs) if order is None else order
+    for block in range(option):
+        read = order[block * rows : (block + 1) * rows]
+        enabled = weight[read, block * columns : (block + 1) * columns]
+        start = block % (option // groups) * columns
+        row = read if groups == 1 else slice(block * rows, (block + 1) * rows)
+        merged[row, start : start + columns] = enabled
+    return merged
+
+
 def merged_weight(
     weight: np.ndarray, option: int, groups: int, order: np.ndarray | None
 ) -> np.ndarray:

@@ -17,6 +17,8 @@ from wenable.runtime.implementations import BundleLayer
 _MOST_CHANNELS = 2**24
 _MOST_ENTRIES = 4096
 """Of knobs, of modes, of the views of one."""
+_MOST_SIZES = 64
+"""Of images, besides the first: each is checked as a whole when the file is opened."""
 _FIGURES = ("value", "low", "high", "p90", "p99")
 """Of a reading: numbers, or None."""
 _SHARE = re.compile(r"1(?:/[1-9][0-9]{0,7})?")
@@ -158,6 +160,26 @@ def read_mode(
         _views(values.get("views", {}), text),
         _channels(values.get("channels", {}), text, norms),
     )
+
+
+def read_sizes(values: Any, modes: int, graphs: int) -> list[list[int]]:
+    """Return the graphs of the modes at each further size of images.
+
+    - `modes`, `graphs`: how many there are.
+    """
+    found = []
+    if len(list_of(values, "`sizes`")) > _MOST_SIZES:
+        raise ValueError(f"`sizes` has more than {_MOST_SIZES} entries")
+    for each in values:
+        numbers = list_of(object_of(each, "a size")["graphs"], "`graphs` of a size", least=modes)
+        known = all(type(number) is int and 0 <= number < graphs for number in numbers)
+        if len(numbers) != modes or not known:
+            raise ValueError(
+                f"`graphs` (={numbers!r:.100}) of a size must be a number from 0 to {graphs - 1} for each"
+                f" of {modes} modes"
+            )
+        found.append(numbers)
+    return found
 
 
 def _check_mode_text(text: str, knobs: Sequence[Knob]) -> None:

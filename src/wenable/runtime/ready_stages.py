@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wenable.runtime.building import build, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import Engine
 from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.image_sizes import with_smaller_images
+from wenable.runtime.implementations import as_written
 from wenable.runtime.stages import Part, Run, StageModel, parts_of
 
 
@@ -32,18 +34,17 @@ class ReadyStages:
 class StagesOfSession:
     """Prepares the parts of modes at their first use, and keeps them.
 
-    - `model`: returns the model of a mode by its number.
-    - `whole`: runs a mode as it is, by its number; where it is given, modes share nothing.
+    - `whole`: runs a mode as it is, by its number, for a size of batch; where it is given, modes share
+      nothing.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         engine: Engine,
-        model: Callable[[int], StageModel],
-        whole: Callable[[int, Mapping[str, np.ndarray]], list[np.ndarray]] | None,
+        whole: Callable[[int, int, Mapping[str, np.ndarray]], list[np.ndarray]] | None,
     ) -> None:
-        self._bundle, self._engine, self._model, self._whole = bundle, engine, model, whole
+        self._bundle, self._engine, self._whole = bundle, engine, whole
         self.forget()
 
     def forget(self) -> None:
@@ -72,7 +73,7 @@ class StagesOfSession:
 
     def _parts_of(self, numbers: tuple[int, ...]) -> Sequence[Part]:
         if numbers not in self._parts:
-            models = [self._model(number) for number in numbers]
+            models = [_model(self._bundle, number) for number in numbers]
             shared = self._whole is None
             self._parts[numbers] = (
                 parts_of(models) if shared else [parts_of([each])[0] for each in models]
@@ -81,8 +82,16 @@ class StagesOfSession:
 
     def _run(self, number: int, part: Part, batch: int) -> Run:
         if (whole := self._whole) is not None:
-            return lambda inputs: whole(number, inputs)
+            return lambda inputs: whole(number, len(next(iter(inputs.values()))), inputs)
         runner = self._engine.prepare(part.model(), *([batch] if self._engine.per_batch else []))
         own = {each.name: each for each in part.inputs}
         images = [each for each in self._bundle.inputs if each.name in own]
         return with_smaller_images(runner, images, [own[each.name] for each in images])
+
+
+def _model(bundle: Bundle, number: int) -> StageModel:
+    """Return the model of a mode as written, so that what modes have in common looks the same."""
+    graph, weights = bundle.graph_of(number), bundle.weights_of(number)
+    ways = choose_each(bundle.layers, weights.options, as_written)
+    built = build(graph, bundle.layers, weights, ways)
+    return StageModel(graph.inputs, graph.outputs, built.nodes, built.tensors, graph.opset)

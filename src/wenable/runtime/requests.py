@@ -22,6 +22,7 @@ from wenable.runtime.decisions import ModeFigures, check_positive
 from wenable.runtime.known_modes import KnownMode
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.prepared import PreparedModes
+from wenable.runtime.prepared_at_size import PreparedAtSize
 from wenable.runtime.unloaded import Load, Timed, Watch, time_unloaded
 
 _PATIENCE_S = 3.0
@@ -53,7 +54,9 @@ def _thread(work: Callable[[], None]) -> Helper:
 class _Call:
     """A call of one mode, made ready where it is not."""
 
-    def __init__(self, prepared: PreparedModes, number: int, batch: int, inputs: Any) -> None:
+    def __init__(
+        self, prepared: PreparedModes | PreparedAtSize, number: int, batch: int, inputs: Any
+    ) -> None:
         self._prepared, self._number, self._batch = prepared, number, batch
         self._inputs = inputs
 
@@ -72,7 +75,7 @@ class LimitedRequests:
     def __init__(
         self,
         modes: Sequence[KnownMode],
-        prepared: PreparedModes,
+        prepared: PreparedModes | PreparedAtSize,
         latencies: Latencies,
         load: Load,
         example: Any,

@@ -16,7 +16,7 @@ import numpy as np
 from wenable.core.escalation import Escalation
 from wenable.core.renamed import refuse_renamed
 from wenable.core.space import Mode, ModeChoice
-from wenable.runtime.building import Choose, build, build_model, choose_each
+from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
 from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_of
@@ -26,17 +26,17 @@ from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.escalating import Limit, Score, escalate, sure
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
-from wenable.runtime.graph import TensorType
 from wenable.runtime.image_sizes import with_smaller_images
-from wenable.runtime.images import prepare_pixels
-from wenable.runtime.implementations import Implementation, as_written
+from wenable.runtime.implementations import Implementation
 from wenable.runtime.kernel_choice import KERNELS, KernelChoice, chosen_by_profiles
 from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.prepared import PreparedModes
+from wenable.runtime.prepared_at_size import PreparedAtSize
 from wenable.runtime.ready_stages import StagesOfSession
 from wenable.runtime.requests import LimitedRequests
-from wenable.runtime.stages import StageModel
+from wenable.runtime.session_inputs import SessionInputs
+from wenable.runtime.sized import Sized, size_words
 from wenable.runtime.unloaded import Load
 
 
@@ -49,9 +49,9 @@ class Session:
       they run faster. Both are measured once and remembered.
     - `threads`: of one call; None for one for each core.
     - `memory_budget_mb`: in MiB, for all that prepared modes hold: weights, and what a batch of the
-      largest size so far takes. Beyond it modes that were not used for longest are dropped, and
-      where all are in use a request waits for room. One mode that is larger by itself is held alone.
-      None for no limit.
+      largest size so far takes, of images of the largest size. Beyond it modes that were not used for
+      longest are dropped, and where all are in use a request waits for room. One mode that is larger
+      by itself is held alone. None for no limit.
     - `profile`: what `wenable profile` measured of this bundle on this device, or a path to it. None
       takes the one that is kept for this user where there is one. Otherwise each mode is timed as
       written and by a default table when it is first prepared, which is remembered; under a
@@ -94,15 +94,11 @@ class Session:
             kernels = None
         self.engine: Engine = open_engine(engine, threads)
         self._numbers: dict[ModeChoice, int] = {}
-        self._wanted = _wanted(self.bundle.inputs)
-        self._wanted_of = [
-            _wanted(self.bundle.inputs_of(number)) for number in range(len(self.bundle.modes))
-        ]
+        bundles = (self.bundle, *self.bundle.at_other_sizes)
+        self._inputs = SessionInputs(bundles)
         self.profile = self._profile(profile)
         self._choose = choose
-        # Timing takes memory that a budget is not asked for.
-        self._first_choice = FirstChoice(self.bundle, self.engine, measure=memory_budget_mb is None)
-        self._kernels = self._kernel_choice(kernels, measure=memory_budget_mb is None)
+        self._kernels = kernels
         self._on_kernels: set[int] = set()
         self._prepared = PreparedModes(
             self._built,
@@ -113,20 +109,33 @@ class Session:
             budget=None if memory_budget_mb is None else int(memory_budget_mb * 2**20),
         )
         self._load = Load()
-        known = known_modes(self.bundle, self.profile)
-        self._limited = LimitedRequests(
-            known,
-            self._prepared,
-            Latencies(self.modes, [each.share for each in known], {1: self.profile.latencies}),
-            self._load,
-            self.bundle.example,
-            target=deadline_target,
-        )
+        # Timing takes memory that a budget is not asked for.
+        measure = memory_budget_mb is None
+        self._sized = [
+            self._at_size(place, each, measure=measure, target=deadline_target)
+            for place, each in enumerate(bundles)
+        ]
         apart = isinstance(self.engine, ModeEngine) or memory_budget_mb is not None
         self._stages = StagesOfSession(
-            self.bundle, self.engine, self._stage_model, self._run_whole if apart else None
+            self.bundle, self.engine, self._prepared.call if apart else None
         )
         tell_after_fork(self)
+
+    def _at_size(self, place: int, bundle: Bundle, *, measure: bool, target: float) -> Sized:
+        """Return what belongs to one size of images; `place`: 0 is that of the example."""
+        kernels = self._kernel_choice(bundle, measure=measure)
+        known = known_modes(bundle, self.profile)
+        measured = {} if place else {1: self.profile.latencies}
+        count = len(bundle.modes)
+        limited = LimitedRequests(
+            known,
+            PreparedAtSize(self._prepared, place * count, count),
+            Latencies(self.modes, [each.share for each in known], measured),
+            self._load,
+            bundle.example,
+            target=target,
+        )
+        return Sized(bundle, FirstChoice(bundle, self.engine, measure=measure), kernels, limited)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -136,7 +145,8 @@ class Session:
     @property
     def prepared_modes(self) -> tuple[str, ...]:
         """The modes that are held ready, those not used for longest first."""
-        return tuple(str(self.bundle.modes[number].mode) for number in self._prepared.numbers())
+        numbers = [number % len(self.bundle.modes) for number in self._prepared.numbers()]
+        return tuple(dict.fromkeys(str(self.bundle.modes[number].mode) for number in numbers))
 
     @property
     def prepared_mb(self) -> float:
@@ -152,15 +162,30 @@ class Session:
         self.prepare(mode)
         return "native" if number in self._on_kernels else self.engine.name
 
-    def prepare(self, mode: ModeChoice, batch: int = 1) -> None:
+    @property
+    def image_sizes(self) -> tuple[str, ...]:
+        """The sizes of images that it takes, as "128x160"; those of several inputs with "and"."""
+        return tuple(size_words(each.bundle) for each in self._sized)
+
+    def prepare(
+        self, mode: ModeChoice, batch: int = 1, image_size: tuple[int, int] | None = None
+    ) -> None:
         """Make a mode ready for a size of batch, so that its first call takes no longer than the next.
 
         Only OpenVINO prepares a mode for each size of batch.
-        """
-        self._prepared.leave(self._prepared.take(self._number_of(mode), self._size(batch)))
 
-    def warm_up(self, batches: Iterable[int] = (1,)) -> None:
+        - `image_size`: height and width; those of the example where nothing is said.
+        """
+        place = self._place(image_size)
+        number = place * len(self.bundle.modes) + self._number_of(mode)
+        self._prepared.leave(self._prepared.take(number, self._size(batch, place)))
+
+    def warm_up(
+        self, batches: Iterable[int] = (1,), image_size: tuple[int, int] | None = None
+    ) -> None:
         """Prepare all modes for these sizes of batch, and time them, so that no request waits for it.
+
+        - `image_size`: height and width; those of the example where nothing is said.
 
         Where a budget does not hold all of them, the cheaper ones stay ready. Each size is timed
         unless the profile has it, and while nothing else runs: under load, for as long as three
@@ -168,8 +193,9 @@ class Session:
 
         Raises `ValueError` for a size that is no whole number above 0, `EngineError`, `BundleError`.
         """
-        for batch in [self._size(each) for each in batches]:
-            self._limited.warm_up(batch)
+        place = self._place(image_size)
+        for batch in [self._size(each, place) for each in batches]:
+            self._sized[place].limited.warm_up(batch)
 
     def run(
         self,
@@ -185,9 +211,10 @@ class Session:
         A dict of them, by name, if the network gives back a dict, a named tuple or a dataclass.
 
         - `x`: shape `(N, ...)` as the network was exported with, of its type; for several inputs a tuple
-          of arrays in their order, or a dict of them by name. With `mode` also images of the mode's own
-          size. Or images as uint8, prepared here as the bundle says (needs Pillow): shape
-          `(N, height, width, channels)`, one image without the N, or a list of images of any sizes.
+          of arrays in their order, or a dict of them by name. Images may have any of `image_sizes`, and
+          with `mode` also the mode's own size. Or images as uint8, prepared here as the bundle says
+          (needs Pillow): shape `(N, height, width, channels)`, one image without the N, or a list of
+          images of any sizes.
         - `mode`: one of the exported ones; the first of them where nothing is said.
         - `deadline_ms`, `max_energy_mj`: instead of a mode: the most accurate one that is predicted
           to stay within them, as the machine is now. Where none does, the one nearest to it runs;
@@ -209,15 +236,17 @@ class Session:
         if limited and mode is not None:
             raise ValueError(f"`mode` (={mode}) and a limit were both given; ask for one of them")
         number = None if limited else 0 if mode is None else self._number_of(mode)
-        x = self._prepared_images(x)
-        inputs = self._inputs(x, number)
-        batch = len(next(iter(inputs.values())))
+        given = self._inputs.given(x)
+        place = self._inputs.place_of(given)
+        inputs, batch = self._inputs.checked(given, number, place), len(given[0])
+        if number is not None:
+            number += place * len(self.bundle.modes)
         load.running.append(None)
         try:
             if number is not None:
                 outputs = self._prepared.call(number, batch, inputs)
             else:
-                outputs = self._limited.run(
+                outputs = self._sized[place].limited.run(
                     inputs, batch, started, deadline_ms=deadline_ms,
                     max_energy_mj=max_energy_mj, strict=strict,
                 )  # fmt: skip
@@ -264,10 +293,10 @@ class Session:
         """
         started, load = time.perf_counter(), self._load
         self._prepared.check_open()
-        numbers = self._in_order(modes)
+        numbers = self._asked_in_turn(modes)
         is_sure = sure(score, threshold, len(numbers))
-        inputs = self._inputs(self._prepared_images(x), None)
-        batch = len(next(iter(inputs.values())))
+        given = self._inputs.given(x)
+        inputs, batch = self._inputs.checked(given, None), len(given[0])
         ready = self._stages.are_ready(numbers, batch)
         stages = self._stages.of(numbers, batch)
         limit = None
@@ -285,36 +314,29 @@ class Session:
             limit.observe(last, learn=ready)
         return answers
 
-    def _in_order(self, modes: Sequence[ModeChoice] | None) -> tuple[int, ...]:
+    def _asked_in_turn(self, modes: Sequence[ModeChoice] | None) -> tuple[int, ...]:
         """Return the numbers of modes to be asked one after another."""
         if modes is None:
-            return self._limited.cheapest_first
+            return self._sized[0].limited.cheapest_first
         numbers = tuple(map(self._number_of, modes))
         if not numbers or len(set(numbers)) < len(numbers):
             raise ValueError(f"`modes` (={list(map(str, modes))}) must name modes, each once")
         return numbers
 
-    def _stage_model(self, number: int) -> StageModel:
-        """Return the model of a mode as written, so that what modes have in common looks the same."""
-        bundle, weights = self.bundle, self.bundle.weights_of(number)
-        graph = bundle.graph_of(number)
-        ways = choose_each(bundle.layers, weights.options, as_written)
-        built = build(graph, bundle.layers, weights, ways)
-        return StageModel(graph.inputs, graph.outputs, built.nodes, built.tensors, graph.opset)
-
-    def _run_whole(self, number: int, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        return self._prepared.call(number, len(next(iter(inputs.values()))), inputs)
-
     def check(self, x: Any, *, mode: ModeChoice | None = None) -> None:
         """Raise `ValueError` or `BundleError` for inputs or a mode that `run` would refuse; run nothing."""
-        self._inputs(self._prepared_images(x), None if mode is None else self._number_of(mode))
+        given = self._inputs.given(x)
+        number = None if mode is None else self._number_of(mode)
+        self._inputs.checked(given, number, self._inputs.place_of(given))
 
-    def controller(self, batch: int = 1) -> Controller:
+    def controller(self, batch: int = 1, image_size: tuple[int, int] | None = None) -> Controller:
         """Return what chooses modes under a limit: its decisions, counters, predicted latencies.
 
-        Each size of batch has its own. Where no request of this size came yet, `warm_up` is called.
+        Each size of batch has its own, and each size of images. Where no request of this size came yet,
+        `warm_up` is called.
         """
-        return self._limited.controller(self._size(batch))
+        place = self._place(image_size)
+        return self._sized[place].limited.controller(self._size(batch, place))
 
     def close(self) -> None:
         """Drop all prepared modes and end their threads; calls that run go on to their end.
@@ -322,7 +344,8 @@ class Session:
         Afterwards every use is refused with `ClosedError`. Closing again does nothing.
         """
         self._prepared.close()
-        self._limited.close()
+        for each in self._sized:
+            each.limited.close()
         self._stages.forget()
         if isinstance(self.engine, ModeEngine):
             self.engine.close()
@@ -351,7 +374,8 @@ class Session:
     def after_fork(self) -> None:
         """Begin anew in a forked process, which the threads of prepared modes did not come along to."""
         self._prepared.forget()
-        self._limited.forget()
+        for each in self._sized:
+            each.limited.forget()
         self._stages.forget()
         self._load.running.clear()
 
@@ -376,70 +400,30 @@ class Session:
             self._numbers[mode] = self.bundle.number_of(mode)
         return self._numbers[mode]
 
-    def _prepared_images(self, x: Any) -> Any:
-        """Return the input of the network for images in bytes; whatever else is given as it is."""
-        if isinstance(x, list):
-            pixels = not x or any(isinstance(each, np.ndarray) for each in x)
-        else:
-            pixels = isinstance(x, np.ndarray) and x.dtype == np.uint8
-        if not pixels or len(self._wanted) != 1 or self._wanted[0][1] != np.float32:
-            return x
-        if self.bundle.preprocessing is None:
+    def _place(self, image_size: tuple[int, int] | None) -> int:
+        """Return which of the sizes of images one is; refuses one that the bundle does not take."""
+        names = self.image_sizes
+        if image_size is None:
+            return 0
+        wanted = "x".join(map(str, image_size))
+        if wanted not in names:
             raise ValueError(
-                "`x` holds images in bytes, and the bundle does not say how they are prepared: set"
-                " `preprocessing` of the network before it is exported, or prepare them"
+                f"`image_size` (={image_size}) is none of the bundle's; allowed: {', '.join(names)}"
             )
-        return prepare_pixels(x, self.bundle.preprocessing)
+        return names.index(wanted)
 
-    def _inputs(self, x: Any, number: int | None) -> Mapping[str, np.ndarray]:
-        """Return the inputs by name, checked: of the network's sizes, or of those of mode `number`."""
-        own = self._wanted if number is None else self._wanted_of[number]
-        given = self._in_order(x) if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
-        if len(given) != len(self._wanted):
-            raise ValueError(f"`x` must be {len(self._wanted)} arrays, not {len(given)}")
-        found: dict[str, np.ndarray] = {}
-        for array, (name, dtype, shape), (*_, smaller) in zip(
-            given, self._wanted, own, strict=True
-        ):
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                kind = getattr(array, "dtype", type(array).__name__)
-                raise ValueError(f"`x` ({kind}) must be a numpy array of {dtype}")
-            if array.shape[1:] not in (shape, smaller) or not array.ndim or not len(array):
-                shapes = " or ".join(
-                    f"({', '.join(map(str, ('N', *each)))})"
-                    for each in dict.fromkeys((shape, smaller))
-                )
-                raise ValueError(
-                    f"`x` (of shape {array.shape}) must have shape {shapes}, N above 0"
-                )
-            if array.dtype.kind == "f" and not _is_finite(array):
-                raise ValueError("`x` holds NaN or infinity")
-            found[name] = array
-        self.bundle.check_batch(len(given[0]))
-        return found
-
-    def _in_order(self, x: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return inputs that are given by name in the order of the network's."""
-        names = [name for name, *_ in self._wanted]
-        for name in (*x, *names):
-            if name not in names or name not in x:
-                what = "names" if name in x else "lacks"
-                allowed = ", ".join(map(repr, names))
-                raise ValueError(f"`x` {what} {name!r}; the network's inputs are {allowed}")
-        return tuple(x[name] for name in names)
-
-    def _kernel_choice(self, kernels: ModeEngine | None, *, measure: bool) -> KernelChoice | None:
+    def _kernel_choice(self, bundle: Bundle, *, measure: bool) -> KernelChoice | None:
         """Return what chooses our kernels; None if it was said how layers are executed.
 
         A profile of the engine says that, and what to expect under a deadline. With one of our kernels
         beside it the faster of both is taken for each mode.
         """
-        profile = self.profile
+        profile, kernels = self.profile, self._kernels
         told = self._choose or profile.times_ms or profile.schemes or profile.latencies
         if kernels is None or self._choose:
             return None
-        if not told:
-            return KernelChoice(self.bundle, self.engine, kernels, measure=measure)
+        if not told or bundle is not self.bundle:  # a profile is of the example's size
+            return KernelChoice(bundle, self.engine, kernels, measure=measure)
         of_kernels = kept_profile(self.bundle.structure, kernels)
         chosen = chosen_by_profiles(profile, of_kernels)
         if not chosen:
@@ -449,16 +433,16 @@ class Session:
             for mode, reading in profile.latencies.items()
         }
         self.profile = replace(profile, latencies=latencies)
-        return KernelChoice(self.bundle, self.engine, kernels, measure=False, profiled=chosen)
+        return KernelChoice(bundle, self.engine, kernels, measure=False, profiled=chosen)
 
     def _built(self, number: int) -> bytes | PlannedMode:
+        place, own = divmod(number, len(self.bundle.modes))
+        bundle, kernels = self._sized[place].bundle, self._sized[place].kernels
         if isinstance(self.engine, ModeEngine):
-            bundle = self.bundle
-            graph = bundle.graph_of(number)
-            return self.engine.plan(graph, bundle.layers, bundle.weights_of(number))
-        if self._kernels is None:
+            return self.engine.plan(bundle.graph_of(own), bundle.layers, bundle.weights_of(own))
+        if kernels is None:
             return self.model(number)
-        model = self._kernels.model(number, lambda: self.model(number))
+        model = kernels.model(own, lambda: self.model(number))
         if isinstance(model, PlannedMode):
             self._on_kernels.add(number)
         return model
@@ -468,44 +452,45 @@ class Session:
             runner = model.runner
         else:
             runner = self.engine.prepare(model, *([batch] if self.engine.per_batch else []))
-        return with_smaller_images(runner, self.bundle.inputs, self.bundle.inputs_of(number))
+        place, own = divmod(number, len(self.bundle.modes))
+        bundle = self._sized[place].bundle
+        return with_smaller_images(runner, bundle.inputs, bundle.inputs_of(own))
 
     def _held_bytes(self, model: int, batch: int) -> int:
-        return self.engine.held_bytes(model, self.bundle.computed_bytes(batch))
+        # The largest size of images: which one a mode is prepared for is not asked here.
+        computed = max(each.bundle.computed_bytes(batch) for each in self._sized)
+        return self.engine.held_bytes(model, computed)
 
-    def _size(self, batch: int) -> int:
+    def _size(self, batch: int, place: int = 0) -> int:
         """Return a size of batch; raises where it is none, or larger than the graph can bear."""
         if type(batch) is not int or batch < 1:
             raise ValueError(f"`batch` (={batch!r}) must be a whole number above 0")
-        self.bundle.check_batch(batch)
+        (self._sized[place].bundle if place else self.bundle).check_batch(batch)
         return batch
 
     def model(self, number: int) -> bytes:
-        """Return the ONNX model of mode `number`, as the engine gets it."""
-        bundle, weights = self.bundle, self.bundle.weights_of(number)
-        graph, ways = bundle.graph_of(number), self.implementations(number)
-        return build_model(graph, bundle.layers, weights, ways)
+        """Return the ONNX model of mode `number`, as the engine gets it.
+
+        With several sizes of images, those of each have the numbers behind those of the size before.
+        """
+        place, own = divmod(number, len(self.bundle.modes))
+        bundle = self._sized[place].bundle
+        graph, ways = bundle.graph_of(own), self.implementations(number)
+        return build_model(graph, bundle.layers, bundle.weights_of(own), ways)
 
     def implementations(self, number: int) -> dict[str, Implementation]:
-        """Return how each layer is executed in mode `number`."""
-        layers, options = self.bundle.layers, self.bundle.weights_of(number).options
+        """Return how each layer is executed in mode `number`, counted as in `model`."""
+        place, number = divmod(number, len(self.bundle.modes))
+        bundle, profile = self._sized[place].bundle, self.profile
+        layers, options = bundle.layers, bundle.weights_of(number).options
         if self._choose is not None:
             return choose_each(layers, options, self._choose)
-        scheme = scheme_of(self.profile, str(self.bundle.modes[number].mode))
+        scheme = scheme_of(profile, str(bundle.modes[number].mode))
+        if place and profile.times_ms:  # measured at the first size, which tells nothing of others
+            scheme, profile = None, replace(profile, times_ms={})
         if scheme is None and isinstance(self.engine, ModeEngine):
             scheme = "as written"
         if scheme is None:
-            scheme = self._first_choice.scheme(number)
-        linked = self.bundle.chains_of(number)
-        return self.profile.implementations(layers, linked, options, scheme)
-
-
-def _wanted(inputs: Iterable[TensorType]) -> list[tuple[str, np.dtype[Any], tuple[Any, ...]]]:
-    """Return name, type and shape without the batch of each input."""
-    return [(each.name, np.dtype(each.dtype), tuple(each.shape[1:])) for each in inputs]
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    """Say whether all values are finite; a sum, which is fast, tells it of nearly every array."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+            scheme = self._sized[place].choice.scheme(number)
+        linked = bundle.chains_of(number)
+        return profile.implementations(layers, linked, options, scheme)

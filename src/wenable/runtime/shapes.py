@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, Node
+from wenable.runtime.graph import CONVOLUTION, LINEAR, NORM, TRANSPOSED, Node
 
 Shape = tuple[int, ...]
 
@@ -158,12 +158,20 @@ def _transposed_convolution(o: Operands) -> list[Shape]:
     x, weight = o.shape(0), o.shape(1)
     if len(x) < 3 or len(weight) != len(x):
         raise ValueError(f"{o.node.op} reads shapes {x} and {weight}")
+    groups = o.attribute("group", 1)
+    if groups < 1 or x[1] != weight[0] or weight[0] % groups:
+        raise ValueError(f"{o.node.op} in {groups} groups reads shapes {x} and {weight}")
     strides, extents, pads = _window(o, weight[2:])
     rank = len(strides)
     more = o.attribute("output_padding", [0] * rank)
+    if len(more) != rank:
+        raise ValueError(
+            f"`output_padding` (={more}) of {o.node.op} does not fit {rank} dimensions"
+        )
     padding = o.attribute("auto_pad", "NOTSET")
     wanted = o.attribute("output_shape", None)
-    channels = weight[1] * o.attribute("group", 1)
+    channels = weight[1] * groups
+    _check_bias(o, channels)
     if wanted is not None:
         return [(x[0], channels, *wanted[-rank:])]
     if padding in ("SAME_UPPER", "SAME_LOWER"):
@@ -481,7 +489,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["ArgMax", "ArgMin"], _arg),
     **dict.fromkeys(["GRU", "LSTM", "RNN"], _recurrent),
     "Concat": _concat, "Constant": _constant, "ConstantOfShape": _filled,
-    "ConvTranspose": _transposed_convolution, "DepthToSpace": _depth_to_space, "Dropout": _dropout,
+    **dict.fromkeys(["ConvTranspose", TRANSPOSED], _transposed_convolution),
+    "DepthToSpace": _depth_to_space, "Dropout": _dropout,
     "Einsum": _einsum, "Expand": _expand, "Flatten": _flatten, "Gather": _gather,
     "GatherElements": _like_indices, "GatherND": _gather_nd, "Gemm": _gemm, "GridSample": _sampled,
     LINEAR: _linear, "MatMul": _product, "OneHot": _one_hot, "Pad": _pad, "Range": _range,

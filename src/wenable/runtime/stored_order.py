@@ -7,6 +7,7 @@ by nobody else. Their weights are then put in the same order, once, when the mod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,20 +34,26 @@ class Chain:
 
 
 def chains(graph: Graph, tensors: Mapping[str, np.ndarray]) -> dict[str, Chain]:
-    """Return the chain that ends in each switchable convolution that has one, by its name."""
+    """Return the chain that ends in each switchable convolution that has one, by its name.
+
+    A layer that is called several times has none: each call reads what another layer wrote.
+    """
+    calls = Counter(node.layer for node in graph.nodes)
     readers = consumers(graph.nodes)
     made_by = {name: number for number, node in enumerate(graph.nodes) for name in node.outputs}
     wanted = {each.name for each in graph.outputs}
     found = {}
     for number, node in enumerate(graph.nodes):
-        if node.op != CONVOLUTION:
+        if node.op != CONVOLUTION or calls[node.layer] > 1:
             continue
         numbers, value, reading = [], node.inputs[0], [number]
         while value in made_by and readers[value] == reading and value not in wanted:
             before = made_by[value]
             numbers.append(before)
             if graph.nodes[before].op == CONVOLUTION:
-                found[node.layer] = Chain(graph.nodes[before].layer, node.layer, tuple(numbers))
+                producer = graph.nodes[before].layer
+                if calls[producer] == 1:
+                    found[node.layer] = Chain(producer, node.layer, tuple(numbers))
                 break
             if not _keeps_channels_apart(graph.nodes[before], tensors):
                 break

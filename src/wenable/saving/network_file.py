@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode, same_random_numbers
 from wenable.network.conversion import convert
 from wenable.network.dynamic_network import Calibration, DynamicNetwork
+from wenable.network.gain import ConversionWarning
 from wenable.version import __version__
 from wenable.zoo import Source, build
 
@@ -120,7 +122,9 @@ def load(
         raise ValueError(f"{path} is not a network saved by wenable: {error}") from error
     weights = {n: t for n, t in tensors.items() if not n.startswith((_CALIBRATIONS, _ANSWERS))}
     dtype = next((t.dtype for t in weights.values() if t.is_floating_point()), torch.float32)
-    net = convert(copy_network(model).to(dtype), example, method=method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)  # whoever converted it was told
+        net = convert(copy_network(model).to(dtype), example, method=method)
     _register_late_buffers(net, weights)
     _check_architecture(net, weights, space, path)
     net.load_state_dict(weights)

@@ -1,0 +1,69 @@
+"""The table of the chain, made of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from benchmarks.chain.steps import STEPS
+from results.provenance import present_commit
+from wenable.measure.device import describe_device
+
+_LIBRARIES = (
+    "torch", "torchvision", "segmentation-models-pytorch", "transformers", "onnxruntime", "openvino",
+)  # fmt: skip
+
+
+def results_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the rows with what made them."""
+    return {
+        "command": "python -m benchmarks.chain",
+        "commit": present_commit(),
+        "machine": describe_device(),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "networks": rows,
+    }
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """Return the page of the documentation, in Markdown."""
+    rows: Sequence[Mapping[str, Any]] = results["networks"]
+    whole = sum(len(row["passed"]) == len(STEPS) for row in rows)
+    versions = ", ".join(f"{name} {each}" for name, each in results["versions"].items())
+    lines = [
+        "# Tasks beyond classification, the whole way",
+        "",
+        f"{whole} of the {len(rows)} networks that were tried go the whole way.",
+        "",
+        "Each network, with random weights and small inputs, is **converted** by `WeightEnabling` as it comes"
+        " (attention too, for transformers); **trained** for one step in three modes, the full one, 1/4 and the"
+        " smallest, whose gradients have to be finite; **calibrated**; **extracted**, where each mode's outputs"
+        " and its counted multiply-accumulates are held against the network's; **saved** and loaded;"
+        " **exported**, where every mode is held against the extracted network to 1e-4 of the largest"
+        " output; and run on **ONNX Runtime** and **OpenVINO** in every mode with a batch of three. If it"
+        " takes images of any size, the bundle has a second size, which all of this holds for as well.",
+        "",
+        "*Switch* is the share of the multiply-accumulates in layers that switch, *smallest* what the"
+        " smallest mode costs beside the full one. The quick ones among them are part of the tests.",
+        "",
+        f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']} with"
+        f" {versions}. The figures are in `results/chain.jsonl`.",
+        "",
+        "| network | of | task | MMAC | knobs | switch | smallest | came to |",
+        "|---|---|---|--:|--:|--:|--:|---|",
+        *(_line(row) for row in rows),
+    ]  # fmt: skip
+    return "\n".join([*lines, ""])
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    came = "the end" if len(row["passed"]) == len(STEPS) else row["detail"].replace("|", "\\|")
+    figures = ["", "", "", ""]
+    if "macs" in row:
+        figures = [
+            f"{row['macs'] / 1e6:.3g}", str(row["knobs"]), f"{row['switched']:.0%}",
+            f"{row['smallest']:.2f}",
+        ]  # fmt: skip
+    cells = [row["network"], row["source"], row["task"], *figures, came]
+    return f"| {' | '.join(cells)} |"

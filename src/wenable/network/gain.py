@@ -1,0 +1,91 @@
+"""What `convert` warns of: a network of which little switches, and norms that it had to unfreeze."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+from torch import nn
+
+from wenable.layers.frozen_norm import SwitchableFrozenBatchNorm2d
+from wenable.methods.plan import LeftAlone, Plan
+from wenable.network.recounting import Counts
+
+_LEAST_SHARE = 0.25
+"""Of the multiply-accumulates, below which modes can gain next to nothing."""
+_CHOSEN = ("is not among `only`", "is among `exclude`")
+"""The reasons of layers that whoever converts left alone by choice."""
+_PRODUCTS = "are products of activations, as those of attention, or with parameters of no layer"
+
+
+class ConversionWarning(UserWarning):
+    """A network was converted, and something about the result is worth knowing."""
+
+
+def warn_of_conversion(model: nn.Module, plan: Plan, counts: Counts) -> None:
+    """Warn where little of a network switches, and where norms have more statistics than before.
+
+    - `model`: as it was given.
+    """
+    text = little_to_gain(plan, counts)
+    if text:
+        warnings.warn(f"{_named(model)}: {text}", ConversionWarning, stacklevel=3)
+    norms = [
+        name
+        for name, each in plan.replacements.items()
+        if isinstance(each, SwitchableFrozenBatchNorm2d)
+    ]
+    if norms:
+        warnings.warn(
+            f"{_named(model)}: {len(norms)} frozen batch norms ({norms[0]!r} first) keep their constants"
+            " at option 1 only; at every other option of their layer they have statistics and an affine"
+            " of their own, which train and are calibrated",
+            ConversionWarning,
+            stacklevel=3,
+        )
+
+
+def little_to_gain(plan: Plan, counts: Counts) -> str:
+    """Return that few of the multiply-accumulates switch, and what holds the others; or nothing.
+
+    Layers that were left alone by choice (`only`, `exclude`) are not counted. If the size of the images
+    switches, all does.
+    """
+    switched = sum(layer.macs for layer in counts.layers)
+    chosen = sum(each.macs for each in counts.left_alone if each.reason in _CHOSEN)
+    whole = switched + counts.fixed_macs - chosen
+    if plan.size_knob is not None or whole <= 0 or switched >= _LEAST_SHARE * whole:
+        return ""
+    names, reason, macs = _main_reason(counts)
+    return (
+        f"only {_percent(switched, whole)} of its multiply-accumulates switch, so its modes can gain"
+        f" little; {_percent(macs, whole)} stay in {names}, since: {reason}"
+    )
+
+
+def _main_reason(counts: Counts) -> tuple[str, str, int]:
+    """Return the layers that stay for the reason that holds most, that reason, and their MACs."""
+    by_reason: dict[str, list[LeftAlone]] = {}
+    for each in counts.left_alone:
+        if each.reason not in _CHOSEN:
+            by_reason.setdefault(each.reason, []).append(each)
+    besides = sum(counts.macs_besides_layers.values())
+    most = max(by_reason, key=lambda reason: _macs(by_reason[reason]), default="")
+    if not most or besides > _macs(by_reason[most]):
+        return "the network's own code", f"they {_PRODUCTS}", besides
+    layers = sorted(by_reason[most], key=lambda each: -each.macs)
+    more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+    return f"{layers[0].name!r}{more}", f"it {most}", _macs(layers)
+
+
+def _macs(layers: Iterable[LeftAlone]) -> int:
+    return sum(each.macs for each in layers)
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole
+    return f"{share:.0f} %" if share >= 1 or not part else f"{share:.2g} %"
+
+
+def _named(model: nn.Module) -> str:
+    return f"`model` (={type(model).__name__})"
