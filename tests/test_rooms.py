@@ -136,7 +136,7 @@ def test_the_public_names():
     """A name that leaves this list breaks somebody's program: it needs a deprecation first."""
     assert [name for name in dir(we) if not name.startswith("_")] == [
         "DynamicNetwork", "EarlyExits", "Front", "Greedy", "GreedyLazy", "ImageSize", "Knapsack", "Knob",
-        "Mode", "NSGA2", "Reading", "Slimmable", "Space", "SwitchablePrecision", "TrainConfig",
+        "Mode", "NSGA2", "Reading", "Sharing", "Slimmable", "Space", "SwitchablePrecision", "TrainConfig",
         "UncalibratedWarning", "UniversallySlimmable", "WeightEnabling", "WeightEnablingWithPrecision",
         "calibrate", "convert", "evaluate", "explore", "export", "export_executorch", "extract", "load",
         "save", "train", "train_incrementally",
