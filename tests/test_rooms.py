@@ -136,10 +136,10 @@ def test_the_public_names():
     """A name that leaves this list breaks somebody's program: it needs a deprecation first."""
     assert [name for name in dir(we) if not name.startswith("_")] == [
         "ConversionWarning", "DynamicNetwork", "EarlyExits", "Front", "Greedy", "GreedyLazy", "ImageSize",
-        "Knapsack", "Knob", "Metric", "Mode", "NSGA2", "Reading", "Slimmable", "Space", "SwitchablePrecision", "TrainConfig",
-        "UncalibratedWarning", "UniversallySlimmable", "WeightEnabling", "WeightEnablingWithPrecision",
-        "calibrate", "convert", "evaluate", "explore", "export", "export_executorch", "extract", "load",
-        "save", "train", "train_incrementally",
+        "Knapsack", "Knob", "Metric", "Mode", "NSGA2", "Reading", "Sharing", "Slimmable", "Space",
+        "SwitchablePrecision", "TrainConfig", "UncalibratedWarning", "UniversallySlimmable",
+        "WeightEnabling", "WeightEnablingWithPrecision", "calibrate", "convert", "evaluate", "explore",
+        "export", "export_executorch", "extract", "load", "save", "train", "train_incrementally",
     ]  # fmt: skip
     assert all(hasattr(we, name) for name in dir(we))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

@@ -21,6 +21,7 @@ from wenable.training.divergence import alpha_divergence, worse_alpha_loss
 from wenable.training.loop import Checkpoint
 from wenable.training.projection import add_without_conflict, take_gradients
 from wenable.training.recipes import Recipe
+from wenable.training.sharing import Losses
 
 GENERATOR = torch.Generator().manual_seed(3)
 X = torch.randn(6, *IMAGES[1:], generator=GENERATOR)
@@ -197,6 +198,23 @@ def test_weight_decay_belongs_to_the_full_mode_alone():
         before = twin.get_parameter(name)
         decayed = 0.1 * 0.3 * before if before.ndim > 1 else 0  # once, whatever the passes
         torch.testing.assert_close(after, free - decayed, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_counts_losses_as_its_settings_say():
+    moved = []
+    start = converted(groups=(1, 2))
+    kinds: tuple[Losses, ...] = ("sum", "mean")
+    for losses in kinds:
+        net = copy.deepcopy(start)
+        config = TrainConfig(passes=2, epochs=1, warmup=0.0, learning_rate=0.1, weight_decay=0.0,
+                             momentum=0.0, schedule="constant",
+                             sharing=Sharing(losses=losses))  # fmt: skip
+        we.train(net, [(X, Y)], config)
+        pairs = zip(net.parameters(), start.parameters(), strict=True)
+        moved.append([(after - before).detach() for after, before in pairs])
+    for whole, half in zip(*moved, strict=True):
+        torch.testing.assert_close(half, whole / 2, rtol=1e-3, atol=1e-6)
+    assert any(bool(each.any()) for each in moved[0])
 
 
 def config_values(config: TrainConfig) -> dict:
