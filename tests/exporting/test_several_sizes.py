@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 import wenable as we
-from tests.helpers.engines import SESSION_ENGINES
+from tests.helpers.engines import NEEDS_KERNELS
 from wenable.runtime.bundle import Bundle, BundleError
 from wenable.runtime.bundle_file import read_bundle_file
 from wenable.runtime.engine import EngineError
@@ -64,7 +64,7 @@ def test_every_mode_answers_at_every_size(net, path, engine):
         assert set(session.prepared_modes) == set(session.modes)
 
 
-@pytest.mark.skipif("native" not in SESSION_ENGINES, reason="our kernels are not built")
+@NEEDS_KERNELS
 def test_our_kernels_refuse_a_transposed_convolution_by_name(path):
     x, words = (
         np.zeros((1, 2, 8, 8), np.float32),
