@@ -36,9 +36,10 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         f"{whole} of the {len(rows)} networks that were tried go the whole way.",
         "",
-        "Each network, with random weights and small inputs, is **converted** by `WeightEnabling` as it comes"
-        " (attention too, for transformers); **trained** for one step in three modes, the full one, 1/4 and the"
-        " smallest, whose gradients have to be finite; **calibrated**; **extracted**, where each mode's outputs"
+        "Each network, with random weights and small inputs, is **converted** by `WeightEnabling`"
+        " (attention too, for transformers); **trained** for one step in three modes, the full one, 1/4"
+        " and the smallest, whose gradients have to be finite; **calibrated**; **extracted**, where each"
+        " mode's outputs"
         " and its counted multiply-accumulates are held against the network's; **saved** and loaded;"
         " **exported**, where every mode is held against the extracted network to 1e-4 of the largest"
         " output; and run on **ONNX Runtime** and **OpenVINO** in every mode with a batch of three. If it"

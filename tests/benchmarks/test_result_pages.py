@@ -23,6 +23,7 @@ from benchmarks import (
     search_cost,
     training_speed,
 )
+from benchmarks.chain import table as chain_table
 from experiments import cifar10, reproduction
 from results.records import ROOT, page_file, read_records, records_file, write_records
 from results.runs_by_machine import add_run
@@ -33,6 +34,7 @@ def results(name: str) -> Any:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "chain": lambda: chain_table.page(results("chain")),
     "cifar10": lambda: cifar10.page(results("cifar10")),
     "deadlines": lambda: deadlines.page(results("deadlines")),
     "deployment": lambda: deployment.page(results("deployment")),

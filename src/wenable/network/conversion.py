@@ -71,9 +71,9 @@ def convert(
     Raises `ValueError` where the network is already dynamic, is wrapped or quantised, does not run on
     the example, cannot be traced, has NaN in its weights or nothing to switch, and for a profile of
     another network or without a table; `RuntimeError` where a check fails. Warns `ConversionWarning`
-    where less than a quarter of the multiply-accumulates switches, layers left alone by `only` or
-    `exclude` not counted, and where frozen norms get statistics of their own in other options than the
-    first.
+    where less than a quarter of the multiply-accumulates switches, unless `only` said which, layers
+    among `exclude` not counted; and where frozen norms get statistics of their own in other options
+    than the first.
 
     >>> net = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
     >>> net.set_mode("1/8"), net.macs(), net.macs("full")

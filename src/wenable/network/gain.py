@@ -13,7 +13,7 @@ from wenable.network.recounting import Counts
 
 _LEAST_SHARE = 0.25
 """Of the multiply-accumulates, below which modes can gain next to nothing."""
-_CHOSEN = ("is not among `only`", "is among `exclude`")
+_CHOSEN = ("is among `exclude`",)
 """The reasons of layers that whoever converts left alone by choice."""
 _PRODUCTS = "are products of activations, as those of attention, or with parameters of no layer"
 
@@ -48,13 +48,15 @@ def warn_of_conversion(model: nn.Module, plan: Plan, counts: Counts) -> None:
 def little_to_gain(plan: Plan, counts: Counts) -> str:
     """Return that few of the multiply-accumulates switch, and what holds the others; or nothing.
 
-    Layers that were left alone by choice (`only`, `exclude`) are not counted. If the size of the images
-    switches, all does.
+    Layers that were left alone by `exclude` are not counted, and whoever says by `only` what is to
+    switch knows what is not. If the size of the images switches, all does.
     """
+    if getattr(plan.method, "only", None) is not None or plan.size_knob is not None:
+        return ""
     switched = sum(layer.macs for layer in counts.layers)
     chosen = sum(each.macs for each in counts.left_alone if each.reason in _CHOSEN)
     whole = switched + counts.fixed_macs - chosen
-    if plan.size_knob is not None or whole <= 0 or switched >= _LEAST_SHARE * whole:
+    if whole <= 0 or switched >= _LEAST_SHARE * whole:
         return ""
     names, reason, macs = _main_reason(counts)
     return (

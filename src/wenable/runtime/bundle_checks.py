@@ -178,6 +178,8 @@ def _check_grouped(node: Node, weight: np.ndarray, layer: BundleLayer) -> None:
         raise ValueError(
             f"the weight of {name!r} has shape {weight.shape}, not {str(whole)[:-1]}{kernel})"
         )
+    if node.op == TRANSPOSED and node.attributes.get("group", 1) != 1:  # its mode says in how many
+        raise ValueError(f"{name!r} is a transposed convolution whose groups the graph fixes")
     size = node.attributes["input"]
     assert isinstance(size, list)
     fits = len(size) == weight.ndim - 1 if convolution else len(size) > 0
