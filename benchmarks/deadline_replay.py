@@ -223,7 +223,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    below = 100 * (row["oracle"] - row["accuracy"])
+    below = max(100 * (row["oracle"] - row["accuracy"]), 0.0)
     return (
         f"| {row['policy']} | {100 * row['met']:.2f} % | {100 * row['met_steady']:.2f} % |"
         f" {100 * row['accuracy']:.2f} % | {below:.2f} | {row['p99_ms']:.1f} | {row['worst_ms']:.1f} |"

@@ -1,4 +1,4 @@
-"""Requests under deadlines as a file: what ran when, how long it took, and the load; for `wenable report`."""
+"""Requests under deadlines as a file for `wenable report`: what ran when, how long it took, the load."""
 
 from __future__ import annotations
 
