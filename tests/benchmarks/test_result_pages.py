@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import (
+    deadline_replay,
     deadlines,
     deployment,
     export_coverage,
@@ -36,6 +37,7 @@ def results(name: str) -> Any:
 PAGES: dict[str, Callable[[], str]] = {
     "chain": lambda: chain_table.page(results("chain")),
     "cifar10": lambda: cifar10.page(results("cifar10")),
+    "deadline-replay": lambda: deadline_replay.page(results("deadline-replay")),
     "deadlines": lambda: deadlines.page(results("deadlines")),
     "deployment": lambda: deployment.page(results("deployment")),
     "export-coverage": lambda: export_coverage.page(results("export-coverage")),

@@ -342,6 +342,10 @@ def report(
     predictions: Annotated[
         Path | None, typer.Option(help="What wenable verify --out wrote.")
     ] = None,
+    deadline_run: Annotated[
+        Path | None,
+        typer.Option(help="Requests under deadlines, as runtime.deadline_run makes it: a picture."),
+    ] = None,
     format: Annotated[str, typer.Option(help="With commas: html, svg, png, md, csv.")] = "html",
     title: Annotated[str, typer.Option(help="The page's heading.")] = "",
     search_split: Annotated[
@@ -354,7 +358,7 @@ def report(
     from wenable.cli.terminal import consoles, print_json
 
     formats = [each.strip() for each in format.split(",") if each.strip()]
-    paths = run_report(fronts, predictions, out, formats, title, search_split)
+    paths = run_report(fronts, predictions, out, formats, title, search_split, deadline_run)
     if json:
         print_json([str(path) for path in paths])
     else:

@@ -27,6 +27,7 @@ def run_report(
     formats: Sequence[str] = ("html",),
     title: str = "",
     search_split: bool = False,
+    deadline_run: Path | None = None,
 ) -> list[Path]:
     """Write what `formats` asks for, and return the paths of the files.
 
@@ -37,6 +38,8 @@ def run_report(
     - `out`: the page, such as `report.html`. `front.md`, `front.csv`, `front.svg` and `front.png` go
       beside it; of several fronts each has its own picture, `front-NAME.svg`.
     - `formats`: some of html, svg, png, md, csv.
+    - `deadline_run`: requests under deadlines over time, as `wenable.runtime.deadline_run` writes them;
+      their picture goes beside the page, as `deadlines.svg`.
     - `search_split`: show the accuracies on the search split beside those on the test split.
 
     Raises `ValueError` for an unknown format, a name used twice, a file that is no front, fronts
@@ -48,6 +51,7 @@ def run_report(
     """
     _check_formats(formats)
     series = _read_fronts(fronts)
+    run = None if deadline_run is None else _read_json(deadline_run)
     verifications = [] if predictions is None else [_read_json(predictions)]
     table = markdown_table(
         series, search_split=search_split
@@ -64,6 +68,11 @@ def run_report(
         written.append(write_whole(out.parent / "front.md", table))
     if "csv" in formats:
         written.append(write_whole(out.parent / "front.csv", csv_table(series)))
+    if run is not None:
+        # As for the fronts' pictures: matplotlib comes with wenable[train] only.
+        from wenable.report.timeline import plot_timeline
+
+        written.append(plot_timeline(run, out.parent / "deadlines.svg"))
     for kind in pictures:
         written += [_picture(name, front, series, out, kind) for name, front in series.items()]
     return written

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
+from starlette.exceptions import HTTPException
 
 from wenable.serving import metrics
 from wenable.serving.refusals import RefusedError
@@ -20,7 +21,9 @@ class OurDataPlane(DataPlane):
     def decode(self, body: Any, headers: Any, *arguments: Any, **named: Any) -> Any:
         """Return the request in a body; raises `RefusedError` for one that holds none."""
         try:
-            return super().decode(body, headers, *arguments, **named)
+            request, attributes = super().decode(body, headers, *arguments, **named)
+            _check_types(request)
+            return request, attributes
         except Exception as error:  # KServe reads bytes as they are: any type can be anywhere
             metrics.count("invalid")
             words = str(error) if isinstance(error, InvalidInput) else repr(error)
@@ -29,6 +32,15 @@ class OurDataPlane(DataPlane):
     def encode(self, model_name: Any, response: Any, headers: Any, req_attributes: Any) -> Any:
         """Return the response, never as a CloudEvent."""
         return super().encode(model_name, response, {}, req_attributes)
+
+
+def _check_types(request: Any) -> None:
+    """Raise `InvalidInput` for fields that KServe takes over as they are when the data are bytes."""
+    named = [*request.inputs, *(request.request_outputs or ())]
+    if not all(isinstance(each.name, str) for each in named):
+        raise InvalidInput("the names of inputs and outputs must be texts")
+    if not all(isinstance(each.parameters or {}, dict) for each in (request, *named)):
+        raise InvalidInput("`parameters` must be an object")
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -51,6 +63,11 @@ def add_handlers(app: FastAPI) -> None:
         metrics.count("invalid")
         return JSONResponse({"error": str(error)}, 400)
 
+    async def unheard(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    app.add_exception_handler(HTTPException, unheard)
     app.add_exception_handler(RefusedError, refused)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(InvalidInput, invalid)

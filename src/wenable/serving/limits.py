@@ -16,7 +16,7 @@ App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 BODY_PATIENCE_S = 30.0
 """For a part of a body that does not come."""
 _READ_ON = 8
-"""Times the limit: so much is read and dropped, since most clients read no answer before they sent all."""
+"""Times the limit: so much is read and dropped; most clients read no answer before they have sent all."""
 
 
 class Limits:

@@ -127,7 +127,8 @@ class ServedBundle(Model):
         found = []
         for name in wanted:
             try:
-                array = given[name].as_numpy()
+                with np.errstate(all="ignore"):  # what overflows is infinite, and refused as such
+                    array = given[name].as_numpy()
             except Exception as error:  # numpy's and KServe's own, for whatever the data holds
                 raise RefusedError(
                     400, f"the data of input {name!r} does not fit: {error}"
