@@ -18,7 +18,11 @@ _LATENCY = Histogram(
     "wenable_request_seconds", "From arrival to answer, waiting included", buckets=_SECONDS
 )
 _WAITING = Histogram("wenable_waiting_seconds", "From arrival to its batch", buckets=_SECONDS)
-_BATCH = Histogram("wenable_batch_size", "Examples that ran together", buckets=(1, 2, 4, 8, 16, 32))
+_BATCH = Histogram(
+    "wenable_batch_size",
+    "Examples that ran with a request, itself included",
+    buckets=(1, 2, 4, 8, 16, 32),
+)
 _QUEUE = Gauge("wenable_queue_length", "Requests that wait")
 
 
