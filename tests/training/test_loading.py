@@ -133,7 +133,7 @@ def test_parts_of_a_batch_of_several_inputs_stay_together():
     [
         (
             {"image": X, "label": CLASSES},
-            "is a dict with the keys 'image', 'label'; it must be a pair",
+            "is a dict with the keys 'image', 'label', and lacks 'input': the network was converted",
         ),
         (X, r"is one tensor of shape \(16, 8\); it must be a pair"),
         ((X,), r"holds 1 part\(s\); it must be a pair"),
@@ -143,14 +143,14 @@ def test_parts_of_a_batch_of_several_inputs_stay_together():
         ((X, CLASSES, CLASSES), r"gives the network 2 input\(s\); its forward takes \(input"),
         (([X, X], CLASSES), r"gives the network 2 input\(s\)"),
         ((X.numpy(), CLASSES), "an input of a batch is a ndarray; inputs must be tensors"),
-        (({"a": X}, CLASSES), "an input of a batch is a dict with the keys 'a'"),
+        (({"a": X}, CLASSES), "is a dict with the keys 'a', and lacks 'input'"),
         (([X, None], CLASSES), r"gives the network 2 input\(s\)"),
         (([X, {"a": X}], CLASSES), "an input of a batch is a dict with the keys 'a'"),
         (((), CLASSES), "holds no inputs"),
         ((None, CLASSES), "an input of a batch is None"),
-        ((X, CLASSES.numpy()), "are a ndarray; they must be one tensor"),
+        ((X, CLASSES.numpy()), "are a ndarray; for classes they must be one tensor"),
         ((X[0], torch.tensor(1)), "pass a DataLoader, not a data set"),
-        ((torch.tensor(1.0), CLASSES), "the first dimension of both must be the batch"),
+        ((torch.tensor(1.0), CLASSES), "the first dimension must be the batch"),
         ((X[:0], CLASSES[:0]), "a batch is empty"),
     ],
 )
@@ -178,7 +178,7 @@ def test_batches_of_another_form_are_refused_before_the_first_step(batch: Any, m
 def test_calibration_refuses_what_holds_no_inputs():
     net = network()
     for batch, message in (
-        ({"image": X}, "a batch is a dict with the keys 'image'; it must be a tensor of inputs"),
+        ({"image": X}, "a batch is a dict with the keys 'image', and lacks 'input'"),
         (("x", CLASSES), "an input of a batch is a str"),
         (None, "a batch is None"),
         (([X, X], CLASSES), r"gives the network 2 input\(s\)"),
