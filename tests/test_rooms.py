@@ -135,7 +135,8 @@ def test_verbs_stay_functions_whatever_was_imported_first():
 def test_the_public_names():
     """A name that leaves this list breaks somebody's program: it needs a deprecation first."""
     assert [name for name in dir(we) if not name.startswith("_")] == [
-        "DynamicNetwork", "EarlyExits", "Front", "Greedy", "GreedyLazy", "ImageSize", "Knapsack", "Knob",
+        "ConversionWarning", "DynamicNetwork", "EarlyExits", "Front", "Greedy", "GreedyLazy", "ImageSize",
+        "Knapsack", "Knob",
         "Mode", "NSGA2", "Reading", "Slimmable", "Space", "SwitchablePrecision", "TrainConfig",
         "UncalibratedWarning", "UniversallySlimmable", "WeightEnabling", "WeightEnablingWithPrecision",
         "calibrate", "convert", "evaluate", "explore", "export", "export_executorch", "extract", "load",
