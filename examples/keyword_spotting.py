@@ -1,9 +1,11 @@
 """Spot sounds in a stream, chunk by chunk, each within the time until the next one comes.
 
-Run it with `python examples/keyword_spotting.py`: about a minute on two free cores. The sounds are made
-here: tones, chirps up and down, clicks and noise, at a level and a place of their own in each second.
+Run it with `python examples/keyword_spotting.py`: a few minutes on two free cores, less with fewer
+`--sounds` and `--epochs`. The sounds are made here: tones, chirps up and down, clicks and noise, at a level
+and a place of their own in each second.
 """
 
+import argparse
 import tempfile
 import time
 from collections import Counter
@@ -71,11 +73,11 @@ def network() -> nn.Module:
     )
 
 
-def make_bundle(path: Path, examples: int = 1500, epochs: int = 6) -> None:
+def make_bundle(path: Path, sounds: int, epochs: int) -> None:
     """Train all modes on sounds that are made here, and export them with their accuracies."""
     torch.manual_seed(0)
     net = we.convert(network(), torch.zeros(1, 1, WINDOW))
-    loader = torch.utils.data.DataLoader(dataset(examples, seed=0), 64, shuffle=True)
+    loader = torch.utils.data.DataLoader(dataset(sounds, seed=0), 64, shuffle=True)
     we.train(net, loader, we.TrainConfig(passes=4, epochs=epochs, learning_rate=0.1))
     modes = net.space.uniform_modes()
     we.calibrate(net, modes, list(torch.utils.data.DataLoader(dataset(500, seed=1), 100)))
@@ -111,9 +113,13 @@ def listen(path: Path, seconds: int = 10, budget_ms: float = 20.0) -> None:
 
 def main() -> None:
     """Make the file, then listen with it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sounds", type=int, default=1500)
+    parser.add_argument("--epochs", type=int, default=6)
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sounds.wen"
-        make_bundle(path)
+        make_bundle(path, given.sounds, given.epochs)
         listen(path)
 
 

@@ -184,22 +184,22 @@ class TwoInputs(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Waveforms to a code and back: strided convolutions, then transposed ones."""
+    """Waveforms to a few numbers and back: strided convolutions, then transposed ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.down = nn.Sequential(
             block(1, 1, 16, 8, stride=4, padding=2), block(1, 16, 32, 8, stride=4, padding=2)
         )
-        self.code = block(1, 32, 32)
+        self.middle = block(1, 32, 32)
         self.up = nn.Sequential(
             nn.ConvTranspose1d(32, 16, 8, stride=4, padding=2), nn.BatchNorm1d(16), nn.ReLU(),
             nn.ConvTranspose1d(16, 1, 8, stride=4, padding=2),
         )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the waveform as its code keeps it."""
-        return self.up(self.code(self.down(x)))
+        """Return the waveform as it keeps it."""
+        return self.up(self.middle(self.down(x)))
 
 
 class Heatmaps(nn.Module):
