@@ -103,8 +103,11 @@ def test_techniques_are_compared_and_what_is_finished_is_kept(
     assert [run["technique"] for run in results["runs"]] == names
     for run in results["runs"]:
         assert run["images"] == 8
-        assert len(run["modes"]) == run["uniform"] + 2
-        assert run["full_passes"] == pytest.approx(2.0, rel=0.2)
+        # Two others are drawn; a width drawn at random is one of the uniform ones.
+        assert 0 <= len(run["modes"]) - run["uniform"] <= 2
+        # As near as whole steps come: half of one, and what is left to chance of its modes.
+        step = run["full_passes"] / run["steps"]
+        assert abs(run["full_passes"] - 2.0) <= 0.5 * step + 0.3
     rows = {row["technique"]: row for row in results["compared"]}
     assert [rows[name]["beside"] for name in names[1:]] == [BASE, BASE, DISTILLED_LATER]
     runs = {run["technique"]: run["modes"] for run in results["runs"]}
