@@ -15,7 +15,7 @@ import wenable as we
 from tests.helpers.references import mask, shuffled_order
 from wenable.runtime.bundle import Bundle, BundleError
 from wenable.runtime.bundle_file import read_bundle_file
-from wenable.runtime.graph import TRANSPOSED
+from wenable.runtime.graph import CONVOLUTION, TRANSPOSED
 from wenable.runtime.implementations import (
     Implementation,
     implementations_of,
@@ -92,6 +92,9 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another input": lambda node: node["attributes"].update(input=[3, 3]),
     "no input": lambda node: node["attributes"].pop("input"),
     "a layer it lacks": lambda node: node.update(layer="9"),
+    "no transposed one, with a padding of what it makes": lambda node: node.update(
+        op=CONVOLUTION, attributes={**node["attributes"], "output_padding": [0, 0]}
+    ),
     "no weight": lambda node: node.update(inputs=node["inputs"][:1]),
 }
 

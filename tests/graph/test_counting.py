@@ -295,7 +295,10 @@ def test_an_image_without_a_batch_counts_whole():
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
     model.append(nn.Conv2d(8, 2, 1))
     whole = 64 * (3 * 8 * 9 + 8 * 8 * 9 + 16)
-    assert we.convert(model, torch.randn(3, 8, 8)).macs() == whole
+    assert run_counted(model, (torch.randn(3, 8, 8),))[1] == whole
+    # Layers find their channels behind the batch, so nothing in it switches.
+    with pytest.raises(ValueError, match="reads an input without a batch"):
+        we.convert(model, torch.randn(3, 8, 8))
     assert we.convert(model, torch.randn(3, 3, 8, 8)).macs() == whole
     assert we.convert(model, torch.randn(1, 3, 8, 8)).macs() == whole
 

@@ -376,11 +376,11 @@ def test_what_is_left_alone_says_why():
         "2": "is depthwise",
         "3": "already has 4 groups",
         "4.fc": "works on a 1x1 map",
-        "5": "is a Odd, not a plain torch.nn.Conv2d or Linear",
+        "5": "is a Odd, not a plain convolution or dense layer of torch.nn",
         "6": "has hooks, which would be lost",
         "7": "shares its weight with another layer",
         "8": "shares its weight with another layer",
-        "9": "is called 2 times in one pass",
+        "9": "shares its weight with another layer",
         "12": "is the classifier; `classifier=True` switches it",
         "unused.layer": "is not reached by the example input",
     }

@@ -254,6 +254,11 @@ def _check_own(node: Node) -> None:
         return
     if node.op == LINEAR and not node.layer:
         return  # it runs in no groups
+    if node.op == CONVOLUTION and {"output_padding", "output_shape"} & set(node.attributes):
+        raise ValueError(
+            f"the graph is damaged: {node.op} of {node.layer!r} has `output_padding`, as only transposed"
+            " ones do"
+        )
     size = node.attributes.get("input")
     whole = type(size) is list and all(type(each) is int and each > 0 for each in size)
     if not whole or not isinstance(size, list) or len(size) > 7:
