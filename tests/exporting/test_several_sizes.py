@@ -64,6 +64,16 @@ def test_every_mode_answers_at_every_size(net, path, engine):
         assert set(session.prepared_modes) == set(session.modes)
 
 
+def test_maps_say_nothing_of_how_sure_a_mode_is(path):
+    with (
+        Session(path, engine="onnxruntime", threads=1) as session,
+        pytest.raises(
+            ValueError, match=r"of 4 dimensions; how sure it is can be told of one output"
+        ),
+    ):
+        session.escalate(np.zeros((1, 2, 8, 8), np.float32), 0.5)
+
+
 @NEEDS_KERNELS
 def test_our_kernels_refuse_a_transposed_convolution_by_name(path):
     x, words = (

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from wenable.core.escalation import Escalation, checked_thresholds, entropy, margin
+from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
 from wenable.runtime.decisions import Decision, check_positive
 from wenable.runtime.ready_stages import ReadyStages
@@ -16,6 +17,23 @@ from wenable.runtime.stages import StagedBatch
 
 Score = Literal["margin", "entropy"]
 _REASON = "the last stage that somebody was left for, or that meets it"
+
+
+def check_can_escalate(bundle: Bundle, place: int) -> None:
+    """Raise `ValueError` where it cannot be said how sure an answer is.
+
+    - `place`: which of the sizes of images the inputs have.
+    """
+    outputs = bundle.graph_of(0).outputs
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        shapes = ", ".join(f"{each.name!r} of {len(each.shape)} dimensions" for each in outputs)
+        raise ValueError(
+            f"the network gives back {shapes}; how sure it is can be told of one output (N, classes)"
+        )
+    if place:
+        raise ValueError(
+            "`x` must have the size of the example: others are not held ready in stages"
+        )
 
 
 def sure(

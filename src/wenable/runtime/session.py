@@ -23,7 +23,7 @@ from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_o
 from wenable.runtime.engine import Engine, ModeEngine, PlannedMode, Runner
 from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import open_engine, open_kernels
-from wenable.runtime.escalating import Limit, Score, escalate, sure
+from wenable.runtime.escalating import Limit, Score, check_can_escalate, escalate, sure
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
 from wenable.runtime.image_sizes import with_smaller_images
@@ -286,7 +286,8 @@ class Session:
 
         Returns the answers with the place in `modes` of the one that gave each, and the
         multiply-accumulates for an input. Raises `ValueError` for thresholds out of range, a score that
-        is not known, a mode named twice, outputs that are no classes, and as `run` does.
+        is not known, a mode named twice, outputs that are no classes, images of another size than the
+        example's, and as `run` does.
 
         Source: Teerapittayanon et al., BranchyNet (ICPR 2016), algorithm 1; Park et al., Big/Little
         (CODES+ISSS 2015) for the margin.
@@ -296,6 +297,7 @@ class Session:
         numbers = self._asked_in_turn(modes)
         is_sure = sure(score, threshold, len(numbers))
         given = self._inputs.given(x)
+        check_can_escalate(self.bundle, self._inputs.place_of(given))
         inputs, batch = self._inputs.checked(given, None), len(given[0])
         ready = self._stages.are_ready(numbers, batch)
         stages = self._stages.of(numbers, batch)
