@@ -108,7 +108,7 @@ def test_an_untraceable_network_is_told_which_part_to_convert(capfd):
     ("example", "message"),
     [
         ([X], r"`example_input` is a list; allowed: a tensor \(N, ...\), or a tuple"),
-        ({"x": X}, "`example_input` is a dict; .* whose forward takes tensors one by one"),
+        ({"x": X}, "`example_input` names 'x'; the network's forward has places for input"),
         ((X, [X]), r"`example_input\[1\]` is a list"),
         ((X, {"mask": X}), r"`example_input\[1\]` is a dict"),
         (X.numpy(), "`example_input` is a ndarray"),

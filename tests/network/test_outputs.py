@@ -237,8 +237,8 @@ def test_a_constant_that_an_exporter_made_of_the_example_is_noticed(tmp_path: Pa
     """The check runs on other numbers than those that were traced."""
     from wenable.exporting import mode_graphs, tracing
 
-    def baked(net, outputs, mode):
-        graph, tensors = tracing.bundle_graph(net, outputs, mode)
+    def baked(net, outputs, mode, sides=None):
+        graph, tensors = tracing.bundle_graph(net, outputs, mode, sides)
         plain = tracing.plain_for_export(net, "full")
         answers = plain(tracing.tensor_inputs(net)[0]).detach()
         last = graph.nodes[-1]
