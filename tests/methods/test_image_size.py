@@ -151,8 +151,13 @@ def test_images_of_other_sizes_are_refused():
         net.set_mode(mode)
         with pytest.raises(ValueError, match=rf"images of 9x12\) .*{words}"):
             net(smaller(images(1), 9))
-    with pytest.raises(ValueError, match="input 0 must be given by position"):
-        net(x=images(1))
+
+
+def test_images_by_name_are_made_smaller_too():
+    net, x = converted(), images(2)
+    net.set_mode("6")
+    assert torch.equal(net(x=x), net(x))
+    assert torch.equal(net(x=smaller(x, 6)), net(smaller(x, 6)))
 
 
 # --- networks -------------------------------------------------------------------------------------
