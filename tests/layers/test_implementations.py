@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_a_timed_run_ends_where_a_grouped_one_does_but_for_rounding(tmp_path, mo
     for way in ("grouped", "timed"):
         torch.manual_seed(0)
         nets[way] = converted(small_resnet())
-        we.train(nets[way], batches(2), TrainConfig(**{**config.to_json(), "implementations": way}))
+        we.train(nets[way], batches(2), dataclasses.replace(config, implementations=way))
     assert default_memory_path().is_file()
     assert Path(tmp_path) in default_memory_path().parents
     for one, other in zip(weights_of(nets["grouped"]), weights_of(nets["timed"]), strict=True):
@@ -210,7 +211,7 @@ def test_a_timed_run_ends_where_a_grouped_one_does_but_for_rounding(tmp_path, mo
 
 def test_the_choice_is_part_of_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = TrainConfig(**{**SETTINGS.to_json(), "implementations": "timed"})
+    config = dataclasses.replace(SETTINGS, implementations="timed")
     way = [DENSE]
     monkeypatch.setattr(
         choosing, "_times", lambda calls, _: {n: 1.0 if n in way else 2.0 for n in calls}

@@ -303,6 +303,11 @@ def test_settings_outside_their_range_are_refused(settings, message):
         Sharing(**settings)
 
 
+def test_sharing_is_no_dict():
+    with pytest.raises(ValueError, match="`sharing` is a dict; allowed: a Sharing"):
+        TrainConfig(**TrainConfig().to_json())
+
+
 def test_what_a_run_costs_is_said_with_its_delay():
     net, full = converted(groups=(1, 2, 4)), TrainConfig(passes=2, epochs=4)
     delayed = replace(full, sharing=Sharing(delay=0.5))

@@ -109,6 +109,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
+        if not isinstance(self.sharing, Sharing):
+            kind = type(self.sharing).__name__
+            raise ValueError(
+                f"`sharing` is a {kind}; allowed: a Sharing (`from_json` reads what `to_json` wrote)"
+            )
         for name in ("passes", "epochs", "seed", "grad_accum_steps"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be a whole number")
