@@ -178,7 +178,7 @@ def test_a_way_that_the_engine_refuses_is_not_taken(exported, timed, monkeypatch
             return prepare(model)
 
     again = opened(path)
-    again._first_choice._engine = Choosy()
+    again._sized[0].choice._engine = Choosy()
     monkeypatch.setattr(remembered, "cache_path", lambda *_: None)
     assert not is_as_written(again, 2)
     assert timer.asked == 1  # there was nothing to time it against
