@@ -64,6 +64,11 @@ def main() -> None:
             for threads in arguments.threads:
                 rows += measured(name, path, macs, threads, arguments.blocks)
             memory += held(name, path)
+        write(rows, memory, arguments.out)  # a run that is stopped keeps what it has
+
+
+def write(rows: list[dict[str, Any]], memory: list[dict[str, Any]], out: Path) -> None:
+    """Write what was measured so far in the place of this machine's run, and the page anew."""
     run = {
         "command": " ".join(["python -m benchmarks.native_modes", *sys.argv[1:]]),
         "commit": present_commit(),
@@ -72,8 +77,8 @@ def main() -> None:
         "rows": rows,
         "memory": memory,
     }
-    runs = add_run(records_file(arguments.out, "native-modes"), run)
-    write_whole(page_file(arguments.out, "native-modes"), page(runs))
+    runs = add_run(records_file(out, "native-modes"), run)
+    write_whole(page_file(out, "native-modes"), page(runs))
 
 
 def exported(name: str, folder: Path) -> tuple[Path, dict[str, int]]:
