@@ -120,7 +120,7 @@ def test_layers_that_do_not_switch_are_trained_in_the_first_stage():
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first = nn.Conv1d(3, 3, 1)
+            self.first = nn.ConvTranspose1d(3, 3, 1)
             self.conv, self.fc = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
