@@ -141,6 +141,7 @@ class _Way:
                 for inputs in others:
                     arrays = tuple(each.numpy() for each in inputs)
                     found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
+                    found = tuple(found.values()) if isinstance(found, dict) else found
                     answers = found if isinstance(found, tuple) else (found,)
                     with torch.no_grad():
                         expected = tensors_of(self.plain[mode](*inputs))

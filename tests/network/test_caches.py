@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses import FakeTensor
 
 import wenable as we
+from wenable.exporting.fake_tensors import without_fakes_left
 from wenable.exporting.plain_networks import plain_for_export, traced_by_exporter
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -316,6 +317,23 @@ def test_the_exporter_would_leave_some():
     assert isinstance(LATEST, FakeTensor)
     fresh(InGlobalName)(X)
     assert not isinstance(LATEST, FakeTensor)
+
+
+class LoadsWhenAsked(dict):
+    """As the registries of large libraries: what it lists is imported when somebody looks."""
+
+    def _loaded(self, *_):
+        raise ImportError("a module that is not installed")
+
+    keys = values = items = __iter__ = __getitem__ = get = _loaded
+
+
+def test_a_registry_that_loads_what_it_lists_is_not_asked():
+    class Listed(nn.Linear):
+        known = LoadsWhenAsked(small=1, large=2)
+
+    with without_fakes_left(Listed(2, 2)):
+        pass
 
 
 def test_no_fake_tensor_is_left_anywhere():

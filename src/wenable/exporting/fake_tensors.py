@@ -47,8 +47,11 @@ def without_fakes_left(network: nn.Module) -> Iterator[None]:
 def _copy(container: Any) -> dict[Any, Any]:
     """Return what a container holds, by key or by place."""
     if isinstance(container, list):
-        return dict(enumerate(container))
-    return dict(vars(container) if isinstance(container, type) else container)
+        return dict(enumerate(list.__iter__(container)))
+    if isinstance(container, type):
+        return dict(vars(container))
+    # What it really holds: one of a class of its own may load half a library when it is asked.
+    return dict(dict.items(container))
 
 
 def _restore(container: Any, before: dict[Any, Any]) -> None:
@@ -81,7 +84,7 @@ def _holds_a_fake(value: Any, depth: int = 0) -> bool:
 def _inside(value: Any) -> Iterable[Any]:
     """Return what a plain container holds, or the attributes of an object of the network's code."""
     if isinstance(value, dict):
-        return list(value.values())
+        return list(dict.values(value))
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     return list(vars(value).values()) if _is_an_object(value) else ()

@@ -108,7 +108,8 @@ def train(
     `FloatingPointError` where a loss is NaN or infinite; the last checkpoint is good then.
 
     >>> import wenable as we
-    >>> net = we.convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.ones(1, 4))
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> net = we.convert(model, torch.ones(1, 4))
     >>> batch = torch.randn(16, 4), torch.randint(2, (16,))
     >>> train(net, [batch], TrainConfig(passes=3, epochs=2))
     True
