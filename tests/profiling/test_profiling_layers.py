@@ -46,7 +46,7 @@ def operation(*names: str, ms: float, computes: bool = True) -> OperationTime:
 
 def built(*nodes: tuple[str, list[str], str], layers: Mapping[str, str]) -> BuiltModel:
     return BuiltModel(
-        tuple(Node(op, inputs, [output]) for op, inputs, output in nodes), layers, b""
+        tuple(Node(op, inputs, [output]) for op, inputs, output in nodes), {}, layers, b""
     )
 
 
