@@ -19,11 +19,13 @@ Score = Literal["margin", "entropy"]
 _REASON = "the last stage that somebody was left for, or that meets it"
 
 
-def check_can_escalate(bundle: Bundle, place: int) -> None:
-    """Raise `ValueError` where it cannot be said how sure an answer is.
+def check_can_escalate(bundle: Bundle, place: int, deadline_ms: float | None) -> None:
+    """Raise `ValueError` where it cannot be said how sure an answer is, before modes are made ready.
 
     - `place`: which of the sizes of images the inputs have.
     """
+    if deadline_ms is not None:
+        check_positive("deadline_ms", deadline_ms)
     outputs = bundle.graph_of(0).outputs
     if len(outputs) != 1 or len(outputs[0].shape) != 2:
         shapes = ", ".join(f"{each.name!r} of {len(each.shape)} dimensions" for each in outputs)
@@ -95,7 +97,6 @@ class Limit:
     def __init__(
         self, stages: ReadyStages, controller: Controller, deadline_ms: float, started: float
     ) -> None:
-        check_positive("deadline_ms", deadline_ms)
         self._stages, self._controller = stages, controller
         self._deadline_ms, self._started = deadline_ms, started
         self._predicted_ms = controller.predictions_ms

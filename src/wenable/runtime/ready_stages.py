@@ -65,7 +65,8 @@ class StagesOfSession:
                 parts = self._parts_of(numbers)
                 with no_fork_meanwhile():
                     runs = [self._run(*each, batch) for each in zip(numbers, parts, strict=True)]
-                self._ready[key] = ReadyStages(numbers, parts, runs, not key[1])
+                # An engine that prepares a mode for each size of batch would do so on the way.
+                self._ready[key] = ReadyStages(numbers, parts, runs, not self._engine.per_batch)
             return self._ready[key]
 
     def _size(self, batch: int) -> int:

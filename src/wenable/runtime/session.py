@@ -297,7 +297,7 @@ class Session:
         numbers = self._asked_in_turn(modes)
         is_sure = sure(score, threshold, len(numbers))
         given = self._inputs.given(x)
-        check_can_escalate(self.bundle, self._inputs.place_of(given))
+        check_can_escalate(self.bundle, self._inputs.place_of(given), deadline_ms)
         inputs, batch = self._inputs.checked(given, None), len(given[0])
         ready = self._stages.are_ready(numbers, batch)
         stages = self._stages.of(numbers, batch)
