@@ -98,8 +98,8 @@ SCALES = {
         Spending(2.0, 16, _settings(), calibration_images=16), (0,), 2, None, image_size=16,
     ),
     "short": Scale(
-        functools.partial(SmallBottleneckResNet, 16),
-        Spending(1.0, 64, _settings(channels_last=True), calibration_images=512), (0, 1), 8, None,
+        functools.partial(SmallBottleneckResNet, 32),
+        Spending(4.0, 128, _settings(channels_last=True), calibration_images=512), (0, 1), 16, None,
         image_size=16,
     ),
     "cpu": Scale(
@@ -107,5 +107,5 @@ SCALES = {
         Spending(4.0, 64, _settings(channels_last=True), calibration_images=1024), (0, 1), 16, None,
     ),
 }  # fmt: skip
-"""`smoke` runs in the tests; `short` takes minutes for each technique on one core, at half the size of the
-images; `cpu` takes most of an hour."""
+"""`smoke` runs in the tests; `short` takes ten minutes for each technique on one core, at half the size of
+the images; `cpu` takes most of an hour."""

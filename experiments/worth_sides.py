@@ -102,8 +102,8 @@ SCALES: Mapping[str, Scale] = {
         groups=(1, 2), front_modes=2, width_step=0.25,
     ),
     "short": Scale(
-        "small-bottleneck-resnet of 16 channels", functools.partial(SmallBottleneckResNet, 16), 16,
-        (16, 12, 8), Spending(3.0, 64, _settings(), 512), (0, 1),
+        "small-bottleneck-resnet of 32 channels", functools.partial(SmallBottleneckResNet, 32), 16,
+        (16, 12, 8), Spending(10.0, 128, _settings(), 1024), (0, 1),
     ),
     "warm": Scale(
         "cifar_resnet20, trained", lambda classes: cifar_resnet20(), 32, (32, 24, 16),
@@ -123,7 +123,7 @@ SCALES: Mapping[str, Scale] = {
         (32, 24, 16), Spending(30.0, 256, _settings(precision="bfloat16"), 2048),
     ),
 }  # fmt: skip
-"""`smoke` runs in the tests. `short` takes minutes a side on one core, at half the size of the images; its
-networks are far from trained. `warm` goes on from a plainly trained ResNet-20 (`--weights`). A and B are
-hours a side. `gpu` is for minutes of one large GPU; its network is as wide as a checkpoint under 16 MB
-allows, which has to travel."""
+"""`smoke` runs in the tests. `short` takes half an hour a side on one core, at half the size of the
+images; its networks are not trained to the end. `warm` goes on from a plainly trained ResNet-20
+(`--weights`). A and B are hours a side. `gpu` is for minutes of one large GPU; its network is as wide as a
+checkpoint under 16 MB allows, which has to travel."""
