@@ -23,6 +23,7 @@ from benchmarks import (
     real_weights,
     search_cost,
     training_speed,
+    unprofiled,
 )
 from benchmarks.chain import table as chain_table
 from experiments import cifar10, reproduction
@@ -50,6 +51,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reproduction": lambda: reproduction.page(ROOT / "results" / "reproduction"),
     "search-cost": lambda: search_cost.page(results("search-cost")),
     "training-speed": lambda: training_speed.page(ROOT / "results"),
+    "unprofiled": lambda: unprofiled.page(results("unprofiled")["runs"]),
 }
 
 
