@@ -17,7 +17,7 @@ RESAMPLES = 1000
 class SideFront:
     """The modes of one side's front, the cheapest first, found on the search split.
 
-    - `costs`: in shares of the full network's multiply-accumulates, shape `(modes,)`.
+    - `costs`: in shares of the full network's multiply-accumulates, or in ms, shape `(modes,)`.
     - `right`: which test images each has right, shape `(modes, images)`.
     """
 
@@ -82,7 +82,7 @@ def _weights_of(costs: NDArray[np.float64], places: NDArray[np.float64]) -> NDAr
 
 
 def beside(ours: SideFront, theirs: SideFront) -> dict[str, Any]:
-    """Return how one front compares with another's at equal multiply-accumulates."""
+    """Return how one front compares with another's at equal cost."""
     costs, rival_costs = ours.costs.tolist(), theirs.costs.tolist()
     above = count_above(costs, ours.accuracies.tolist(), rival_costs, theirs.accuracies.tolist())
     interval = share_interval(costs, ours.right, rival_costs, theirs.right)

@@ -14,7 +14,9 @@ them. Each side's front is searched on the search split (knapsack); every figure
 every mode calibrated. *Above*: the share of a side's modes, within the range of costs that the other
 covers, that are more accurate than the other's front at their cost, with a 95 % interval over the test
 images, drawn anew. *Gap*: how far one front lies above the other in the mean over the range that both
-cover, in points. Intervals do not know of other seeds. Milliseconds were not compared."""
+cover, in points. Intervals do not know of other seeds. *At equal ms*: the same with latencies in the place
+of multiply-accumulates, one example at a time, each mode on the engine where it is fastest (our own kernels
+among them); a mode that is no faster than a larger one of its front is left out."""
 
 
 def page(scales: Sequence[Mapping[str, Any]]) -> str:
@@ -31,7 +33,7 @@ def _verdict(scales: Sequence[Mapping[str, Any]]) -> str:
         for pair in results["pairs"]:
             lines.append(
                 f"- {results['scale']}, seed {pair['seed']}: *{pair['ours']}* beside *{pair['theirs']}*:"
-                f" {_share(pair)} above, gap {_gap(pair)}."
+                f" {_share(pair)} above, gap {_gap(pair)}{_at_equal_ms(pair)}."
             )
     return "\n".join(lines) if lines else "No two sides were finished yet."
 
@@ -60,6 +62,7 @@ def _section(results: Mapping[str, Any]) -> str:
         ),
         _sharing(results),
         made_by(results),
+        *map(_timed, results["timed"]),
     ]
     return "\n\n".join(line for line in lines if line)
 
@@ -89,6 +92,19 @@ def _sharing(results: Mapping[str, Any]) -> str:
     return (
         f"The price of sharing: the plain network that spends the whole budget alone has {100 * own:.1f} %;"
         f" the full modes differ from that by, in points: {'; '.join(words)}."
+    )
+
+
+def _at_equal_ms(pair: Mapping[str, Any]) -> str:
+    if "at_equal_ms" not in pair:
+        return "; not timed"
+    return f"; at equal ms {_share(pair['at_equal_ms'])} above, gap {_gap(pair['at_equal_ms'])}"
+
+
+def _timed(made: Mapping[str, Any]) -> str:
+    engines = ", ".join(made["engines"])
+    return (
+        f"Timed by `{made['command']}` at commit {made['commit']} on {made['machine']}: {engines}."
     )
 
 

@@ -31,9 +31,11 @@ PAIRS = (
     (FOUND, PAPER),
 )  # fmt: skip
 """Whose front is held against whose."""
+Part = tuple[str, int]
+"""A side's name and a seed."""
 
 
-def parts_of(sizes: Scale) -> list[tuple[str, int]]:
+def parts_of(sizes: Scale) -> list[Part]:
     """Return the sides and seeds of a scale, the most valuable first: one seed of all, then the others."""
     first = [side.name for side in sides_of(sizes)]
     full, *others = [side.name for side in alone_sides(sizes)]
@@ -48,21 +50,33 @@ def answers_file(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{Side(name, ()).file_name}-{seed}.answers.npz"
 
 
+def latencies_file(folder: Path, name: str, seed: int) -> Path:
+    """Return where it is kept how long a side's modes take; see `experiments.worth_latency`."""
+    return folder / f"{Side(name, ()).file_name}-{seed}.latency.json"
+
+
 def records_of(scale: str, sizes: Scale, folder: Path) -> dict[str, Any]:
     """Return the records of all that is finished, and what is missing."""
-    found = {}
+    found, timed = {}, {}
     for name, seed in parts_of(sizes):
         path = answers_file(folder, name, seed)
         if path.is_file():
             with np.load(path) as file:
                 found[name, seed] = json.loads(str(file["header"])), file["right"]
+        path = latencies_file(folder, name, seed)
+        if path.is_file():
+            timed[name, seed] = json.loads(path.read_text(encoding="utf-8"))
     made = next(iter(found.values()))[0]["made"]
     return {
         **made, "scale": scale, "network": sizes.network, "image_size": sizes.image_size,
         "budget": sizes.spending.epochs,
         "missing": [f"{n}, seed {s}" for n, s in parts_of(sizes) if (n, s) not in found],
-        "runs": [_run(name, seed, *each) for (name, seed), each in found.items()],
-        "pairs": _pairs(sizes, found),
+        "timed": list({json.dumps(each["made"]): each["made"] for each in timed.values()}.values()),
+        "runs": [
+            _run(part, header, right, _modes_of(timed.get(part)))
+            for part, (header, right) in found.items()
+        ],
+        "pairs": _pairs(sizes, found, timed),
     }  # fmt: skip
 
 
@@ -72,29 +86,66 @@ def all_scales(out: Path) -> list[dict[str, Any]]:
     return [read_records(path) for path in paths.values() if path.is_file()]
 
 
-def _run(name: str, seed: int, header: Mapping[str, Any], right: Any) -> dict[str, Any]:
+def _modes_of(timed: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return by mode what was timed of a side: nothing if it was not."""
+    return timed["modes"] if timed else {}
+
+
+def _run(
+    part: Part, header: Mapping[str, Any], right: Any, timed: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the record of one side and seed: its training, and the accuracy and cost of its modes."""
     keys = ("epochs", "full_passes", "training_s", "uniform", "macs")
     return {
-        "side": name, "seed": seed, **{key: header[key] for key in keys},
+        "side": part[0], "seed": part[1], **{key: header[key] for key in keys},
         "steps": header["identity"]["steps"], "images": right.shape[1],
         "commit": header["made"]["commit"],
         "modes": [
-            {"mode": mode, "cost": cost, "accuracy": float(row.mean())}
+            {"mode": mode, "cost": cost, "accuracy": float(row.mean()), **timed.get(mode, {})}
             for mode, cost, row in zip(header["modes"], header["costs"], right, strict=True)
         ],
     }  # fmt: skip
 
 
-def _pairs(sizes: Scale, found: Mapping[tuple[str, int], Any]) -> list[dict[str, Any]]:
-    """Return every pair of fronts that is there."""
+def _pairs(
+    sizes: Scale, found: Mapping[Part, Any], timed: Mapping[Part, Any]
+) -> list[dict[str, Any]]:
+    """Return every pair of fronts that is there; at equal ms too, if both were timed in one run."""
     rows = []
     for ours, theirs in PAIRS:
         for seed in sizes.seeds:
-            if (ours, seed) in found and (theirs, seed) in found:
-                fronts = [_front(*found[name, seed]) for name in (ours, theirs)]
-                rows.append({"ours": ours, "theirs": theirs, "seed": seed, **beside(*fronts)})
+            parts = [(name, seed) for name in (ours, theirs)]
+            if not all(part in found for part in parts):
+                continue
+            fronts = [_front(*found[part]) for part in parts]
+            row = {"ours": ours, "theirs": theirs, "seed": seed, **beside(*fronts)}
+            if all(part in timed for part in parts) and _in_one_run(*(timed[p] for p in parts)):
+                in_ms = [
+                    by_latency(front, {mode: each["latency_ms"] for mode, each in modes.items()})
+                    for front, modes in zip(fronts, (timed[p]["modes"] for p in parts), strict=True)
+                ]
+                row["at_equal_ms"] = beside(*in_ms)
+            rows.append(row)
     return rows
+
+
+def _in_one_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one["made"] == other["made"]
+
+
+def by_latency(front: SideFront, latency_ms: Mapping[str, float]) -> SideFront:
+    """Return a front with its modes' latencies as costs, the fastest first.
+
+    A mode that is no faster than one further up the front is left out: nobody would run it. The order of
+    the front is that of the search, so no test image decides what stays.
+    """
+    kept: list[int] = []
+    for place in reversed(range(len(front.modes))):
+        if not kept or latency_ms[front.modes[place]] < latency_ms[front.modes[kept[-1]]]:
+            kept.append(place)
+    kept.reverse()
+    modes = tuple(front.modes[place] for place in kept)
+    return SideFront(modes, np.asarray([latency_ms[mode] for mode in modes]), front.right[kept])
 
 
 def _front(header: Mapping[str, Any], right: Any) -> SideFront:

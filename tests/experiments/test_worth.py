@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import worth
+from experiments import worth, worth_latency
 from experiments.fronts_of_sides import SideFront, beside, gap_between
 from experiments.pixels import load_pixels
 from experiments.sides import Spending, config_of, converted, steps_of_side
-from experiments.worth_records import PAIRS, parts_of
+from experiments.worth_records import PAIRS, by_latency, latencies_file, parts_of, records_of
 from experiments.worth_sides import (
     ACCOUNTING,
     FOUND,
@@ -23,6 +23,7 @@ from experiments.worth_sides import (
 )
 from results.records import read_records
 from tests.data.test_data import write_images
+from wenable.measure.latency import TimingPlan
 
 
 def front(costs: list[float], shares: list[float], seed: int, images: int = 300) -> SideFront:
@@ -84,7 +85,10 @@ def test_sides_are_trained_searched_and_compared_and_go_on_where_they_were(
         assert abs(runs[name]["full_passes"] - 2.0) <= 0.5 * step + 0.3
     assert runs["alone, full"]["full_passes"] == runs["alone, full"]["epochs"]
     assert runs["alone, full"]["epochs"] == pytest.approx(2.0, rel=0.15)
-    assert any("size=8" in mode["mode"] for mode in runs[JOINT]["modes"])
+    (joint,) = [each for each in sides_of(SCALES["smoke"]) if each.name == JOINT]
+    net = converted(joint, SCALES["smoke"].make(2), torch.zeros(2, 3, 16, 16))
+    assert {net.macs(mode["mode"]) for mode in runs[JOINT]["modes"]} > {net.macs("1/2")}
+    assert net.macs("1/2,size=8") < net.macs("1/2")
     assert [(pair["ours"], pair["theirs"]) for pair in results["pairs"]] == [
         (PAPER, US_NET), (JOINT, US_NET)
     ]  # fmt: skip
@@ -95,6 +99,30 @@ def test_sides_are_trained_searched_and_compared_and_go_on_where_they_were(
     again = worth.run(**arguments, sides=names)
     assert again is not None
     assert again["runs"] == results["runs"]
+    timed = worth_latency.run(**arguments, threads=1, timing=TimingPlan(1, 2, 1, 0.0))
+    assert read_records(tmp_path / "results" / "worth-smoke.jsonl") == timed
+    (made,) = timed["timed"]
+    for run in timed["runs"]:
+        for mode in run["modes"]:
+            assert run["side"] == "alone, full" or 0 < mode["low_ms"] <= mode["latency_ms"]
+            assert ("engine" in mode) == (run["side"] != "alone, full")
+    assert all("at_equal_ms" in pair for pair in timed["pairs"])
+    page = (tmp_path / "docs" / "results" / "worth.md").read_text()
+    assert "; at equal ms " in page
+    assert made["command"] in page
+    # Figures of two runs are not held against each other.
+    path = latencies_file(tmp_path / "work" / "smoke", JOINT, 0)
+    path.write_text(path.read_text().replace(made["commit"], "0000000"))
+    pairs = records_of("smoke", SCALES["smoke"], tmp_path / "work" / "smoke")["pairs"]
+    assert ["at_equal_ms" in pair for pair in pairs] == [True, False]
+
+
+def test_a_front_in_milliseconds_leaves_out_what_is_no_faster_than_a_larger_mode():
+    one = front([0.1, 0.2, 0.5, 1.0], [0.3, 0.4, 0.5, 0.6], 1)
+    found = by_latency(one, {"0.1": 2.0, "0.2": 1.0, "0.5": 1.0, "1.0": 3.0})
+    assert found.modes == ("0.5", "1.0")
+    assert found.costs.tolist() == [1.0, 3.0]
+    assert np.array_equal(found.right, one.right[[2, 3]])
 
 
 def test_a_side_can_take_the_steps_of_another_whatever_they_cost(tmp_path: Path):
