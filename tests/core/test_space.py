@@ -99,7 +99,7 @@ def test_modes_of_several_networks_run_one_of_them(mode: Mode, seed: int):
     assert part.size == own.space.size
     assert space.mode(dict(part.full)) == space.of_network(name, "full")
     assert space.mode(f"network={name}") == space.of_network(name, own.space.full)
-    first, last = list(space.networks)[0], list(space.networks)[-1]
+    first, *_, last = space.networks
     assert space.full == space.mode("full") == space.mode(f"network={first}")
     assert space.smallest == space.mode("smallest") == space.of_network(last, "smallest")
     sampled = space.sample(random.Random(seed))

@@ -33,6 +33,7 @@ from wenable.runtime.session import Session
 
 ROOT = Path(__file__).parents[2]
 ENGINES = installed_engines()
+BIG = ["full", "1/4", "1/4,size=4", "1,size=4,precision=8-bit"]
 
 
 def tiny() -> nn.Module:
@@ -49,15 +50,13 @@ def group_modes(net: we.DynamicNetwork, path: Path, modes: list[str], **more: An
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A network by each method that a bundle holds, and one that is static."""
+    """Networks with groups, image sizes and bits, with widths, and one that is static."""
     folder = tmp_path_factory.mktemp("own")
-    found = {
-        name: we.export(converted_by(name), MODES[name], folder / f"{name}.wen")
-        for name in ("slimmable", "exits", "precision")
-    }
-    sizes = [we.WeightEnabling((1, 2, 4)), we.ImageSize((6, 4))]
-    net = we.convert(small_resnet(), torch.zeros(IMAGES), method=sizes)
-    found["big"] = group_modes(net, folder / "big.wen", ["full", "1/4", "1/4,size=4", "1,size=4"])
+    method = [we.WeightEnabling((1, 2, 4)), we.ImageSize((6, 4)), we.SwitchablePrecision((32, 8))]
+    net = we.convert(small_resnet(), torch.zeros(IMAGES), method=method)
+    found = {"big": group_modes(net, folder / "big.wen", BIG)}
+    net = converted_by("slimmable")
+    found["slim"] = we.export(net, MODES["slimmable"], folder / "slim.wen")
     net = we.convert(tiny(), torch.zeros(IMAGES), method=we.Static())
     found["little"] = we.export(net, ["full"], folder / "little.wen")
     return found
@@ -270,7 +269,10 @@ def test_unknown_modes_of_networks_are_named(pair):
         ("network=middle", "'middle', which is no option of 'network'; allowed: big, little"),
         ("network=little,1/2", "an option that nothing in this network has; allowed: 1"),
         ("network=big,1/2", r"\(=network=big,1/2\) was not exported"),
-        ({"network": 2, "big/size": 2}, "runs the network 'little' and sets 'big/size' of another"),
+        (
+            {"network": 2, "big/size": 2, "little/static": 1},
+            "runs the network 'little' and sets 'big/size' of another",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             bundle.number_of(mode)
