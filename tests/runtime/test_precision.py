@@ -63,7 +63,7 @@ def test_what_an_engine_does_not_offer_is_refused_in_one_line(path):
             Session(path, engine=engine, precision="bfloat16")
         with Session(path, engine=engine, threads=1, precision="auto") as session:
             assert session.precision == "float32"
-    with pytest.raises((ValueError, EngineError), match="not offered by native|not installed"):
+    with pytest.raises((ValueError, EngineError), match=r"not offered by native|not installed"):
         open_engine("native", 1, "float16")
 
 
