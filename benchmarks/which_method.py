@@ -2,9 +2,9 @@
 
     python -m benchmarks.which_method [--folder out/which-method] [--blocks 5] [--calls 6] [--out .]
 
-MobileNet-V2 with random weights: only times are measured, and no accuracy is claimed. Each method's modes are
-exported to a bundle, `wenable.join` puts all into one file, and all modes are timed against each other, in
-blocks in random order. Bundles that are in the folder already are not made again. Results go to
+MobileNet-V2 with random weights: only times are measured, and no accuracy is claimed. Each method's modes
+are exported to a bundle, `wenable.join` puts all into one file, and all modes are timed against each other,
+in blocks in random order. Bundles that are in the folder already are not made again. Results go to
 `results/which-method.jsonl`, where those of other machines stay, and the tables to
 `docs/results/which-method.md`.
 """
@@ -131,9 +131,9 @@ def page(runs: list[dict[str, Any]]) -> str:
         "",
         _verdict(runs),
         "",
-        "MobileNet-V2 at 224x224 with random weights, batch 1: there are times here and no accuracies. The modes"
-        " of all methods stand in one file (`wenable.join`) and ran in one session without a profile. Medians"
-        " with quartiles in ms; *faster* is the whole network over the mode in the same session. *auto* is"
+        "MobileNet-V2 at 224x224 with random weights, batch 1: there are times here and no accuracies. The"
+        " modes of all methods stand in one file (`wenable.join`) and ran in one session without a profile."
+        " Medians with quartiles in ms; *faster* is the whole network over the mode in the same session. *auto* is"
         ' `engine="auto"`: the faster of the engines, and our own kernels for a mode that they run faster.',
         "",
     ]

@@ -20,8 +20,7 @@ from wenable.profiling import ProfilePlan, on_device, profile, whole_modes
 from wenable.profiling.drift import measure_steadily
 from wenable.profiling.on_device import journal_path
 from wenable.profiling.steps import Steps
-from wenable.runtime import Bundle, DeviceProfile
-from wenable.runtime import session_engine
+from wenable.runtime import Bundle, DeviceProfile, session_engine
 from wenable.runtime.device_profile import default_profile_path
 from wenable.runtime.engine import OperationTime
 from wenable.runtime.engines import open_engine
