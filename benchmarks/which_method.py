@@ -133,8 +133,8 @@ def page(runs: list[dict[str, Any]]) -> str:
         "",
         "MobileNet-V2 at 224x224 with random weights, batch 1: there are times here and no accuracies. The"
         " modes of all methods stand in one file (`wenable.join`) and ran in one session without a profile."
-        " Medians with quartiles in ms; *faster* is the whole network over the mode in the same session. *auto* is"
-        ' `engine="auto"`: the faster of the engines, and our own kernels for a mode that they run faster.',
+        " Medians with quartiles in ms; *faster* is the whole network over the mode in the same session."
+        ' *auto* is `engine="auto"`: the faster engine, and our own kernels where those are faster.',
         "",
     ]
     for run in runs:

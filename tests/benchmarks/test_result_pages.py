@@ -23,6 +23,7 @@ from benchmarks import (
     real_weights,
     search_cost,
     training_speed,
+    which_method,
 )
 from benchmarks.chain import table as chain_table
 from experiments import cifar10, reproduction
@@ -49,6 +50,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "real-weights": lambda: real_weights.page(results("real-weights")),
     "reproduction": lambda: reproduction.page(ROOT / "results" / "reproduction"),
     "search-cost": lambda: search_cost.page(results("search-cost")),
+    "which-method": lambda: which_method.page(results("which-method")["runs"]),
     "training-speed": lambda: training_speed.page(ROOT / "results"),
 }
 
