@@ -253,7 +253,7 @@ def test_other_inputs_and_outputs_are_refused(own, tmp_path):
     ],
 )
 def test_names_that_no_mode_could_have_are_refused(own, tmp_path, names, message):
-    bundles = dict[str, Path].fromkeys(names, own["little"])
+    bundles: Any = dict.fromkeys(names, own["little"])
     with pytest.raises(ValueError, match=message):
         we.join(bundles, tmp_path / "pair.wen")
 
