@@ -35,13 +35,13 @@ from wenable.runtime import Session
 from wenable.runtime.engines import installed_engines
 
 NETWORK = "mobilenet_v2"
-SIZES = (224, 192, 160, 128)
+SIZES = (224, 160, 128)
 THREADS = 2
 METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "static": (we.Static(), ("full",)),
     "groups": (we.WeightEnabling(), ("1/2", "1/4", "1/16")),
     "widths": (we.Slimmable((1.0, 0.75, 0.5, 0.25)), ("0.75", "0.5", "0.25")),
-    "size": (we.ImageSize(SIZES), ("192", "160", "128")),
+    "size": (we.ImageSize(SIZES), ("160", "128")),
     "exits": (we.EarlyExits(("features.13", "features.6")), ("features.13", "features.6")),
     "precision": (we.SwitchablePrecision((32, 8)), ("8-bit",)),
 }
