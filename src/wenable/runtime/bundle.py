@@ -180,7 +180,8 @@ class Bundle:
         alike: dict[Any, int] = {}
         outputs, nodes = None, 0
         for number, exported in enumerate(self.modes):
-            kind = (exported.graph, _sizes(exported), str(exported.channels))
+            network, _ = self.space.within(exported.mode)  # whose norms it has
+            kind = (network, exported.graph, _sizes(exported), str(exported.channels))
             if kind not in alike:
                 alike[kind] = number
                 nodes += len(self._graphs[exported.graph].nodes)
