@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "measure": {"core"},
     "strategies": {"core"},
     "report": {"core"},
-    "runtime": {"core", "images", "measure"},
+    "runtime": {"core", "images", "measure", "version"},
     "profiling": {"core", "measure", "runtime"},
     "serving": {"runtime"},
     "modules": {"measure"},
@@ -137,9 +137,9 @@ def test_the_public_names():
     assert [name for name in dir(we) if not name.startswith("_")] == [
         "ConversionWarning", "DynamicNetwork", "EarlyExits", "Front", "Greedy", "GreedyLazy", "ImageSize",
         "Knapsack", "Knob", "Metric", "Mode", "NSGA2", "Reading", "Sharing", "Slimmable", "Space",
-        "SwitchablePrecision", "TrainConfig", "UncalibratedWarning", "UniversallySlimmable",
+        "Static", "SwitchablePrecision", "TrainConfig", "UncalibratedWarning", "UniversallySlimmable",
         "WeightEnabling", "WeightEnablingWithPrecision", "calibrate", "convert", "evaluate", "explore",
-        "export", "export_executorch", "extract", "load", "save", "train", "train_incrementally",
+        "export", "export_executorch", "extract", "join", "load", "save", "train", "train_incrementally",
     ]  # fmt: skip
     assert all(hasattr(we, name) for name in dir(we))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

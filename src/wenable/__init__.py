@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wenable.methods.depth import EarlyExits as EarlyExits
     from wenable.methods.image_size import ImageSize as ImageSize
     from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
+    from wenable.methods.static import Static as Static
     from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
     from wenable.methods.weight_enabling_with_precision import (
         WeightEnablingWithPrecision as WeightEnablingWithPrecision,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from wenable.network.extraction import extract as extract
     from wenable.network.gain import ConversionWarning as ConversionWarning
     from wenable.network.metrics import Metric as Metric
+    from wenable.runtime.joining import join as join
     from wenable.saving.network_file import load as load
     from wenable.saving.network_file import save as save
     from wenable.search.exploring import explore as explore
@@ -64,6 +66,7 @@ _HOMES = {
     "Sharing": "wenable.training",
     "Slimmable": "wenable.methods.width",
     "Space": "wenable.core.space",
+    "Static": "wenable.methods.static",
     "SwitchablePrecision": "wenable.methods.precision",
     "TrainConfig": "wenable.training",
     "UncalibratedWarning": "wenable.network.dynamic_network",
@@ -77,6 +80,7 @@ _HOMES = {
     "export": "wenable.exporting",
     "export_executorch": "wenable.exporting.executorch",
     "extract": "wenable.network.extraction",
+    "join": "wenable.runtime.joining",
     "load": "wenable.saving.network_file",
     "save": "wenable.saving.network_file",
     "train": "wenable.training",

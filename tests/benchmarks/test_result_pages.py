@@ -24,6 +24,7 @@ from benchmarks import (
     search_cost,
     training_speed,
     unprofiled,
+    which_method,
 )
 from benchmarks.chain import table as chain_table
 from experiments import cifar10, reproduction
@@ -91,3 +92,20 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path):
     path.write_text(path.read_text() + '{"part": "rows"}\n')
     with pytest.raises(ValueError, match=r"made\.jsonl, line 3 is no record"):
         read_records(path)
+
+
+def test_the_page_of_methods_says_how_much_faster_each_is():
+    """Of a run that is made up: nothing is measured here."""
+    times = {"static": ("1", 10.0), "groups": ("1/16", 5.0), "widths": ("0.25", 4.0), "size": ("128", 2.5),
+             "exits": ("stem", 8.0), "precision": ("8-bit", 20.0)}  # fmt: skip
+    rows = [
+        {"network": name, "mode": mode, "macs": 3e8, "ran_on": "native",
+         "latency": {"value": ms, "low": ms, "high": ms, "unit": "ms"}}
+        for name, (mode, ms) in times.items()
+    ]  # fmt: skip
+    run = {"machine": "a machine", "command": "c", "commit": "d", "threads": 2,
+           "engines": {"auto": {"version": "openvino 1", "modes": rows}}}  # fmt: skip
+    text = which_method.page([run])
+    assert "`ImageSize` 4.00 times, `Slimmable` 2.50 times" in text
+    assert "`SwitchablePrecision` 0.50 times" in text
+    assert "| `WeightEnabling` | `1/16` | 300 | 5.0 (5.0 to 5.0) native | 2.00 |" in text

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wenable.core.networks import joined_knobs
 from wenable.core.space import Knob, Mode, Space
 
 
@@ -71,6 +72,56 @@ def test_labels_are_written_and_read_back(mode: Mode):
                 changed = {knob.name: option}
                 runs[space.position(knob.name)] = knob.text(option)
                 assert space.mode(",".join(runs)) == space.full.replace(changed)
+
+
+@st.composite
+def joined_modes(draw: st.DrawFn) -> Mode:
+    """Modes of a space of several networks, whose knobs may be called the same."""
+    names = draw(
+        st.lists(st.sampled_from(["big", "little", "0.5", "1", "ü"]), min_size=2, unique=True)
+    )
+    own = {name: draw(st.one_of(modes(), labelled_modes())) for name in names}
+    space = Space(joined_knobs({name: each.space.knobs for name, each in own.items()}))
+    assert space.size == sum(each.space.size for each in own.values())
+    return space.of_network(*draw(st.sampled_from(sorted(own.items()))))
+
+
+@given(joined_modes(), st.integers(0, 2**32))
+def test_modes_of_several_networks_run_one_of_them(mode: Mode, seed: int):
+    space = mode.space
+    name, own = space.within(mode)
+    assert space.mode(str(mode)) == space.mode(f"{own},network={name}") == mode
+    assert space.mode(json.loads(json.dumps(dict(mode)))) == mode
+    told = {knob.name: mode[knob.name] for knob in space.knobs if knob.network in ("", name)}
+    assert space.mode(told) == mode  # of the others nothing need be said
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+    part = space.fixed({"network": mode["network"]})
+    assert part.size == own.space.size
+    assert space.mode(dict(part.full)) == space.of_network(name, "full")
+    assert space.mode(f"network={name}") == space.of_network(name, own.space.full)
+    first, *_, last = space.networks
+    assert space.full == space.mode("full") == space.mode(f"network={first}")
+    assert space.smallest == space.mode("smallest") == space.of_network(last, "smallest")
+    sampled = space.sample(random.Random(seed))
+    for each in (sampled, *space.cheaper(mode), *space.uniform_modes()):
+        running, inside = space.within(each)
+        assert space.of_network(running, inside) == each == space.mode(str(each))
+    nearest = [space.within(each) for each in space.cheaper(mode)]
+    assert [each for network, each in nearest if network == name] == list(own.space.cheaper(own))
+    assert all(each.is_no_costlier_than(space.full) for each in space.cheaper(space.full))
+
+
+def test_a_mode_sets_no_knob_of_a_network_that_does_not_run():
+    knobs = joined_knobs({"big": [Knob("a", (1, 2))], "little": [Knob("a", (1, 4))]})
+    space = Space(knobs)
+    with pytest.raises(ValueError, match="runs the network 'little' and sets 'big/a' of another"):
+        Mode(space, (2, 2, 1))
+    with pytest.raises(ValueError, match="'middle', which is no option of 'network'; allowed: big"):
+        space.mode("network=middle")
+    with pytest.raises(ValueError, match=r"`mode` \(='network=big,1/4'\): .* allowed: 1, 1/2"):
+        space.mode("network=big,1/4")
+    with pytest.raises(ValueError, match="the network 'little' has no knob"):
+        Space(knobs[:2])
 
 
 def test_labels_stand_in_files_only_where_there_are_any():

@@ -115,6 +115,23 @@ def test_a_budget_holds_for_all_sizes_together(path):
             assert session.prepared_mb <= 1.5 * one
 
 
+def test_8_bits_are_checked_and_answer_at_every_size(tmp_path):
+    torch.manual_seed(0)
+    net = we.convert(
+        AnySize(), torch.zeros(1, 2, 8, 8), method=we.SwitchablePrecision((32, 8))
+    ).eval()
+    we.calibrate(net, ["8-bit"], [torch.randn(16, 2, 8, 8)])
+    path = we.export(net, ["8-bit"], tmp_path / "net.wen", image_sizes=[(6, 10)])
+    plain = we.extract(net, "8-bit").eval()
+    with Session(path, engine="onnxruntime", threads=1) as session:
+        for size in ((8, 8), (6, 10)):
+            x = torch.randn(2, 2, *size)
+            with torch.no_grad():
+                expected = plain(x).numpy()
+            most = np.abs(expected).max()
+            np.testing.assert_allclose(session.run(x.numpy()), expected, atol=0.05 * most)
+
+
 def test_the_weights_stand_in_the_file_once(net, path, tmp_path):
     single = we.export(net, MODES, tmp_path / "one.wen")
     _, tensors = read_bundle_file(path)

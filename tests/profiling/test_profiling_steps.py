@@ -20,8 +20,7 @@ from wenable.profiling import ProfilePlan, on_device, profile, whole_modes
 from wenable.profiling.drift import measure_steadily
 from wenable.profiling.on_device import journal_path
 from wenable.profiling.steps import Steps
-from wenable.runtime import Bundle, DeviceProfile
-from wenable.runtime import session as session_module
+from wenable.runtime import Bundle, DeviceProfile, session_engine
 from wenable.runtime.device_profile import default_profile_path
 from wenable.runtime.engine import OperationTime
 from wenable.runtime.engines import open_engine
@@ -240,7 +239,7 @@ def world(monkeypatch: pytest.MonkeyPatch, cache: Path) -> World:
     timed = partial(measure_latencies, clock=lambda: world.now, sleep=world.sleep)
     for module in (on_device, whole_modes):
         monkeypatch.setattr(module, "measure_latencies", timed)
-    for module in (on_device, session_module):
+    for module in (on_device, session_engine):
         monkeypatch.setattr(module, "open_engine", lambda *_: world)
     return world
 

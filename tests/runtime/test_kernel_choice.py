@@ -14,8 +14,14 @@ import torch
 import wenable as we
 from tests.helpers.networks import converted, small_resnet
 from wenable.core.readings import Reading
-from wenable.runtime import Bundle, DeviceProfile, EngineError, kernel_choice, remembered
-from wenable.runtime import session as sessions
+from wenable.runtime import (
+    Bundle,
+    DeviceProfile,
+    EngineError,
+    kernel_choice,
+    remembered,
+    session_engine,
+)
 from wenable.runtime.device_profile import default_profile_path, kept_profile, write_profile
 from wenable.runtime.engine import PlannedMode
 from wenable.runtime.kernel_choice import ENGINE, KERNELS
@@ -70,11 +76,11 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remembered, "_known", {})
     monkeypatch.setattr(kernel_choice, "waited_s", lambda: 0.0)
-    monkeypatch.setattr(sessions, "fastest_engine", lambda *_: "onnxruntime")
+    monkeypatch.setattr(session_engine, "fastest_engine", lambda *_: "onnxruntime")
 
     def make(engine_ms: float, kernels_ms: float, refuses: bool = False) -> tuple[Kernels, Timer]:
         kernels, timer = Kernels(refuses), Timer(engine_ms, kernels_ms)
-        monkeypatch.setattr(sessions, "open_kernels", lambda threads: kernels)
+        monkeypatch.setattr(session_engine, "open_kernels", lambda threads: kernels)
         monkeypatch.setattr(kernel_choice, "measure_latencies", timer)
         return kernels, timer
 

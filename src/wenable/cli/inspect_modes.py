@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from wenable.cli.terminal import (
     print_json,
 )
 from wenable.core.mode_ids import resolve
+from wenable.core.networks import NETWORK
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode
 from wenable.report.figures import TEST, shown_accuracy, split_of
@@ -114,7 +115,7 @@ def _wanted(named: NamedModes, chosen: Mode | None) -> dict[str, Mode]:
 
 
 def _plain(name: str, mode: Mode, named: NamedModes) -> dict[str, Any]:
-    knobs = {knob.name: knob.text(mode[knob.name]) for knob in mode.space.knobs}
+    knobs = dict(_own_options(mode))
     readings = {key: asdict(each) for key, each in named.readings.get(mode, {}).items()}
     flat = {" ".join(key.split()): each for key, each in readings.items()}
     return {"id": name or None, "mode": str(mode), "knobs": knobs, "readings": flat}
@@ -144,6 +145,15 @@ def _print_one(console: Console, named: NamedModes, mode: Mode) -> None:
     table = plain_table()
     table.add_column("knob", overflow="fold")
     table.add_column("option", no_wrap=True)
-    for knob in mode.space.knobs:
-        table.add_row(knob.name, knob.text(mode[knob.name]))
+    for name, option in _own_options(mode):
+        table.add_row(name, option)
     console.print(table)
+
+
+def _own_options(mode: Mode) -> Iterator[tuple[str, str]]:
+    """Yield each knob and its option; of several networks only those of the one that runs."""
+    network, own = mode.space.within(mode)
+    if network:
+        yield NETWORK, network
+    for knob in own.space.knobs:
+        yield knob.name, knob.text(own[knob.name])

@@ -205,6 +205,24 @@ def export(
 
 @app.command()
 @_one_line_errors
+def join(
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            help="Bundles of the same inputs and outputs, as NAME=FILE.", metavar="NAME=FILE..."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The bundle to write, as pair.wen.", metavar="FILE")],
+    json: Json = False,
+) -> None:
+    """Write several bundles to one file, whose modes are called network=NAME."""
+    from wenable.cli.joining import run_join
+
+    run_join(bundles, out, json)
+
+
+@app.command()
+@_one_line_errors
 def profile(
     bundle: BundleFile,
     engine: Engine = "onnxruntime",

@@ -15,6 +15,7 @@ from wenable.report.figures import shown_accuracy, split_of
 from wenable.report.markdown_table import markdown_table
 from wenable.report.page import write_report
 from wenable.report.page_data import is_modelled, table_points
+from wenable.report.side_by_side import side_by_side
 
 FORMATS = ("html", "svg", "png", "md", "csv")
 _PICTURED = {"macs": "MACs", "latency": "ms"}
@@ -36,7 +37,8 @@ def run_report(
       split; of a front that has none, those on the search split, and it says so.
     - `predictions`: a verification of predicted costs, for the page; None for none.
     - `out`: the page, such as `report.html`. `front.md`, `front.csv`, `front.svg` and `front.png` go
-      beside it; of several fronts each has its own picture, `front-NAME.svg`.
+      beside it; of several fronts each has its own picture, `front-NAME.svg`, and `fronts.svg` shows
+      all in the same axes.
     - `formats`: some of html, svg, png, md, csv.
     - `deadline_run`: requests under deadlines over time, as `wenable.runtime.deadline_run` writes them;
       their picture goes beside the page, as `deadlines.svg`.
@@ -56,6 +58,8 @@ def run_report(
     table = markdown_table(
         series, search_split=search_split
     )  # refuses mixed units before anything is written
+    costs = [point.cost.value or 0.0 for front in series.values() for point in front.points]
+    compared = f"{side_by_side(series)}\n" if len(series) > 1 and max(costs) > 0 else ""
     pictures = [kind for kind in ("svg", "png") if kind in formats]
     if pictures:
         _check_pictures(series)
@@ -65,7 +69,7 @@ def run_report(
         page = {"title": title, "predictions": verifications, "search_split": search_split}
         written.append(write_report(out, series, **page))
     if "md" in formats:
-        written.append(write_whole(out.parent / "front.md", table))
+        written.append(write_whole(out.parent / "front.md", compared + table))
     if "csv" in formats:
         written.append(write_whole(out.parent / "front.csv", csv_table(series)))
     if run is not None:
@@ -75,6 +79,10 @@ def run_report(
         written.append(plot_timeline(run, out.parent / "deadlines.svg"))
     for kind in pictures:
         written += [_picture(name, front, series, out, kind) for name, front in series.items()]
+        if len(series) > 1:
+            from wenable.report.compared_plot import plot_compared
+
+            written.append(plot_compared(series, out.parent / f"fronts.{kind}", title=title))
     return written
 
 
@@ -138,6 +146,11 @@ def _check_pictures(series: dict[str, Front]) -> None:
             )
         if not _drawable(front):
             raise ValueError(f"{name!r} has no point with both figures; there is nothing to draw")
+    costs = {front.cost for front in series.values()}
+    if len(costs) > 1:
+        raise ValueError(
+            f"`formats` asks for a picture of fronts by {' and '.join(sorted(costs))}; one has one cost"
+        )
     stems = {_stem(name, series): name for name in series}
     if len(stems) < len(series):
         listed = ", ".join(map(repr, series))

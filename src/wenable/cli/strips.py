@@ -21,6 +21,10 @@ def shown_mode(mode: Mode, encoding: str = "utf-8") -> str:
     """
     if mode == mode.space.full:
         return f"{mode} (full)"
+    network, own = mode.space.within(mode)
+    if network:  # the knobs of the others say nothing of it
+        shown = "" if own == own.space.full else f" {shown_mode(own, encoding)}"
+        return f"network={network}{shown}"
     return strip(mode, encoding) if "," in str(mode) else str(mode)
 
 
@@ -33,10 +37,20 @@ def strip(mode: Mode, encoding: str = "utf-8") -> str:
 
 def strip_key(modes: Iterable[Mode], encoding: str = "utf-8") -> str:
     """Return what the signs of these modes' strips mean; nothing where all have short texts."""
-    strips = [mode for mode in modes if "," in str(mode)]
-    if not strips:
-        return ""
-    space, signs = strips[0].space, _signs(encoding)
+    spaces = {}
+    for mode in modes:
+        network, own = mode.space.within(mode)
+        if "," in str(own):
+            spaces[network] = own.space
+    keys = (
+        f"{network}: {_key(space, encoding)}" if network else _key(space, encoding)
+        for network, space in spaces.items()
+    )
+    return "\n".join(keys)
+
+
+def _key(space: Space, encoding: str) -> str:
+    signs = _signs(encoding)
     kinds: dict[tuple[str, ...], dict[str, int]] = {}
     for knob in space.knobs:
         texts = kinds.setdefault(knob.labels, {})

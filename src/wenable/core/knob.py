@@ -18,6 +18,8 @@ class Knob:
     - `labels`: how each option is written, `("1", "0.75")`; without them as `1/n`.
     - `by_name`: whether only its own name sets it, as `size=160`. An option for all knobs leaves it
       at its most costly one, unless no other knob is there.
+    - `network`: where a space holds several networks, the one that the knob belongs to; see
+      `wenable.core.networks`.
 
     Raises `ValueError` where the options are empty, repeated or not ascending, and for labels that
     are not one for each, each once, or that the text of a mode could not hold.
@@ -33,6 +35,7 @@ class Knob:
     must_divide: tuple[tuple[str, int], ...] = ()
     labels: tuple[str, ...] = ()
     by_name: bool = False
+    network: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
@@ -123,6 +126,7 @@ class Knob:
             "must_divide": [[label, size] for label, size in self.must_divide],
             **({"labels": list(self.labels)} if self.labels else {}),
             **({"by_name": True} if self.by_name else {}),
+            **({"network": self.network} if self.network else {}),
         }
 
     @classmethod
@@ -134,6 +138,7 @@ class Knob:
             tuple((str(label), int(size)) for label, size in values["must_divide"]),
             tuple(map(str, values.get("labels", ()))),
             bool(values.get("by_name", False)),
+            str(values.get("network", "")),
         )
 
     def cheaper(self, option: int) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 from wenable.core.knob import Knob as Knob
 from wenable.core.mode_text import meant_by_all, read_mode, refuse_unknown, write_mode
+from wenable.core.networks import own_knob, places_of_networks, split_network, with_network
 
 
 class RandomSource(Protocol):
@@ -50,6 +51,8 @@ class Mode(Mapping[str, int]):
             )
         for knob, option in zip(self.space.knobs, self.options, strict=True):
             knob.check(option)
+        if self.space.networks:
+            self.space.check_one_network(self.options)
 
     def __getitem__(self, name: str) -> int:
         return self.options[self.space.position(name)]
@@ -115,6 +118,54 @@ class Space:
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"`knobs` names {', '.join(map(repr, twice))} more than once")
+        places_of_networks(self.knobs)
+
+    @cached_property
+    def networks(self) -> Mapping[str, Space]:
+        """The space of each network by its name, most costly first; none in a space of one network."""
+        places = places_of_networks(self.knobs)
+        return {
+            name: Space(tuple(own_knob(self.knobs[place]) for place in own))
+            for name, own in places.items()
+        }
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, ...]]:
+        return places_of_networks(self.knobs)
+
+    def within(self, mode: Mode) -> tuple[str, Mode]:
+        """Return the network that a mode runs, and the mode in that network's own space.
+
+        In a space of one network its name is "", and the mode is the same.
+        """
+        if not self.networks:
+            return "", mode
+        name = self.knobs[0].text(mode.options[0])
+        own = tuple(mode.options[place] for place in self._places[name])
+        return name, Mode(self.networks[name], own)
+
+    def of_network(self, name: str, own: ModeChoice) -> Mode:
+        """Return the mode of this space that runs one of its networks; `own`: in that network's space.
+
+        Raises `ValueError` for a network that is not there, and for a mode outside its space.
+        """
+        option = self.knobs[0].read(name)
+        options = [knob.options[0] for knob in self.knobs]
+        options[0] = option
+        chosen = self.networks[name].mode(own).options
+        for place, each in zip(self._places[name], chosen, strict=True):
+            options[place] = each
+        return Mode(self, tuple(options))
+
+    def check_one_network(self, options: tuple[int, ...]) -> None:
+        """Raise `ValueError` for options that set knobs of a network which does not run."""
+        running = self.knobs[0].text(options[0])
+        for knob, option in zip(self.knobs[1:], options[1:], strict=True):
+            if knob.network != running and option != knob.options[0]:
+                raise ValueError(
+                    f"`mode` runs the network {running!r} and sets {knob.name!r} of another; it must be"
+                    f" at {knob.options[0]} there"
+                )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -142,6 +193,8 @@ class Space:
     @cached_property
     def size(self) -> int:
         """The exact number of modes; 5**52 for ResNet-50, which `len` could not return."""
+        if self.networks:
+            return sum(each.size for each in self.networks.values())
         return math.prod(len(knob.options) for knob in self.knobs)
 
     @cached_property
@@ -151,18 +204,25 @@ class Space:
 
     @cached_property
     def smallest(self) -> Mode:
-        """Every knob at its least costly option."""
+        """Every knob at its least costly option; of several networks, those of the last."""
+        if self.networks:
+            name = list(self.networks)[-1]
+            return self.of_network(name, self.networks[name].smallest)
         return Mode(self, tuple(knob.options[-1] for knob in self.knobs))
 
     def uniform(self, n: int) -> Mode:
         """Return every knob at `n`, or at the nearest option it allows below `n`.
 
-        A knob that only its name sets stays at its most costly option (`Knob.by_name`).
+        A knob that only its name sets stays at its most costly option (`Knob.by_name`). Of several
+        networks it is a mode of the first.
 
         Raises `ValueError` unless `n` is a whole number above 0.
         """
         if type(n) is not int or n < 1:
             raise ValueError(f"`n` (={n!r}) must be a whole number above 0")
+        if self.networks:
+            name, own = next(iter(self.networks.items()))
+            return self.of_network(name, own.uniform(n))
         set_by_all = set(meant_by_all(self.knobs))
         options = (
             knob.nearest(n) if knob in set_by_all else knob.options[0] for knob in self.knobs
@@ -172,6 +232,8 @@ class Space:
     @cached_property
     def uniform_options(self) -> tuple[int, ...]:
         """Every option that at least one knob has, ascending: those that `uniform` tells apart."""
+        if self.networks:
+            return next(iter(self.networks.values())).uniform_options
         knobs = meant_by_all(self.knobs)
         return tuple(sorted({option for knob in knobs for option in knob.options}))
 
@@ -180,14 +242,31 @@ class Space:
         return tuple(self.uniform(n) for n in self.uniform_options)
 
     def sample(self, rng: RandomSource) -> Mode:
-        """Draw one option per knob, independently and uniformly (Algorithm 1, line 13)."""
+        """Draw one option per knob, independently and uniformly (Algorithm 1, line 13).
+
+        Of several networks one is drawn first, then its knobs.
+        """
+        if self.networks:
+            name = list(self.networks)[int(rng.random() * len(self.networks))]
+            return self.of_network(name, self.networks[name].sample(rng))
         return Mode(
             self, tuple(knob.options[int(rng.random() * len(knob.options))] for knob in self.knobs)
         )
 
     def cheaper(self, mode: Mode) -> tuple[Mode, ...]:
-        """Return each mode that is one knob one option further, in execution order (Alg. 2, l. 5)."""
+        """Return each mode that is one knob one option further, in execution order (Alg. 2, l. 5).
+
+        The next network comes in its full mode, before the cheaper modes of this one.
+        """
         neighbours, mode = [], self.mode(mode)
+        if self.networks:
+            name, own = self.within(mode)
+            following = list(self.networks)[list(self.networks).index(name) + 1 :][:1]
+            nearest = self.networks[name].cheaper(own)
+            return (
+                *(self.of_network(each, "full") for each in following),
+                *(self.of_network(name, each) for each in nearest),
+            )
         for position, knob in enumerate(self.knobs):
             option = knob.cheaper(mode.options[position])
             if option is not None:
@@ -205,6 +284,9 @@ class Space:
         the others at their most costly option: `"1/4"`, `"8-bit"`, `"1/4,precision=8-bit"`. A knob
         that only its name sets, as the size of images, is an exception too: `"1/4,size=160"`.
 
+        In a space of several networks, `"network=little"` or `"network=big,1/4,size=160"`: the network,
+        and a mode of it, which is its full one where nothing follows. Without a name it is the first.
+
         An option for all knobs is one that some knob has; knobs that lack it take the nearest they have
         below, as in `uniform`. An option that none has is refused, and so is one that a knob lacks and
         that was written for it by name or place.
@@ -215,6 +297,8 @@ class Space:
             if choice.space != self:
                 raise ValueError(f"`mode` (={choice}) belongs to the space of another network")
             return choice
+        if isinstance(choice, str) and self.networks:
+            return self._mode_of_one(choice)
         if isinstance(choice, str):
             return Mode(self, read_mode(choice, self.knobs))
         if not isinstance(choice, Mapping):
@@ -222,6 +306,8 @@ class Space:
                 f"`mode` (={choice!r}) must be a mode, a text as '1/4', or a dict over all knobs"
             )
         refuse_unknown(choice, self.knobs)
+        if self.networks:
+            choice = self._with_others(choice)
         missing = [name for name in self.names if name not in choice]
         if missing:
             raise ValueError(
@@ -229,6 +315,29 @@ class Space:
                 f"{' ...' if len(missing) > 3 else ''}; every knob needs an option"
             )
         return Mode(self, tuple(choice[name] for name in self.names))
+
+    def _mode_of_one(self, text: str) -> Mode:
+        """Return the mode that a text names in a space of several networks."""
+        name, rest = split_network(text)
+        if not name and rest == "smallest":
+            return self.smallest
+        try:
+            return self.of_network(name or next(iter(self.networks)), rest or "full")
+        except ValueError as error:
+            raise ValueError(f"`mode` (={text!r}): {error}") from None
+
+    def _with_others(self, choice: Mapping[str, int]) -> Mapping[str, int]:
+        """Return options that say of the knobs of networks that do not run where they stand."""
+        first = self.knobs[0]
+        if choice.get(first.name) not in first.options:
+            return choice
+        running = first.text(choice[first.name])
+        others = {
+            knob.name: knob.options[0]
+            for knob in self.knobs[1:]
+            if knob.network != running and knob.name not in choice
+        }
+        return {**choice, **others}
 
     def fixed(self, options: Mapping[str, int]) -> Space:
         """Return the part of this space where some knobs have one option only.
@@ -242,10 +351,16 @@ class Space:
         (2, '48')
         """
         refuse_unknown(options, self.knobs)
-        return Space(tuple(_only(knob, options.get(knob.name)) for knob in self.knobs))
+        kept = tuple(_only(knob, options.get(knob.name)) for knob in self.knobs)
+        if self.networks:
+            kept = tuple(knob for knob in kept if knob.network in ("", *kept[0].labels))
+        return Space(kept)
 
     def text(self, mode: Mode) -> str:
         """Return the compact text form: one that stands for all knobs, or runs of options in order."""
+        if self.networks:
+            name, own = self.within(mode)
+            return with_network(name, str(own), full=own == own.space.full)
         return write_mode(mode.options, self.knobs)
 
     def to_json(self) -> dict[str, Any]:

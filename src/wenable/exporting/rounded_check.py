@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from wenable.core.resampling import resampled
 from wenable.core.space import Mode
 from wenable.exporting.int8_check import (
     LAYER_TOLERANCE,
@@ -19,11 +20,13 @@ from wenable.exporting.int8_check import (
     largest_difference,
     simulation_noise,
 )
+from wenable.layers.image_size import SmallerImagesFirst
 from wenable.modules.outputs import tensors_of
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.building import build_model, norms_to_fold
 from wenable.runtime.graph import Graph, TensorType, consumers
 from wenable.runtime.session import Session
+from wenable.runtime.sized import shapes_of
 from wenable.runtime.sizes import value_shapes
 
 NOISE_TIMES = 5
@@ -71,7 +74,11 @@ def check_rounded_layers(
     Both are given what the engine gives the layer. One integer of its input may be rounded otherwise, so
     2 % of the largest output are allowed.
     """
-    bundle, number = session.bundle, session.bundle.number_of(mode)
+    sizes = (session.bundle, *session.bundle.at_other_sizes)
+    shapes_given = tuple(each.shape[1:] for each in inputs)
+    place = [shapes_of(each) for each in sizes].index(shapes_given)
+    bundle, number = sizes[place], session.bundle.number_of(mode)
+    network = plain.network if isinstance(plain, SmallerImagesFirst) else plain
     graph, weights = bundle.graph_of(number), bundle.weights_of(number)
     layers = list(_layers(graph, weights.roundings))
     shapes = value_shapes(graph, weights.tensors)
@@ -81,16 +88,20 @@ def check_rounded_layers(
         TensorType(name, "float32", (None, *shapes[name][1:])) for name in ends if name not in known
     )
     seen = replace(graph, outputs=(*graph.outputs, *more))
-    model = build_model(seen, bundle.layers, weights, session.implementations(number))
-    given = {each.name: array for each, array in zip(graph.inputs, inputs, strict=True)}
+    ways = session.implementations(place * len(bundle.modes) + number)
+    model = build_model(seen, bundle.layers, weights, ways)
+    given = {
+        each.name: _of_own_size(array, each)
+        for each, array in zip(graph.inputs, inputs, strict=True)
+    }
     found = session.engine.prepare(model)(given)
     values = given | {each.name: array for each, array in zip(seen.outputs, found, strict=True)}
     for start, end, name, norm in layers:
         with torch.no_grad():
-            expected = plain.get_submodule(name)(torch.from_numpy(values[start]))
+            expected = network.get_submodule(name)(torch.from_numpy(values[start]))
             if norm:
                 part = net.switchable_norms()[norm].name_in_plain
-                expected = plain.get_submodule(".".join(filter(None, (norm, part))))(expected)
+                expected = network.get_submodule(".".join(filter(None, (norm, part))))(expected)
         difference = largest_difference([torch.from_numpy(values[end])], [expected])
         if not difference <= LAYER_TOLERANCE:
             raise RuntimeError(
@@ -98,6 +109,14 @@ def check_rounded_layers(
                 f" one by {difference:.1%} of its largest output; at most {LAYER_TOLERANCE:.0%} is allowed,"
                 " and nothing was written"
             )
+
+
+def _of_own_size(array: np.ndarray, own: TensorType) -> np.ndarray:
+    """Return images as small as a mode's graph takes them; anything else as it is."""
+    if array.shape[1:] == own.shape[1:]:
+        return array
+    height, width = (int(side or 0) for side in own.shape[2:])
+    return np.ascontiguousarray(resampled(array, height, width))
 
 
 def _layers(graph: Graph, rounded: Container[str]) -> Iterator[tuple[str, str, str, str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 import warnings
@@ -14,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save as safetensors_bytes
 from torch import nn
 
 from wenable.core.files import check_writable, write_whole
 from wenable.core.mode_ids import is_id
 from wenable.core.readings import Reading
 from wenable.core.space import Mode, ModeChoice
-from wenable.core.stored_tensors import in_one_order
 from wenable.exporting.agreement import check_agreement
 from wenable.exporting.image_sizes import Sides, checked_sizes
 from wenable.exporting.mode_graphs import ModeGraphs, views_of
@@ -41,7 +37,12 @@ from wenable.network.dynamic_network import (
     check_dynamic,
     warn_if_uncalibrated,
 )
-from wenable.runtime.bundle import FORMAT, VERSION, BundleError, checksum
+from wenable.runtime.bundle_file import (
+    FORMAT,
+    VERSION_OF_ONE_NETWORK,
+    BundleError,
+    bundle_bytes,
+)
 from wenable.runtime.first_choice import TABLE
 from wenable.runtime.graph import GROUPED, TensorType, types_to_json
 from wenable.runtime.session import Session
@@ -168,7 +169,7 @@ def _bundle(
         )
     manifest = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION_OF_ONE_NETWORK,
         "wenable": __version__,
         "space": net.space.to_json(),
         "inputs": types_to_json(network_inputs(net, graphs.graphs[0].inputs)),
@@ -193,15 +194,8 @@ def _bundle(
         ],
         **({"sizes": at_sizes} if at_sizes else {}),
         "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
-        "sha256": {name: checksum(array) for name, array in tensors.items()},
     }
-    # What figures that were taken of a bundle belong to: its graphs and weights, not its readings.
-    belonging = [manifest["inputs"], manifest["graphs"], described, manifest["sha256"]]
-    identity = json.dumps([*belonging, *([at_sizes] if at_sizes else [])], sort_keys=True)
-    manifest["identity"] = hashlib.sha256(identity.encode()).hexdigest()
-    text = json.dumps(manifest)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return in_one_order(safetensors_bytes(tensors, {"wenable": text, "sha256": digest}))
+    return bundle_bytes(manifest, tensors)
 
 
 def readings_of(

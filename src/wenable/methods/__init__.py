@@ -9,6 +9,7 @@ from wenable.methods.depth import EarlyExits as EarlyExits
 from wenable.methods.image_size import ImageSize as ImageSize
 from wenable.methods.plan import Method as Method
 from wenable.methods.precision import SwitchablePrecision as SwitchablePrecision
+from wenable.methods.static import Static as Static
 from wenable.methods.weight_enabling import WeightEnabling as WeightEnabling
 from wenable.methods.weight_enabling_with_precision import (
     WeightEnablingWithPrecision as WeightEnablingWithPrecision,
@@ -23,6 +24,7 @@ _BY_NAME = {
     "early-exits": EarlyExits,
     "image-size": ImageSize,
     "slimmable": Slimmable,
+    "static": Static,
     "universally-slimmable": UniversallySlimmable,
 }
 

@@ -49,9 +49,11 @@ def little_to_gain(plan: Plan, counts: Counts) -> str:
     """Return that few of the multiply-accumulates switch, and what holds the others; or nothing.
 
     Layers that were left alone by `exclude` are not counted, and whoever says by `only` what is to
-    switch knows what is not. If the size of the images switches, all does.
+    switch knows what is not. If the size of the images switches, all does. Nothing is to switch in a
+    static network.
     """
-    if getattr(plan.method, "only", None) is not None or plan.size_knob is not None:
+    told = getattr(plan.method, "only", None) is not None or plan.space.size == 1
+    if told or plan.size_knob is not None:
         return ""
     switched = sum(layer.macs for layer in counts.layers)
     chosen = sum(each.macs for each in counts.left_alone if each.reason in _CHOSEN)

@@ -88,21 +88,20 @@ def plot_fronts(
 
 
 def _draw(axis: Axes, cost: str, panel: Panel) -> None:
-    scale, label = _SCALES.get(cost, _LATENCY)
-    _points(axis, panel.uniform, panel.split, scale, _UNIFORM, "D", "uniform modes")
-    front = sorted(panel.front, key=lambda point: point.cost.known)
-    _points(axis, tuple(front), panel.split, scale, _FRONT, "o", "front of the search")
-    axis.plot(
-        [point.cost.known * scale for point in front],
-        [_shown(shown_accuracy(point, panel.split)) for point in front],
-        color=_FRONT,
-        linewidth=1,
-        alpha=0.6,
-    )
-    axis.set_xlabel(label)
+    scale = axis_of_cost(axis, cost)
+    draw_points(axis, panel.uniform, panel.split, scale, _UNIFORM, "D", "uniform modes")
+    front = tuple(sorted(panel.front, key=lambda point: point.cost.known))
+    draw_points(axis, front, panel.split, scale, _FRONT, "o", "front of the search", line=True)
     axis.set_xlim(left=0)
+
+
+def axis_of_cost(axis: Axes, cost: str) -> float:
+    """Name the axis of a cost, and return the factor from a reading to what it shows."""
+    scale, label = _SCALES.get(cost, _LATENCY)
+    axis.set_xlabel(label)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
+    return scale
 
 
 def _name_uniform_modes(axis: Axes, cost: str, panel: Panel) -> None:
@@ -131,7 +130,7 @@ def _name_uniform_modes(axis: Axes, cost: str, panel: Panel) -> None:
     label_points(axis, names, [*front, *line, *bars])
 
 
-def _points(
+def draw_points(
     axis: Axes,
     points: tuple[Point, ...],
     split: str,
@@ -139,7 +138,10 @@ def _points(
     color: str,
     marker: str,
     label: str,
+    *,
+    line: bool = False,
 ) -> None:
+    """Draw points with their intervals; `line`: joined, from the least costly."""
     if not points:
         return
     accuracies = [shown_accuracy(point, split) for point in points]
@@ -155,6 +157,14 @@ def _points(
         markersize=6,
         label=label,
     )
+    if line:
+        axis.plot(
+            [point.cost.known * scale for point in points],
+            [_shown(accuracy) for accuracy in accuracies],
+            color=color,
+            linewidth=1,
+            alpha=0.6,
+        )
 
 
 def _factor(reading: Reading) -> float:

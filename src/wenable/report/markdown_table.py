@@ -44,11 +44,11 @@ def markdown_table(series: Mapping[str, Front], *, search_split: bool = False) -
     if len(series) > 1:
         heads, rules = ["series", *heads], ["---", *rules]
     rows = [
-        [*([_plain(shown_name(name, front, series))] if len(series) > 1 else []), *row]
+        [*([plain_text(shown_name(name, front, series))] if len(series) > 1 else []), *row]
         for name, front in series.items()
         for row in _rows(front, beside)
     ]
-    table = [_line(map(_plain, heads)), _line(rules), *map(_line, rows)]
+    table = [line(map(plain_text, heads)), line(rules), *map(line, rows)]
     return "\n".join([*table, "", *_sources(series)]).rstrip() + "\n"
 
 
@@ -83,7 +83,7 @@ def figure_text(reading: Reading) -> str:
     'not measured: no meter'
     """
     if reading.value is None:
-        return f"not measured: {_plain(reading.reason)}"
+        return f"not measured: {plain_text(reading.reason)}"
     text = _digits(reading.value, reading.unit)
     if reading.low is not None or reading.high is not None:
         ends = (reading.low, reading.high)
@@ -112,17 +112,18 @@ def _sources(series: Mapping[str, Front]) -> list[str]:
             shown = shown_accuracy(point, split_of(front))
             for label, reading in (("accuracy", shown), ("cost", point.cost)):
                 parts = (reading.interval, reading.source, reading.device, reading.note)
-                words = "; ".join(_plain(part) for part in parts if part)
+                words = "; ".join(plain_text(part) for part in parts if part)
                 if words:
-                    lines[f"- {_plain(name)}, {label}: {words}"] = None
+                    lines[f"- {plain_text(name)}, {label}: {words}"] = None
     return list(lines)
 
 
-def _line(cells: Iterable[str]) -> str:
+def line(cells: Iterable[str]) -> str:
+    """Return a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return text that Markdown takes for text: one line, no pipes, no tags, no emphasis."""
     line = " ".join(str(text).split())
     for sign in "\\`*_[]|":

@@ -36,6 +36,7 @@ from wenable.runtime.manifest import (
     as_newest,
     check_unlike,
     list_of,
+    norms_of_networks,
     object_of,
     read_layer,
     read_mode,
@@ -96,6 +97,7 @@ class Bundle:
         self.norms = [read_norm(each) for each in list_of(manifest["norms"], "`norms`")]
         check_unlike([name for name, _ in self.norms], "norm")
         modes, norms = list_of(manifest["modes"], "`modes`", least=1), dict(self.norms)
+        self._norms_in = norms_of_networks(self.norms, self.space)
         self.modes = tuple(read_mode(each, self.space, len(graphs), norms) for each in modes)
         check_unlike([str(each.mode) for each in self.modes], "mode")
         check_unlike([f"m{int(each.id[1:])}" for each in self.modes if each.id], "short name")
@@ -178,7 +180,8 @@ class Bundle:
         alike: dict[Any, int] = {}
         outputs, nodes = None, 0
         for number, exported in enumerate(self.modes):
-            kind = (exported.graph, _sizes(exported), str(exported.channels))
+            network, _ = self.space.within(exported.mode)  # whose norms it has
+            kind = (network, exported.graph, _sizes(exported), str(exported.channels))
             if kind not in alike:
                 alike[kind] = number
                 nodes += len(self._graphs[exported.graph].nodes)
@@ -209,8 +212,13 @@ class Bundle:
         return same and all(a == b or len(a) == 4 for a, b in zip(found, outputs, strict=True))
 
     def _channels_of(self, number: int) -> dict[str, int]:
-        """Return norm -> its channels in a mode."""
-        return {**dict(self.norms), **self.modes[number].channels}
+        """Return norm -> its channels in a mode; those of other networks are not among them."""
+        exported = self.modes[number]
+        own = self._norms_in[self.space.within(exported.mode)[0]]
+        unknown = exported.channels.keys() - own
+        if unknown:
+            raise ValueError(f"mode {exported.mode} has channels of {min(unknown)!r}, not its norm")
+        return {**own, **exported.channels}
 
     def check_batch(self, batch: int) -> None:
         """Raise `BundleError` where the graph grows faster than the batch, beyond any memory."""
@@ -237,6 +245,11 @@ class Bundle:
         """Yield graph and tensors of one mode of each kind."""
         for number in self._unlike:
             yield self.graph_of(number), self._cut.of(self.modes[number].views)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that it holds, most costly first; none if it holds one, as most do."""
+        return tuple(self.space.networks)
 
     @cached_property
     def weight_bytes(self) -> int:

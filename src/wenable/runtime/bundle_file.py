@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save as safetensors_bytes
 
-FORMAT, VERSION = "wenable-bundle", 2
+from wenable.core.stored_tensors import in_one_order
+
+FORMAT, VERSION = "wenable-bundle", 3
+VERSION_OF_ONE_NETWORK = 2
+"""What a bundle of one network is written as: readers of version 2 read it."""
 _MOST_BYTES = 2**31
 """Of a file: an ONNX model ends there."""
 _STORED = {
@@ -93,6 +98,26 @@ def _manifest(metadata: Mapping[str, str]) -> Mapping[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def bundle_bytes(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Return the content of a bundle; its sums and its identity are added to the manifest here.
+
+    The identity is what figures that were taken of a bundle belong to: its graphs and weights, not its
+    readings.
+    """
+    sums = {name: checksum(array) for name, array in tensors.items()}
+    told_elsewhere = ("id", "readings")
+    modes = [
+        {key: value for key, value in each.items() if key not in told_elsewhere}
+        for each in manifest["modes"]
+    ]
+    belonging = [manifest["inputs"], manifest["graphs"], modes, sums]
+    belonging += [manifest["sizes"]] if "sizes" in manifest else []
+    identity = hashlib.sha256(json.dumps(belonging, sort_keys=True).encode()).hexdigest()
+    text = json.dumps({**manifest, "sha256": sums, "identity": identity})
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return in_one_order(safetensors_bytes(dict(tensors), {"wenable": text, "sha256": digest}))
 
 
 def checksum(array: np.ndarray) -> str:

@@ -116,6 +116,34 @@ class ModeEngine(Engine, Protocol):
         ...
 
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+"""In which an engine can be asked to compute, the exact one first."""
+
+
+@runtime_checkable
+class HasPrecisions(Engine, Protocol):
+    """An engine that can compute in other precisions than float32 on some processors.
+
+    - `precision`: in which it computes; `precisions`: those that this processor has.
+    """
+
+    precision: str
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that it computes in on this processor, float32 first."""
+        ...
+
+    def in_precision(self, precision: str) -> HasPrecisions:
+        """Return the same engine in another precision; in float32 where the processor has not that."""
+        ...
+
+
+def precision_of(engine: Engine) -> str:
+    """Return the precision that an engine computes in."""
+    return engine.precision if isinstance(engine, HasPrecisions) else "float32"
+
+
 class EngineError(RuntimeError):
     """An engine that is not installed, or refuses a model."""
 

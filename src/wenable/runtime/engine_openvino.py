@@ -63,19 +63,39 @@ def _sums_in_16_bits() -> bool:
 _cores = _Cores()
 
 
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+_CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
+"""As OpenVINO calls what a processor computes in."""
+
+
 class OpenVino:
-    """OpenVINO on the CPU, in float32, one stream: the lowest latency of a single request.
+    """OpenVINO on the CPU, one stream: the lowest latency of a single request.
 
     - `threads`: for one model.
+    - `precision`: of its arithmetic, if this processor has it; else float32, as OpenVINO does then. Weights
+      of 8 bits stay integers.
     """
 
     name = "openvino"
     per_batch = True
 
-    def __init__(self, threads: int) -> None:
-        self.version = str(openvino.__version__)
+    def __init__(self, threads: int, precision: str = "float32") -> None:
         self.threads = threads
-        _cores.opened()
+        self.precision = precision if precision in self.precisions else "float32"
+        # Figures of another precision are of another engine: profiles and choices go by the version.
+        told = "" if self.precision == "float32" else f" {self.precision}"
+        self.version = f"{openvino.__version__}{told}"
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that it computes in on this processor, float32 first."""
+        known = _cores.opened().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        others = (name for name, capability in _CAPABILITIES.items() if capability in known)
+        return ("float32", *others)
+
+    def in_precision(self, precision: str) -> OpenVino:
+        """Return the same engine in another precision; in float32 where the processor has not that."""
+        return OpenVino(self.threads, precision)
 
     def prepare(self, model: bytes, batch: int | None = None) -> _Runner:
         """Return a runner for an ONNX model; raises `EngineError` where it is refused.
@@ -129,7 +149,8 @@ class OpenVino:
         return {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": "f32",  # it takes bfloat16 by itself where there is any
+            # It takes bfloat16 by itself where there is any.
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
         }
 
 

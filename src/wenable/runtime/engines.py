@@ -15,12 +15,12 @@ def _onnxruntime(threads: int, provider: str) -> Engine:
     return OnnxRuntime(threads, provider or "CPUExecutionProvider")
 
 
-def _openvino(threads: int, provider: str) -> Engine:
+def _openvino(threads: int, provider: str, precision: str = "float32") -> Engine:
     from wenable.runtime.engine_openvino import OpenVino
 
     if provider:
         raise ValueError(f"`engine` (='openvino:{provider}') has no providers; use 'openvino'")
-    return OpenVino(threads)
+    return OpenVino(threads, precision)
 
 
 def _native(threads: int, variant: str) -> ModeEngine:
@@ -34,7 +34,7 @@ def _native(threads: int, variant: str) -> ModeEngine:
     return Native(threads, variant)
 
 
-ENGINES: dict[str, Callable[[int, str], Engine]] = {
+ENGINES: dict[str, Callable[..., Engine]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "native": _native,
@@ -47,13 +47,16 @@ _READ_ONNX = ("onnxruntime", "openvino")
 _MOST_THREADS = 1024
 
 
-def open_engine(name: str, threads: int | None = None) -> Engine:
+def open_engine(name: str, threads: int | None = None, precision: str = "float32") -> Engine:
     """Return an engine by name, with a number of threads; None for one for each core.
+
+    - `precision`: that it computes in; only OpenVINO offers others than float32.
 
     `"onnxruntime:CUDAExecutionProvider"` asks ONNX Runtime for one of its providers by name,
     `"native:x86_64_v2"` our own kernels for one instruction set.
 
-    Raises `ValueError` for an unknown name, `EngineError` where it is not installed.
+    Raises `ValueError` for an unknown name, and a precision that the engine does not offer;
+    `EngineError` where it is not installed.
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= _MOST_THREADS):
         raise ValueError(f"`threads` (={threads!r}) must be from 1 to {_MOST_THREADS}, or None")
@@ -66,8 +69,14 @@ def open_engine(name: str, threads: int | None = None) -> Engine:
         raise ValueError(f"`engine` (={name!r}) is unknown; allowed: {', '.join(ENGINES)}, auto")
     if not is_installed(kind):
         raise EngineError(f"`engine` (={name!r}) is not installed: {how_to_install(kind)}")
+    if precision != "float32" and kind != "openvino":
+        raise ValueError(
+            f"`precision` (={precision!r}) is not offered by {kind}, which computes in float32 here;"
+            " engine='openvino' offers it"
+        )
     check_not_lost(kind)
-    return ENGINES[kind](threads or _usable_cores(), provider)
+    more = () if precision == "float32" else (precision,)
+    return ENGINES[kind](threads or _usable_cores(), provider, *more)
 
 
 def open_kernels(threads: int | None) -> ModeEngine | None:

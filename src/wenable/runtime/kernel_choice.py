@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.bundle import Bundle
-from wenable.runtime.device_profile import DeviceProfile
+from wenable.runtime.device_profile import DeviceProfile, kept_profile
 from wenable.runtime.engine import Engine, EngineError, ModeEngine, PlannedMode, describe_engine
 from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.remembered import Remembered
@@ -40,6 +41,37 @@ def chosen_by_profiles(of_engine: DeviceProfile, of_kernels: DeviceProfile) -> d
         else ENGINE
         for mode in both
     }
+
+
+def kernels_beside(
+    bundle: Bundle,
+    engine: Engine,
+    kernels: ModeEngine,
+    profile: DeviceProfile,
+    *,
+    measure: bool,
+    profiled: bool,
+) -> tuple[KernelChoice | None, DeviceProfile]:
+    """Return what chooses our kernels beside an engine, and the profile with what they take.
+
+    A profile of the engine says how layers are executed, and what to expect under a deadline. With one
+    of our kernels beside it the faster of both is taken for each mode; without one there is no choice.
+
+    - `profile`: of the engine; `profiled`: whether it is of this bundle at this size of images.
+    """
+    told = profile.times_ms or profile.schemes or profile.latencies
+    if not told or not profiled:
+        return KernelChoice(bundle, engine, kernels, measure=measure), profile
+    of_kernels = kept_profile(bundle.structure, kernels)
+    chosen = chosen_by_profiles(profile, of_kernels)
+    if not chosen:
+        return None, profile
+    latencies = {
+        mode: of_kernels.latencies[mode] if chosen.get(mode) == KERNELS else reading
+        for mode, reading in profile.latencies.items()
+    }
+    choice = KernelChoice(bundle, engine, kernels, measure=False, profiled=chosen)
+    return choice, replace(profile, latencies=latencies)
 
 
 class KernelChoice:

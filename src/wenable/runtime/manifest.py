@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from wenable.core.mode_ids import is_id
+from wenable.core.networks import in_network, split_network
 from wenable.core.readings import Reading
-from wenable.core.space import Knob, Mode, Space
+from wenable.core.space import Mode, Space
 from wenable.core.views import View
 from wenable.runtime.implementations import BundleLayer
 
@@ -96,6 +97,8 @@ def read_space(values: Any) -> Space:
             if len(list_of(each, f"a size of {name!r}")) != 2:
                 raise ValueError(f"a size of {name!r} (={each!r:.100}) must be its name and itself")
             _whole(each[1], f"the {text_of(each[0], 'the name of a size')} of {name!r}")
+        if "network" in knob:
+            text_of(knob["network"], f"the network of {name!r}")
     check_unlike([knob["name"] for knob in values["knobs"]], "knob")
     return Space.from_json(values)
 
@@ -111,6 +114,24 @@ def read_norm(values: Any) -> tuple[str, int]:
         raise ValueError(f"a norm (={values!r:.100}) must be its name and its channels")
     name = text_of(values[0], "the name of a norm")
     return name, _whole(values[1], f"the channels of {name!r}")
+
+
+def norms_of_networks(
+    norms: Sequence[tuple[str, int]], space: Space
+) -> Mapping[str, Mapping[str, int]]:
+    """Return network -> its norms with their channels; all under "" where there is one network.
+
+    Raises `ValueError` for a norm that belongs to none of several networks.
+    """
+    if not space.networks:
+        return {"": dict(norms)}
+    found: dict[str, dict[str, int]] = {name: {} for name in space.networks}
+    for norm, channels in norms:
+        owners = [name for name in found if norm.startswith(in_network("", name))]
+        if not owners:
+            raise ValueError(f"the norm {norm!r} belongs to none of its networks")
+        found[owners[0]][norm] = channels
+    return found
 
 
 def read_layer(values: Mapping[str, Any], space: Space) -> BundleLayer:
@@ -144,7 +165,7 @@ def read_mode(
     text = object_of(values, "a mode")["mode"]
     if type(text) is not str:
         raise ValueError(f"a mode (={text!r:.100}) must be a text")
-    _check_mode_text(text, space.knobs)
+    _check_mode_text(text, space)
     readings = object_of(values["readings"], f"`readings` of mode {text!r:.100}")
     name = values.get("id", "")
     if type(name) is not str or (name and not is_id(name)):
@@ -182,8 +203,16 @@ def read_sizes(values: Any, modes: int, graphs: int) -> list[list[int]]:
     return found
 
 
-def _check_mode_text(text: str, knobs: Sequence[Knob]) -> None:
+def _check_mode_text(text: str, space: Space) -> None:
     """Refuse a text that would be more than the knobs, before anything of that size is made."""
+    whole, knobs = text, space.knobs
+    if space.networks:
+        name, text = split_network(text)
+        if name not in space.networks:
+            raise ValueError(f"a mode (={whole!r:.100}) names none of its networks")
+        if not text:
+            return
+        knobs = space.networks[name].knobs
     labels = {label for knob in knobs for label in knob.labels}
     names = {knob.name for knob in knobs if not set(knob.name) & set("*?[")}
     count = 0
@@ -194,7 +223,7 @@ def _check_mode_text(text: str, knobs: Sequence[Knob]) -> None:
         repeated = times and not named and _COUNT.fullmatch(times)
         count += int(times) if repeated else 1
         if not fits or (times and not repeated) or count > len(knobs) + bool(named):
-            raise ValueError(f"a mode (={text!r:.100}) is not one of its {len(knobs)} knobs")
+            raise ValueError(f"a mode (={whole!r:.100}) is not one of its {len(knobs)} knobs")
 
 
 def _views(values: Any, mode: str) -> dict[str, View]:

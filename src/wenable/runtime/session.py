@@ -20,21 +20,20 @@ from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
 from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_of
-from wenable.runtime.engine import Engine, ModeEngine, PlannedMode, Runner
-from wenable.runtime.engine_choice import fastest_engine
-from wenable.runtime.engines import open_engine, open_kernels
+from wenable.runtime.engine import ModeEngine, PlannedMode, Runner, precision_of
 from wenable.runtime.escalating import Limit, Score, check_can_escalate, escalate, sure
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
 from wenable.runtime.image_sizes import with_smaller_images
 from wenable.runtime.implementations import Implementation
-from wenable.runtime.kernel_choice import KERNELS, KernelChoice, chosen_by_profiles
+from wenable.runtime.kernel_choice import kernels_beside
 from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
 from wenable.runtime.prepared import PreparedModes
 from wenable.runtime.prepared_at_size import PreparedAtSize
 from wenable.runtime.ready_stages import StagesOfSession
 from wenable.runtime.requests import LimitedRequests
+from wenable.runtime.session_engine import opened_engine
 from wenable.runtime.session_inputs import SessionInputs
 from wenable.runtime.sized import Sized, size_words
 from wenable.runtime.unloaded import Load
@@ -58,6 +57,9 @@ class Session:
       budget it is not timed, and what is not remembered runs as written.
     - `choose`: how each layer is executed in each option, instead of what the profile says.
     - `deadline_target`: the share of requests with a deadline that are to meet it.
+    - `precision`: of the arithmetic, `"float32"`, `"bfloat16"` or `"float16"`, of which only OpenVINO
+      offers the others; or `"auto"`: the fastest in which every mode's answers for the bundle's example are
+      within 2 % (of the largest) of those in float32, and float32 otherwise. See `precision`.
 
     Close it when it is done with, or use it in a `with` statement. After a fork the child prepares
     modes of its own; see "Processes" in the documentation.
@@ -76,6 +78,7 @@ class Session:
         profile: DeviceProfile | str | os.PathLike[str] | None = None,
         choose: Choose | None = None,
         deadline_target: float = 0.99,
+        precision: str = "float32",
         **renamed: Any,
     ) -> None:
         refuse_renamed("Session", renamed, {"target": "deadline_target"})
@@ -87,12 +90,7 @@ class Session:
             if value is not None and not (isinstance(value, int | float) and 0 < value < most):
                 raise ValueError(f"`{name}` (={value!r}) must be a number above 0, below {most}")
         self.bundle = Bundle(path)
-        if engine == "auto":
-            engine = fastest_engine(self.bundle, threads)
-            kernels = open_kernels(threads) if engine != "native" else None
-        else:
-            kernels = None
-        self.engine: Engine = open_engine(engine, threads)
+        self.engine, kernels = opened_engine(self.bundle, engine, threads, precision)
         self._numbers: dict[ModeChoice, int] = {}
         bundles = (self.bundle, *self.bundle.at_other_sizes)
         self._inputs = SessionInputs(bundles)
@@ -123,7 +121,12 @@ class Session:
 
     def _at_size(self, place: int, bundle: Bundle, *, measure: bool, target: float) -> Sized:
         """Return what belongs to one size of images; `place`: 0 is that of the example."""
-        kernels = self._kernel_choice(bundle, measure=measure)
+        kernels = None
+        if self._kernels is not None and self._choose is None:
+            kernels, self.profile = kernels_beside(
+                bundle, self.engine, self._kernels, self.profile, measure=measure,
+                profiled=place == 0,  # at the example's size
+            )  # fmt: skip
         known = known_modes(bundle, self.profile)
         measured = {} if place else {1: self.profile.latencies}
         count = len(bundle.modes)
@@ -161,6 +164,11 @@ class Session:
         number = self._number_of(mode)
         self.prepare(mode)
         return "native" if number in self._on_kernels else self.engine.name
+
+    @property
+    def precision(self) -> str:
+        """The precision that the engine computes in: float32 where the processor lacks another one."""
+        return precision_of(self.engine)
 
     @property
     def image_sizes(self) -> tuple[str, ...]:
@@ -413,29 +421,6 @@ class Session:
                 f"`image_size` (={image_size}) is none of the bundle's; allowed: {', '.join(names)}"
             )
         return names.index(wanted)
-
-    def _kernel_choice(self, bundle: Bundle, *, measure: bool) -> KernelChoice | None:
-        """Return what chooses our kernels; None if it was said how layers are executed.
-
-        A profile of the engine says that, and what to expect under a deadline. With one of our kernels
-        beside it the faster of both is taken for each mode.
-        """
-        profile, kernels = self.profile, self._kernels
-        told = self._choose or profile.times_ms or profile.schemes or profile.latencies
-        if kernels is None or self._choose:
-            return None
-        if not told or bundle is not self.bundle:  # a profile is of the example's size
-            return KernelChoice(bundle, self.engine, kernels, measure=measure)
-        of_kernels = kept_profile(self.bundle.structure, kernels)
-        chosen = chosen_by_profiles(profile, of_kernels)
-        if not chosen:
-            return None
-        latencies = {
-            mode: of_kernels.latencies[mode] if chosen.get(mode) == KERNELS else reading
-            for mode, reading in profile.latencies.items()
-        }
-        self.profile = replace(profile, latencies=latencies)
-        return KernelChoice(bundle, self.engine, kernels, measure=False, profiled=chosen)
 
     def _built(self, number: int) -> bytes | PlannedMode:
         place, own = divmod(number, len(self.bundle.modes))
