@@ -189,6 +189,9 @@ def test_readings_and_preprocessing_travel_along(tmp_path):
     assert set(bundle.modes[0].readings) == {"macs"}
 
 
+READING = we.Reading(0.5, "top-1")
+
+
 @pytest.mark.parametrize(
     ("modes", "settings", "message"),
     [
@@ -196,13 +199,31 @@ def test_readings_and_preprocessing_travel_along(tmp_path):
         (["1", "full"], {}, "names a mode twice"),
         (["nonsense"], {}, "nonsense"),
         (["1"], {"readings": {"1/2": {}}}, "`readings` has mode 1/2, which is not among `modes`"),
+        (
+            ["1"],
+            {"readings": {"1": [READING]}},
+            "`readings` of mode 1 is a list of 1; allowed: a dict",
+        ),
+        (["1"], {"readings": {"1": READING}}, "`readings` of mode 1 is a Reading; allowed: a dict"),
+        (
+            ["1"],
+            {"readings": {"1": {"accuracy": 0.5}}},
+            "holds 'accuracy': a float; allowed: a dict",
+        ),
+        (
+            ["1"],
+            {"readings": {"1": {5: READING}}},
+            "holds 5: a Reading; allowed: a dict of readings",
+        ),
+        (["1"], {"readings": [READING]}, "`readings` is a list of 1; allowed: a dict of modes"),
         (["1"], {"engine": "tflite"}, r"`engine` \(='tflite'\) is unknown; allowed: onnxruntime"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(tmp_path, modes, settings, message):
     net, _ = calibrated()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         we.export(net, modes, tmp_path / "net.wen", **settings)
+    assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
 
 

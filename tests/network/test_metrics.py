@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import wenable as we
+from wenable.core.journal import JournalError
 from wenable.network import resampled_metric
+from wenable.search import merit
 
 CLASSES = 3
 IMAGES = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -56,6 +58,11 @@ class MeanIoU:
 
     def compute(self) -> float:
         return mean_iou(self.table)
+
+
+class HalfOfIt(MeanIoU):
+    def compute(self) -> float:
+        return super().compute() / 2
 
 
 class MeanSquares:
@@ -347,7 +354,8 @@ def test_limits_of_the_wrong_kind_are_refused(net):
         ({"metric": MeanSquares, "max_error": float("nan")}, "must be a finite number"),
         ({"metric": MeanSquares, "max_error": 1e-6}, "cannot be reached: the full mode has"),
         ({"metric": Gives(-2.0), "min_accuracy": -3.0}, "of the full mode is -2; strategies"),
-        ({"metric": MeanIoU, "min_accuracy": 0.1, "strategy": we.Greedy("x")}, "`journal` needs top-1"),
+        ({"metric": MeanIoU, "min_accuracy": 0.1, "cost": "latency", "strategy": we.Greedy("x")},
+         "`journal` needs MACs"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message) as caught:
             explored(**given)
@@ -355,3 +363,38 @@ def test_limits_of_the_wrong_kind_are_refused(net):
     for given in ({"metric": MeanIoU}, {}):
         with pytest.raises(TypeError, match="needs `min_accuracy`"):
             explored(**given)
+
+
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize("as_dicts", [False, True])
+def test_a_search_by_a_metric_goes_on_by_its_journal(net, tmp_path, monkeypatch, as_dicts):
+    (name,) = net.named_inputs
+    batches = [{name: x, "y": y} for x, y in BATCHES] if as_dicts else BATCHES
+    journal, evaluated = tmp_path / "search.journal", list[we.Mode]()
+    measured = merit.measure_with
+
+    def counting(net: Any, mode: Any, *given: Any, **more: Any) -> we.Reading:
+        if len(evaluated) == stop:
+            raise KeyboardInterrupt
+        evaluated.append(mode)
+        return measured(net, mode, *given, **more)
+
+    def explored(**given: Any) -> we.Front:
+        given = {"metric": MeanIoU, "strategy": we.Greedy(journal)} | given
+        return we.explore(net, batches, batches, min_accuracy=0.0, **given)
+
+    expected = explored(strategy=we.Greedy())
+    monkeypatch.setattr(merit, "measure_with", counting)
+    stop = 4
+    with pytest.raises(KeyboardInterrupt):
+        explored()
+    first, stop = list(evaluated), 10**6
+    evaluated.clear()
+    assert explored() == expected
+    # The full mode shows that the metric counts as it did; no other is evaluated twice.
+    assert not set(first) & set(evaluated) - {net.space.full}
+    assert len(first) + len(evaluated) == len({each.mode for each in expected.explored}) + 1
+    with pytest.raises(JournalError, match=r"metric: .*MeanIoU"):
+        explored(metric=we.Metric(MeanIoU, name="mIoU"))
+    with pytest.raises(JournalError, match=r"MeanIoU of the full mode is .* there, .* here"):
+        explored(metric=type("MeanIoU", (HalfOfIt,), {}))
