@@ -24,6 +24,7 @@ from tests.helpers.references import masked_weight, shuffled_order
 from wenable.core.preprocessing import Preprocessing
 from wenable.core.readings import Reading
 from wenable.exporting import writing
+from wenable.exporting.plain_networks import check_exportable
 from wenable.exporting.tracing import bundle_graph
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engines import installed_engines
@@ -225,6 +226,27 @@ def test_what_cannot_be_exported_is_refused(tmp_path, modes, settings, message):
         we.export(net, modes, tmp_path / "net.wen", **settings)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["code", "graph"])
+def test_a_part_with_a_name_of_torch_export_is_refused(tmp_path, name):
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(name, nn.Conv2d(8, 8, 3))
+            self.head = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.get_submodule(name)(x))
+
+    net = we.convert(Named(), torch.zeros(1, 8, 6, 6), method=we.WeightEnabling((1, 2)))
+    with pytest.raises(ValueError, match=f"has a part called '{name}', a name that torch.export"):
+        we.export(net, ["full"], tmp_path / "net.wen")
+    # Inside another module it is nobody else's.
+    inside = we.convert(
+        nn.Sequential(Named()), torch.zeros(1, 8, 6, 6), method=we.WeightEnabling((1, 2))
+    )
+    assert check_exportable(inside, "a bundle").are_positions
 
 
 def test_an_uncalibrated_mode_is_told_of(tmp_path):
