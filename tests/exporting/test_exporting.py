@@ -249,6 +249,34 @@ def test_a_part_with_a_name_of_torch_export_is_refused(tmp_path, name):
     assert check_exportable(inside, "a bundle").are_positions
 
 
+class Stages(nn.Module):
+    """A backbone whose first output is what its next layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = nn.functional.hardswish(self.first(x))
+        return {"0": x, "1": self.norm(x), "2": self.second(x)}
+
+
+def test_outputs_that_layers_inside_read_are_exported(tmp_path):
+    method = we.WeightEnabling((1, 2), classifier=True)
+    net = we.convert(Stages(), torch.zeros(1, 3, 6, 6), method=method).eval()
+    we.calibrate(net, ["1/2"], [torch.randn(8, 3, 6, 6)])
+    path = we.export(net, ["full", "1/2"], tmp_path / "net.wen")
+    x = torch.randn(2, 3, 6, 6)
+    with Session(path, engine="onnxruntime", threads=1) as session:
+        for mode in ("1", "1/2"):
+            with torch.no_grad(), net.using(mode):
+                wanted = net(x)
+            found = session.run(x.numpy(), mode=mode)
+            assert list(found) == ["0", "1", "2"]
+            assert all(np.allclose(found[name], wanted[name], atol=1e-5) for name in found)
+
+
 def test_an_uncalibrated_mode_is_told_of(tmp_path):
     net, _ = calibrated()
     net.forget_calibrations()
