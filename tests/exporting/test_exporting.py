@@ -259,7 +259,7 @@ class Stages(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         x = nn.functional.hardswish(self.first(x))
-        return {"0": x, "1": self.norm(x), "2": self.second(x)}
+        return {"first": x, "norm": self.norm(x), "second": self.second(x)}
 
 
 def test_outputs_that_layers_inside_read_are_exported(tmp_path):
@@ -273,8 +273,8 @@ def test_outputs_that_layers_inside_read_are_exported(tmp_path):
             with torch.no_grad(), net.using(mode):
                 wanted = net(x)
             found = session.run(x.numpy(), mode=mode)
-            assert list(found) == ["0", "1", "2"]
-            assert all(np.allclose(found[name], wanted[name], atol=1e-5) for name in found)
+            assert list(found) == ["first", "norm", "second"]
+            assert all(np.allclose(found[name], wanted[name].numpy(), atol=1e-5) for name in found)
 
 
 def test_an_uncalibrated_mode_is_told_of(tmp_path):

@@ -239,6 +239,8 @@ def test_outputs_that_change_their_structure_with_the_mode_are_refused():
     )
     unmoved(net, r"gives back a, b in mode 1, and one tensor in mode 1/2; one loss is of",
             loss=lambda o, t: o.a.mean())  # fmt: skip
+    with pytest.raises(ValueError, match="one tensor in mode 1/2, and a, b once extracted: its"):
+        we.extract(net, "1/2")
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="one loss is of outputs of one structure in all modes"):
         train_step(net, (X, A), net.space.uniform_modes(), lambda o, t: o.a.mean(), optimizer)
