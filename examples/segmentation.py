@@ -1,4 +1,4 @@
-"""Segmentation from end to end: a U-Net, mean IoU, a front, a bundle, and frames under a deadline.
+"""Segmentation from end to end: a U-Net, mean IoU, a front by latency, a bundle, frames in time.
 
 Run it with `python examples/segmentation.py`, or with `--images 64 --epochs 1 --width 8` to see it work
 without learning much. Each pixel of a scene of handwritten digits belongs to one of ten digits or to
@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import wenable as we
 from wenable.data import SceneSettings, scenes
+from wenable.measure import NoMeter
+from wenable.profiling import ProfilePlan, measure_modes, profile
 from wenable.runtime import Session
 
 CLASSES = 11
@@ -91,7 +93,7 @@ def split(count: int, part: str, seed: int) -> TensorDataset:
 
 
 def make_bundle(path: Path, images: int, epochs: int, width: int) -> None:
-    """Train all modes, find those worth having by mean IoU and MACs, and export them."""
+    """Train all modes, find those worth having by mean IoU and latency on the engine, and export them."""
     torch.manual_seed(0)
     training = split(images, "train", 0)
     search = list(DataLoader(split(images // 4, "search", 1), 64))
@@ -100,13 +102,19 @@ def make_bundle(path: Path, images: int, epochs: int, width: int) -> None:
     config = we.TrainConfig(passes=4, epochs=epochs, learning_rate=0.1)
     we.train(net, loader, config, loss=loss)
 
+    # What each option of each layer takes on this device, on the engine that will run it.
     calibration = list(DataLoader(training, 64))[:2]
+    we.calibrate(net, net.space.uniform_modes(), calibration)
+    probe = we.export(net, net.space.uniform_modes(), path.with_name("probe.wen"))
+    plan, meter = ProfilePlan(mixtures=6, table_modes=20), NoMeter("not asked for")
+    measured = profile(probe, engine="onnxruntime", threads=1, plan=plan, meter=meter)
+
     front = we.explore(
         net, search, calibration, metric=MeanIoU, min_accuracy=0.0,
-        strategy=we.Knapsack(count=4, rounds=1),
+        cost="latency", table=measured.table, strategy=we.Knapsack(count=4, rounds=1),
     )  # fmt: skip
     for point in front:
-        print(f"{point.accuracy}  {point.cost}  mode {point.mode}")
+        print(f"{point.accuracy}  predicted {point.cost}  mode {point.mode}")
     # A session runs the most accurate mode in time, by the figures that it is given here.
     readings = {point.mode: {"accuracy": point.accuracy} for point in front}
     we.export(net, front.modes, path, readings=readings)
@@ -138,6 +146,8 @@ def stream(path: Path, frames: np.ndarray) -> None:
     with Session(path, engine="onnxruntime", threads=1) as session:
         session.warm_up()
         merits = {str(each.mode): each.readings["accuracy"] for each in session.bundle.modes}
+        for mode, latency in measure_modes(session).items():
+            print(f"measured: {merits[mode]}, {latency}, mode {mode}")
         alone = {mode: in_turn(session, frames, mode) for mode in session.modes}
         typical = {mode: float(np.median(times)) for mode, times in alone.items()}
         slowest, fastest = max(typical.values()), min(typical.values())

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.chain.networks import NETWORKS
 from benchmarks.chain.steps import chain
 from benchmarks.chain.table import page, results_of
+from results.provenance import present_commit
 from results.records import ROOT, page_file, read_records, records_file, write_records
 from wenable.core.files import write_whole
 
@@ -24,14 +25,16 @@ def main() -> None:
     arguments = _arguments()
     results = records_file(arguments.out, "chain")
     keep = results.exists() and (arguments.resume or arguments.only)
+    before = read_records(results) if keep else {"networks": []}
+    # A row keeps the commit that it was made at.
     found: dict[str, dict[str, Any]] = {
-        row["network"]: row for row in (read_records(results)["networks"] if keep else [])
+        row["network"]: {"at": before["commit"]} | row for row in before["networks"]
     }
     for network in NETWORKS:
         if network.name in arguments.only if arguments.only else network.name not in found:
             row = chain(network)
             described = {"network": network.name, "source": network.source, "task": network.task}
-            found[network.name] = described | row
+            found[network.name] = described | row | {"at": present_commit()}
             print(*found[network.name].values(), flush=True)
             rows = [found[each.name] for each in NETWORKS if each.name in found]
             content = results_of(rows)

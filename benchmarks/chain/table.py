@@ -30,6 +30,10 @@ def page(results: Mapping[str, Any]) -> str:
     """Return the page of the documentation, in Markdown."""
     rows: Sequence[Mapping[str, Any]] = results["networks"]
     whole = sum(len(row["passed"]) == len(STEPS) for row in rows)
+    # Those that made a row, the last one at the end.
+    made = dict.fromkeys(row.get("at", results["commit"]) for row in rows)
+    commits = [*(each for each in made if each != results["commit"]), results["commit"]]
+    at = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
     versions = ", ".join(f"{name} {each}" for name, each in results["versions"].items())
     lines = [
         "# Tasks beyond classification, the whole way",
@@ -48,7 +52,7 @@ def page(results: Mapping[str, Any]) -> str:
         "*Switch* is the share of the multiply-accumulates in layers that switch, *smallest* what the"
         " smallest mode costs beside the full one. The quick ones among them are part of the tests.",
         "",
-        f"Made by `{results['command']}` at commit {results['commit']} on {results['machine']} with"
+        f"Made by `{results['command']}` at {at} on {results['machine']} with"
         f" {versions}. The figures are in `results/chain.jsonl`.",
         "",
         "| network | of | task | MMAC | knobs | switch | smallest | came to |",

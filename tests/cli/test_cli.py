@@ -283,16 +283,17 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
     run("explore", network, "--data", folder, "--min-accuracy", 0.01, "--out", out)
     (folder / "train" / "cat").rename(folder / "train" / "cow")
     (folder / "test" / "cat").rename(folder / "test" / "cow")
-    other = run(
-        "explore", network, "--data", folder, "--min-accuracy", 0.01, "--out", out, fails=True
-    )
+    again = ("explore", network, "--data", folder, "--min-accuracy", 0.01, "--out", out)
+    found = (out / "front.json").read_bytes()
+    words = " ".join(run(*again, fails=True).stderr.split())
+    assert "holds a front already (front.json): `--overwrite` replaces it" in words
+    other = run(*again, "--overwrite", fails=True)
+    assert (out / "front.json").read_bytes() == found  # a search that fails replaces nothing
     words = " ".join(other.stderr.split())
     assert "has 2 classes (cow, dog, ...), the network was trained for 2 (cat, dog, ...)" in words
     first.preprocessing = None
     we.save(first, network)
-    untold = run(
-        "explore", network, "--data", folder, "--min-accuracy", 0.1, "--out", out, fails=True
-    )
+    untold = run(*again, "--overwrite", fails=True)
     assert "does not say how its images are prepared" in " ".join(untold.stderr.split())
 
 
@@ -373,7 +374,7 @@ def test_a_search_by_energy_takes_the_table_of_a_profile(tmp_path: Path):
         assert point.cost.unit == "mJ"
         assert point.cost.known == pytest.approx(table.cost(point.mode))
         assert point.cost.known <= most
-    refused = run(*command, *searched, tmp_path / "none.json", fails=True)
+    refused = run(*command, "--overwrite", *searched, tmp_path / "none.json", fails=True)
     assert "has no table of energy: it is virtual" in " ".join(refused.stderr.split())
 
 

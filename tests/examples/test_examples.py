@@ -22,7 +22,11 @@ RUNS = {
     "deadline.py": ([], ("kB for all modes", "in time: ")),
     "segmentation.py": (
         ["--images", "64", "--epochs", "1", "--width", "8"],
-        ("MeanIoU", "switching: ", "always 1"),
+        ("MeanIoU", "predicted", "measured: ", "switching: ", "always 1"),
+    ),
+    "detection.py": (
+        ["--images", "192", "--epochs", "6", "--width", "8"],
+        ("mAP", "predicted", "measured: ", "switching: ", "always 1"),
     ),
     "keyword_spotting.py": (
         ["--sounds", "200", "--epochs", "1"],

@@ -24,6 +24,7 @@ from tests.helpers.references import masked_weight, shuffled_order
 from wenable.core.preprocessing import Preprocessing
 from wenable.core.readings import Reading
 from wenable.exporting import writing
+from wenable.exporting.plain_networks import check_exportable
 from wenable.exporting.tracing import bundle_graph
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engines import installed_engines
@@ -189,6 +190,9 @@ def test_readings_and_preprocessing_travel_along(tmp_path):
     assert set(bundle.modes[0].readings) == {"macs"}
 
 
+READING = we.Reading(0.5, "top-1")
+
+
 @pytest.mark.parametrize(
     ("modes", "settings", "message"),
     [
@@ -196,14 +200,81 @@ def test_readings_and_preprocessing_travel_along(tmp_path):
         (["1", "full"], {}, "names a mode twice"),
         (["nonsense"], {}, "nonsense"),
         (["1"], {"readings": {"1/2": {}}}, "`readings` has mode 1/2, which is not among `modes`"),
+        (
+            ["1"],
+            {"readings": {"1": [READING]}},
+            "`readings` of mode 1 is a list of 1; allowed: a dict",
+        ),
+        (["1"], {"readings": {"1": READING}}, "`readings` of mode 1 is a Reading; allowed: a dict"),
+        (
+            ["1"],
+            {"readings": {"1": {"accuracy": 0.5}}},
+            "holds 'accuracy': a float; allowed: a dict",
+        ),
+        (
+            ["1"],
+            {"readings": {"1": {5: READING}}},
+            "holds 5: a Reading; allowed: a dict of readings",
+        ),
+        (["1"], {"readings": [READING]}, "`readings` is a list of 1; allowed: a dict of modes"),
         (["1"], {"engine": "tflite"}, r"`engine` \(='tflite'\) is unknown; allowed: onnxruntime"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(tmp_path, modes, settings, message):
     net, _ = calibrated()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         we.export(net, modes, tmp_path / "net.wen", **settings)
+    assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["code", "graph"])
+def test_a_part_with_a_name_of_torch_export_is_refused(tmp_path, name):
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(name, nn.Conv2d(8, 8, 3))
+            self.head = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.get_submodule(name)(x))
+
+    net = we.convert(Named(), torch.zeros(1, 8, 6, 6), method=we.WeightEnabling((1, 2)))
+    with pytest.raises(ValueError, match=f"has a part called '{name}', a name that torch.export"):
+        we.export(net, ["full"], tmp_path / "net.wen")
+    # Inside another module it is nobody else's.
+    inside = we.convert(
+        nn.Sequential(Named()), torch.zeros(1, 8, 6, 6), method=we.WeightEnabling((1, 2))
+    )
+    assert check_exportable(inside, "a bundle").are_positions
+
+
+class Stages(nn.Module):
+    """A backbone whose first output is what its next layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = nn.functional.hardswish(self.first(x))
+        return {"first": x, "norm": self.norm(x), "second": self.second(x)}
+
+
+def test_outputs_that_layers_inside_read_are_exported(tmp_path):
+    method = we.WeightEnabling((1, 2), classifier=True)
+    net = we.convert(Stages(), torch.zeros(1, 3, 6, 6), method=method).eval()
+    we.calibrate(net, ["1/2"], [torch.randn(8, 3, 6, 6)])
+    path = we.export(net, ["full", "1/2"], tmp_path / "net.wen")
+    x = torch.randn(2, 3, 6, 6)
+    with Session(path, engine="onnxruntime", threads=1) as session:
+        for mode in ("1", "1/2"):
+            with torch.no_grad(), net.using(mode):
+                wanted = net(x)
+            found = session.run(x.numpy(), mode=mode)
+            assert list(found) == ["first", "norm", "second"]
+            assert all(np.allclose(found[name], wanted[name].numpy(), atol=1e-5) for name in found)
 
 
 def test_an_uncalibrated_mode_is_told_of(tmp_path):

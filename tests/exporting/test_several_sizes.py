@@ -10,6 +10,7 @@ from torch import nn
 
 import wenable as we
 from tests.helpers.engines import NEEDS_KERNELS
+from wenable.cli.bundles import run_export
 from wenable.runtime.bundle import Bundle, BundleError
 from wenable.runtime.bundle_file import read_bundle_file
 from wenable.runtime.engine import EngineError
@@ -47,6 +48,25 @@ def net() -> we.DynamicNetwork:
 @pytest.fixture(scope="module")
 def path(net, tmp_path_factory):
     return we.export(net, MODES, tmp_path_factory.mktemp("sizes") / "net.wen", image_sizes=SIZES)
+
+
+def test_the_command_line_takes_sizes(net, tmp_path, capsys):
+    saved, out = we.save(net, tmp_path / "net.safetensors"), tmp_path / "net.wen"
+    own, modes = "tests.exporting.test_several_sizes:AnySize", "full;1/4"
+
+    def exported(sizes: str, engine: str = "onnxruntime") -> None:
+        run_export(saved, own, modes, None, out, engine, True, sizes)
+
+    for words in ("6x", "8 6", "6x10x3", "-6", "0", "8,,6", "²"):
+        with pytest.raises(ValueError, match=r"allowed: height x width in pixels"):
+            exported(words)
+    with pytest.raises(ValueError, match="`--image-sizes` is for a bundle; an ExecuTorch file"):
+        exported("6x10", "executorch")
+    assert not out.exists()
+    exported("6x10, 12")
+    assert json.loads(capsys.readouterr().out)["modes"] == ["1", "1/4"]
+    with Session(out, engine="onnxruntime", threads=1) as session:
+        assert session.image_sizes == ("8x8", "6x10", "12x12")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "auto"])

@@ -411,6 +411,11 @@ def test_inputs_of_the_wrong_shape_are_refused_by_name():
         with pytest.raises(ValueError, match=message) as caught:
             net(torch.zeros(shape))
         assert "\n" not in str(caught.value)
+    with pytest.raises(
+        ValueError, match=r"`input` \(of int64\) does not fit .* for float32: "
+    ) as caught:
+        net(torch.zeros(2, 3, 6, 6, dtype=torch.long))
+    assert "\n" not in str(caught.value)
     assert net(torch.zeros(7, 3, 8, 8)).shape == (7, 5)
     flat = we.convert(dense_network(), torch.zeros(4, 3, 4, 4)).eval()
     with pytest.raises(ValueError, match=r"\(2, 3, 5, 5\)\) does not fit this network"):

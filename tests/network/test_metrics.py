@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import wenable as we
+from wenable.core.journal import JournalError
 from wenable.network import resampled_metric
+from wenable.search import merit
 
 CLASSES = 3
 IMAGES = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -56,6 +58,16 @@ class MeanIoU:
 
     def compute(self) -> float:
         return mean_iou(self.table)
+
+
+class HalfOfIt(MeanIoU):
+    def compute(self) -> float:
+        return super().compute() / 2
+
+
+class Broken(MeanIoU):
+    def compute(self) -> float:
+        raise RuntimeError("of two\nlines")
 
 
 class MeanSquares:
@@ -190,7 +202,7 @@ class Slow(MeanIoU):
     [
         (OfBatches(), BATCHES, "no interval: the metric does not add up over images: one by one"),
         (Greatest(), BATCHES, "no interval: an update changes 'best' of the metric otherwise than by"),
-        (Slow(), BATCHES, "no interval: 400 draws of the images, 0.03. s each, take more than 10 s"),
+        (Slow(), BATCHES, "no interval: 400 draws of the images, [0-9.e-]+ s each, take more than 10 s"),
         (MeanIoU(), [(IMAGES[:1], PIXELS[:1])], "no interval: of 1 image"),
     ],
 )  # fmt: skip
@@ -233,6 +245,9 @@ class Unsaid(Gives):
         ((1, MeanIoU()), "a pair of a key and a metric"),
         (we.Metric(MeanIoU, adapt=lambda o, t: o), "must return a pair of what `update` gets"),
         (we.Metric(MeanIoU, adapt=lambda o, t: (o, {"a": t})), "cannot be updated with outputs"),
+        (we.Metric(MeanIoU, adapt=lambda o, t: o["x"]), r"`adapt` .*fails with outputs \(one tensor"),
+        (we.Metric(MeanIoU, adapt=lambda o: (o, o)), r"`adapt` of .*takes 1 positional argument"),
+        (Broken, r"`metric` \(Broken\) cannot be computed: RuntimeError: of two"),
     ],
 )  # fmt: skip
 def test_what_is_no_metric_is_refused_in_one_line(net, metric: Any, message: str):
@@ -347,7 +362,8 @@ def test_limits_of_the_wrong_kind_are_refused(net):
         ({"metric": MeanSquares, "max_error": float("nan")}, "must be a finite number"),
         ({"metric": MeanSquares, "max_error": 1e-6}, "cannot be reached: the full mode has"),
         ({"metric": Gives(-2.0), "min_accuracy": -3.0}, "of the full mode is -2; strategies"),
-        ({"metric": MeanIoU, "min_accuracy": 0.1, "strategy": we.Greedy("x")}, "`journal` needs top-1"),
+        ({"metric": MeanIoU, "min_accuracy": 0.1, "cost": "latency", "strategy": we.Greedy("x")},
+         "`journal` needs MACs"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message) as caught:
             explored(**given)
@@ -355,3 +371,38 @@ def test_limits_of_the_wrong_kind_are_refused(net):
     for given in ({"metric": MeanIoU}, {}):
         with pytest.raises(TypeError, match="needs `min_accuracy`"):
             explored(**given)
+
+
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize("as_dicts", [False, True])
+def test_a_search_by_a_metric_goes_on_by_its_journal(net, tmp_path, monkeypatch, as_dicts):
+    (name,) = net.named_inputs
+    batches = [{name: x, "y": y} for x, y in BATCHES] if as_dicts else BATCHES
+    journal, evaluated = tmp_path / "search.journal", list[we.Mode]()
+    measured = merit.measure_with
+
+    def counting(net: Any, mode: Any, *given: Any, **more: Any) -> we.Reading:
+        if len(evaluated) == stop:
+            raise KeyboardInterrupt
+        evaluated.append(mode)
+        return measured(net, mode, *given, **more)
+
+    def explored(**given: Any) -> we.Front:
+        given = {"metric": MeanIoU, "strategy": we.Greedy(journal)} | given
+        return we.explore(net, batches, batches, min_accuracy=0.0, **given)
+
+    expected = explored(strategy=we.Greedy())
+    monkeypatch.setattr(merit, "measure_with", counting)
+    stop = 4
+    with pytest.raises(KeyboardInterrupt):
+        explored()
+    first, stop = list(evaluated), 10**6
+    evaluated.clear()
+    assert explored() == expected
+    # The full mode shows that the metric counts as it did; no other is evaluated twice.
+    assert not set(first) & set(evaluated) - {net.space.full}
+    assert len(first) + len(evaluated) == len({each.mode for each in expected.explored}) + 1
+    with pytest.raises(JournalError, match=r"metric: .*MeanIoU"):
+        explored(metric=we.Metric(MeanIoU, name="mIoU"))
+    with pytest.raises(JournalError, match=r"MeanIoU of the full mode is .* there, .* here"):
+        explored(metric=type("MeanIoU", (HalfOfIt,), {}))

@@ -160,6 +160,32 @@ def test_what_would_be_spread_over_the_other_is_refused():
             loss=nn.MSELoss())  # fmt: skip
 
 
+ONES = torch.ones(6, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "message"),
+    [
+        (nn.CrossEntropyLoss(ignore_index=1), ONES, r"all labels .* are `ignore_index` \(=1\)"),
+        (nn.NLLLoss(), 0 * ONES, "NLLLoss takes logarithms of class shares, .* log_softmax"),
+        (nn.BCEWithLogitsLoss(), torch.full((6, 4), 5.0), "are from 5 to 5; they must be shares"),
+        (nn.functional.binary_cross_entropy_with_logits, torch.full((6, 4), -0.1), "from -0.1 to"),
+        (nn.MSELoss(), torch.full((6, 4), float("nan")), "the targets of MSELoss hold NaN"),
+    ],
+)
+def test_targets_that_mean_nothing_to_a_loss_are_refused(loss: Any, targets: Any, message: str):
+    unmoved(network(lambda a, b: a), message, loss=loss, batch=(X, targets))
+
+
+def test_targets_that_mean_something_are_taken():
+    logarithms = network(lambda a, b: a.log_softmax(1))
+    assert we.train(logarithms, [(X, 0 * ONES)], PLAIN, loss=nn.NLLLoss())
+    net, some = network(lambda a, b: a), torch.tensor([0, 1, 1, 0, 2, 2])
+    assert we.train(net, [(X, some)], PLAIN, loss=nn.CrossEntropyLoss(ignore_index=1))
+    assert we.train(net, [(X, torch.full((6, 4), 5.0))], PLAIN, loss=nn.MSELoss())
+    assert we.train(net, [(X, torch.ones(6, 4))], PLAIN, loss=nn.BCEWithLogitsLoss())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -213,6 +239,8 @@ def test_outputs_that_change_their_structure_with_the_mode_are_refused():
     )
     unmoved(net, r"gives back a, b in mode 1, and one tensor in mode 1/2; one loss is of",
             loss=lambda o, t: o.a.mean())  # fmt: skip
+    with pytest.raises(ValueError, match="one tensor in mode 1/2, and a, b once extracted: its"):
+        we.extract(net, "1/2")
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="one loss is of outputs of one structure in all modes"):
         train_step(net, (X, A), net.space.uniform_modes(), lambda o, t: o.a.mean(), optimizer)

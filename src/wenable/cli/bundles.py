@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wenable.cli.bundle_tables import comparison_tables, predictions_table, profile_table
 from wenable.cli.durations import duration_words
+from wenable.cli.image_sizes import parse_sizes
 from wenable.cli.inspect_modes import read_front
 from wenable.cli.terminal import (
     busy,
@@ -36,19 +37,30 @@ def run_export(
     out: Path,
     engine: str,
     as_json: bool,
+    image_sizes: str = "",
 ) -> None:
-    """Write modes of a saved network to a bundle; `model` builds it where it is the user's own."""
+    """Write modes of a saved network to a bundle; `model` builds it where it is the user's own.
+
+    - `image_sizes`: of images that the bundle takes besides its own, as `parse_sizes` reads them.
+    """
     import wenable as we
     from wenable.cli.opening import open_saved
 
     console, progress = consoles(as_json)
+    sizes = parse_sizes(image_sizes)
+    if sizes and engine == "executorch":
+        raise ValueError(
+            "`--image-sizes` is for a bundle; an ExecuTorch file takes images of one size"
+        )
     net = open_saved(network, model)
     wanted, readings, ids = _wanted(net, modes, front)
     if engine == "executorch":
         _export_executorch(net, wanted, readings, out, as_json)
         return
     with busy(progress, f"exporting and checking {counted(len(wanted), 'mode')} on {engine}"):
-        path = we.export(net, wanted, out, engine=engine, readings=readings, ids=ids)
+        path = we.export(
+            net, wanted, out, engine=engine, readings=readings, ids=ids, image_sizes=sizes
+        )
     size = path.stat().st_size
     if as_json:
         named = {name: str(mode) for name, mode in Bundle(path).ids.items()}

@@ -52,6 +52,7 @@ def run_explore(
     constraints: Sequence[str],
     as_json: bool,
     calibration_images: int | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Search a saved network and write what was found under `out`.
 
@@ -61,7 +62,9 @@ def run_explore(
     - `constraints`: as `parse_constraints` reads them.
     - `calibration_images`: how many training images each mode is calibrated on; None for a number
       that fits the search split.
+    - `overwrite`: whether what an earlier search left under `out` may be replaced.
     """
+    _check_out(out, overwrite)
     console, progress = consoles(as_json)
     flush_denormals()
     net = open_saved(network, model)
@@ -104,6 +107,17 @@ def run_explore(
         console.print(line)
     written = (out / "front.json", out / "front.csv", picture, saved)
     console.print(f"written: {', '.join(map(str, written))}")
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Refuse a folder whose front nobody asked to replace; a search that was stopped has none yet."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`--out` (={out}) is a file; name a folder")
+    if (out / "front.json").exists() and not overwrite:
+        raise ValueError(
+            f"`--out` (={out}) holds a front already (front.json): `--overwrite` replaces it and the"
+            " network beside it, or name another folder"
+        )
 
 
 def _strategy(

@@ -145,6 +145,9 @@ def explore(
             " split has, from 256 to 2,048 (digits: 128)."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the front that stands under --out.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Search a trained network for the modes worth having."""
@@ -162,6 +165,7 @@ def explore(
         constraint or [],
         json,
         calibration_images,
+        overwrite,
     )
 
 
@@ -192,6 +196,13 @@ def export(
     engine: Annotated[
         str, typer.Option(help="The engine every mode is checked on.")
     ] = "onnxruntime",
+    image_sizes: Annotated[
+        str,
+        typer.Option(
+            help="Sizes of images that the bundle takes besides its own, height x width with commas, as"
+            " '192x256,256'."
+        ),
+    ] = "",
     executorch: Annotated[
         bool, typer.Option("--executorch", help="An ExecuTorch file (.pte) instead of a bundle.")
     ] = False,
@@ -200,7 +211,8 @@ def export(
     """Write modes of a saved network to one file that runs without torch."""
     from wenable.cli.bundles import run_export
 
-    run_export(network, model, modes, front, out, "executorch" if executorch else engine, json)
+    chosen = "executorch" if executorch else engine
+    run_export(network, model, modes, front, out, chosen, json, image_sizes)
 
 
 @app.command()

@@ -3,6 +3,9 @@
 from wenable.data.batches import ImageBatches as ImageBatches
 from wenable.data.batches import TensorBatches as TensorBatches
 from wenable.data.batches import batches as batches
+from wenable.data.coco import CocoImages as CocoImages
+from wenable.data.coco import coco_folder as coco_folder
+from wenable.data.coco import with_boxes as with_boxes
 from wenable.data.digits import digits as digits
 from wenable.data.image_folder import FolderSplits as FolderSplits
 from wenable.data.image_folder import image_folder as image_folder

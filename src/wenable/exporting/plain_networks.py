@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torchvision.ops import FrozenBatchNorm2d
 
 from wenable.core.space import ModeChoice
@@ -29,9 +30,21 @@ def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
 
     - `what`: the file, for the refusal: `"a bundle"`.
 
-    Raises `ValueError` for weights that are not float32 or not finite, and for outputs other than
-    tensors, in tuples, lists, dicts, named tuples or dataclasses.
+    Raises `ValueError` for weights that are not float32 or not finite, for a part of a name that
+    torch.export keeps for itself, and for outputs other than tensors, in tuples, lists, dicts, named
+    tuples or dataclasses.
     """
+    parts = (
+        net.named_children(),
+        net.named_parameters(recurse=False),
+        net.named_buffers(recurse=False),
+    )
+    for name in (name for named in parts for name, _ in named):
+        if hasattr(GraphModule, name) and not hasattr(nn.Module, name):
+            raise ValueError(
+                f"`net` has a part called {name!r}, a name that torch.export keeps for itself: call it"
+                " something else in the class of the model, and convert that"
+            )
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             kind = str(tensor.dtype).removeprefix("torch.")

@@ -142,7 +142,7 @@ def _fold_constants(
     from onnx.reference import ReferenceEvaluator
 
     dtypes = {each.name: _type(each, batch=False).dtype
-              for each in (*model.graph.input, *model.graph.value_info)}  # fmt: skip
+              for each in (*model.graph.input, *model.graph.value_info, *model.graph.output)}  # fmt: skip
     nodes = []
     for node in model.graph.node:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -205,7 +205,8 @@ class _Marking:
             for name, norm in net.switchable_norms().items()
             for part in ("weight", "running_mean")
         }
-        values = (*model.graph.input, *model.graph.value_info)
+        # An output may be what a layer inside reads, as the maps of a detector's backbone.
+        values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
         self.shapes = {
             each.name: [size.dim_value for size in each.type.tensor_type.shape.dim]
             for each in values

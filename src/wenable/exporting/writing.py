@@ -29,6 +29,7 @@ from wenable.exporting.plain_networks import (
 )
 from wenable.exporting.rounded_check import check_rounded, check_rounded_layers
 from wenable.layers.implementations import is_pointwise
+from wenable.modules.batch_parts import described
 from wenable.modules.outputs import OutputNames
 from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import (
@@ -125,11 +126,34 @@ def checked_modes(
         raise ValueError("`modes` is empty; name at least one, as 'full'")
     if len(set(wanted)) < len(wanted):
         raise ValueError("`modes` names a mode twice")
+    if readings is not None and not isinstance(readings, Mapping):
+        raise ValueError(
+            f"`readings` is {described(readings)}; allowed: a dict of modes, each with a dict of readings"
+        )
     given = {net.space.mode(mode): each for mode, each in (readings or {}).items()}
+    for mode, each in given.items():
+        _check_readings(mode, each)
     unknown = [str(mode) for mode in given if mode not in wanted]
     if unknown:
         raise ValueError(f"`readings` has mode {unknown[0]}, which is not among `modes`")
     return wanted, given
+
+
+def _check_readings(mode: Mode, given: Any) -> None:
+    """Raise `ValueError` unless the readings of a mode are readings by name."""
+    wrong = f"`readings` of mode {mode} "
+    if not isinstance(given, Mapping):
+        wrong += f"is {described(given)}"
+    else:
+        bad = next((key for key in given if not isinstance(key, str)), None)
+        other = next((key for key in given if not isinstance(given[key], Reading)), None)
+        if bad is None and other is None:
+            return
+        key = other if bad is None else bad
+        wrong += f"holds {key!r}: {described(given[key])}"
+    raise ValueError(
+        f'{wrong}; allowed: a dict of readings by name, as {{"accuracy": wenable.Reading(0.9, "top-1")}}'
+    )
 
 
 def _bundle(

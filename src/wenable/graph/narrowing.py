@@ -45,11 +45,15 @@ class NarrowedPadding:
 
 @dataclass(frozen=True)
 class Narrowing:
-    """What follows for every layer and norm, and for every module that pads channels."""
+    """What follows for every layer and norm, and for every module that pads channels.
+
+    - `kept`: layers that write all their channels for what cannot be followed behind them, and what it is.
+    """
 
     layers: Mapping[str, NarrowedLayer]
     norms: Mapping[str, Counts]
     paddings: Mapping[str, NarrowedPadding]
+    kept: Mapping[str, str]
 
 
 def narrow(
@@ -58,24 +62,37 @@ def narrow(
     """Return how many channels everything has where each layer writes `active` of its own.
 
     The network's inputs and outputs keep all their channels. Channels that keep to themselves
-    (depthwise and grouped convolutions, norms, pooling, sums) are as many as they come in.
+    (depthwise and grouped convolutions, norms, pooling, sums) are as many as they come in. A convolution
+    of one or three dimensions writes all its channels if they come to what cannot be followed.
 
     - `active`: a number of channels -> how many of the first are left, in each mode.
     - `rigid`: layers that read and write all their channels in every mode, with the reason.
 
     Raises `ValueError` for an operation that does not fit fewer channels, by the module it runs in.
     """
-    kept: frozenset[str] = frozenset()
+    operations = graph.operations
+    yielding = {operations.owners.get(n, "") for n in operations.nodes if _yields(n)} - {""}
+    kept: dict[str, str] = {}
     while True:
-        walk = _Walk(graph, active, rigid, kept)
-        for node in graph.operations.nodes:
+        walk = _Walk(graph, active, rigid, frozenset(kept))
+        for node in operations.nodes:
             walk.visit(node)
-        if walk.write_outputs <= kept:
+        more = dict.fromkeys(walk.write_outputs, "")
+        # What is refused first may be why others are.
+        for reason, writers in walk.refusals[:1]:
+            more |= dict.fromkeys(writers & yielding, reason)
+        if more.keys() <= kept.keys():
             break
-        kept |= walk.write_outputs
+        kept = more | kept
     if walk.refusals:
-        raise ValueError(walk.refusals[0])
-    return Narrowing(walk.layers, walk.norms, walk.paddings)
+        raise ValueError(walk.refusals[0][0])
+    reasons = {name: reason for name, reason in kept.items() if reason}
+    return Narrowing(walk.layers, walk.norms, walk.paddings, reasons)
+
+
+def _yields(node: Node) -> bool:
+    """Say whether a layer stays as it is rather than that the network is refused."""
+    return operation(node) in ("conv1d", "conv3d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +132,7 @@ class _Walk:
     layers: dict[str, NarrowedLayer] = field(default_factory=dict)
     norms: dict[str, Counts] = field(default_factory=dict)
     paddings: dict[str, NarrowedPadding] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[tuple[str, frozenset[str]]] = field(default_factory=list)
     write_outputs: frozenset[str] = frozenset()
 
     def visit(self, node: Node) -> None:
@@ -140,7 +157,8 @@ class _Walk:
             else:
                 self.states[node] = rule(self, node)
         except _RefusedError as refused:
-            self.refusals.append(f"{self._place(node)} cannot run narrower: {refused}")
+            words = f"{self._place(node)} cannot run narrower: {refused}"
+            self.refusals.append((words, writers))
             self.states[node] = _Lost(writers)
 
     def _place(self, node: Node) -> str:

@@ -97,7 +97,10 @@ def _refused_convolution(convolution: nn.modules.conv._ConvNd, calls: Sequence[L
         depthwise = convolution.groups == convolution.in_channels
         return "is depthwise" if depthwise else f"already has {convolution.groups} groups"
     if any(len(call.input_shape) < convolution.weight.ndim for call in calls):
-        return "reads an input without a batch, whose channels are in another place"
+        return (
+            "reads an input without a batch, whose channels are in another place: give an example with"
+            " one, as x.unsqueeze(0)"
+        )
     if all(math.prod(call.output_shape[2:]) == 1 for call in calls):
         ones = "x".join("1" * (convolution.weight.ndim - 2))
         return f"works on a {ones} map" if len(ones) > 1 else "works on maps of length 1"

@@ -216,6 +216,8 @@ def _plan(
         macs = _macs(name, narrowed, layer, graph)
         if len({*narrowed.inputs}) == len({*narrowed.outputs}) == 1:
             reason = rigid.get(name, "reads and writes all its channels at every width")
+            if name in narrowing.kept:
+                reason = f"keeps its channels, since {narrowing.kept[name]}"
             left_alone.append(LeftAlone(name, kind_of(layer), macs[0], reason))
             continue
         replacements[name] = _slimmable(name, layer, knob, narrowed)

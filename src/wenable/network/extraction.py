@@ -11,6 +11,7 @@ from wenable.core.space import Mode, ModeChoice
 from wenable.modules.copying import copy_network, put_in_place
 from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode
+from wenable.modules.structures import names_in
 from wenable.network.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 
 
@@ -87,8 +88,19 @@ def _agree(net: DynamicNetwork, plain: nn.Module, mode: Mode) -> bool:
     """Say whether both give the same on the network's own example, to rounding."""
     example = net.example_batch
     with torch.no_grad(), in_eval_mode(net), in_eval_mode(plain), net.using(mode):
-        expected, found = tensors_of(net(*example)), tensors_of(plain(*example))
+        ours, theirs = net(*example), plain(*example)
+    if names_in(ours) != names_in(theirs):
+        raise ValueError(
+            f"the network gives back {_shown(ours)} in mode {mode}, and {_shown(theirs)} once extracted:"
+            " its forward asks which mode runs; outputs must have one structure in all modes"
+        )
+    expected, found = tensors_of(ours), tensors_of(theirs)
     return len(expected) == len(found) and all(map(_close, expected, found))
+
+
+def _shown(outputs: Any) -> str:
+    """Return what outputs hold in a few words."""
+    return ", ".join(name or "one tensor" for name in names_in(outputs)[:6]) or "nothing"
 
 
 def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:

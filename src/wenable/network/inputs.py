@@ -64,7 +64,7 @@ def check_inputs(
 def explained(
     error: Exception, inputs: Sequence[Any], example: Sequence[ExampleInput]
 ) -> str | None:
-    """Return a line that names the input, if its shape is not that of the example; None otherwise."""
+    """Return a line that names the input, if shape or type are not the example's; None otherwise."""
     for given, expected in zip(inputs, example, strict=False):
         wanted = expected.shape
         shape = tuple(getattr(given, "shape", ()))
@@ -72,5 +72,13 @@ def explained(
             return (
                 f"`input` (of shape {shape}) does not fit this network, which was converted for"
                 f" ({', '.join(['N', *map(str, wanted[1:])])}): {first_line(error)}"
+            )
+        found, known = getattr(given, "dtype", None), expected.dtype
+        # A network may have been moved to other floats; whole numbers and floats are never the same.
+        if found and known and found.is_floating_point != known.is_floating_point:
+            kind, other = (str(each).removeprefix("torch.") for each in (found, known))
+            return (
+                f"`input` (of {kind}) does not fit this network, which was converted for {other}:"
+                f" {first_line(error)}"
             )
     return None

@@ -48,7 +48,7 @@ def measure_with(
             images += count
     if not images:
         raise ValueError("`loader` is empty; a metric needs at least one example")
-    value = chosen.number(judge.compute())
+    value = chosen.value_of(judge)
     ends = states.interval(value)
     notes = ["norm statistics not calibrated for this mode"] if uncalibrated else []
     if ends is None:

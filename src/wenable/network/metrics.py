@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from wenable.core.reasons import first_line
+from wenable.modules.batch_parts import described
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,36 @@ class Metric:
         """Return what `update` gets for the outputs and targets of a batch."""
         if self.adapt is None:
             return outputs, targets
-        adapted = self.adapt(outputs, targets)
+        try:
+            adapted = self.adapt(outputs, targets)
+        except Exception as error:  # code of the user's own, which raises whatever it likes
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"`adapt` of `metric` ({self.name}) fails with outputs ({described(outputs)}) and targets"
+                f" ({described(targets)}): {type(error).__name__}: {first_line(error)}"
+            ) from error
         if not isinstance(adapted, tuple) or len(adapted) != 2:
             raise ValueError(
                 f"`adapt` of `metric` ({self.name}) must return a pair of what `update` gets, and returned"
                 f" {_kind(adapted)}"
             )
         return adapted
+
+    def value_of(self, judge: Any) -> float:
+        """Return the one number that an updated metric comes to.
+
+        Raises `ValueError` where it cannot be computed, for several numbers, NaN and infinity.
+        """
+        try:
+            computed = judge.compute()
+        except Exception as error:  # a metric raises whatever it likes
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"`metric` ({self.name}) cannot be computed: {type(error).__name__}: {first_line(error)}"
+            ) from error
+        return self.number(computed)
 
     def number(self, computed: Any) -> float:
         """Return the one number that `compute` gave.

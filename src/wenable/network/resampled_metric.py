@@ -133,7 +133,7 @@ class ImageStates:
                     setattr(metric, name, [*now, *more])
                 else:
                     setattr(metric, name, now + added[row])
-            yield self.metric.number(metric.compute())
+            yield self.metric.value_of(metric)
 
 
 def _copied(metric: Any) -> State:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from wenable.core.cost_table import BIT_OPERATIONS, CostTable
+from wenable.core.journal import Journal
 from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Front, Reading
 from wenable.core.renamed import refuse_renamed
@@ -17,11 +19,12 @@ from wenable.modules.processes import several_processes
 from wenable.network.calibration import calibrate
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.network.evaluation import evaluate_each
-from wenable.network.metrics import metric_of
+from wenable.network.metrics import Metric, metric_of
 from wenable.network.mode_costs import knobs_of_products, tables_of_each
 from wenable.search.greedy import search_greedily
 from wenable.search.measured_costs import meter_for, mode_energies, mode_latencies
-from wenable.search.merit import Judged, limit_of
+from wenable.search.merit import Judged, described_metric, limit_of
+from wenable.search.run_identity import run_identity
 from wenable.strategies.greedy import SearchStep, greedy
 from wenable.strategies.greedy_lazy import greedy_lazy
 from wenable.strategies.joint import knapsack_of_each
@@ -73,7 +76,7 @@ def explore(
     - `metric`: what modes are judged by instead of top-1, as in `evaluate`. The readings of the front
       are its own. `min_accuracy` is a limit in its figures then, or, if less of it is better,
       `max_error`. Strategies see how good a mode is beside the full one, whose figure has to be above 0;
-      `Greedy` evaluates every candidate on all images, and keeps no journal.
+      `Greedy` evaluates every candidate on all images.
     - `max_error`: only modes with less than it are wanted, of a metric of which less is better.
     - `cost`: `"macs"`, `"bit_operations"` (`DynamicNetwork.bit_operations`), `"latency"` or `"energy"`.
     - `table`: where latencies come from: that of a profile of the device that will run the network.
@@ -124,10 +127,8 @@ def explore(
     journaled = sums is not None or (cost == "macs" and tables)
     if getattr(chosen, "journal", None) is not None and (several_processes() or not journaled):
         raise ValueError("`journal` needs MACs, or costs that are sums over knobs, in one process")
-    if judge is not None and (pooled or getattr(chosen, "journal", None) is not None):
-        raise ValueError(
-            f"`{'pooled' if pooled else 'journal'}` needs top-1, and `metric` is {judge.name}"
-        )
+    if judge is not None and pooled:
+        raise ValueError(f"`pooled` needs top-1, and `metric` is {judge.name}")
     for name, batches in (
         ("search_batches", search_batches),
         ("calibration_batches", calibration_batches),
@@ -135,10 +136,12 @@ def explore(
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
     if judge is not None:
-        return _explore_with(
-            net, Judged(net, search_batches, calibration_batches, judge, limit), chosen, tables,
-            lambda: _costs(net, cost, sums, timing), cost, on_step,
-        )  # fmt: skip
+        splits = {"search": search_batches, "calibration": calibration_batches}
+        with _opened_journal(net, splits, chosen, sums or "macs", limit, judge) as journal:
+            return _explore_with(
+                net, Judged(net, search_batches, calibration_batches, judge, limit, journal), chosen,
+                tables, lambda: _costs(net, cost, sums, timing), cost, on_step,
+            )  # fmt: skip
     if journaled and isinstance(chosen, Greedy | GreedyLazy) and not several_processes():
         known = "macs" if table is None and cost == "macs" else tables[0]
         front = search_greedily(
@@ -160,6 +163,25 @@ def explore(
             return _run_on_sums(net, chosen, evaluated.accuracy, tables, limit, cost, on_step)
 
     return evaluated.front(run)
+
+
+@contextmanager
+def _opened_journal(
+    net: DynamicNetwork,
+    splits: Mapping[str, Iterable[Any]],
+    strategy: Strategy,
+    cost: Literal["macs"] | CostTable,
+    limit: float,
+    metric: Metric,
+) -> Iterator[Journal | None]:
+    """Open the journal that a strategy asks for; None if it asks for none."""
+    path = getattr(strategy, "journal", None)
+    if path is None:
+        yield None
+        return
+    judge = described_metric(metric)
+    with Journal(path, run_identity(net, splits, cost, strategy.name, limit, judge)) as journal:
+        yield journal
 
 
 def _explore_with(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from wenable.core.journal import Journal, JournalError
 from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Mode
 from wenable.network.calibration import calibrate
@@ -64,6 +65,8 @@ class Judged:
     """Modes judged by a metric, each once: calibrated first, and forgotten unless they are kept.
 
     - `limit`: what modes have to be better than; the full one is not, it is refused here.
+    - `journal`: is told every evaluation, and asked first. The full mode is evaluated anew, since no
+      name tells whether a metric counts as it did.
     """
 
     def __init__(
@@ -73,12 +76,15 @@ class Judged:
         calibration_batches: Iterable[Any],
         metric: Metric,
         limit: float,
+        journal: Journal | None = None,
     ) -> None:
-        self.net, self.metric, self.limit = net, metric, limit
+        self.net, self.metric, self.limit, self.journal = net, metric, limit, journal
         self.search_batches, self.calibration_batches = search_batches, calibration_batches
         self.before = set(net.calibrated_modes)
         self.readings: dict[Mode, Reading] = {}
-        full = self._measured(net.space.full)
+        known = {} if journal is None else _noted(net, journal)
+        full = self._measured(net.space.full, known.get(net.space.full))
+        self.readings |= known
         self.merit = Merit(full)
         if not self.is_better(full.known):
             word = "at or above" if full.lower_is_better else "at or under"
@@ -105,7 +111,8 @@ class Judged:
         """Return what a mode counts."""
         return self.merit.reading(self._measured(mode))
 
-    def _measured(self, mode: Mode) -> Reading:
+    def _measured(self, mode: Mode, noted: Reading | None = None) -> Reading:
+        """Return what the metric says of a mode; `noted`: what it said before, which has to be that."""
         if mode not in self.readings:
             if mode not in self.before:
                 calibrate(self.net, mode, self.calibration_batches)
@@ -114,7 +121,22 @@ class Judged:
             )
             if mode not in self.before:
                 self.net.forget_calibrations([mode])  # of hundreds only a few are kept
+            found = self.readings[mode]
+            if noted is not None:
+                self._check_noted(found, noted)
+            elif self.journal is not None:
+                self.journal.append({"mode": str(mode), "reading": asdict(found)})
         return self.readings[mode]
+
+    def _check_noted(self, found: Reading, noted: Reading) -> None:
+        """Refuse a journal whose metric of the same name counted in another way."""
+        if abs(found.known - noted.known) > 1e-3 * abs(noted.known):
+            assert self.journal is not None
+            raise JournalError(
+                f"the journal {self.journal.path} is of another run: {self.metric.name} of the full mode is"
+                f" {noted.known:.4g} there, {found.known:.4g} here; call that run again, or remove the file"
+                " to begin anew"
+            )
 
     def told(
         self, on_step: Callable[[SearchStep], None] | None
@@ -148,6 +170,19 @@ class Judged:
 
     def _true(self, point: Point) -> Point:
         return replace(point, accuracy=self.readings[point.mode])
+
+
+def described_metric(metric: Metric) -> str:
+    """Return what tells a metric from others, as far as names do."""
+    made = type(metric.metric)
+    adapt = getattr(metric.adapt, "__qualname__", "")
+    more = "less" if metric.lower_is_better else "more"
+    return f"{made.__module__}.{made.__qualname__} {metric.key} {metric.name} {adapt} {more}"
+
+
+def _noted(net: DynamicNetwork, journal: Journal) -> dict[Mode, Reading]:
+    """Return what a journal knows of modes."""
+    return {net.space.mode(each["mode"]): Reading(**each["reading"]) for each in journal.entries}
 
 
 def limit_of(metric: Metric, min_accuracy: float | None, max_error: float | None) -> float:

@@ -6,10 +6,13 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from wenable.core.cost_table import CostTable
+from wenable.modules.batch_parts import examples_of, inputs_alone
 from wenable.modules.fingerprint import weights_fingerprint
+from wenable.modules.outputs import named_leaves
 from wenable.network.dynamic_network import DynamicNetwork
 
 
@@ -18,28 +21,41 @@ def run_identity(
     splits: Mapping[str, Iterable[Any]],
     cost: Literal["macs"] | CostTable,
     strategy: str,
-    min_accuracy: float,
+    limit: float,
+    metric: str = "",
 ) -> dict[str, Any]:
-    """Return what tells one search from another."""
+    """Return what tells one search from another.
+
+    - `splits`: batches of any structure, by name; all of them are read once.
+    - `limit`: what modes have to be better than; `metric`: what they are judged by, "" for top-1.
+    """
     return {
         "weights": weights_fingerprint(net, with_norms=True),
         "space": net.space.to_json(),
         "calibrated": sorted(map(str, net.calibrated_modes)),
         "cost": cost if isinstance(cost, str) else cost.to_json(),
         "strategy": strategy,
-        "threshold": min_accuracy,
-        **{name: _identity(batches) for name, batches in splits.items()},
+        "threshold": limit,
+        **({"metric": metric} if metric else {}),
+        **{name: _identity(batches, net) for name, batches in splits.items()},
     }
 
 
-def _identity(batches: Iterable[Any]) -> dict[str, Any]:
+def _identity(batches: Iterable[Any], net: DynamicNetwork) -> dict[str, Any]:
     """Return the number of images in each batch, and a checksum over all that is in them."""
     sizes, checksum = list[int](), 0
     for batch in batches:
-        parts = batch if isinstance(batch, list | tuple) else [batch]
-        sizes.append(len(parts[0][0] if isinstance(parts[0], tuple | list) else parts[0]))
-        for part in parts:
-            for tensor in part if isinstance(part, tuple | list) else (part,):
-                values = torch.as_tensor(tensor).detach().cpu().contiguous().flatten()
-                checksum = zlib.crc32(values.view(torch.uint8).numpy().data, checksum)
+        sizes.append(examples_of(inputs_alone(batch, net)))
+        for name, value in named_leaves(batch):
+            # Places in a list go without saying; names tell an input from another.
+            named = "" if name.replace(".", "").isdigit() else name
+            checksum = zlib.crc32(_content(value), zlib.crc32(named.encode(), checksum))
     return {"images": sum(sizes), "batches": sizes, "crc32": checksum}
+
+
+def _content(value: Any) -> bytes:
+    """Return the bytes of a tensor or array; of a plain value those of its text."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        values = torch.as_tensor(value).detach().cpu().contiguous().flatten()
+        return values.view(torch.uint8).numpy().tobytes()
+    return repr(value).encode()

@@ -28,6 +28,9 @@ _FUNCTIONS = (
     nn.functional.binary_cross_entropy_with_logits,
 )  # fmt: skip
 
+_OF_SHARES = (nn.BCELoss, nn.BCEWithLogitsLoss)
+_FUNCTIONS_OF_SHARES = _FUNCTIONS[-2:]
+
 
 def is_cross_entropy(loss_function: Loss) -> bool:
     """Say whether a loss is PyTorch's cross-entropy of class scores."""
@@ -97,12 +100,20 @@ def check_for(loss_function: Loss, outputs: Any, targets: Any) -> None:
     if is_cross_entropy(loss_function):
         check_scores(outputs)
         check_classes_of(loss_function, targets, (len(targets), *outputs.shape[1:]))
+    elif isinstance(loss_function, nn.NLLLoss) or loss_function is nn.functional.nll_loss:
+        _check_logarithms(loss_function, outputs)
     elif isinstance(loss_function, _ELEMENT_BY_ELEMENT) or loss_function in _FUNCTIONS:
         _check_alike(loss_function, outputs, targets)
 
 
 def check_classes_of(loss_function: Loss, targets: torch.Tensor, scores: tuple[int, ...]) -> None:
     """Raise `ValueError` unless targets fit a cross-entropy, but for the label that it ignores."""
+    ignored = getattr(loss_function, "ignore_index", NEVER_MEANT)
+    if ignored != NEVER_MEANT and targets.numel() and bool((targets == ignored).all()):
+        raise ValueError(
+            f"all labels of a batch are `ignore_index` (={ignored}), and the mean over none is NaN: leave"
+            " out examples without any other label, or take larger batches"
+        )
     check_targets(without_ignored(loss_function, targets), scores)
 
 
@@ -127,6 +138,28 @@ def _check_alike(loss_function: Loss, outputs: Any, targets: Any) -> None:
             f" (N, {', '.join(map(str, outputs.shape[1:]))}) have another shape than the targets"
             f" {tuple(targets.shape)}: one would be spread over the other"
         )
+    if targets.is_complex() or not targets.numel():
+        return
+    low, high = (float(each) for each in targets.float().aminmax())
+    if low != low:
+        raise ValueError(f"the targets of {name_of(loss_function)} hold NaN")
+    of_shares = isinstance(loss_function, _OF_SHARES) or loss_function in _FUNCTIONS_OF_SHARES
+    if of_shares and (low < 0 or high > 1):
+        raise ValueError(
+            f"the targets of {name_of(loss_function)} are from {low:.4g} to {high:.4g}; they must be shares"
+            " from 0 to 1, as 0 and 1 for no and yes"
+        )
+
+
+def _check_logarithms(loss_function: Loss, outputs: Any) -> None:
+    """What is above 0 is no logarithm of a share, and the loss of it has no bottom."""
+    if isinstance(outputs, torch.Tensor) and outputs.numel():
+        most = float(outputs.detach().amax())
+        if most > 1e-3:
+            raise ValueError(
+                f"{name_of(loss_function)} takes logarithms of class shares, at most 0, and the outputs go"
+                f" up to {most:.4g}: end the network with log_softmax, or give torch.nn.CrossEntropyLoss()"
+            )
 
 
 def loss_of(loss_function: Loss, outputs: Any, targets: Any) -> torch.Tensor:
