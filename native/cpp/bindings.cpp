@@ -114,6 +114,23 @@ public:
         keep({sources, outputs}, {});
     }
 
+    // `outputs`: phase by phase; `firsts`: the first row and column of each; `steps`: of rows and columns.
+    void phases(Whole sources, Whole outputs, std::int64_t input, const PlaneEntries& source,
+                const std::vector<PlaneEntries>& targets, const std::vector<std::array<std::int64_t, 2>>& firsts,
+                const std::array<std::int64_t, 2>& steps) {
+        require_length("firsts", static_cast<std::int64_t>(firsts.size()), static_cast<std::int64_t>(targets.size()));
+        require_length("outputs", static_cast<std::int64_t>(outputs.size()),
+                       static_cast<std::int64_t>(sources.size() * targets.size()));
+        std::vector<CopyParts> copies;
+        for (std::size_t i = 0; i < targets.size(); ++i) {
+            copies.push_back({table(sources), table(outputs).subspan(i * sources.size(), sources.size()), input, -1,
+                              plane(source), plane(targets[i]), firsts[i][0], steps[0], firsts[i][1], steps[1], 0.0f,
+                              true});
+        }
+        program_.add(std::make_unique<PhasesStep>(copies, program_.memory()));
+        keep({sources, outputs}, {});
+    }
+
     void pool(Whole sources, Whole outputs, const PlaneEntries& source, const PlaneEntries& target,
               const std::array<std::int64_t, 10>& window, std::int64_t pooling) {
         const auto& w = window;
@@ -251,6 +268,8 @@ NB_MODULE(_kernels, m) {
              "groups"_a, "activation"_a)
         .def("copy", &Builder::copy, nb::kw_only(), "sources"_a, "outputs"_a, "input"_a, "output"_a, "source"_a,
              "target"_a, "steps"_a, "fill"_a)
+        .def("phases", &Builder::phases, nb::kw_only(), "sources"_a, "outputs"_a, "input"_a, "source"_a, "targets"_a,
+             "firsts"_a, "steps"_a)
         .def("pool", &Builder::pool, nb::kw_only(), "sources"_a, "outputs"_a, "source"_a, "target"_a, "window"_a,
              "pooling"_a)
         .def("mean", &Builder::mean, nb::kw_only(), "sources"_a, "outputs"_a, "source"_a)

@@ -84,6 +84,30 @@ def test_convolutions(engines: list[Native], data: st.DataObject):
 
 @given(st.data())
 @settings(max_examples=CASES, deadline=None)
+def test_depthwise_windows_of_three_by_three(engines: list[Native], data: st.DataObject):
+    """They have kernels of their own, for planes of some height and below it, by ones and by twos."""
+    channels, stride = data.draw(st.integers(1, 6)), data.draw(st.sampled_from([1, 2]))
+    pads = data.draw(st.tuples(*[st.integers(0, 2)] * 4))
+    sizes = [data.draw(st.integers(3, 60)) for _ in range(2)]
+    x = values(data.draw, 2, channels, *sizes)
+    weight, bias = values(data.draw, channels, 1, 3, 3), values(data.draw, channels)
+    attributes = {
+        "group": channels, "kernel_shape": [3, 3], "strides": [stride] * 2, "pads": list(pads),
+    }  # fmt: skip
+    activation = data.draw(st.sampled_from(["Relu", "HardSwish"]))
+    expected = ACTIVATIONS[activation](reference_convolution(x, weight, bias, attributes))
+    nodes = [
+        ("Conv", ["x", "w", "b"], "made", attributes),
+        (activation, ["made"], "y", {"alpha": 1 / 6, "beta": 0.5}),
+    ]
+    run = network_of(nodes, {"x": x}, {"w": weight, "b": bias}, {"y": expected.shape})
+    for engine in engines:
+        [found] = run(engine)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * max(np.abs(expected).max(), 1))
+
+
+@given(st.data())
+@settings(max_examples=CASES, deadline=None)
 def test_convolutions_with_a_sum_and_an_activation(engines: list[Native], data: st.DataObject):
     x, weight, bias, attributes = data.draw(convolutions())
     activation = data.draw(st.sampled_from(["Relu", "HardSwish", "Sigmoid"]))

@@ -78,6 +78,8 @@ struct CopyCall {
     std::int64_t row_first, row_step, column_first, column_step;
     std::int64_t rows, columns, stride;
     float fill;
+    // Whether a row may be written past its end, where the next one is written later.
+    bool spills;
 };
 
 enum class Pooling : std::int32_t { maximum, average, average_with_padding };

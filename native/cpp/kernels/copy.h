@@ -42,11 +42,11 @@ WENABLE_INLINE void fill(float* output, std::int64_t count, float value) {
 #define WENABLE_EVEN 0, 2, 4, 6
 #endif
 
-// Every other value, from the first. `readable` values may be read.
+// Every other value, from the first. `readable` values may be read, `writable` written: `count` or more.
 WENABLE_INLINE void copy_every_other(const float* source, float* output, std::int64_t count,
-                                     std::int64_t readable) {
+                                     std::int64_t readable, std::int64_t writable) {
     std::int64_t i = 0;
-    for (; i + lanes <= count && 2 * (i + lanes) <= readable; i += lanes) {
+    for (; i < count && i + lanes <= writable && 2 * (i + lanes) <= readable; i += lanes) {
         store(output + i,
               __builtin_shufflevector(load(source + 2 * i), load(source + 2 * i + lanes), WENABLE_EVEN));
     }
@@ -68,6 +68,7 @@ WENABLE_INLINE void copy_line(const float* source, float* output, std::int64_t c
 inline void copy(const CopyCall& call) {
     const Range rows = inside(call.rows, call.row_first, call.row_step, call.source_rows);
     const Range columns = inside(call.columns, call.column_first, call.column_step, call.source_columns);
+    const float* source_end = call.source + (call.source_rows - 1) * call.source_stride + call.source_columns;
     for (std::int64_t row = 0; row < call.rows; ++row) {
         float* output = call.output + row * call.stride;
         if (row < rows.from || row >= rows.to || columns.from == columns.to) {
@@ -81,8 +82,8 @@ inline void copy(const CopyCall& call) {
         if (call.column_step == 1) {
             copy_line(source, output + columns.from, count);
         } else if (call.column_step == 2) {
-            const std::int64_t first = columns.from * 2 + call.column_first;
-            copy_every_other(source, output + columns.from, count, call.source_columns - first);
+            copy_every_other(source, output + columns.from, count, source_end - source,
+                             call.spills ? count + lanes : count);
         } else {
             for (std::int64_t i = 0; i < count; ++i) {
                 output[columns.from + i] = source[i * call.column_step];

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "activations.h"
+#include "depthwise_three.h"
 
 namespace wenable::WENABLE_VARIANT {
 
@@ -69,11 +70,13 @@ WENABLE_INLINE std::int64_t depthwise_rows(const DepthwiseCall& call, std::int64
 }
 
 inline void depthwise(const DepthwiseCall& call) {
-    std::int64_t row = call.row_from;
-    row = depthwise_rows<7>(call, row);
-    row = depthwise_rows<4>(call, row);
-    row = depthwise_rows<2>(call, row);
-    depthwise_rows<1>(call, row);
+    if (!depthwise_three(call)) {
+        std::int64_t row = call.row_from;
+        row = depthwise_rows<7>(call, row);
+        row = depthwise_rows<4>(call, row);
+        row = depthwise_rows<2>(call, row);
+        depthwise_rows<1>(call, row);
+    }
     if (is_smooth(call.activation)) {
         const std::int64_t first = call.row_from * call.stride;
         const std::int64_t last = (call.row_to - 1) * call.stride + call.width;

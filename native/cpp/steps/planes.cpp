@@ -47,6 +47,10 @@ CopyStep::CopyStep(const CopyParts& parts, const Memory& memory)
                    size_of(parts.input, memory.inputs, memory.arena, "input"));
     require_places("outputs", parts.outputs, before(parts.target), written(parts.target),
                    size_of(parts.output, memory.outputs, memory.arena, "output"));
+    if (parts.spills) {
+        require(parts.output < 0, "a copy to an output writes past its end");
+        require_places("outputs", parts.outputs, before(parts.target), parts.target.extent() + overrun, memory.arena);
+    }
 }
 
 void CopyStep::run_plane(std::size_t plane, const Workspace& workspace) const {
@@ -67,8 +71,23 @@ void CopyStep::run_plane(std::size_t plane, const Workspace& workspace) const {
         .columns = parts_.target.columns,
         .stride = parts_.target.stride,
         .fill = parts_.fill,
+        .spills = parts_.spills,
     });
     kernels_.clear_margins(output, parts_.target, 0, parts_.target.extent());
+}
+
+PhasesStep::PhasesStep(const std::vector<CopyParts>& phases, const Memory& memory)
+    : PlaneStep(phases.empty() ? 0 : length(phases[0].outputs), memory) {
+    for (const CopyParts& each : phases) {
+        require_length("outputs", length(each.outputs), length(phases[0].outputs));
+        copies_.emplace_back(each, memory);
+    }
+}
+
+void PhasesStep::run_plane(std::size_t plane, const Workspace& workspace) const {
+    for (const CopyStep& each : copies_) {
+        each.run_plane(plane, workspace);
+    }
 }
 
 PoolStep::PoolStep(const PoolParts& parts, const Memory& memory)

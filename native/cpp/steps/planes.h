@@ -31,15 +31,27 @@ struct CopyParts {
     Plane source, target;
     std::int64_t row_first, row_step, column_first, column_step;
     float fill;
+    // Whether a vector may be written past the end of a plane.
+    bool spills = false;
 };
 
 class CopyStep : public PlaneStep {
 public:
     CopyStep(const CopyParts& parts, const Memory& memory);
+    void run_plane(std::size_t plane, const Workspace& workspace) const override;
+
+private:
+    CopyParts parts_;
+};
+
+// Several copies of the same planes, as the phases of a stride: all of a plane while it is in the first cache.
+class PhasesStep : public PlaneStep {
+public:
+    PhasesStep(const std::vector<CopyParts>& phases, const Memory& memory);
 
 private:
     void run_plane(std::size_t plane, const Workspace& workspace) const override;
-    CopyParts parts_;
+    std::vector<CopyStep> copies_;
 };
 
 struct PoolParts {

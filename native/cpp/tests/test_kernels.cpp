@@ -110,6 +110,55 @@ bool test_depthwise(const Kernels& kernels) {
     return true;
 }
 
+// A window of 3 x 3 that moves by two: rows -1 and 0 of one phase, row 0 of another.
+bool test_depthwise_in_phases(const Kernels& kernels) {
+    const std::int64_t rows = whole(1, 30), columns = whole(1, 40), stride = columns + 1, origin = stride + 1;
+    const std::int64_t room = origin + (rows + 1) * stride + 8 * overrun;
+    const std::vector<float> source = numbers(4 * room), weights = numbers(9);  // column by column, the middle first
+    std::vector<float> output(static_cast<std::size_t>(room));
+    const std::vector<std::int64_t> phases{origin, origin + room, origin + 2 * room, origin + 3 * room};
+    const std::vector<WindowColumn> window{{1, 1, -1}, {3, 2, -stride - 1}, {0, 1, 0}, {2, 2, -stride}, {1, 1, 0}, {3, 2, -stride}};
+    kernels.depthwise({source.data(), output.data() + origin, phases.data(), window.data(), 6, weights.data(), 2.0f, 0.5f,
+                       Activation::none, 0, rows, columns, stride});
+    for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t column = 0; column < columns; ++column) {
+            double sum = 0;
+            std::size_t weight = 0;
+            for (const WindowColumn& each : window) {
+                for (std::int32_t k = 0; k < each.count; ++k, ++weight) {
+                    const std::int64_t place = phases[static_cast<std::size_t>(each.phase)] + each.offset +
+                                               (row + k) * stride + column;
+                    sum += double(weights[weight]) * source[static_cast<std::size_t>(place)];
+                }
+            }
+            if (!near(at(output, origin + row * stride + column), 2 * sum + 0.5)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+// Every other value of every other row, where a vector may be written past the end of a row.
+bool test_copy_of_a_phase(const Kernels& kernels) {
+    const std::int64_t rows = whole(1, 20), columns = whole(1, 70), first = whole(0, 1), stride = columns / 2 + 2;
+    const std::vector<float> source = numbers(rows * columns);  // nothing may be read behind it
+    const std::int64_t made_rows = (rows + 1) / 2, made_columns = (columns + 1) / 2;
+    std::vector<float> output = numbers(made_rows * stride + overrun);
+    kernels.copy({source.data(), output.data(), rows, columns, columns, first, 2, first, 2, made_rows, made_columns, stride,
+                  7.0f, true});
+    for (std::int64_t row = 0; row < made_rows; ++row) {
+        for (std::int64_t column = 0; column < made_columns; ++column) {
+            const std::int64_t r = 2 * row + first, c = 2 * column + first;
+            const float expected = r < rows && c < columns ? source[static_cast<std::size_t>(r * columns + c)] : 7.0f;
+            if (at(output, row * stride + column) != expected) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 bool test_dense(const Kernels& kernels) {
     const std::int64_t inputs = whole(1, 100), outputs = whole(1, dense_block);
     const std::vector<float> source = numbers(inputs), weights = numbers(inputs * dense_block);
@@ -157,7 +206,12 @@ int main() {
         const char* name;
         bool (*run)(const Kernels&);
     } tests[] = {
-        {"convolve", test_convolve}, {"depthwise", test_depthwise}, {"dense", test_dense}, {"combine", test_combine}};
+        {"convolve", test_convolve},
+        {"depthwise", test_depthwise},
+        {"depthwise in phases", test_depthwise_in_phases},
+        {"copy of a phase", test_copy_of_a_phase},
+        {"dense", test_dense},
+        {"combine", test_combine}};
     int wrong = 0;
     for (const std::string& variant : usable_variants()) {
         for (const auto& test : tests) {

@@ -18,9 +18,9 @@ from wenable.runtime.native.steps import (
     NUMBERS,
     CombineStep,
     ConvolutionStep,
-    CopyStep,
     DenseStep,
     DepthwiseStep,
+    PhasesStep,
     Tap,
 )
 from wenable.runtime.native.values import Buffer, Pitch, Planes, Value
@@ -233,10 +233,7 @@ def _chain(planner: Planner, weights: Weights, window: Window, x: Value, made: B
         planner.join(source, made)
         inputs, sizes = [source.planes], [(source.rows, source.columns)]
     else:
-        befores = [
-            _phase(planner, window, number, [t for t in taps if t.phase == number], source, made)
-            for number in range(len(window.phases()))
-        ]
+        befores = _taken_apart(planner, window, source, made)
         inputs, sizes = [each.numbers for each in befores], [(b.rows, b.columns) for b in befores]
     for number, (rows, columns) in enumerate(sizes):
         phase = Buffer(-1, 1, rows, columns, Pitch(columns))
@@ -298,32 +295,35 @@ def _phases(
             _widen(buffer, taps, made)
         return x.planes[:, None], taps
     found = []
-    for number in range(len(window.phases())):
-        read = [tap for tap in taps if tap.phase == number]
+    source = x if x.pending is None else x.pending[1]
+    for number, before in enumerate(_taken_apart(planner, window, source, made)):
+        phase = before
         if x.pending is not None:
-            weights, source = x.pending
-            before = _phase(planner, window, number, read, source, made)
+            weights = x.pending[0]
             phase = planner.memory.buffer(len(weights.weight), before.rows, before.columns)
             before.pitch.join(phase.pitch)
             _pointwise(planner, weights, before.numbers, phase)
-        else:
-            phase = _phase(planner, window, number, read, x, made)
-        _widen(phase, read, made)
+        _widen(phase, [tap for tap in taps if tap.phase == number], made)
         found.append(phase.numbers[x.planes] if x.pending is not None else phase.numbers)
     return np.stack(found, axis=1), taps
 
 
-def _phase(
-    planner: Planner, window: Window, number: int, read: Sequence[Tap], x: Value, made: Buffer
-) -> Buffer:
-    """Return one phase of a value, as far as a window reads it."""
-    (row, column), (down, across) = window.phases()[number], window.strides
-    rows = min(-(-(x.rows - row) // down), made.rows + max(tap.row for tap in read))
-    columns = min(-(-(x.columns - column) // across), made.columns + max(t.column for t in read))
-    phase = planner.memory.buffer(len(x.planes), max(rows, 1), max(columns, 1))
-    phase.pitch.join(made.pitch)
-    planner.steps.append(CopyStep(x, planner.sample(x), phase, (row, down), (column, across)))
-    return phase
+def _taken_apart(planner: Planner, window: Window, x: Value, made: Buffer) -> list[Buffer]:
+    """Return the phases of a value, each as far as a window reads it."""
+    taps, (down, across) = window.taps(), window.strides
+    phases = []
+    for number, (row, column) in enumerate(window.phases()):
+        read = [tap for tap in taps if tap.phase == number]
+        rows = min(-(-(x.rows - row) // down), made.rows + max(tap.row for tap in read))
+        columns = min(
+            -(-(x.columns - column) // across), made.columns + max(tap.column for tap in read)
+        )
+        phase = planner.memory.buffer(len(x.planes), max(rows, 1), max(columns, 1))
+        phase.pitch.join(made.pitch)
+        phases.append(phase)
+    step = PhasesStep(x, planner.sample(x), phases, window.phases(), window.strides)
+    planner.steps.append(step)
+    return phases
 
 
 def _pointwise(planner: Planner, weights: Weights, planes: Planes, made: Buffer) -> None:

@@ -160,8 +160,9 @@ class Planner:
 
     def _set_lifetimes(self) -> None:
         for number, step in enumerate(self.steps):
-            if step.makes is not None:
-                step.makes.made = step.makes.last = number
+            made = step.makes
+            for buffer in [made] if isinstance(made, Buffer) else made or ():
+                buffer.made = buffer.last = number
             for planes in step.reads:
                 for buffer in self.memory.buffers_of(planes):
                     buffer.last = number

@@ -19,7 +19,7 @@ _NO_NUMBERS = np.zeros(0, np.float32)
 
 
 class Step(Protocol):
-    """One step: `reads` are tables of planes, `makes` the buffer that it fills, if any."""
+    """One step: `reads` are tables of planes, `makes` the buffer or buffers that it fills, if any."""
 
     @property
     def reads(self) -> Sequence[Planes]:
@@ -27,8 +27,8 @@ class Step(Protocol):
         ...
 
     @property
-    def makes(self) -> Buffer | None:
-        """The buffer that it fills; None for an output of the network."""
+    def makes(self) -> Buffer | Sequence[Buffer] | None:
+        """What it fills; None for an output of the network."""
         ...
 
     def emit(self, program: Any, place: np.ndarray) -> None:
@@ -250,6 +250,53 @@ class CopyStep:
             target=target,
             steps=(*self.rows, *self.columns),
             fill=self.fill,
+        )
+
+
+@dataclass(repr=False, eq=False)
+class PhasesStep:
+    """Planes taken apart for a window that moves by more than one: every so many rows and columns.
+
+    - `value`: what is read; `sample`: a buffer of it, None where it is an input of the network.
+    - `phases`: a buffer for each phase; `firsts`: its first row and column in the planes that are read.
+    - `steps`: of rows and columns.
+    """
+
+    value: Value
+    sample: Buffer | None
+    phases: Sequence[Buffer]
+    firsts: Sequence[tuple[int, int]]
+    steps: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"{len(self.phases)} {_told(self, self.phases[0])}"
+
+    @property
+    def reads(self) -> list[Planes]:
+        """The planes that it reads."""
+        return [self.value.planes] if self.value.source < 0 else []
+
+    @property
+    def makes(self) -> Sequence[Buffer]:
+        """The buffers that it fills."""
+        return self.phases
+
+    def emit(self, program: Any, place: np.ndarray) -> None:
+        """Add it to a program."""
+        value, numbers = self.value, self.value.planes.ravel()
+        if self.sample is None:
+            sources = numbers * value.rows * value.columns
+            source = (value.rows, value.columns, value.columns, 0, 0, 0)
+        else:
+            sources, source = place[numbers], self.sample.shape()
+        program.phases(
+            sources=_table(sources),
+            outputs=_table(np.concatenate([place[phase.numbers] for phase in self.phases])),
+            input=value.source,
+            source=source,
+            targets=[phase.shape() for phase in self.phases],
+            firsts=list(self.firsts),
+            steps=self.steps,
         )
 
 
