@@ -19,6 +19,7 @@ from experiments.worth_sides import (
     SCALES,
     US_JOINT,
     US_NET,
+    US_NET_FOUND,
     US_NET_TAUGHT,
     Scale,
     alone_sides,
@@ -27,8 +28,8 @@ from experiments.worth_sides import (
 from results.records import read_records, records_file
 
 PAIRS = (
-    (PAPER, US_NET), (FOUND, US_NET), (FOUND, US_NET_TAUGHT), (JOINT, US_NET), (JOINT, US_JOINT),
-    (FOUND, PAPER),
+    (FOUND, US_NET_FOUND), (PAPER, US_NET), (FOUND, US_NET), (FOUND, US_NET_TAUGHT), (JOINT, US_NET),
+    (JOINT, US_JOINT), (FOUND, PAPER), (US_NET_FOUND, US_NET),
 )  # fmt: skip
 """Whose front is held against whose."""
 Part = tuple[str, int]

@@ -18,12 +18,12 @@ from wenable.training import TrainConfig
 from wenable.zoo import cifar_resnet20
 
 PAPER, FOUND, US_NET = "weight-enabling", "weight-enabling, as found", "US-Net"
-US_NET_TAUGHT, JOINT, US_JOINT = (
-    "US-Net, distillation", "weight-enabling x image size", "US-Net x image size",
+US_NET_TAUGHT, US_NET_FOUND, JOINT, US_JOINT = (
+    "US-Net, distillation", "US-Net, as found", "weight-enabling x image size", "US-Net x image size",
 )  # fmt: skip
 ACCOUNTING = "weight-enabling, s = 20 for US-Net's steps"
 ALONE = "alone"
-MAIN = (PAPER, FOUND, US_NET, JOINT)
+MAIN = (PAPER, FOUND, US_NET, US_NET_FOUND, JOINT)
 """The sides that get all seeds."""
 
 AS_FOUND: dict[str, Any] = {"distillation": True, "sharing": {"delay": 0.5}}
@@ -70,6 +70,7 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
         Side(PAPER, (groups,)),
         Side(US_NET, (widths,)),
         Side(FOUND, (found,), as_found),
+        Side(US_NET_FOUND, (widths,), as_found),
         Side(JOINT, (found, size), as_found),
         Side(US_JOINT, (widths, size), as_found),
         Side(US_NET_TAUGHT, (widths,), taught),
