@@ -211,12 +211,14 @@ def make_bundle(path: Path, parts: list[Any], classes: int, epochs: int, width: 
     we.export(net, front.modes, path, readings=readings)
 
 
-def in_time(session: Session, frame: np.ndarray, **how: Any) -> float:
-    """Return how long a frame takes, in ms, with all that is done to make boxes of it."""
+def answered(session: Session, frame: np.ndarray, **how: Any) -> tuple[float, float]:
+    """Return how long a frame takes, in ms, and how much of that goes into making boxes of the outputs."""
     started = time.perf_counter()
     found = session.run(frame[None], **how)
+    ran = time.perf_counter()
     decode(found["scores"][0], found["sides"][0], least=0.3)
-    return 1e3 * (time.perf_counter() - started)
+    ended = time.perf_counter()
+    return 1e3 * (ended - started), 1e3 * (ended - ran)
 
 
 def stream(path: Path, frames: np.ndarray) -> None:
@@ -227,24 +229,32 @@ def stream(path: Path, frames: np.ndarray) -> None:
         for mode, latency in measure_modes(session).items():
             print(f"measured: {merits[mode]}, {latency}, mode {mode}")
         alone = {
-            mode: np.array([in_time(session, frame, mode=mode) for frame in frames])
+            mode: np.array([answered(session, frame, mode=mode) for frame in frames])
             for mode in session.modes
         }
-        typical = {mode: float(np.median(times)) for mode, times in alone.items()}
+        typical = {mode: float(np.median(times[:, 0])) for mode, times in alone.items()}
         slowest, fastest = max(typical.values()), min(typical.values())
         deadlines = np.full(len(frames), 2 * slowest)
         deadlines[2::3] = (slowest + fastest) / 2  # when other work takes the rest of the time
+        # The session knows its own part only: it gets what decoding leaves of a deadline.
+        decoding = float(
+            np.quantile(np.concatenate([times[:, 1] for times in alone.values()]), 0.9)
+        )
 
         taken, ran = [], []
         for frame, deadline_ms in zip(frames, deadlines, strict=True):
-            taken.append(in_time(session, frame, deadline_ms=deadline_ms))
+            left_ms = max(deadline_ms - decoding, 0.01)
+            taken.append(answered(session, frame, deadline_ms=left_ms)[0])
             ran.append(session.controller().outcomes[-1].name)
         quality = np.mean([merits[mode].known for mode in ran])
-        print(f"deadlines of {deadlines.max():.2f} ms, every third of {deadlines.min():.2f} ms")
+        print(
+            f"deadlines of {deadlines.max():.2f} ms, every third of {deadlines.min():.2f} ms, of which"
+            f" decoding takes {decoding:.2f} ms"
+        )
         hits = np.mean(np.array(taken) <= deadlines)
         print(f"switching: {hits:4.0%} in time, mAP {quality:.3f}, {dict(Counter(ran))}")
         for mode, times in alone.items():
-            hits = np.mean(times <= deadlines)
+            hits = np.mean(times[:, 0] <= deadlines)
             print(f"always {mode}: {hits:4.0%} in time, {merits[mode]}, {typical[mode]:.2f} ms")
 
 

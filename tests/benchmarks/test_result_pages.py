@@ -27,7 +27,8 @@ from benchmarks import (
     which_method,
 )
 from benchmarks.chain import table as chain_table
-from experiments import cifar10, reproduction
+from experiments import cifar10, page_worth, reproduction
+from experiments.worth_records import all_scales
 from results.records import ROOT, page_file, read_records, records_file, write_records
 from results.runs_by_machine import add_run
 
@@ -52,6 +53,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reproduction": lambda: reproduction.page(ROOT / "results" / "reproduction"),
     "search-cost": lambda: search_cost.page(results("search-cost")),
     "training-speed": lambda: training_speed.page(ROOT / "results"),
+    "worth": lambda: page_worth.page(all_scales(ROOT)),
     "unprofiled": lambda: unprofiled.page(results("unprofiled")["runs"]),
 }
 

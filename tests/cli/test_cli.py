@@ -173,9 +173,10 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
         ),
         (f"{network}=5", "is no cost table"),
     ):
-        refused = run(*command, "--constraint", constraint, fails=True)
+        refused = run(*command, "--overwrite", "--constraint", constraint, fails=True)
         assert message in " ".join(refused.stderr.split()), constraint
-    refused = run(*command, "--strategy", "greedy", "--constraint", "macs_m=1", fails=True)
+    given = ("--overwrite", "--strategy", "greedy", "--constraint", "macs_m=1")
+    refused = run(*command, *given, fails=True)
     assert (
         "`--constraint` is for the strategies 'knapsack' and 'nsga2', not 'greedy'"
         in refused.stderr
