@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.page_parts import made_by, table
+from experiments.page_parts import made_in_parts, table
 
 INTRODUCTION = """\
 Weight-enabling beside US-Net, and both with the size of the images as a knob. Each side may spend the
@@ -54,14 +54,17 @@ def _section(results: Mapping[str, Any]) -> str:
                     "epochs",
                     "full passes",
                     "full",
-                    "uniform modes between",
+                    "three uniform modes between",
                     "smallest",
                 ],
                 [_run(each) for each in results["runs"]],
             )
         ),
         _sharing(results),
-        made_by(results),
+        made_in_parts(
+            results,
+            [(f"{run['side']}, seed {run['seed']}", run["made"]) for run in results["runs"]],
+        ),
         *map(_timed, results["timed"]),
     ]
     return "\n\n".join(line for line in lines if line)
@@ -73,9 +76,15 @@ def _run(run: Mapping[str, Any]) -> list[str]:
     return [
         run["side"], str(run["seed"]), f"{run['epochs']:.2f}", f"{run['full_passes']:.2f}",
         uniform[0] if not alone or "full" in run["side"] else "-",
-        " ".join(uniform[1:-1]) if not alone else "-" if "full" in run["side"] else uniform[0],
+        " ".join(_three(uniform[1:-1])) if not alone else "-" if "full" in run["side"] else uniform[0],
         uniform[-1] if not alone else "-",
     ]  # fmt: skip
+
+
+def _three(figures: Sequence[str]) -> Sequence[str]:
+    """Return three of them, evenly spread: US-Net has dozens of widths."""
+    last = len(figures) - 1
+    return [figures[round(last * (i + 1) / 4)] for i in range(3)] if last > 2 else figures
 
 
 def _sharing(results: Mapping[str, Any]) -> str:

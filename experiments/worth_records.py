@@ -100,7 +100,7 @@ def _run(
     return {
         "side": part[0], "seed": part[1], **{key: header[key] for key in keys},
         "steps": header["identity"]["steps"], "images": right.shape[1],
-        "commit": header["made"]["commit"],
+        "made": header["made"],
         "modes": [
             {"mode": mode, "cost": cost, "accuracy": float(row.mean()), **timed.get(mode, {})}
             for mode, cost, row in zip(header["modes"], header["costs"], right, strict=True)
