@@ -337,7 +337,7 @@ def test_the_command_writes_each_format_it_is_asked_for(tmp_path: Path):
     written = run_report([a, b], check, out, ("html", "svg", "png", "md"))
     assert {path.name for path in written} == {
         "report.html", "front.md", "front-a-front.svg", "front-b-front.svg",
-        "front-a-front.png", "front-b-front.png",
+        "front-a-front.png", "front-b-front.png", "fronts.svg", "fronts.png",
     }  # fmt: skip
     data = json.loads(Page(out.read_text()).scripts[0])
     assert [series["name"] for series in data["series"]] == ["a/front", "b/front"]
