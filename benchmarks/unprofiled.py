@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 import wenable as we
+from benchmarks.native_modes import figures
 from results.provenance import present_commit
 from results.records import ROOT, page_file, records_file
 from results.runs_by_machine import add_run
 from wenable.core.files import write_whole
-from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.profiling.comparison import ModeComparison, compare
 from wenable.runtime.engines import installed_engines
@@ -74,12 +74,8 @@ def row(network: str, found: ModeComparison) -> dict[str, Any]:
     plain = found.plain[found.engine]
     return {
         "network": network, "mode": found.mode, "engine": found.engine, "version": found.version,
-        "threads": found.threads, "ours": _figures(found.ours), "plain": _figures(plain),
+        "threads": found.threads, "ours": figures(found.ours), "plain": figures(plain),
     }  # fmt: skip
-
-
-def _figures(reading: Reading) -> dict[str, float | None]:
-    return {"ms": reading.known, "low": reading.low, "high": reading.high}
 
 
 # --- the page ---------------------------------------------------------------------------------------
@@ -130,8 +126,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _shown(figures: Mapping[str, float]) -> str:
-    return f"{figures['ms']:.2f} ({figures['low']:.2f} to {figures['high']:.2f})"
+def _shown(found: Mapping[str, float]) -> str:
+    return f"{found['ms']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 if __name__ == "__main__":

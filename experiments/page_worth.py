@@ -10,12 +10,15 @@ from experiments.page_parts import made_in_parts, table
 INTRODUCTION = """\
 Weight-enabling beside US-Net, and both with the size of the images as a knob. Each side may spend the
 same multiply-accumulates in training, forward and backward: so a side with cheaper passes makes more of
-them. Each side's front is searched on the search split (knapsack); every figure is of the test split,
-every mode calibrated. *Above*: the share of a side's modes, within the range of costs that the other
-covers, that are more accurate than the other's front at their cost, with a 95 % interval over the test
-images, drawn anew. *Gap*: how far one front lies above the other in the mean over the range that both
-cover, in points. Intervals do not know of other seeds. *At equal ms*: the same with latencies in the place
-of multiply-accumulates, one example at a time, each mode on the engine where it is fastest (our own kernels
+them. *US-Net* and *weight-enabling* learn from labels alone, as the paper's Algorithm 1 says; US-Net's
+own authors let the full network teach the others, which is *US-Net, distillation*. *As found*: the full
+mode alone for half of the steps, then distillation; for groups also a shuffle before every layer. Each
+side's front is searched on the search split (knapsack); every figure is of the test split, every mode
+calibrated. *Above*: the share of a side's modes, within the range of costs that the other covers, that
+are more accurate than the other's front at their cost, with a 95 % interval over the test images, drawn
+anew. *Gap*: how far one front lies above the other in the mean over the range that both cover, in points.
+Intervals do not know of other seeds. *At equal ms*: the same with latencies in the place of
+multiply-accumulates, one example at a time, each mode on the engine where it is fastest (our own kernels
 among them); a mode that is no faster than a larger one of its front is left out."""
 
 

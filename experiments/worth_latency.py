@@ -17,7 +17,8 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -103,8 +104,7 @@ def _timed(
 ) -> dict[Part, dict[str, dict[str, Any]]]:
     """Return for each side and seed, by mode, the engine it is fastest on and the latency there."""
     calls: dict[tuple[Part, str, str], Callable[[], object]] = {}
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["XDG_CACHE_HOME"] = cache  # nothing profiled, nothing remembered
+    with _empty_cache() as cache:
         for part in parts:
             path = _exported(sizes, folder, part, cache)
             for engine in engines:
@@ -120,6 +120,20 @@ def _timed(
         if best is None or reading.known < best["latency_ms"]:
             found[part][mode] = _figures(engine, reading)
     return found
+
+
+@contextmanager
+def _empty_cache() -> Iterator[str]:
+    """Give sessions a cache with nothing profiled and nothing remembered, and the old one back."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        try:
+            yield cache
+        finally:
+            del os.environ["XDG_CACHE_HOME"]
+            if before is not None:
+                os.environ["XDG_CACHE_HOME"] = before
 
 
 def _figures(engine: str, reading: Reading) -> dict[str, Any]:

@@ -118,15 +118,14 @@ class Space:
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"`knobs` names {', '.join(map(repr, twice))} more than once")
-        places_of_networks(self.knobs)
+        _ = self._places  # refuses knobs of networks that do not fit
 
     @cached_property
     def networks(self) -> Mapping[str, Space]:
         """The space of each network by its name, most costly first; none in a space of one network."""
-        places = places_of_networks(self.knobs)
         return {
             name: Space(tuple(own_knob(self.knobs[place]) for place in own))
-            for name, own in places.items()
+            for name, own in self._places.items()
         }
 
     @cached_property
