@@ -25,9 +25,8 @@ import torchvision
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file
+from results.records import ROOT, records_file, write_page
 from results.runs_by_machine import add_run
-from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -81,7 +80,7 @@ def main() -> None:
         "engines": engines,
     }
     runs = add_run(records_file(arguments.out, "which-method"), run)
-    write_whole(page_file(arguments.out, "which-method"), page(runs))
+    write_page(arguments.out, "which-method", page(runs))
     print(page(runs))
 
 
