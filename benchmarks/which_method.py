@@ -41,6 +41,14 @@ METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "groups": (we.WeightEnabling(), ("1/2", "1/4", "1/16")),
     "widths": (we.Slimmable((1.0, 0.75, 0.5, 0.25)), ("0.75", "0.5", "0.25")),
     "size": (we.ImageSize(SIZES), ("160", "128")),
+    "groups+size": (
+        (we.WeightEnabling(), we.ImageSize(SIZES)),
+        ("1/4,size=128", "1/16,size=128"),
+    ),
+    "widths+size": (
+        (we.Slimmable((1.0, 0.75, 0.5, 0.25)), we.ImageSize(SIZES)),
+        ("0.5,size=128", "0.25,size=128"),
+    ),
     "exits": (we.EarlyExits(("features.13", "features.6")), ("features.13", "features.6")),
     "precision": (we.SwitchablePrecision((32, 8)), ("8-bit",)),
 }
@@ -50,6 +58,8 @@ WORDS = {
     "groups": "`WeightEnabling`",
     "widths": "`Slimmable`",
     "size": "`ImageSize`",
+    "groups+size": "`WeightEnabling` x `ImageSize`",
+    "widths+size": "`Slimmable` x `ImageSize`",
     "exits": "`EarlyExits`",
     "precision": "`SwitchablePrecision`",
 }
