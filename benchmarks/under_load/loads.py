@@ -10,9 +10,10 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,9 @@ _WORDS = {
 def loaded(load: Load, core: int, start_s: float) -> Iterator[None]:
     """Load a core until the end of the block, from `start_s` on, a time of `time.monotonic`."""
     context = multiprocessing.get_context("spawn")
-    jobs = [(_compute, (load.trace, each, core, start_s)) for each in range(load.others)]
+    jobs: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+        (_compute, (load.trace, each, core, start_s)) for each in range(load.others)
+    ]
     if load.trace is not None and load.trace.memory:
         jobs.append((_copy, (load.trace, core, start_s)))
     if load.program:
