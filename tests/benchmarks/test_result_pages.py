@@ -53,6 +53,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reproduction": lambda: reproduction.page(ROOT / "results" / "reproduction"),
     "search-cost": lambda: search_cost.page(results("search-cost")),
     "training-speed": lambda: training_speed.page(ROOT / "results"),
+    "which-method": lambda: which_method.page(results("which-method")["runs"]),
     "worth": lambda: page_worth.page(all_scales(ROOT)),
     "unprofiled": lambda: unprofiled.page(results("unprofiled")["runs"]),
 }
