@@ -288,13 +288,18 @@ class Bundle:
         roundings = {name: view.rounding for name, view in views.items() if view.rounding}
         return ModeWeights(options, self._cut.of(views), norms, roundings)
 
+    @property
+    def knobs_beside_groups(self) -> tuple[str, ...]:
+        """The names of the knobs that change more than groups: the image size, a width, an exit, bits."""
+        grouped = {layer.knob for layer in self.layers.values()}
+        return tuple(name for name in self.space.names if name not in grouped)
+
     def why_not_any_mode(self) -> str:
         """Return why only its exported modes can be built; "" where any mode of its space can.
 
         Where modes differ in groups alone, options say all there is to say.
         """
-        grouped = {layer.knob for layer in self.layers.values()}
-        others = [name for name in self.space.names if name not in grouped]
+        others = self.knobs_beside_groups
         if not others:
             return ""
         return (

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -61,9 +61,10 @@ class DeviceProfile:
     - `latencies`: mode, as text -> its latency for one example.
     - `conditions`: the state of the device when the measurement began: its governor, clock and
       temperature, each with the reason where it cannot be read; `conditions_after`: when it ended.
-    - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured.
-    - `energies`: mode, as text -> its energy for one example; `energy_table`: that of any mode as a sum.
-      Without a meter both are absent, and `energy_reason` says why.
+    - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured. Where no
+      sum holds for all modes, `parts` are those of parts of the space (`CostParts`); see `tables`.
+    - `energies`: mode, as text -> its energy for one example; `energy_table` and `energy_parts`: as those
+      of the latency. Without a meter all are absent, and `energy_reason` says why.
     - `events`: what happened meanwhile, as that the device grew slower and what was measured again.
     """
 
@@ -81,6 +82,25 @@ class DeviceProfile:
     energies: Mapping[str, Reading] = field(default_factory=dict)
     energy_table: CostTable | None = None
     energy_reason: str = ""
+    parts: tuple[CostTable, ...] = ()
+    energy_parts: tuple[CostTable, ...] = ()
+
+    def tables(self, cost: str) -> tuple[CostTable, ...]:
+        """Return the tables of a cost, `"latency"` or `"energy"`: one, one for each part, or none."""
+        one, parts = {
+            "latency": (self.table, self.parts),
+            "energy": (self.energy_table, self.energy_parts),
+        }[cost]
+        return parts if one is None else (one,)
+
+    def why_no_tables(self, cost: str) -> str:
+        """Return why it has no table of a cost; "" if it has."""
+        if self.tables(cost):
+            return ""
+        if cost == "energy" and self.energy_reason:
+            return self.energy_reason
+        told = next((each for each in self.events if each.startswith("no cost table: ")), "")
+        return told or "it was not measured; do so again with `wenable profile`"
 
     def choose(self, layer: BundleLayer, option: int, products: bool = True) -> Implementation:
         """Return how a layer is executed in an option by itself: as measured, or by the table.
@@ -176,6 +196,8 @@ class DeviceProfile:
             "energies": {mode: asdict(each) for mode, each in self.energies.items()},
             "energy_table": self.energy_table.to_json() if self.energy_table else None,
             "energy_reason": self.energy_reason,
+            "parts": [each.to_json() for each in self.parts],
+            "energy_parts": [each.to_json() for each in self.energy_parts],
             "events": list(self.events),
         }
 
@@ -201,6 +223,8 @@ class DeviceProfile:
                 {str(mode): _energy(each) for mode, each in values.get("energies", {}).items()},
                 _table(values.get("energy_table"), "mJ"),
                 str(values.get("energy_reason", cls.energy_reason)),
+                _tables(values.get("parts", ()), "ms"),
+                _tables(values.get("energy_parts", ()), "mJ"),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -290,6 +314,10 @@ def _table(values: Any, unit: str) -> CostTable | None:
     if table is not None and table.unit != unit:
         raise ValueError(f"a cost table is in {table.unit} instead of {unit}")
     return table
+
+
+def _tables(values: Sequence[Any], unit: str) -> tuple[CostTable, ...]:
+    return tuple(table for each in values if (table := _table(each, unit)) is not None)
 
 
 def _latency(values: Mapping[str, Any]) -> Reading:
