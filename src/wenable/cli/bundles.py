@@ -202,7 +202,7 @@ def run_verify(
         no_table = Bundle(bundle).why_not_any_mode()
         if refit is not None and no_table:
             raise ValueError(
-                f"`--refit-out` is for a table that is fitted again, and there is none here: {no_table}"
+                f"`--refit-out` is for one table of all modes, and there is none here: {no_table}"
             )
         result = verify(bundle, known, engine=engine, modes=modes, also=also, on_progress=update)
     if out is not None:
