@@ -156,3 +156,26 @@ def test_our_kernels_measure_the_parts_that_they_run(net, tmp_path):
     assert len(found.parts) == 2
     drawn = spread_modes(found.parts[1].space, random.Random(0), 4)
     assert all(found.parts[1].cost(dict(mode)) > 0 for mode in drawn)
+
+
+def test_precision_and_exits_are_exported_profiled_and_searched(tmp_path):
+    torch.manual_seed(0)
+    images = torch.randn(16, 3, 12, 12)
+    method = [we.SwitchablePrecision((32, 8)), we.EarlyExits(("block1",))]
+    cut = we.convert(small_resnet(), images[:2], method=method).eval()
+    modes = ["32-bit", "8-bit", "32-bit,exit=block1", "8-bit,exit=block1"]
+    we.calibrate(cut, modes, [images])
+    path = we.export(cut, modes, tmp_path / "net.wen")
+    with Session(path, engine="onnxruntime", threads=1) as session:
+        for mode in modes:
+            with torch.no_grad():
+                expected = we.extract(cut, mode)(images)
+            found = torch.from_numpy(session.run(images.numpy(), mode=mode))
+            assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+    found = profile(path, threads=1, plan=PLAN, meter=NoMeter("not asked"))
+    data = [(images, torch.arange(16) % 5)]
+    front = we.explore(cut, data, data, min_accuracy=0.0, cost="latency", profile=found)
+    assert {str(p.mode): p.cost.known for p in front.explored} == {
+        mode: each.known for mode, each in found.latencies.items()
+    }
+    assert all(p.cost.source.startswith("measured as a whole: ") for p in front.explored)
