@@ -133,6 +133,7 @@ def run_profile(
     out: Path | None,
     energy: bool,
     as_json: bool,
+    precision: str = "float32",
 ) -> None:
     """Measure a bundle on this device, keep what was found, and write it to a file if asked."""
     from wenable.measure import NoMeter
@@ -152,7 +153,7 @@ def run_profile(
         if problem:  # it is said below, in one line
             warnings.filterwarnings("ignore", "the profile is not kept", RuntimeWarning)
         found = profile(
-            bundle, engine=engine, threads=threads,
+            bundle, engine=engine, threads=threads, precision=precision,
             meter=None if energy else NoMeter("it was not asked for"),
             on_progress=update, on_estimate=tell,
             on_event=lambda event: progress.print(f"note: {event}"),
@@ -182,6 +183,7 @@ def run_verify(
     out: Path | None,
     refit: Path | None,
     as_json: bool,
+    precision: str | None = None,
 ) -> None:
     """Measure random modes, and those of a front, beside what a profile's table predicts.
 
@@ -204,7 +206,15 @@ def run_verify(
             raise ValueError(
                 f"`--refit-out` is for one table of all modes, and there is none here: {no_table}"
             )
-        result = verify(bundle, known, engine=engine, modes=modes, also=also, on_progress=update)
+        result = verify(
+            bundle,
+            known,
+            engine=engine,
+            precision=precision,
+            modes=modes,
+            also=also,
+            on_progress=update,
+        )
     if out is not None:
         write_whole(out, json.dumps(result.to_json(), indent=1) + "\n")
     again = None
@@ -262,7 +272,13 @@ def _refit_words(again: Any, path: Path | None) -> str:
 
 
 def run_bench(
-    bundle: Path, engines: str, threads: str, modes: str, out: Path | None, as_json: bool
+    bundle: Path,
+    engines: str,
+    threads: str,
+    modes: str,
+    out: Path | None,
+    as_json: bool,
+    precision: str = "float32",
 ) -> None:
     """Compare a bundle's modes with plain exports; print and save the figures."""
     from wenable.profiling.comparison import compare
@@ -282,7 +298,14 @@ def run_bench(
     rows: list[ModeComparison] = []
     with busy(progress, "preparing") as say:
         for count in counts:
-            rows += compare(bundle, engines=names, threads=count, modes=wanted, on_progress=say)
+            rows += compare(
+                bundle,
+                engines=names,
+                threads=count,
+                precision=precision,
+                modes=wanted,
+                on_progress=say,
+            )
     values = {"device": describe_device(), "modes": [each.to_json() for each in rows]}
     if out is not None:
         write_whole(out, json.dumps(values, indent=1) + "\n")

@@ -13,6 +13,7 @@ from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.engines import installed_engines
 from wenable.runtime.implementations import as_written
 from wenable.runtime.session import Session
+from wenable.runtime.session_engine import AUTO, check_precision
 
 TIMING = TimingPlan(blocks=8, calls=20, warmup=5, gap_ms=50.0)
 
@@ -68,6 +69,7 @@ def compare(
     *,
     engines: Sequence[str],
     threads: int | None = None,
+    precision: str = "float32",
     modes: Sequence[str] | None = None,
     timing: TimingPlan = TIMING,
     on_progress: Callable[[str], None] = lambda words: None,
@@ -76,16 +78,23 @@ def compare(
 
     - `engines`: by name; `"native"` and `"auto"` stand beside the plain exports on the others, or on
       all that are installed if there is no other.
+    - `precision`: of the arithmetic, as in `Session`, for our modes and the plain exports alike; engines
+      that compute in float32 alone stand beside them in that, and at least one has to offer it.
     - `modes`: all exported ones where nothing is said; the first exported one should be the full.
 
     All are measured in one run, in blocks of calls in random order. Sessions take up the profiles
     that `wenable profile` kept.
     """
-    ours = {engine: Session(path, engine=engine, threads=threads) for engine in engines}
+    check_offered(engines, precision)
+
+    def opened(engine: str, **settings: Any) -> Session:
+        own = precision if _offers(engine, precision) else "float32"
+        return Session(path, engine=engine, threads=threads, precision=own, **settings)
+
+    ours = {engine: opened(engine) for engine in engines}
     reading_onnx = [each for each in engines if each.partition(":")[0] not in ("native", "auto")]
     plain = {
-        engine: Session(path, engine=engine, threads=threads, choose=as_written)
-        for engine in reading_onnx or installed_engines()
+        engine: opened(engine, choose=as_written) for engine in reading_onnx or installed_engines()
     }
     first = next(iter(ours.values()))
     wanted = list(first.modes if modes is None else modes)
@@ -113,3 +122,17 @@ def compare(
         for engine in engines
         for mode in wanted
     ]
+
+
+def check_offered(engines: Sequence[str], precision: str) -> None:
+    """Raise `ValueError` for a precision that is unknown, or that none of the engines offers."""
+    check_precision(precision)
+    if not any(_offers(engine, precision) for engine in engines):
+        raise ValueError(
+            f"`precision` (={precision!r}) is offered by none of {', '.join(engines)}; 'openvino' offers it"
+        )
+
+
+def _offers(engine: str, precision: str) -> bool:
+    """Say whether an engine can be asked for a precision; the processor may still lack it."""
+    return precision in ("float32", AUTO) or engine.partition(":")[0] in ("openvino", "auto")

@@ -39,10 +39,10 @@ from wenable.runtime.device_profile import (
     why_no_profile_is_kept,
     write_profile,
 )
-from wenable.runtime.engine import Engine, ModeEngine, describe_engine
-from wenable.runtime.engines import open_engine
+from wenable.runtime.engine import Engine, ModeEngine, describe_engine, precision_of
 from wenable.runtime.implementations import Implementation
 from wenable.runtime.session import Session
+from wenable.runtime.session_engine import AUTO, engine_in
 
 _RENAMED = {
     name: f"plan=ProfilePlan({name}=...)" for name in (each.name for each in fields(ProfilePlan))
@@ -54,6 +54,7 @@ def profile(
     *,
     engine: str = "onnxruntime",
     threads: int | None = None,
+    precision: str = "float32",
     plan: ProfilePlan | None = None,
     meter: Meter | NoMeter | None = None,
     on_progress: Progress = lambda done, of, what: None,
@@ -67,6 +68,8 @@ def profile(
     killed goes on where it stopped when it is called again with the same arguments; what it found so
     far is in a journal beside the place where the profile is kept, until it is whole.
 
+    - `precision`: of the arithmetic, as in `Session`. The profile says which one the engine computed
+      in, float32 where the processor lacks the other, and sessions in another do not take it.
     - `plan`: how thoroughly it measures.
     - `meter`: of the energy; where nothing is said, the one that `wenable.measure.find_meter` finds. With
       `NoMeter` the profile has no energies and says why.
@@ -88,7 +91,9 @@ def profile(
     """
     refuse_renamed("profile", renamed, _RENAMED)
     plan = plan or ProfilePlan()
-    bundle, opened = Bundle(path), open_engine(engine, threads)
+    bundle = Bundle(path)
+    opened = engine_in(bundle, engine, threads, precision)
+    computes_in = precision_of(opened)
     parts = parts_of(bundle)
     found = DeviceProfile(
         bundle.structure,
@@ -96,6 +101,7 @@ def profile(
         f"{opened.name} {opened.version}",
         opened.threads,
         conditions=conditions(),
+        precision=computes_in,
     )
     where = _place_to_keep(found)
     settings = {
@@ -128,13 +134,17 @@ def profile(
         steps.begin(anchor_ms())
         for reason in _left_out(bundle, parts):
             steps.report(reason)
+        if precision not in (AUTO, computes_in):
+            steps.report(f"measured in {computes_in}: this processor has no units for {precision}")
         times: dict[str, dict[Implementation, float]] = {}
         if not isinstance(opened, ModeEngine):  # that has one way to compute a layer
             times = measure_layers(bundle, opened, on_progress, mixtures=plan.mixtures, steps=steps)
             found = replace(found, times_ms=times)
             schemes = choose_schemes(bundle, opened, found, on_progress, plan.scheme_timing, steps)
             found = replace(found, schemes=schemes)
-        session = Session(path, engine=engine, threads=threads, profile=found)
+        session = Session(
+            path, engine=engine, threads=threads, profile=found, precision=computes_in
+        )
         on_progress(0, 1, "latencies of the modes")
         found = replace(
             found, latencies=_steady_latencies(session, plan.mode_timing, anchor_ms, steps)

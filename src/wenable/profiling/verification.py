@@ -20,9 +20,9 @@ from wenable.profiling.parts import Part, parts_of
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
-from wenable.runtime.engine import Engine, describe_engine
-from wenable.runtime.engines import open_engine
+from wenable.runtime.engine import Engine, describe_engine, precision_of
 from wenable.runtime.session import Session
+from wenable.runtime.session_engine import engine_in
 
 FORMAT, VERSION = "wenable-verification", 1
 LEAST_MODES = 24
@@ -111,6 +111,7 @@ def verify(
     profile: DeviceProfile,
     *,
     engine: str = "onnxruntime",
+    precision: str | None = None,
     modes: int = LEAST_MODES,
     also: Sequence[Any] = (),
     timing: TimingPlan = TIMING,
@@ -125,6 +126,7 @@ def verify(
     modes are measured, and what the profile says of each is the prediction.
 
     - `profile`: with the tables, measured on this device, engine and number of threads.
+    - `precision`: that the engine computes in; that of the profile by default, and no other fits it.
     - `modes`: how many random ones, at least 24; `also`: further ones, as those of a front.
 
     Raises `ValueError` for a profile of another network, engine or device, or without a table; for
@@ -132,12 +134,13 @@ def verify(
     """
     if modes < LEAST_MODES:
         raise ValueError(f"`modes` (={modes}) must be at least {LEAST_MODES}")
-    bundle, opened = Bundle(path), open_engine(engine, profile.threads)
+    bundle = Bundle(path)
+    opened = engine_in(bundle, engine, profile.threads, precision or profile.precision)
     parts = [each for each in parts_of(bundle) if each.space.size > 1]
     if not parts:
         for mode in also:
             bundle.number_of(mode)
-        return _verify_exported(path, profile, engine, timing, on_progress)
+        return _verify_exported(path, profile, engine, precision_of(opened), timing, on_progress)
     costs, rng = costs_of(profile, bundle, opened), random.Random(SEED + 1)
     known = {table.space for table in costs.tables}
     measured = [part for part in parts if part.space in known]
@@ -183,11 +186,14 @@ def _verify_exported(
     path: str | os.PathLike[str],
     profile: DeviceProfile,
     engine: str,
+    precision: str,
     timing: TimingPlan,
     on_progress: Progress,
 ) -> Verification:
     """Measure the exported modes twice, and return what a profile says of them beside it."""
-    with Session(path, engine=engine, threads=profile.threads, profile=profile) as session:
+    with Session(
+        path, engine=engine, threads=profile.threads, profile=profile, precision=precision
+    ) as session:
         missing = [mode for mode in session.modes if mode not in profile.latencies]
         if missing:
             raise ValueError(
@@ -212,6 +218,7 @@ def costs_of(profile: DeviceProfile, bundle: Bundle, engine: Engine) -> CostPart
     of_others = {table.space for table in tables} - {part.space for part in parts_of(bundle)}
     for what, expected, found in (
         ("network", bundle.structure, profile.bundle),
+        ("precision", precision_of(engine), profile.precision),
         ("engine", f"{engine.name} {engine.version}", profile.engine),
         ("space", bundle.space, next(iter(of_others), bundle.space)),
     ):

@@ -18,7 +18,7 @@ from wenable.core.readings import Reading
 from wenable.core.user_cache import cache_path, why_not_kept
 from wenable.measure.device import Condition, describe_device
 from wenable.runtime.building import Choose, choose_each
-from wenable.runtime.engine import Engine
+from wenable.runtime.engine import PRECISIONS, Engine, precision_of
 from wenable.runtime.implementations import (
     BundleLayer,
     Implementation,
@@ -65,6 +65,7 @@ class DeviceProfile:
       sum holds for all modes, `parts` are those of parts of the space (`CostParts`); see `tables`.
     - `energies`: mode, as text -> its energy for one example; `energy_table` and `energy_parts`: as those
       of the latency. Without a meter all are absent, and `energy_reason` says why.
+    - `precision`: that the engine computed in; the name of the engine says others than float32 too.
     - `events`: what happened meanwhile, as that the device grew slower and what was measured again.
     """
 
@@ -84,6 +85,7 @@ class DeviceProfile:
     energy_reason: str = ""
     parts: tuple[CostTable, ...] = ()
     energy_parts: tuple[CostTable, ...] = ()
+    precision: str = "float32"
 
     def tables(self, cost: str) -> tuple[CostTable, ...]:
         """Return the tables of a cost, `"latency"` or `"energy"`: one, one for each part, or none."""
@@ -198,6 +200,7 @@ class DeviceProfile:
             "energy_reason": self.energy_reason,
             "parts": [each.to_json() for each in self.parts],
             "energy_parts": [each.to_json() for each in self.energy_parts],
+            "precision": self.precision,
             "events": list(self.events),
         }
 
@@ -225,6 +228,7 @@ class DeviceProfile:
                 str(values.get("energy_reason", cls.energy_reason)),
                 _tables(values.get("parts", ()), "ms"),
                 _tables(values.get("energy_parts", ()), "mJ"),
+                _precision(values),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -241,10 +245,17 @@ class DeviceProfile:
             raise ValueError(f"{path} is no device profile: {error}") from error
 
     def check_fits(self, bundle: str, engine: Engine) -> None:
-        """Raise `ValueError` where it was measured with another network, engine or number of threads.
+        """Raise `ValueError` where it was measured of another network, or in another way.
+
+        That is in another precision, by another engine, or with another number of threads.
 
         - `bundle`: the structure of the bundle.
         """
+        computes_in = precision_of(engine)
+        if self.precision != computes_in:
+            raise ValueError(
+                f"`profile` was measured in {self.precision}; this session computes in {computes_in}"
+            )
         for what, expected, found in (
             ("bundle", bundle, self.bundle),
             ("engine", f"{engine.name} {engine.version}", self.engine),
@@ -316,6 +327,15 @@ def _table(values: Any, unit: str) -> CostTable | None:
     return table
 
 
+def _precision(values: Mapping[str, Any]) -> str:
+    """Return the precision; profiles of before have it behind the engine's version, if any."""
+    last = str(values["engine"]).rpartition(" ")[2]
+    name = values.get("precision", last if last in PRECISIONS else PRECISIONS[0])
+    if name not in PRECISIONS:
+        raise ValueError(f"a precision (={name!r}) must be one of {', '.join(PRECISIONS)}")
+    return str(name)
+
+
 def _tables(values: Sequence[Any], unit: str) -> tuple[CostTable, ...]:
     return tuple(table for each in values if (table := _table(each, unit)) is not None)
 
@@ -365,7 +385,7 @@ def kept_profile(bundle: str, engine: Engine) -> DeviceProfile:
     """
     words, device = f"{engine.name} {engine.version}", describe_device()
     path = default_profile_path(bundle, device, words, engine.threads)
-    nothing = DeviceProfile(bundle, device, words, engine.threads)
+    nothing = DeviceProfile(bundle, device, words, engine.threads, precision=precision_of(engine))
     if path is None:
         return nothing
     try:
