@@ -34,6 +34,8 @@ from wenable.runtime.implementations import (
 from wenable.runtime.stored_order import Chain
 
 FORMAT, VERSION = "wenable-device-profile", 2
+_NO_TABLE = "no cost table: "
+"""How the event begins that says why."""
 
 SCHEMES: dict[str, tuple[Choose | None, bool]] = {
     "measured": (None, True),
@@ -101,8 +103,9 @@ class DeviceProfile:
             return ""
         if cost == "energy" and self.energy_reason:
             return self.energy_reason
-        told = next((each for each in self.events if each.startswith("no cost table: ")), "")
-        return told or "it was not measured; do so again with `wenable profile`"
+        told = (each for each in self.events if each.startswith(_NO_TABLE))
+        again = "it was not measured; do so again with `wenable profile`"
+        return next(told, again).removeprefix(_NO_TABLE)
 
     def choose(self, layer: BundleLayer, option: int, products: bool = True) -> Implementation:
         """Return how a layer is executed in an option by itself: as measured, or by the table.
