@@ -286,10 +286,11 @@ def run_bench(
 
     console, progress = consoles(as_json)
     _check_place(out)
+    left_out: dict[str, None] = {}
     opened = Bundle(bundle)
     names = [each.strip() for each in engines.split(",")]
     if not engines:
-        names = [*installed_engines(), *_native_where_it_runs(opened, progress)]
+        names = [*installed_engines(), *_kernels()]
     wanted = None
     if modes:
         numbers = [opened.number_of(each.strip()) for each in modes.split(";")]
@@ -305,7 +306,10 @@ def run_bench(
                 precision=precision,
                 modes=wanted,
                 on_progress=say,
+                on_left_out=lambda words: left_out.setdefault(words),
             )
+    for words in left_out:  # the same with each number of threads
+        progress.print(f"left out: {words}")
     values = {"device": describe_device(), "modes": [each.to_json() for each in rows]}
     if out is not None:
         write_whole(out, json.dumps(values, indent=1) + "\n")
@@ -314,28 +318,24 @@ def run_bench(
         return
     for table in comparison_tables(rows, opened.space, opened.ids):
         console.print(table)
+    whole = "the plain full network" + (f" {opened.networks[0]}" if opened.networks else "")
     console.print(
         f"{rows[0].ours.count} calls of each, of one example, in blocks in random order, on"
         f" {describe_device()}. plain here: the mode exported as it is written, on the same engine;"
-        " best plain: the fastest of these on any engine; full: the plain full network at its best."
+        f" best plain: the fastest of these on any engine; full: {whole} at its best."
     )
     if out is not None:
         console.print(f"written: {out}")
 
 
-def _native_where_it_runs(bundle: Bundle, progress: Any) -> list[str]:
-    """Return the name of our own kernels; nothing where they are not built or refuse the graph."""
-    from wenable.runtime.engine import EngineError
+def _kernels() -> list[str]:
+    """Return the name of our own kernels; nothing where they cannot be used here."""
     from wenable.runtime.engines import open_kernels
 
     kernels = open_kernels(1)
     if kernels is None:
         return []
-    try:
-        kernels.plan(bundle.graph_of(0), bundle.layers, bundle.weights_of(0))
-    except EngineError as error:
-        progress.print(f"left out: {error}")
-        return []
+    kernels.close()
     return [kernels.name]
 
 
