@@ -28,7 +28,12 @@ from wenable.profiling.comparison import compare
 from wenable.profiling.plan import ProfilePlan
 from wenable.profiling.verification import verify
 from wenable.runtime.bundle import Bundle, BundleError
-from wenable.runtime.bundle_file import VERSION, read_bundle_file
+from wenable.runtime.bundle_file import (
+    VERSION,
+    VERSION_OF_NETWORKS,
+    VERSION_OF_ONE_NETWORK,
+    read_bundle_file,
+)
 from wenable.runtime.engine import EngineError
 from wenable.runtime.engines import installed_engines
 from wenable.runtime.implementations import as_written
@@ -135,8 +140,8 @@ def test_the_same_files_make_the_same_bytes(own, pair, tmp_path):
 
 
 def test_one_network_is_still_written_for_older_readers(own, pair):
-    assert read_bundle_file(own["big"])[0]["version"] == VERSION - 1
-    assert read_bundle_file(pair)[0]["version"] == VERSION
+    assert read_bundle_file(own["big"])[0]["version"] == VERSION_OF_ONE_NETWORK
+    assert read_bundle_file(pair)[0]["version"] == VERSION_OF_NETWORKS
     assert Bundle(own["big"]).networks == ()
 
 

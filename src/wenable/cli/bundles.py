@@ -38,6 +38,7 @@ def run_export(
     engine: str,
     as_json: bool,
     image_sizes: str = "",
+    weights: str = "float32",
 ) -> None:
     """Write modes of a saved network to a bundle; `model` builds it where it is the user's own.
 
@@ -52,6 +53,8 @@ def run_export(
         raise ValueError(
             "`--image-sizes` is for a bundle; an ExecuTorch file takes images of one size"
         )
+    if weights != "float32" and engine == "executorch":
+        raise ValueError("`--weights` is for a bundle; an ExecuTorch file has weights in float32")
     net = open_saved(network, model)
     wanted, readings, ids = _wanted(net, modes, front)
     if engine == "executorch":
@@ -59,7 +62,14 @@ def run_export(
         return
     with busy(progress, f"exporting and checking {counted(len(wanted), 'mode')} on {engine}"):
         path = we.export(
-            net, wanted, out, engine=engine, readings=readings, ids=ids, image_sizes=sizes
+            net,
+            wanted,
+            out,
+            engine=engine,
+            readings=readings,
+            ids=ids,
+            image_sizes=sizes,
+            weights=weights,
         )
     size = path.stat().st_size
     if as_json:

@@ -210,6 +210,12 @@ def export(
             " '192x256,256'."
         ),
     ] = "",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="float16 or bfloat16 for a file of half the size, with the weights rounded; float32."
+        ),
+    ] = "float32",
     executorch: Annotated[
         bool, typer.Option("--executorch", help="An ExecuTorch file (.pte) instead of a bundle.")
     ] = False,
@@ -219,7 +225,7 @@ def export(
     from wenable.cli.bundles import run_export
 
     chosen = "executorch" if executorch else engine
-    run_export(network, model, modes, front, out, chosen, json, image_sizes)
+    run_export(network, model, modes, front, out, chosen, json, image_sizes, weights)
 
 
 @app.command()

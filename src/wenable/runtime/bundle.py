@@ -70,6 +70,8 @@ class Bundle:
             raise FileNotFoundError(f"`path` (={self.path}) {what}")
         try:
             manifest, stored = read_bundle_file(self.path)
+            self.halves: Mapping[str, str] = manifest.get("halves", {})
+            """Weights that stand in half their bytes in the file -> "float16" or "bfloat16"."""
             self._take(as_newest(manifest), stored)
         except BundleError as error:
             raise BundleError(one_line(f"{self.path} {error}")) from error
