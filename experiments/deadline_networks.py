@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -65,6 +66,7 @@ def make_bundles(
     """Train what is missing, and return party -> its bundle."""
     pixels = load_pixels(data, SCALES[scale].image_size, work)
     folder.mkdir(parents=True, exist_ok=True)
+    _write_requests(folder / "requests.npz", pixels)
     made = {}
     for party in parties:
         path = folder / f"{party}.wen"
@@ -72,6 +74,13 @@ def make_bundles(
             PARTIES[party](scale, pixels, work / scale, path)
         made[party] = path
     return made
+
+
+def _write_requests(path: Path, pixels: PixelSplits) -> None:
+    """Write the test images as networks take them, in a fixed random order, with their labels."""
+    order = torch.randperm(len(pixels.test), generator=torch.Generator().manual_seed(SEED))
+    (whole,) = pixels.test.batches(len(order), CPU)
+    np.savez(path, images=whole[0][order].numpy(), labels=whole[1][order].numpy())
 
 
 def _of_worth(name: str, scale: str, pixels: PixelSplits, work: Path, path: Path) -> None:

@@ -121,11 +121,12 @@ def test_norms_with_statistics_are_the_scale_and_shift_of_the_mode(
     assert (node.op, node.inputs, node.outputs) == (NORM, ("x",), ("y",))
     scale, shift = weights.norms[node.layer]
     x = draw.standard_normal((3, channels, 2, 2))
+    gamma, beta, mean, variance = (
+        torch.from_numpy(given[name].astype(np.float64)) for name in "abcd"
+    )
     norm = torch.nn.functional.batch_norm(
-        *(torch.from_numpy(each.astype(np.float64)) for each in (x, given["c"], given["d"])),
-        *(torch.from_numpy(given[name].astype(np.float64)) for name in "ab"),
-        eps=epsilon if says else 1e-5,
-    )  # fmt: skip
+        torch.from_numpy(x), mean, variance, gamma, beta, eps=epsilon if says else 1e-5
+    )
     found = x * scale[:, None, None] + shift[:, None, None]
     np.testing.assert_allclose(found, norm.numpy(), rtol=1e-4, atol=1e-4)
 

@@ -1,0 +1,145 @@
+"""The page of `benchmarks.under_load`: a verdict, what each party takes, and a table for each load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+
+WORDS = {
+    "elastic": "elastic, groups x image size",
+    "widths": "elastic, widths x image size",
+    "ladder": "ladder of three networks x two image sizes",
+    "exits": "network with early exits",
+}
+
+
+HOW = """\
+Requests of {batch} images of CIFAR-10 at 16 x 16 pixels, one every {period_ms:.1f} ms, each with a
+deadline of {deadline_ms:.1f} ms from when it comes: 1.3 times the 99th percentile of the elastic
+network's most accurate mode alone. One that waits for the one before loses its time. One thread; what
+loads the machine runs on the same core, with the same priority. Every party has spent the same
+multiply-accumulates in training, and stays resident in a process of its own; each session has
+`engine="auto"` and aims at {target:g} % of its deadlines. {requests} requests for each row, {times}.
+
+*in time*: the share of requests that kept their deadline, with a 95 % interval over requests; *steady*:
+of those no part of which ran in the first 200 ms after the load came or went. *right*: of all images,
+the share answered rightly. *right in time*: the same, where late answers count for nothing. *oracle*:
+the accuracy of the modes that ran, less that of an oracle that knew each request's slowdown and was
+late as often, in points. With several runs, ranges are those of the runs.
+"""
+MADE = """\
+Made by `{command}` at commit {commit} on {machine}, with bundles of
+`python -m experiments.deadline_networks`. One machine, one seed of training: nothing follows for other
+networks, sizes of images or processors. A drop of the processor's frequency cannot be asked for here; a
+process that takes two fifths of the core stands in its place."""
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """Return the page of the documentation for these results."""
+    rows, parties = results["rows"], results["parties"]
+    times = "one run" if results["runs"] == 1 else f"{results['runs']} runs"
+    told = {**results, "target": 100 * results["target"], "times": times}
+    lines = ["# Deadlines under real loads", "", *_verdicts(rows, parties), "", HOW.format(**told)]
+    lines += [*_of_parties(parties), ""]
+    for load in dict.fromkeys(row["load"] for row in rows):
+        lines += _of_load(load, [row for row in rows if row["load"] == load])
+    return "\n".join([*lines, MADE.format(**results), ""])
+
+
+def _verdicts(rows: Sequence[Row], parties: Sequence[Row]) -> list[str]:
+    """Say for each rival how the elastic network did beside it, load by load."""
+    ours = {row["load"]: row for row in _means(rows) if _is(row, "elastic", "controller")}
+    found = []
+    for name in ("ladder", "widths", "exits"):
+        theirs = {row["load"]: row for row in _means(rows) if _is(row, name, "controller")}
+        both = [load for load in ours if load in theirs]
+        if not both:
+            continue
+        gains = [100 * (ours[k]["right_in_time"] - theirs[k]["right_in_time"]) for k in both]
+        kept = [100 * (ours[k]["met"] - theirs[k]["met"]) for k in both]
+        found.append(
+            f"- Beside the {WORDS[name]}, the elastic network (groups x image size) has"
+            f" {min(gains):+.1f} to {max(gains):+.1f} points of images right in time (mean"
+            f" {np.mean(gains):+.1f} over {len(both)} loads), and {min(kept):+.1f} to {max(kept):+.1f}"
+            " points of deadlines kept."
+        )
+    memory = {each["party"]: each["memory_mb"] for each in parties}
+    if "ladder" in memory:
+        found.append(
+            f"- It takes {memory['elastic']:.0f} MiB where the ladder takes {memory['ladder']:.0f}."
+        )
+    return found
+
+
+def _is(row: Row, party: str, policy: str) -> bool:
+    return row["party"] == party and row["policy"] == policy
+
+
+def _means(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return one row for the runs of each load and policy: means, and the least and the most."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["load"], row["party"], row["policy"]), []).append(row)
+    found = []
+    for (load, party, policy), same in groups.items():
+        mean: dict[str, Any] = {"load": load, "party": party, "policy": policy, "rows": same}
+        for key in ("met", "met_steady", "accuracy", "right_in_time", "p99_ms"):
+            values = [row[key] for row in same if row[key] is not None]
+            mean[key] = float(np.mean(values)) if values else None
+        found.append(mean)
+    return found
+
+
+def _of_parties(parties: Sequence[Row]) -> list[str]:
+    lines = [
+        "| party | memory, MiB | first answer, ms | modes: ms alone, right |",
+        "|---|--:|--:|---|",
+    ]
+    for each in parties:
+        modes = sorted(each["modes"], key=lambda mode: -mode["median_ms"])
+        shown = "; ".join(
+            f"{mode['median_ms']:.1f}, {100 * mode['accuracy']:.1f} %" for mode in modes
+        )
+        lines.append(
+            f"| {WORDS[each['party']]} | {each['memory_mb']:.0f} |"
+            f" {each['first_answer_ms']:.0f} | {shown} |"
+        )
+    return lines
+
+
+def _of_load(load: str, rows: Sequence[Row]) -> list[str]:
+    lines = [
+        f"## Load: {load}",
+        "",
+        "| party | policy | in time | steady | right | right in time | oracle | p99 ms |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for mean in _means(rows):
+        same = mean["rows"]
+        oracles = [100 * (row["by_modes"] - row["oracle"]) for row in same if "oracle" in row]
+        beside = f"{np.mean(oracles):+.1f}" if oracles else "-"
+        steady = "-" if mean["met_steady"] is None else f"{100 * mean['met_steady']:.1f} %"
+        lines.append(
+            f"| {mean['party']} | `{mean['policy']}` | {_in_time(same)} | {steady} |"
+            f" {100 * mean['accuracy']:.1f} % | {_range(same, 'right_in_time')} | {beside} |"
+            f" {mean['p99_ms']:.1f} |"
+        )
+    return [*lines, ""]
+
+
+def _in_time(rows: Sequence[Row]) -> str:
+    if len(rows) > 1:
+        return _range(rows, "met")
+    (row,) = rows
+    return f"{100 * row['met']:.1f} % ({100 * row['met_low']:.1f} to {100 * row['met_high']:.1f})"
+
+
+def _range(rows: Sequence[Row], key: str) -> str:
+    values = [100 * row[key] for row in rows]
+    if len(values) == 1:
+        return f"{values[0]:.1f} %"
+    return f"{np.mean(values):.1f} % ({min(values):.1f} to {max(values):.1f})"

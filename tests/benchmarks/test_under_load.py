@@ -1,0 +1,174 @@
+"""Real loads and requests in small: that what loads a core does, and that figures are what they say."""
+
+import json
+import os
+import time
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import wenable as we
+from benchmarks.under_load import __main__ as command
+from benchmarks.under_load.figures import kept, oracle
+from benchmarks.under_load.loads import Load, loaded, loads
+from benchmarks.under_load.policies import spread
+from benchmarks.under_load.serving import Answered, Requests, serve
+from results.records import read_records
+from tests.helpers.networks import give_norms_a_past
+from wenable.core.readings import Reading
+from wenable.runtime.simulation import LoadTrace
+from wenable.zoo import digits_resnet
+
+PLAN = Requests(4, batch=2, period_ms=30.0, deadline_ms=10.0)
+MODES = [
+    {"mode": "1", "accuracy": 0.9, "median_ms": 8.0},
+    {"mode": "1/4", "accuracy": 0.7, "median_ms": 2.0},
+]
+NONE = Load("none", LoadTrace("none", 1.0, (1.0,)))
+
+
+def answered(*of: tuple[str, float, float, float]) -> list[Answered]:
+    return [
+        Answered(0.03 * i, *rest, mode=mode, right=right)
+        for i, (mode, *rest, right) in enumerate(of)
+    ]
+
+
+def test_what_is_late_is_right_for_nothing():
+    full = ("1", 0.0, 8.0, 1.0), ("1", 0.0, 16.0, 1.0)
+    found = kept(answered(*full, ("1/4", 6.0, 8.0, 0.5), ("1/4", 0.0, 2.0, 0.0)), PLAN, NONE)
+    assert found["met"] == 0.75
+    assert found["met_low"] < 0.75 < found["met_high"]
+    assert found["accuracy"] == 0.625
+    assert found["right_in_time"] == 0.375
+    assert found["worst_ms"] == 16.0
+    assert found["modes"] == {"1": 2, "1/4": 2}
+
+
+def test_steady_is_what_runs_away_from_the_edges_of_the_load():
+    square = Load("square", LoadTrace("square", 1.0, (1.0, 2.0)))
+    at = [
+        0.1,
+        0.5,
+        0.9999,
+        1.1,
+        1.5,
+    ]  # after an edge, steady, across an edge, after an edge, steady
+    late = [False, True, False, False, False]
+    rows = [
+        Answered(t, 0.0, 20.0 if each else 5.0, "1", 1.0) for t, each in zip(at, late, strict=True)
+    ]
+    assert kept(rows, PLAN, square)["met_steady"] == 0.5
+    assert kept(rows, PLAN, Load("a program", program=["true"]))["met_steady"] is None
+
+
+def test_the_oracle_takes_the_most_accurate_mode_that_ends_in_time():
+    # Twice as slow: the full mode would have taken 16 ms. As slow as alone: it would have been in time.
+    slow, fast = ("1/4", 0.0, 4.0, 0.5), ("1/4", 0.0, 2.0, 0.5)
+    found = oracle(answered(slow, fast), PLAN, MODES)
+    assert found == pytest.approx({"oracle": (0.7 + 0.9) / 2, "by_modes": 0.7})
+    # One request of the policy was late: the oracle may be late once too, and takes the full mode there.
+    late = ("1", 0.0, 16.0, 0.5)
+    assert oracle(answered(late, fast), PLAN, MODES)["oracle"] == pytest.approx(0.9)
+    # What waited has less time left.
+    waited = ("1/4", 5.0, 7.0, 0.5)
+    assert oracle(answered(waited), PLAN, MODES)["oracle"] == pytest.approx(0.7)
+
+
+def test_a_request_that_waits_loses_its_time():
+    def slow(x: np.ndarray, left_ms: float) -> tuple[str, np.ndarray]:
+        left.append(left_ms)
+        time.sleep(0.05)
+        return "1", np.eye(2)[[0, 0]]
+
+    left: list[float] = []
+    labels = np.array([0, 1, 0, 0, 1])
+    start_s = time.monotonic() + 0.01
+    found = serve(slow, Requests(3, 2, 20.0, 30.0), np.zeros((5, 1)), labels, start_s)
+    assert [each.right for each in found] == [0.5, 1.0, 0.5]  # the fifth image fills no batch
+    assert left[0] > 20
+    assert left[1] < 5  # 20 ms later it has waited for 30
+    assert found[1].waited_ms > 25
+    assert found[2].total_ms > found[2].waited_ms > 50
+
+
+def test_modes_that_are_spread_have_both_ends():
+    assert spread(["a", "b", "c", "d", "e"], 3) == ["a", "c", "e"]
+    assert spread(["a", "b"], 4) == ["a", "b"]
+    assert spread(["a", "b"], 0) == []
+
+
+@pytest.mark.parametrize(
+    "load", [each for each in loads() if each.name != "none"], ids=lambda e: e.name
+)
+def test_a_load_starts_and_ends(load: Load):
+    core = max(os.sched_getaffinity(0))
+    resource_tracker.ensure_running()  # with the first process there is another, which stays
+    before = _children()
+    with loaded(load, core, time.monotonic() + 0.2):
+        assert len(_children() - before) >= load.others + (not load.trace)
+    assert _children() <= before
+
+
+def _children() -> set[int]:
+    """Return the processes that this one started and that live."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rsplit(")", 1)[1].split()[:2]
+        except OSError:  # ended meanwhile
+            continue
+        if int(parent) == os.getpid() and state != "Z":
+            found.add(int(path.parent.name))
+    return found
+
+
+def test_the_command_measures_every_party_and_writes_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _write_bundles(tmp_path)
+    monkeypatch.setattr(command, "SOONEST_S", 0.05)
+    monkeypatch.setattr(command, "PARTIES", {
+        "elastic": {"fixed": 2, "cascade": ()},
+        "ladder": {"fixed": 0, "cascade": ("1/4", "1")},
+        "exits": {"fixed": 0, "cascade": ()},
+    })  # fmt: skip
+    command.run(tmp_path, requests=12, runs=2, batch=4, loads=["none"], out=tmp_path)
+    results = read_records(tmp_path / "results" / "under-load.jsonl")
+    assert {each["party"] for each in results["parties"]} == {
+        "elastic",
+        "ladder",
+    }  # no bundle, no party
+    named = [(row["run"], row["party"], row["policy"]) for row in results["rows"]]
+    once = [("elastic", "always 1"), ("elastic", "always 1/4"), ("elastic", "controller"),
+            ("ladder", "by confidence"), ("ladder", "controller")]  # fmt: skip
+    assert named == [(run, *each) for run in (0, 1) for each in once]
+    text = (tmp_path / "docs" / "results" / "under-load.md").read_text()
+    assert text == command.page(results)
+    assert "Beside the ladder" in text
+    assert json.loads(json.dumps(results["rows"])) == results["rows"]
+
+
+def _write_bundles(folder: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 16, 16)
+    net = we.convert(
+        give_norms_a_past(digits_resnet(16).eval()), x, method=we.WeightEnabling((1, 4))
+    )
+    modes = [net.space.uniform(n) for n in (1, 4)]
+    we.calibrate(net, modes, [x])
+    readings = {
+        mode: {"accuracy": Reading(share, "top-1")}
+        for mode, share in zip(modes, (0.9, 0.8), strict=True)
+    }
+    for name in ("elastic", "ladder"):
+        we.export(net, modes, folder / f"{name}.wen", readings=readings)
+    labels = np.arange(8) % 10
+    np.savez(
+        folder / "requests.npz",
+        images=np.random.default_rng(0).random((8, 1, 16, 16), np.float32),
+        labels=labels,
+    )
