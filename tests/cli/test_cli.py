@@ -318,7 +318,7 @@ def _runs_on_a_device(tmp_path: Path, image: Path) -> None:
 
 
 def test_profiling_tells_what_happened_and_why_there_is_no_energy(tmp_path: Path, monkeypatch):
-    def made_up(bundle, *, engine, threads, meter, on_progress, on_estimate, on_event):
+    def made_up(bundle, *, engine, threads, precision, meter, on_progress, on_estimate, on_event):
         on_estimate(120.0)
         on_event("whole modes, group 1: measured again, the speed had changed")
         used = {"1": Reading(6.0, "mJ", low=5.0, high=7.0)} if meter is None else {}

@@ -125,6 +125,24 @@ def test_deadlines_are_kept_by_the_times_of_their_size(path):
             session.run(np.zeros((1, 2, 9, 9), np.float32))
 
 
+def test_each_size_is_counted_as_what_it_takes(net, tmp_path):
+    large = we.export(net, ["full"], tmp_path / "net.wen", image_sizes=[(8, 8), (64, 64)])
+    counted = {}
+    for size in ((8, 8), (64, 64)):
+        with Session(large, engine="onnxruntime", threads=1) as session:
+            session.run(np.zeros((1, 2, *size), np.float32))
+            counted[size] = session.prepared_mb
+            bundle = session.bundle if size == (8, 8) else session.bundle.at_other_sizes[0]
+            # Input and output of the first layer, 2 and 8 channels in float32, live at once.
+            assert bundle.computed_bytes(1, 0) >= 4 * (2 + 8) * size[0] * size[1]
+    with Session(large, engine="onnxruntime", threads=1) as session:
+        for size in counted:
+            session.run(np.zeros((1, 2, *size), np.float32))
+        assert session.prepared_mb == pytest.approx(sum(counted.values()))
+    small, of_64 = session.bundle, session.bundle.at_other_sizes[0]
+    assert of_64.computed_bytes(1, 0) == 64 * small.computed_bytes(1, 0)  # as the positions
+
+
 def test_a_budget_holds_for_all_sizes_together(path):
     with Session(path, engine="onnxruntime", threads=1) as session:
         session.run(np.zeros((1, 2, 8, 8), np.float32))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import wenable as we
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable
 from wenable.core.outcomes import Outcomes
 from wenable.network.evaluation import evaluate_each
@@ -16,7 +17,7 @@ def algorithm_2(
     calibration: Sequence[Any],
     *,
     min_accuracy: float,
-    table: CostTable | None = None,
+    table: CostTable | CostParts | None = None,
     on_step: Callable[[SearchStep], None] | None = None,
 ) -> we.Front:
     """Calibrate and evaluate every candidate of every step on all images, by MACs or a table."""

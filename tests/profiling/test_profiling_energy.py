@@ -5,7 +5,7 @@ import math
 import random
 import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -109,7 +109,8 @@ def test_each_mode_has_the_energy_that_it_drew():
         return lambda inputs: world.pass_time(seconds, truth.cost(mode) / latencies.cost(mode))
 
     class Builder:
-        bundle = SimpleNamespace(space=SPACE, example=dict)
+        part = SimpleNamespace(space=SPACE, full=SPACE.full, words="", whole=lambda mode: mode)
+        example: ClassVar[dict[str, Any]] = {}
 
         def runner(self, engine: Any, mode: Mode):
             return engine.prepare(mode)
@@ -122,7 +123,7 @@ def test_each_mode_has_the_energy_that_it_drew():
     )  # fmt: skip
     before = DeviceProfile("bundle", "device", "made-up 1", 1, table=latencies)
     measurement = EnergyMeasurement(WorldMeter(world), QUICK, 20, world.clocks())
-    found = measurement.added_to(before, session, Builder())
+    found = measurement.added_to(before, session, [Builder()])
     for mode in modes:
         reading = found.energies[str(mode)]
         assert reading.known == pytest.approx(truth.cost(mode))

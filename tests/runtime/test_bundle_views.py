@@ -215,7 +215,7 @@ def test_the_structure_tells_how_modes_are_cut(written: dict[str, Path], tmp_pat
 def test_batches_are_checked_for_every_kind_of_mode(written: dict[str, Path]):
     bundle = Bundle(written["exits"])
     bundle.check_batch(7)
-    held = [bundle.computed_bytes(batch) for batch in (1, 7)]
+    held = [bundle.computed_bytes(batch, 0) for batch in (1, 7)]
     assert held[1] == 7 * held[0]
 
 

@@ -38,7 +38,7 @@ class World:
         self.load = Load()
         self.modes = PreparedModes(
             lambda number: bytes(number + 1), lambda _, *each: self.prepare(*each),
-            lambda model, batch: 10, largest=3,
+            lambda number, model, batch: 10, largest=3,
             per_batch=per_batch, budget=budget, clock=self.clock,
         )  # fmt: skip
         self.latencies = Latencies(NAMES, TRUE_MS, known or {})

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import wenable as we
+from tests.helpers.engines import KERNELS_ARE_BUILT
 from tests.helpers.methods import MODES, converted_by
 from tests.helpers.mutations import bundle_of, parts_of
 from tests.helpers.networks import IMAGES, small_resnet
@@ -23,10 +24,17 @@ from wenable.core.preprocessing import Preprocessing
 from wenable.measure import NoMeter
 from wenable.measure.latency import TimingPlan
 from wenable.profiling import profile
+from wenable.profiling.comparison import compare
 from wenable.profiling.plan import ProfilePlan
 from wenable.profiling.verification import verify
 from wenable.runtime.bundle import Bundle, BundleError
-from wenable.runtime.bundle_file import VERSION, read_bundle_file
+from wenable.runtime.bundle_file import (
+    VERSION,
+    VERSION_OF_NETWORKS,
+    VERSION_OF_ONE_NETWORK,
+    read_bundle_file,
+)
+from wenable.runtime.engine import EngineError
 from wenable.runtime.engines import installed_engines
 from wenable.runtime.implementations import as_written
 from wenable.runtime.session import Session
@@ -132,8 +140,8 @@ def test_the_same_files_make_the_same_bytes(own, pair, tmp_path):
 
 
 def test_one_network_is_still_written_for_older_readers(own, pair):
-    assert read_bundle_file(own["big"])[0]["version"] == VERSION - 1
-    assert read_bundle_file(pair)[0]["version"] == VERSION
+    assert read_bundle_file(own["big"])[0]["version"] == VERSION_OF_ONE_NETWORK
+    assert read_bundle_file(pair)[0]["version"] == VERSION_OF_NETWORKS
     assert Bundle(own["big"]).networks == ()
 
 
@@ -165,6 +173,27 @@ def test_profiles_hold_for_all_networks(pair):
     assert set(result.measured) == set(found.latencies)
     with Session(pair, engine="onnxruntime", threads=1, profile=found) as session:
         session.run(session.example(), deadline_ms=1000.0)
+
+
+def test_a_joined_file_is_compared_mode_by_mode_where_an_engine_runs_it(pair):
+    quick = TimingPlan(blocks=2, calls=1, warmup=1, gap_ms=0.0)
+    modes = [str(each.mode) for each in Bundle(pair).modes]
+    left_out: list[str] = []
+    asked = [*ENGINES, *(["native"] if KERNELS_ARE_BUILT else [])]
+    rows = compare(pair, engines=asked, threads=1, timing=quick, on_left_out=left_out.append)
+    for engine in ENGINES:
+        assert [row.mode for row in rows if row.engine == engine] == modes
+    assert all(set(row.full) == set(row.plain) == set(ENGINES) for row in rows)
+    full = {engine: row.plain[engine] for row in rows for engine in ENGINES if row.mode == modes[0]}
+    assert all(row.full == full for row in rows)  # of the costliest network
+    if KERNELS_ARE_BUILT:
+        run = {row.mode for row in rows if row.engine == "native"}
+        refused = [mode for mode in modes if "8-bit" in mode]
+        assert run == set(modes) - set(refused)
+        assert len(left_out) == 1  # reasons
+        assert all(any(mode in words for words in left_out) for mode in refused)
+        with pytest.raises(EngineError, match="there is no kernel for it"):
+            compare(pair, engines=["native"], threads=1, modes=refused, timing=quick)
 
 
 def test_the_command_line_joins_and_runs(own, tmp_path):

@@ -21,7 +21,8 @@ class World:
         self.made: list[tuple[int, int]] = []
         self.lock = threading.Lock()
         self.modes = PreparedModes(
-            MODEL.__getitem__, lambda _, *each: self.prepare(*each), self.count, largest=40,
+            MODEL.__getitem__, lambda _, *each: self.prepare(*each),
+            lambda _, *each: self.count(*each), largest=40,
             per_batch=per_batch, budget=budget,
         )  # fmt: skip
 

@@ -38,6 +38,7 @@ def run_export(
     engine: str,
     as_json: bool,
     image_sizes: str = "",
+    weights: str = "float32",
 ) -> None:
     """Write modes of a saved network to a bundle; `model` builds it where it is the user's own.
 
@@ -52,6 +53,8 @@ def run_export(
         raise ValueError(
             "`--image-sizes` is for a bundle; an ExecuTorch file takes images of one size"
         )
+    if weights != "float32" and engine == "executorch":
+        raise ValueError("`--weights` is for a bundle; an ExecuTorch file has weights in float32")
     net = open_saved(network, model)
     wanted, readings, ids = _wanted(net, modes, front)
     if engine == "executorch":
@@ -59,7 +62,14 @@ def run_export(
         return
     with busy(progress, f"exporting and checking {counted(len(wanted), 'mode')} on {engine}"):
         path = we.export(
-            net, wanted, out, engine=engine, readings=readings, ids=ids, image_sizes=sizes
+            net,
+            wanted,
+            out,
+            engine=engine,
+            readings=readings,
+            ids=ids,
+            image_sizes=sizes,
+            weights=weights,
         )
     size = path.stat().st_size
     if as_json:
@@ -133,6 +143,7 @@ def run_profile(
     out: Path | None,
     energy: bool,
     as_json: bool,
+    precision: str = "float32",
 ) -> None:
     """Measure a bundle on this device, keep what was found, and write it to a file if asked."""
     from wenable.measure import NoMeter
@@ -152,7 +163,7 @@ def run_profile(
         if problem:  # it is said below, in one line
             warnings.filterwarnings("ignore", "the profile is not kept", RuntimeWarning)
         found = profile(
-            bundle, engine=engine, threads=threads,
+            bundle, engine=engine, threads=threads, precision=precision,
             meter=None if energy else NoMeter("it was not asked for"),
             on_progress=update, on_estimate=tell,
             on_event=lambda event: progress.print(f"note: {event}"),
@@ -182,6 +193,7 @@ def run_verify(
     out: Path | None,
     refit: Path | None,
     as_json: bool,
+    precision: str | None = None,
 ) -> None:
     """Measure random modes, and those of a front, beside what a profile's table predicts.
 
@@ -202,9 +214,17 @@ def run_verify(
         no_table = Bundle(bundle).why_not_any_mode()
         if refit is not None and no_table:
             raise ValueError(
-                f"`--refit-out` is for a table that is fitted again, and there is none here: {no_table}"
+                f"`--refit-out` is for one table of all modes, and there is none here: {no_table}"
             )
-        result = verify(bundle, known, engine=engine, modes=modes, also=also, on_progress=update)
+        result = verify(
+            bundle,
+            known,
+            engine=engine,
+            precision=precision,
+            modes=modes,
+            also=also,
+            on_progress=update,
+        )
     if out is not None:
         write_whole(out, json.dumps(result.to_json(), indent=1) + "\n")
     again = None
@@ -262,7 +282,13 @@ def _refit_words(again: Any, path: Path | None) -> str:
 
 
 def run_bench(
-    bundle: Path, engines: str, threads: str, modes: str, out: Path | None, as_json: bool
+    bundle: Path,
+    engines: str,
+    threads: str,
+    modes: str,
+    out: Path | None,
+    as_json: bool,
+    precision: str = "float32",
 ) -> None:
     """Compare a bundle's modes with plain exports; print and save the figures."""
     from wenable.profiling.comparison import compare
@@ -270,10 +296,11 @@ def run_bench(
 
     console, progress = consoles(as_json)
     _check_place(out)
+    left_out: dict[str, None] = {}
     opened = Bundle(bundle)
     names = [each.strip() for each in engines.split(",")]
     if not engines:
-        names = [*installed_engines(), *_native_where_it_runs(opened, progress)]
+        names = [*installed_engines(), *_kernels()]
     wanted = None
     if modes:
         numbers = [opened.number_of(each.strip()) for each in modes.split(";")]
@@ -282,7 +309,17 @@ def run_bench(
     rows: list[ModeComparison] = []
     with busy(progress, "preparing") as say:
         for count in counts:
-            rows += compare(bundle, engines=names, threads=count, modes=wanted, on_progress=say)
+            rows += compare(
+                bundle,
+                engines=names,
+                threads=count,
+                precision=precision,
+                modes=wanted,
+                on_progress=say,
+                on_left_out=lambda words: left_out.setdefault(words),
+            )
+    for words in left_out:  # the same with each number of threads
+        progress.print(f"left out: {words}")
     values = {"device": describe_device(), "modes": [each.to_json() for each in rows]}
     if out is not None:
         write_whole(out, json.dumps(values, indent=1) + "\n")
@@ -291,28 +328,24 @@ def run_bench(
         return
     for table in comparison_tables(rows, opened.space, opened.ids):
         console.print(table)
+    whole = "the plain full network" + (f" {opened.networks[0]}" if opened.networks else "")
     console.print(
         f"{rows[0].ours.count} calls of each, of one example, in blocks in random order, on"
         f" {describe_device()}. plain here: the mode exported as it is written, on the same engine;"
-        " best plain: the fastest of these on any engine; full: the plain full network at its best."
+        f" best plain: the fastest of these on any engine; full: {whole} at its best."
     )
     if out is not None:
         console.print(f"written: {out}")
 
 
-def _native_where_it_runs(bundle: Bundle, progress: Any) -> list[str]:
-    """Return the name of our own kernels; nothing where they are not built or refuse the graph."""
-    from wenable.runtime.engine import EngineError
+def _kernels() -> list[str]:
+    """Return the name of our own kernels; nothing where they cannot be used here."""
     from wenable.runtime.engines import open_kernels
 
     kernels = open_kernels(1)
     if kernels is None:
         return []
-    try:
-        kernels.plan(bundle.graph_of(0), bundle.layers, bundle.weights_of(0))
-    except EngineError as error:
-        progress.print(f"left out: {error}")
-        return []
+    kernels.close()
     return [kernels.name]
 
 

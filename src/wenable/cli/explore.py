@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 from rich.table import Table
 
@@ -15,16 +16,17 @@ from wenable.cli.opening import open_saved
 from wenable.cli.progress import explore_with_bar, with_tests
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
 from wenable.core.accuracy_comparison import compare_accuracies
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable
 from wenable.core.files import write_whole
 from wenable.core.readings import Front
 from wenable.core.space import Mode
 from wenable.modules.denormals import flush_denormals
-from wenable.network.mode_costs import knobs_of_products, tables_of_each
 from wenable.report.csv_table import csv_table
 from wenable.report.figures import TEST, shown_accuracy
 from wenable.report.front_plot import Panel, plot_fronts
 from wenable.runtime import DeviceProfile
+from wenable.search.known_costs import Cost, known_costs
 from wenable.strategies.constraints import Constraint
 from wenable.strategies.fronts import indistinguishable
 from wenable.strategies.joint import planned_evaluations_of_each
@@ -72,21 +74,19 @@ def run_explore(
     for line in data.summary:
         progress.print(line)
     cost = cost or ("macs" if profile is None else "latency")
-    tables = {} if profile is None else _tables(profile)
-    table = _table_for(cost, tables, profile)
-    kept = parse_constraints(constraints, net, tables)
+    device = None if profile is None else DeviceProfile.read(profile)
+    kept = parse_constraints(constraints, net, {} if device is None else _tables(device))
+    # A profile may be there for a constraint alone.
+    of_cost = device if cost in ("latency", "energy") else None
+    _check_has_tables(cost, of_cost, profile)
+    known = known_costs(net, cast(Cost, cost), profile=of_cost)
     progress.print(_images_words(data))
     out.mkdir(parents=True, exist_ok=True)
-    journal = out / "search.journal" if cost == "macs" or table is not None else None
+    journal = out / "search.journal" if known is not None else None
     chosen = _strategy(strategy, journal, kept)
-    if isinstance(chosen, Greedy | GreedyLazy) and journal is not None:
-        going_on = f"; goes on from {journal}" if journal.exists() else ""
-        progress.print(f"at most {most_evaluations(net.space)} modes{going_on}")
-    words = parts_words(net, cost, chosen, table)
-    if words:
-        progress.print(words)
+    progress.print(evaluations_words(net, chosen, known))
     with stdout_kept_clean():
-        front = explore_with_bar(progress, net, data, cost, min_accuracy, chosen, table)
+        front = explore_with_bar(progress, net, data, cost, min_accuracy, chosen, of_cost)
     tested = evaluations(net, (point.mode for point in front.found), data, "test")
     front = with_tests(front, tested)
     out.mkdir(parents=True, exist_ok=True)
@@ -138,22 +138,28 @@ def _strategy(
     return replace(chosen, journal=journal)
 
 
-def parts_words(
-    net: we.DynamicNetwork, cost: str, strategy: Strategy | None, table: CostTable | None
+def evaluations_words(
+    net: we.DynamicNetwork, strategy: Strategy | None, known: CostParts | None
 ) -> str:
-    """Return how many modes a search by parts evaluates at most; "" for any other search."""
-    chosen = Knapsack() if strategy is None else strategy
-    if cost not in ("macs", "bit_operations") or table or not isinstance(chosen, Knapsack):
-        return ""
-    tables = tables_of_each(net, cost)
-    if len(tables) < 2:
-        return ""
+    """Return how many modes a search evaluates at most.
+
+    - `strategy`: None for the default; `known`: the costs of all modes, if they are not measured.
+    """
+    chosen = strategy or (Greedy() if known is None else Knapsack())
+    if isinstance(chosen, NSGA2):
+        return f"at most {chosen.trials} modes"
+    if known is None or isinstance(chosen, Greedy | GreedyLazy):
+        journal = getattr(chosen, "journal", None)
+        going_on = f"; goes on from {journal}" if journal and Path(journal).exists() else ""
+        return f"at most {most_evaluations(net.space)} modes{going_on}"
     most = planned_evaluations_of_each(
-        net.space, tables, budgets=chosen.budgets, count=chosen.count,
+        net.space, known.tables, budgets=chosen.budgets, count=chosen.count,
         constraints=chosen.constraints, rounds=chosen.rounds,
     )  # fmt: skip
-    names = " and ".join(knob.name for knob in knobs_of_products(net, cost))
-    return f"at most {most} modes: a knapsack for each of {len(tables)} choices of {names}"
+    if not known.knobs:
+        return f"at most {most} modes"
+    names = " and ".join(knob.name for knob in known.knobs)
+    return f"at most {most} modes: a knapsack for each of {len(known.tables)} choices of {names}"
 
 
 def _table(net: we.DynamicNetwork, front: Front, cost: str) -> Table:
@@ -200,21 +206,20 @@ def _images_words(data: Data) -> str:
     return f"each mode is calibrated on {calibration} images and evaluated on {search}"
 
 
-def _tables(path: Path) -> dict[str, CostTable | str]:
-    """Return a profile's tables, by the cost they are of; instead of one it lacks, the reason."""
-    profile = DeviceProfile.read(path)
-    no_energy = profile.energy_reason or "it was not measured"
-    return {
-        "latency": profile.table or "it was not measured; do so again with `wenable profile`",
-        "energy": profile.energy_table or no_energy,
-    }
+def _tables(profile: DeviceProfile) -> dict[str, CostTable | str]:
+    """Return a profile's tables, by the cost they are of; instead of one that no sum has, the reason."""
+
+    def table(cost: str) -> CostTable | str:
+        tables = profile.tables(cost)
+        if len(tables) == 1:
+            return tables[0]
+        several = f"it has one for each of {len(tables)} parts of the space, and a constraint takes one sum"
+        return several if tables else profile.why_no_tables(cost)
+
+    return {"latency": table("latency"), "energy": table("energy")}
 
 
-def _table_for(
-    cost: str, tables: Mapping[str, CostTable | str], profile: Path | None
-) -> CostTable | None:
-    """Return the profile's table of a cost; None where the cost is no matter of a profile."""
-    table = tables.get(cost)
-    if isinstance(table, str):
-        raise ValueError(f"{profile} has no table of {cost}: {table}")
-    return table
+def _check_has_tables(cost: str, profile: DeviceProfile | None, path: Path | None) -> None:
+    reason = "" if profile is None else profile.why_no_tables(cost)
+    if reason:
+        raise ValueError(f"{path} has no table of {cost}: {reason}")

@@ -174,6 +174,13 @@ Engine = Annotated[
     str, typer.Option(help="onnxruntime, openvino, or auto for the fastest installed.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads of one call; all cores by default.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="float32; bfloat16 or float16, which OpenVINO offers where the processor has it; or auto for"
+        " the fastest whose answers stay near."
+    ),
+]
 
 
 @app.command()
@@ -203,6 +210,12 @@ def export(
             " '192x256,256'."
         ),
     ] = "",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="float16 or bfloat16 for a file of half the size, with the weights rounded; float32."
+        ),
+    ] = "float32",
     executorch: Annotated[
         bool, typer.Option("--executorch", help="An ExecuTorch file (.pte) instead of a bundle.")
     ] = False,
@@ -212,7 +225,7 @@ def export(
     from wenable.cli.bundles import run_export
 
     chosen = "executorch" if executorch else engine
-    run_export(network, model, modes, front, out, chosen, json, image_sizes)
+    run_export(network, model, modes, front, out, chosen, json, image_sizes, weights)
 
 
 @app.command()
@@ -246,12 +259,13 @@ def profile(
     energy: Annotated[
         bool, typer.Option(help="Measure energy too, where this device has a meter.")
     ] = True,
+    precision: Precision = "float32",
     json: Json = False,
 ) -> None:
     """Measure on this device how a bundle's layers run fastest, and what any mode takes."""
     from wenable.cli.bundles import run_profile
 
-    run_profile(bundle, engine, threads, out, energy, json)
+    run_profile(bundle, engine, threads, out, energy, json, precision)
 
 
 @app.command()
@@ -272,12 +286,17 @@ def verify(
             metavar="FILE",
         ),
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="That the engine computes in; the profile's by default.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Measure modes end to end beside what a profile predicts of them."""
     from wenable.cli.bundles import run_verify
 
-    run_verify(bundle, profile, front, engine, random_modes, out, refit_out, json)
+    run_verify(
+        bundle, profile, front, engine, random_modes, out, refit_out, json, precision or None
+    )
 
 
 @app.command()
@@ -301,12 +320,15 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="End with status 1 where a deadline was missed.")
     ] = False,
+    precision: Precision = "float32",
     json: Json = False,
 ) -> None:
     """Run a bundle on images, in a mode or under a deadline."""
     from wenable.cli.run import run_once
 
-    if not run_once(bundle, inputs, mode, deadline_ms, engine, threads, top_k, strict, json):
+    if not run_once(
+        bundle, inputs, mode, deadline_ms, engine, threads, top_k, strict, json, precision
+    ):
         raise typer.Exit(1)
 
 
@@ -353,12 +375,13 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="A JSON file for the figures.", metavar="FILE")
     ] = None,
+    precision: Precision = "float32",
     json: Json = False,
 ) -> None:
     """Compare a bundle's modes with their plain exports and with the full network."""
     from wenable.cli.bundles import run_bench
 
-    run_bench(bundle, engines, threads, modes, out, json)
+    run_bench(bundle, engines, threads, modes, out, json, precision)
 
 
 @app.command()

@@ -11,13 +11,12 @@ from rich.console import Console
 import wenable as we
 from wenable.cli.durations import SearchClock
 from wenable.cli.terminal import progress_bar
-from wenable.core.cost_table import CostTable
 from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode
 from wenable.measure.latency import TimingPlan
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.search.exploring import Cost
+from wenable.search.known_costs import Cost, HasTables
 from wenable.strategies.greedy import SearchStep
 from wenable.strategies.settings import Strategy
 from wenable.training import StepReport, TrainConfig
@@ -53,7 +52,7 @@ def explore_with_bar(
     cost: str,
     min_accuracy: float,
     strategy: Strategy | None = None,
-    table: CostTable | None = None,
+    profile: HasTables | None = None,
 ) -> Front:
     """Run a search and show how far it is."""
     journal = getattr(strategy, "journal", None)
@@ -73,7 +72,7 @@ def explore_with_bar(
             data.calibration,
             min_accuracy=min_accuracy,
             cost=cast(Cost, cost),
-            table=table,
+            profile=profile,
             strategy=strategy,
             timing=SEARCH_TIMING,
             on_step=show,

@@ -26,6 +26,7 @@ def run_once(
     top_k: int,
     strict: bool,
     as_json: bool,
+    precision: str = "float32",
 ) -> bool:
     """Run a bundle on each input, print the most likely classes, say whether all of them ran.
 
@@ -42,7 +43,9 @@ def run_once(
         raise ValueError("`--strict` was given without `--deadline-ms`: there is nothing to miss")
     terminal = consoles(as_json)
     given = named_inputs(inputs)
-    with Session(bundle, engine=engine, threads=threads) as session:
+    with Session(bundle, engine=engine, threads=threads, precision=precision) as session:
+        if session.precision != precision:
+            terminal[1].print(f"computed in {session.precision}")
         if mode:
             session.prepare(mode)  # an unknown one is one error, not one for each input
         rows, failed = _run_each(given, session, mode, deadline_ms, top_k, terminal)

@@ -64,8 +64,12 @@ class CostTable:
         return self.rest + sum(self.costs[name][option] for name, option in chosen.items())
 
     def reading(self, mode: Any) -> Reading:
-        """Return the cost of a mode as a reading; its source says that it is a table's sum."""
-        source = self.source if self.unit in _COUNTED else f"predicted by a table: {self.source}"
+        """Return the cost of a mode as a reading; its source says if it is a table's sum.
+
+        The table of a single mode adds nothing up: it holds what was measured of that mode.
+        """
+        as_it_is = self.unit in _COUNTED or self.space.size == 1
+        source = self.source if as_it_is else f"predicted by a table: {self.source}"
         return Reading(self.cost(mode), self.unit, source=source, device=self.device)
 
     def within(self, space: Space) -> CostTable:

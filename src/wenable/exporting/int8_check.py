@@ -6,7 +6,6 @@ layer that is slightly wrong; the layers themselves do.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +134,12 @@ def simulation_noise(
     """Return how far rounding alone moves the answers of the simulation, as a share of the largest."""
     generator = torch.Generator().manual_seed(0)
     precise = (each.double() if each.is_floating_point() else each for each in inputs)
-    found = tensors_of(copy.deepcopy(network).double()(*precise))
+    # Not in a copy: a network that was cut at an exit is of a class of torch.fx, whose copies call
+    # themselves for ever once another class is derived from it. Back in float32 all bits are as before.
+    try:
+        found = tensors_of(network.double()(*precise))
+    finally:
+        network.float()
     moved = [[each.float() for each in found]]
     for _ in range(_NOISES):
         nudged = (

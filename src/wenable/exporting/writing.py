@@ -19,6 +19,7 @@ from wenable.core.mode_ids import is_id
 from wenable.core.readings import Reading
 from wenable.core.space import Mode, ModeChoice
 from wenable.exporting.agreement import check_agreement
+from wenable.exporting.half_weights import check_weights, with_rounded_weights
 from wenable.exporting.image_sizes import Sides, checked_sizes
 from wenable.exporting.mode_graphs import ModeGraphs, views_of
 from wenable.exporting.plain_networks import (
@@ -46,6 +47,7 @@ from wenable.runtime.bundle_file import (
 )
 from wenable.runtime.first_choice import TABLE
 from wenable.runtime.graph import GROUPED, TensorType, types_to_json
+from wenable.runtime.half_weights import HALVES
 from wenable.runtime.session import Session
 from wenable.version import __version__
 
@@ -59,6 +61,7 @@ def export(
     readings: Mapping[Any, Mapping[str, Reading]] | None = None,
     ids: Mapping[str, Mode] | None = None,
     image_sizes: Iterable[tuple[int, int]] = (),
+    weights: str = "float32",
 ) -> Path:
     """Write the modes of a network to one bundle, which `wenable.runtime` runs without torch.
 
@@ -77,6 +80,11 @@ def export(
       `[(128, 128), (160, 192)]`: for each a graph is added, the weights are not, and every mode is
       checked at it before the file is written.
 
+    - `weights`: the type that weights are stored in, `"float16"` or `"bfloat16"` for a file of half the
+      size. They are rounded to it, and the modes are those of the rounded network, which every check is
+      held against; biases and norms, with their statistics, stay as they are. Sessions compute in float32
+      as before, and take as much memory.
+
     Outputs are the tensors that the network gives back, in order, whatever holds them: a tuple, a
     dict, a named tuple, a dataclass, one inside another. If they have names (`"logits"`, `"boxes.0"`) a
     session gives back a dict of them; None is left out. Inputs that are no tensors stay as they are
@@ -92,14 +100,16 @@ def export(
     of the extracted network. Warns `UncalibratedWarning`.
     """
     _check_method(net)
+    check_weights(weights)
     check_writable(path)
     wanted, given = checked_modes(net, modes, readings)
     outputs = check_exportable(net, "a bundle")
     for mode in wanted:
         warn_if_uncalibrated(net, mode, "exported")
+    net = with_rounded_weights(net, weights)
     with in_eval_mode(net), torch.no_grad():
         sizes = checked_sizes(net, image_sizes)
-        content = _bundle(net, wanted, given, ids or {}, outputs, sizes)
+        content = _bundle(net, wanted, given, ids or {}, outputs, sizes, weights)
         _check(net, wanted, content, engine, sizes)
     return write_whole(path, content)
 
@@ -163,6 +173,7 @@ def _bundle(
     ids: Mapping[str, Mode],
     outputs: OutputNames,
     sizes: Sequence[Sides] = (),
+    stored_in: str = "float32",
 ) -> bytes:
     short = {mode: name for name, mode in ids.items() if is_id(name)}
     names = (
@@ -219,7 +230,12 @@ def _bundle(
         **({"sizes": at_sizes} if at_sizes else {}),
         "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
     }
-    return bundle_bytes(manifest, tensors)
+    halves = {
+        name: stored_in
+        for name, array in tensors.items()
+        if stored_in in HALVES and name.startswith("weights.") and array.ndim > 1
+    }
+    return bundle_bytes(manifest, tensors, halves)
 
 
 def readings_of(

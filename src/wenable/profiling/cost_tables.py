@@ -16,6 +16,7 @@ from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan
 from wenable.profiling.attribution import REST
 from wenable.profiling.layer_times import Progress
+from wenable.profiling.parts import Part
 from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.engine import Engine, describe_engine
@@ -50,6 +51,8 @@ def measure_cost_table(
 ) -> CostTable:
     """Return what each option of each knob costs, so that sums agree with whole modes as measured.
 
+    The table is of the builder's part of the space, where costs are sums.
+
     Random modes and the uniform ones are run as sessions run them. The engine's counters share the
     time of each out among its layers; the entries are then fitted to the latencies of the same modes,
     since counting takes time itself, and modes are more than the sum of their layers.
@@ -57,9 +60,9 @@ def measure_cost_table(
     - `modes`: how many random ones; `calls`: of each with counters.
     - `steps`: of the run that this is part of; what is done there is not done again.
     """
-    steps, space = steps or Steps(), builder.bundle.space
-    wanted = modes_to_fit(space, modes)
-    latencies = time_modes(builder, engine, wanted, timing, on_progress, steps)
+    steps, part = steps or Steps(), builder.part
+    wanted, what = wanted_modes(part, modes), f"whole modes{part.words}"
+    latencies = time_modes(builder, engine, wanted, timing, on_progress, steps, what)
     counted = []
     for number, mode in enumerate(wanted):
         on_progress(number, len(wanted), "the share of each layer")
@@ -68,7 +71,13 @@ def measure_cost_table(
         )
         rest = parts.pop(REST)
         counted.append(_Counted(mode, parts, rest, latencies[mode]))
-    return fitted_table(space, _first_table(space, counted), latencies, describe_engine(engine))
+    prior = _first_table(part.space, counted)
+    return fitted_table(part.space, prior, latencies, describe_engine(engine))
+
+
+def wanted_modes(part: Part, count: int) -> list[Mode]:
+    """Return the modes that the table of a part is fitted to, in the space of the bundle."""
+    return [part.whole(mode) for mode in modes_to_fit(part.space, count)]
 
 
 def modes_to_fit(space: Space, count: int) -> list[Mode]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from wenable.measure.energy_windows import Key
 from wenable.measure.meters.meter import Meter, MeterError, NoMeter
 from wenable.measure.meters.registry import find_meter
 from wenable.profiling.attribution import REST
-from wenable.profiling.cost_tables import fitted_table, modes_to_fit
+from wenable.profiling.cost_tables import fitted_table, wanted_modes
 from wenable.profiling.layer_times import Progress
+from wenable.profiling.parts import parts_of
 from wenable.profiling.plan import ENERGY_PLAN
 from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import Calls, ModeBuilder, measure_in_groups
@@ -59,7 +60,10 @@ class EnergyMeasurement:
 
     def seconds(self, bundle: Bundle) -> float:
         """Return about how many seconds it takes."""
-        table = len(modes_to_fit(bundle.space, self.table_modes)) if self.table_modes else 0
+        table = 0
+        if self.table_modes:
+            parts = [each for each in parts_of(bundle) if each.space.size > 1]
+            table = sum(len(wanted_modes(each, self.table_modes)) for each in parts)
         one_s = self.plan.cooldown_s + self.plan.warmup_s + self.plan.window_s
         return 2 * self.plan.idle_s + (len(bundle.modes) + table) * self.plan.trials * one_s
 
@@ -67,25 +71,46 @@ class EnergyMeasurement:
         self,
         profile: DeviceProfile,
         session: Session,
-        builder: ModeBuilder,
+        builders: Sequence[ModeBuilder],
         on_progress: Progress = lambda done, of, what: None,
         steps: Steps | None = None,
     ) -> DeviceProfile:
-        """Return a profile with the energies of the session's modes for one example, and their table.
+        """Return a profile with the energies of the session's modes for one example, and their tables.
 
         Where the meter gives out it has neither, and says why.
+
+        - `builders`: of the modes of each part of the space for which the profile has a table.
         """
         steps = steps or Steps()
         on_progress(0, 1, "energies of the modes")
         try:
             energies = steps.time("energies of the modes", lambda: self._of_session(session))
-            table = None
-            if self.table_modes and profile.table is not None:
-                table = self._table(builder, session, profile.table, on_progress, steps)
+            tables = self._tables(builders, session, profile, energies, on_progress, steps)
         except MeterError as error:
             steps.report(f"energies: {error}")
             return replace(profile, energy_reason=str(error))
-        return replace(profile, energies=energies, energy_table=table, energy_reason="")
+        found = replace(profile, energies=energies, energy_reason="")
+        if profile.table is None:
+            return replace(found, energy_parts=tuple(tables))
+        return replace(found, energy_table=tables[0] if tables else None)
+
+    def _tables(
+        self,
+        builders: Sequence[ModeBuilder],
+        session: Session,
+        profile: DeviceProfile,
+        energies: Mapping[str, Reading],
+        on_progress: Progress,
+        steps: Steps,
+    ) -> list[CostTable]:
+        """Return the tables of the same parts as those of the latencies, as far as they are asked for."""
+        tables, latencies = [], profile.tables("latency")
+        for builder, table in zip(builders, latencies, strict=True):
+            if table.space.size == 1:
+                tables.append(builder.part.table(energies[str(builder.part.full)]))
+            elif self.table_modes:
+                tables.append(self._table(builder, session, table, on_progress, steps))
+        return tables
 
     def _of_session(self, session: Session) -> dict[str, Reading]:
         inputs = session.example()
@@ -105,9 +130,9 @@ class EnergyMeasurement:
         def energies(calls: Calls) -> Mapping[Mode, Reading]:
             return self._measured(calls)
 
-        wanted = modes_to_fit(builder.bundle.space, self.table_modes)
+        wanted, what = wanted_modes(builder.part, self.table_modes), f"energies{builder.part.words}"
         found = measure_in_groups(
-            builder, session.engine, wanted, energies, "energies", on_progress, steps
+            builder, session.engine, wanted, energies, what, on_progress, steps
         )
         source = f"{_meter_words(self.meter)}; {describe_engine(session.engine)}"
         return energy_table(latencies, found, source)

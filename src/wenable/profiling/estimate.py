@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from wenable.measure.latency import TimingPlan
-from wenable.profiling.cost_tables import modes_to_fit
+from wenable.profiling.cost_tables import wanted_modes
 from wenable.profiling.layer_times import networks_measured
+from wenable.profiling.parts import parts_of
 from wenable.profiling.steps import Steps
 from wenable.profiling.whole_modes import GROUP, ModeBuilder
 from wenable.runtime.bundle import Bundle
@@ -37,7 +38,11 @@ class ProfileWork:
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, mixtures: int, table_modes: int) -> ProfileWork:
         """Return the work of a profile; see `profile` for the settings."""
-        table = len(modes_to_fit(bundle.space, table_modes)) if table_modes else 0
+        # A part with one mode is among the exported ones.
+        parts = [
+            len(wanted_modes(each, table_modes)) for each in parts_of(bundle) if each.space.size > 1
+        ]
+        table = sum(parts) if table_modes else 0
         grouped = {layer.knob for layer in bundle.layers.values()}
         timed = [each for each in bundle.modes if any(each.mode[knob] > 1 for knob in grouped)]
         chooses = not isinstance(engine, ModeEngine)  # among the implementations of each layer
@@ -45,7 +50,8 @@ class ProfileWork:
             networks_measured(bundle, mixtures) if chooses else 0,
             table,
             len(timed) if chooses else 0,
-            table + -(-table // GROUP),  # the full mode with each group
+            # The full mode with each group.
+            sum(each + -(-each // GROUP) for each in parts) if table_modes else 0,
             len(bundle.modes),
         )
 
@@ -56,7 +62,7 @@ class ProfileWork:
             networks=max(self.networks - steps.done("layers: "), 0),
             shares=self.shares - steps.done("share of each layer: "),
             schemes=self.schemes - steps.done("scheme of "),
-            table_modes=max(self.table_modes - steps.done("whole modes, ") * (GROUP + 1), 0),
+            table_modes=max(self.table_modes - steps.done("whole modes") * (GROUP + 1), 0),
             latencies=0 if steps.done("latencies") else self.latencies,
         )
 
@@ -73,11 +79,11 @@ def estimated_seconds(
     """Return about how many seconds work takes; the full mode, the slowest, stands for all."""
     builder = ModeBuilder(bundle, {})
     started = clock()
-    runner = builder.runner(engine, bundle.space.full)
+    runner = builder.runner(engine, builder.part.full)
     prepared_s = clock() - started
-    runner(bundle.example(number=0))
+    runner(builder.example)
     started = clock()
-    runner(bundle.example(number=0))
+    runner(builder.example)
     call_s = clock() - started
     counted = (work.networks + work.shares) * (prepared_s + COUNTED_CALLS * call_s)
     schemes = work.schemes * len(SCHEMES)

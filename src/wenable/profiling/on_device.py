@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wenable.core.cost_table import CostTable
 from wenable.core.journal import SUPPORTED, Journal
 from wenable.core.readings import Reading
 from wenable.core.renamed import refuse_renamed
@@ -25,6 +26,7 @@ from wenable.profiling.drift import drift_words, measure_steadily
 from wenable.profiling.energies import EnergyMeasurement, meter_of
 from wenable.profiling.estimate import ProfileWork, estimated_seconds
 from wenable.profiling.layer_times import Progress, measure_layers
+from wenable.profiling.parts import Part, missing_parts, parts_of
 from wenable.profiling.plan import MODE_TIMING, SCHEME_TIMING, ProfilePlan
 from wenable.profiling.steps import Report, Steps
 from wenable.profiling.whole_modes import ModeBuilder
@@ -37,10 +39,10 @@ from wenable.runtime.device_profile import (
     why_no_profile_is_kept,
     write_profile,
 )
-from wenable.runtime.engine import Engine, ModeEngine, describe_engine
-from wenable.runtime.engines import open_engine
+from wenable.runtime.engine import Engine, ModeEngine, describe_engine, precision_of
 from wenable.runtime.implementations import Implementation
 from wenable.runtime.session import Session
+from wenable.runtime.session_engine import AUTO, engine_in
 
 _RENAMED = {
     name: f"plan=ProfilePlan({name}=...)" for name in (each.name for each in fields(ProfilePlan))
@@ -52,6 +54,7 @@ def profile(
     *,
     engine: str = "onnxruntime",
     threads: int | None = None,
+    precision: str = "float32",
     plan: ProfilePlan | None = None,
     meter: Meter | NoMeter | None = None,
     on_progress: Progress = lambda done, of, what: None,
@@ -65,6 +68,8 @@ def profile(
     killed goes on where it stopped when it is called again with the same arguments; what it found so
     far is in a journal beside the place where the profile is kept, until it is whole.
 
+    - `precision`: of the arithmetic, as in `Session`. The profile says which one the engine computed
+      in, float32 where the processor lacks the other, and sessions in another do not take it.
     - `plan`: how thoroughly it measures.
     - `meter`: of the energy; where nothing is said, the one that `wenable.measure.find_meter` finds. With
       `NoMeter` the profile has no energies and says why.
@@ -73,8 +78,10 @@ def profile(
     - `on_event`: told when the device changed its speed and what was measured again; the profile
       holds the same words.
 
-    Where the modes of a bundle differ in more than groups (widths, exits, bits), they are measured as
-    whole modes only, without a cost table; the profile's events say so.
+    Where modes differ in more than groups (image sizes, widths, exits, bits), costs are no sum over
+    all knobs: there is a table for each combination of these of which the bundle holds a mode, or of a
+    combination that is a single mode its latency. The profile's events say what the bundle lacks. A
+    bundle of several networks has no tables.
 
     Where nothing can be kept for this user, as without a home folder, a warning says so; the profile is
     returned all the same, to be passed to sessions.
@@ -84,16 +91,17 @@ def profile(
     """
     refuse_renamed("profile", renamed, _RENAMED)
     plan = plan or ProfilePlan()
-    bundle, opened = Bundle(path), open_engine(engine, threads)
-    no_table = bundle.why_not_any_mode()
-    if no_table:
-        plan = replace(plan, table_modes=0)
+    bundle = Bundle(path)
+    opened = engine_in(bundle, engine, threads, precision)
+    computes_in = precision_of(opened)
+    parts = parts_of(bundle)
     found = DeviceProfile(
         bundle.structure,
         describe_device(),
         f"{opened.name} {opened.version}",
         opened.threads,
         conditions=conditions(),
+        precision=computes_in,
     )
     where = _place_to_keep(found)
     settings = {
@@ -106,7 +114,7 @@ def profile(
     energy = None
     if not isinstance(meter, NoMeter):
         energy = EnergyMeasurement(
-            meter, plan.energy_plan, plan.energy_modes if plan.table_modes else 0
+            meter, plan.energy_plan, plan.energy_modes if plan.table_modes and parts else 0
         )
         settings["energy"] = energy.settings()
     with _journal(where, _run(found, bundle, settings)) as journal:
@@ -124,28 +132,35 @@ def profile(
         )
         anchor_ms = _anchor(bundle, opened, plan.scheme_timing)
         steps.begin(anchor_ms())
-        for reason in _left_out(bundle, no_table):
+        for reason in _left_out(bundle, parts):
             steps.report(reason)
+        if precision not in (AUTO, computes_in):
+            steps.report(f"measured in {computes_in}: this processor has no units for {precision}")
         times: dict[str, dict[Implementation, float]] = {}
         if not isinstance(opened, ModeEngine):  # that has one way to compute a layer
             times = measure_layers(bundle, opened, on_progress, mixtures=plan.mixtures, steps=steps)
             found = replace(found, times_ms=times)
             schemes = choose_schemes(bundle, opened, found, on_progress, plan.scheme_timing, steps)
             found = replace(found, schemes=schemes)
-        session = Session(path, engine=engine, threads=threads, profile=found)
+        session = Session(
+            path, engine=engine, threads=threads, profile=found, precision=computes_in
+        )
         on_progress(0, 1, "latencies of the modes")
         found = replace(
             found, latencies=_steady_latencies(session, plan.mode_timing, anchor_ms, steps)
         )
-        if plan.table_modes:
-            table = measure_cost_table(
-                ModeBuilder(bundle, times), opened, plan.scheme_timing, on_progress, modes=plan.table_modes,
-                steps=steps,
-            )  # fmt: skip
-            found = replace(found, table=table)
+        builders = [
+            ModeBuilder(bundle, times, part.number)
+            for part in parts
+            if plan.table_modes or part.space.size == 1
+        ]
+        tables = [_table(builder, opened, found, plan, on_progress, steps) for builder in builders]
+        if bundle.knobs_beside_groups:
+            found = replace(found, parts=tuple(tables))
+        elif tables:
+            found = replace(found, table=tables[0])
         if energy is not None:
-            builder = ModeBuilder(bundle, times)
-            found = energy.added_to(found, session, builder, on_progress, steps)
+            found = energy.added_to(found, session, builders, on_progress, steps)
         elif isinstance(meter, NoMeter):
             found = replace(found, energy_reason=meter.reason)
         found = replace(found, events=tuple(steps.events), conditions_after=conditions())
@@ -156,12 +171,36 @@ def profile(
     return found
 
 
-def _left_out(bundle: Bundle, no_table: str) -> Iterator[str]:
+def _table(
+    builder: ModeBuilder,
+    engine: Engine,
+    known: DeviceProfile,
+    plan: ProfilePlan,
+    on_progress: Progress,
+    steps: Steps,
+) -> CostTable:
+    """Return the latencies of all modes of a part of the space."""
+    part = builder.part
+    if part.space.size == 1:
+        return part.table(known.latencies[str(part.full)])
+    return measure_cost_table(
+        builder, engine, plan.scheme_timing, on_progress, modes=plan.table_modes, steps=steps
+    )
+
+
+def _left_out(bundle: Bundle, parts: Sequence[Part]) -> Iterator[str]:
     """Yield what cannot be measured of a bundle, with the reason."""
     if not bundle.layers:
         yield "no times of layers: none runs in groups, so there is one way to execute each"
-    if no_table:
-        yield f"no cost table: {no_table}"
+    if not parts:
+        yield f"no cost table: {bundle.why_not_any_mode()}"
+        return
+    lacking = missing_parts(bundle, parts)
+    if lacking:
+        yield (
+            f"no cost table for {lacking}: the bundle holds no mode of these, and what others take"
+            " says nothing of them"
+        )
 
 
 def _place_to_keep(found: DeviceProfile) -> Path | None:
@@ -217,9 +256,8 @@ def _run(empty: DeviceProfile, bundle: Bundle, settings: dict[str, Any]) -> dict
 
 def _anchor(bundle: Bundle, engine: Engine, timing: TimingPlan) -> Callable[[], float]:
     """Return what times the full mode, in ms: it is the same network whatever else was measured."""
-    call = partial(
-        ModeBuilder(bundle, {}).runner(engine, bundle.space.full), bundle.example(number=0)
-    )
+    builder = ModeBuilder(bundle, {})
+    call = partial(builder.runner(engine, builder.part.full), builder.example)
     return lambda: measure_latencies({"full": call}, timing)["full"].known
 
 

@@ -9,18 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from wenable.core.cost_table import CostTable
+from wenable.core.cost_parts import CostParts
 from wenable.core.readings import Reading
+from wenable.core.space import Mode
 from wenable.measure.latency import TimingPlan
 from wenable.profiling.cost_tables import SEED, spread_modes
 from wenable.profiling.layer_times import Progress
 from wenable.profiling.on_device import measure_modes
+from wenable.profiling.parts import Part, parts_of
 from wenable.profiling.whole_modes import ModeBuilder, time_modes
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile
-from wenable.runtime.engine import Engine, describe_engine
-from wenable.runtime.engines import open_engine
+from wenable.runtime.engine import Engine, describe_engine, precision_of
 from wenable.runtime.session import Session
+from wenable.runtime.session_engine import engine_in
 
 FORMAT, VERSION = "wenable-verification", 1
 LEAST_MODES = 24
@@ -109,6 +111,7 @@ def verify(
     profile: DeviceProfile,
     *,
     engine: str = "onnxruntime",
+    precision: str | None = None,
     modes: int = LEAST_MODES,
     also: Sequence[Any] = (),
     timing: TimingPlan = TIMING,
@@ -118,35 +121,42 @@ def verify(
 
     What the second measurement makes of the first is what noise makes of any prediction.
 
-    A bundle whose modes differ in more than groups has no table: its exported modes are measured, and
-    what the profile says of each is the prediction.
+    Where costs are sums only in parts of the space (`CostParts`), modes are drawn from each part that was
+    measured, as far as it has several. Where none has, and in a bundle of several networks, the exported
+    modes are measured, and what the profile says of each is the prediction.
 
-    - `profile`: with the table, measured on this device, engine and number of threads.
+    - `profile`: with the tables, measured on this device, engine and number of threads.
+    - `precision`: that the engine computes in; that of the profile by default, and no other fits it.
     - `modes`: how many random ones, at least 24; `also`: further ones, as those of a front.
 
     Raises `ValueError` for a profile of another network, engine or device, or without a table; for
-    modes in `also` that such a bundle does not hold.
+    modes in `also` that no table tells, or that the bundle does not hold if that is needed.
     """
     if modes < LEAST_MODES:
         raise ValueError(f"`modes` (={modes}) must be at least {LEAST_MODES}")
-    bundle, opened = Bundle(path), open_engine(engine, profile.threads)
-    if bundle.why_not_any_mode():
+    bundle = Bundle(path)
+    opened = engine_in(bundle, engine, profile.threads, precision or profile.precision)
+    parts = [each for each in parts_of(bundle) if each.space.size > 1]
+    if not parts:
         for mode in also:
             bundle.number_of(mode)
-        return _verify_exported(path, profile, engine, timing, on_progress)
-    table = table_of(profile, bundle, opened)
-    rng = random.Random(SEED + 1)
-    wanted = spread_modes(bundle.space, rng, modes)
-    wanted += [bundle.space.mode(mode) for mode in also]
-    builder = ModeBuilder(bundle, profile.times_ms)
-    each_once = list(dict.fromkeys(wanted))
-    found = time_modes(builder, opened, each_once, timing, on_progress)
-    rng.shuffle(each_once)  # in other groups than before
-    again = time_modes(
-        builder, opened, each_once, replace(timing, seed=timing.seed + 1), on_progress
-    )
+        return _verify_exported(path, profile, engine, precision_of(opened), timing, on_progress)
+    costs, rng = costs_of(profile, bundle, opened), random.Random(SEED + 1)
+    known = {table.space for table in costs.tables}
+    measured = [part for part in parts if part.space in known]
+    drawn = _drawn(measured, rng, modes, [bundle.space.mode(mode) for mode in also], costs)
+
+    def timed(timing: TimingPlan) -> dict[Mode, Reading]:
+        found: dict[Mode, Reading] = {}
+        for part, wanted in drawn.items():
+            builder = ModeBuilder(bundle, profile.times_ms, part.number)
+            found |= time_modes(builder, opened, wanted, timing, on_progress)
+            rng.shuffle(wanted)  # in other groups the next time
+        return found
+
+    found, again = timed(timing), timed(replace(timing, seed=timing.seed + 1))
     return Verification(
-        {str(mode): table.cost(mode) for mode in found},
+        {str(mode): costs.cost(mode) for mode in found},
         {str(mode): reading for mode, reading in found.items()},
         describe_engine(opened),
         profile.device,
@@ -154,15 +164,36 @@ def verify(
     )
 
 
+def _drawn(
+    parts: Sequence[Part], rng: random.Random, count: int, also: Sequence[Mode], costs: CostParts
+) -> dict[Part, list[Mode]]:
+    """Return the modes to measure in each part, each once: so many random ones in all, and others.
+
+    Raises `ValueError` for one of the others that no table tells.
+    """
+    drawn: dict[Part, list[Mode]] = {}
+    for number, part in enumerate(parts):
+        share = len(range(number, count, len(parts)))
+        wanted = [part.whole(mode) for mode in spread_modes(part.space, rng, share)]
+        wanted += [mode for mode in also if mode in part]
+        drawn[part] = list(dict.fromkeys(wanted))
+    for mode in also:
+        costs.table_of(mode)
+    return drawn
+
+
 def _verify_exported(
     path: str | os.PathLike[str],
     profile: DeviceProfile,
     engine: str,
+    precision: str,
     timing: TimingPlan,
     on_progress: Progress,
 ) -> Verification:
     """Measure the exported modes twice, and return what a profile says of them beside it."""
-    with Session(path, engine=engine, threads=profile.threads, profile=profile) as session:
+    with Session(
+        path, engine=engine, threads=profile.threads, profile=profile, precision=precision
+    ) as session:
         missing = [mode for mode in session.modes if mode not in profile.latencies]
         if missing:
             raise ValueError(
@@ -181,18 +212,21 @@ def _verify_exported(
         )
 
 
-def table_of(profile: DeviceProfile, bundle: Bundle, engine: Engine) -> CostTable:
-    """Return a profile's table; raises `ValueError` where it does not belong to bundle and engine."""
+def costs_of(profile: DeviceProfile, bundle: Bundle, engine: Engine) -> CostParts:
+    """Return a profile's latencies; raises `ValueError` where they do not belong to bundle and engine."""
+    tables = profile.tables("latency")
+    of_others = {table.space for table in tables} - {part.space for part in parts_of(bundle)}
     for what, expected, found in (
         ("network", bundle.structure, profile.bundle),
+        ("precision", precision_of(engine), profile.precision),
         ("engine", f"{engine.name} {engine.version}", profile.engine),
-        ("space", bundle.space, profile.table.space if profile.table else bundle.space),
+        ("space", bundle.space, next(iter(of_others), bundle.space)),
     ):
         if expected != found:
             raise ValueError(f"`profile` was measured with {what} {found}; this one has {expected}")
-    if profile.table is None:
+    if not tables:
         raise ValueError("`profile` has no cost table; measure it again with `wenable profile`")
-    return profile.table
+    return CostParts(bundle.space, tables)
 
 
 def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.profiling.attribution import times_of_layers
 from wenable.profiling.drift import drift_words, measure_steadily
 from wenable.profiling.layer_times import Progress, best_implementations
+from wenable.profiling.parts import Part
 from wenable.profiling.steps import Steps
 from wenable.runtime.building import BuiltModel, ModeWeights, build
 from wenable.runtime.bundle import Bundle
@@ -30,19 +33,34 @@ Measure = Callable[[Calls], Mapping[Mode, Reading]]
 class ModeBuilder:
     """Builds the model of any mode of a bundle's space, with layers executed as they were measured.
 
-    All but the groups is that of the first exported mode: norms do not change how long a mode takes.
-    Where modes differ in more than groups (`Bundle.why_not_any_mode`), only their groups differ here.
+    All but the groups is that of one exported mode: norms do not change how long a mode takes. Where
+    modes differ in more than groups (`Bundle.why_not_any_mode`), these are modes of its part
+    (`profiling.parts`), and others are refused.
+
+    - `number`: of the exported mode.
     """
 
     bundle: Bundle
     times_ms: Mapping[str, Mapping[Implementation, float]]
+    number: int = 0
+
+    @property
+    def part(self) -> Part:
+        """The part of the space that its modes are of."""
+        return Part(self.bundle, self.number)
+
+    @property
+    def example(self) -> dict[str, np.ndarray]:
+        """Inputs for the graph that it builds."""
+        return self.bundle.example(number=self.number)
 
     def __call__(self, mode: Mode) -> BuiltModel:
         """Return the model of a mode."""
         weights = self._weights(mode)
-        linked = self.bundle.chains_of(0)
+        linked = self.bundle.chains_of(self.number)
         implementations = best_implementations(self.bundle, linked, self.times_ms, mode)
-        return build(self.bundle.graph_of(0), self.bundle.layers, weights, implementations)
+        graph = self.bundle.graph_of(self.number)
+        return build(graph, self.bundle.layers, weights, implementations)
 
     def runner(self, engine: Engine, mode: Mode) -> Runner:
         """Return a mode ready to run: planned where the engine plans modes, as a model otherwise."""
@@ -52,17 +70,23 @@ class ModeBuilder:
 
     def layer_times(self, engine: Engine, mode: Mode, calls: int) -> dict[str, float]:
         """Return layer -> the ms that it takes by the engine's counters; the rest under `REST`."""
-        example = self.bundle.example(number=0)
+        example = self.example
         if isinstance(engine, ModeEngine):
             return engine.layer_times(self._planned(engine, mode), example, calls)
         built = self(mode)
         return times_of_layers(built, engine.operation_times(built.content, example, calls))
 
     def _planned(self, engine: ModeEngine, mode: Mode) -> PlannedMode:
-        return engine.plan(self.bundle.graph_of(0), self.bundle.layers, self._weights(mode))
+        graph = self.bundle.graph_of(self.number)
+        return engine.plan(graph, self.bundle.layers, self._weights(mode))
 
     def _weights(self, mode: Mode) -> ModeWeights:
-        return replace(self.bundle.weights_of(0), options=dict(mode))
+        if mode not in self.part:
+            raise ValueError(
+                f"`mode` (={mode}) differs from {self.part.full} in more than groups, and cannot be"
+                " built from that"
+            )
+        return replace(self.bundle.weights_of(self.number), options=dict(mode))
 
 
 def time_modes(
@@ -72,6 +96,7 @@ def time_modes(
     timing: TimingPlan,
     on_progress: Progress = lambda done, of, what: None,
     steps: Steps | None = None,
+    what: str = "whole modes",
 ) -> dict[Mode, Reading]:
     """Return the latency of each mode for one example, in ms; see `measure_in_groups`."""
     source = describe_engine(engine)
@@ -79,7 +104,7 @@ def time_modes(
     def latencies(calls: Calls) -> Mapping[Mode, Reading]:
         return measure_latencies(calls, timing, source=source)
 
-    return measure_in_groups(builder, engine, modes, latencies, "whole modes", on_progress, steps)
+    return measure_in_groups(builder, engine, modes, latencies, what, on_progress, steps)
 
 
 def measure_in_groups(
@@ -101,7 +126,7 @@ def measure_in_groups(
     - `steps`: of the run that this is part of; what is done there is not done again, and it is told
       of groups that were measured again.
     """
-    steps, full = steps or Steps(), builder.bundle.space.full
+    steps, full = steps or Steps(), builder.part.full
     groups = [modes[start : start + GROUP] for start in range(0, len(modes), GROUP)]
 
     def group(number: int, attempt: int) -> dict[Mode, Reading]:
@@ -140,5 +165,5 @@ def _noted(reading: Reading, note: str) -> Reading:
 def _measure_group(
     builder: ModeBuilder, engine: Engine, modes: Sequence[Mode], measure: Measure
 ) -> Mapping[Mode, Reading]:
-    inputs = builder.bundle.example(number=0)  # those of the graph that it builds
+    inputs = builder.example
     return measure({mode: partial(builder.runner(engine, mode), inputs) for mode in modes})

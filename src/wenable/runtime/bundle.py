@@ -70,6 +70,8 @@ class Bundle:
             raise FileNotFoundError(f"`path` (={self.path}) {what}")
         try:
             manifest, stored = read_bundle_file(self.path)
+            self.halves: Mapping[str, str] = manifest.get("halves", {})
+            """Weights that stand in half their bytes in the file -> "float16" or "bfloat16"."""
             self._take(as_newest(manifest), stored)
         except BundleError as error:
             raise BundleError(one_line(f"{self.path} {error}")) from error
@@ -178,6 +180,7 @@ class Bundle:
         self._adapted: dict[Any, Graph] = {}
         self._chains: dict[int, Mapping[str, Chain]] = {}
         alike: dict[Any, int] = {}
+        self._like: list[int] = []  # the first mode of the same kind, for each
         outputs, nodes = None, 0
         for number, exported in enumerate(self.modes):
             network, _ = self.space.within(exported.mode)  # whose norms it has
@@ -188,9 +191,10 @@ class Bundle:
                 if nodes > _MOST_NODES:
                     raise ValueError(f"its modes have more than {_MOST_NODES} operations together")
                 outputs = self._check_mode(number, outputs)
+            self._like.append(alike[kind])
         self._unlike = tuple(alike.values())
         self._checked_batches = {1}
-        self._computed: dict[int, int] = {}
+        self._computed: dict[tuple[int, int], int] = {}
 
     def _check_mode(self, number: int, outputs: list[Any] | None) -> list[Any]:
         exported, graph = self.modes[number], self.graph_of(number)
@@ -230,16 +234,13 @@ class Bundle:
                 raise BundleError(one_line(f"{self.path} {error}")) from error
             self._checked_batches.add(batch)
 
-    def computed_bytes(self, batch: int) -> int:
-        """Return about how many bytes of values live at once while a mode runs a batch, at most.
-
-        Of all sizes of images that of the largest.
-        """
-        if batch not in self._computed:
-            held = (most_held(graph, tensors, batch) for graph, tensors in self._each_unlike())
-            others = [each.computed_bytes(batch) for each in self.at_other_sizes]
-            self._computed[batch] = max(4 * max(held), *others, 0)
-        return self._computed[batch]
+    def computed_bytes(self, batch: int, number: int) -> int:
+        """Return about how many bytes of values live at once while mode `number` runs a batch, at most."""
+        key = batch, self._like[number]
+        if key not in self._computed:
+            tensors = self._cut.of(self.modes[number].views)
+            self._computed[key] = 4 * most_held(self.graph_of(number), tensors, batch)
+        return self._computed[key]
 
     def _each_unlike(self) -> Iterator[tuple[Graph, Mapping[str, np.ndarray]]]:
         """Yield graph and tensors of one mode of each kind."""
@@ -288,13 +289,18 @@ class Bundle:
         roundings = {name: view.rounding for name, view in views.items() if view.rounding}
         return ModeWeights(options, self._cut.of(views), norms, roundings)
 
+    @property
+    def knobs_beside_groups(self) -> tuple[str, ...]:
+        """The names of the knobs that change more than groups: the image size, a width, an exit, bits."""
+        grouped = {layer.knob for layer in self.layers.values()}
+        return tuple(name for name in self.space.names if name not in grouped)
+
     def why_not_any_mode(self) -> str:
         """Return why only its exported modes can be built; "" where any mode of its space can.
 
         Where modes differ in groups alone, options say all there is to say.
         """
-        grouped = {layer.knob for layer in self.layers.values()}
-        others = [name for name in self.space.names if name not in grouped]
+        others = self.knobs_beside_groups
         if not others:
             return ""
         return (

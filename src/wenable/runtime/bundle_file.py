@@ -13,10 +13,11 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as safetensors_bytes
 
 from wenable.core.stored_tensors import in_one_order
+from wenable.runtime.half_weights import HALVES, halved, read_halves, widened
 
-FORMAT, VERSION = "wenable-bundle", 3
-VERSION_OF_ONE_NETWORK = 2
-"""What a bundle of one network is written as: readers of version 2 read it."""
+FORMAT, VERSION = "wenable-bundle", 4
+VERSION_OF_ONE_NETWORK, VERSION_OF_NETWORKS = 2, 3
+"""What bundles are written as if no weight stands in half its bytes: readers of these read them."""
 _MOST_BYTES = 2**31
 """Of a file: an ONNX model ends there."""
 _STORED = {
@@ -54,14 +55,24 @@ def read_bundle_file(path: Path) -> tuple[Mapping[str, Any], dict[str, np.ndarra
     sums = manifest.get("sha256")
     if not isinstance(sums, dict) or set(sums) != {name for name, _ in parts}:
         raise BundleError("was altered: its tensors are not those it lists")
-    tensors = {name: _array(name, values) for name, values in parts}
+    try:
+        halves = read_halves(manifest.get("halves", {}))
+    except ValueError as error:
+        raise BundleError(f"is damaged: {error}") from error
+    tensors = {name: _array(name, values, halves.get(name)) for name, values in parts}
     for name, array in tensors.items():
         if sums[name] != checksum(array):
             raise BundleError(f"was altered: the SHA-256 of {name!r} does not match")
     return manifest, tensors
 
 
-def _array(name: str, values: Mapping[str, Any]) -> np.ndarray:
+def _array(name: str, values: Mapping[str, Any], half: str | None) -> np.ndarray:
+    """Return a tensor, in float32 if it stands in half its bytes.
+
+    - `half`: the type that the manifest says it has then.
+    """
+    if half is not None:
+        return _widened(name, values, half)
     if values["dtype"] not in _STORED:
         raise BundleError(
             f"is damaged: the tensor {name!r} has type {values['dtype']}; allowed:"
@@ -71,6 +82,15 @@ def _array(name: str, values: Mapping[str, Any]) -> np.ndarray:
     if dtype.kind == "b" and bool((np.frombuffer(data, np.uint8) > 1).any()):
         raise BundleError(f"is damaged: the tensor {name!r} is neither true nor false")
     array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(values["shape"])
+    array.flags.writeable = False
+    return array
+
+
+def _widened(name: str, values: Mapping[str, Any], half: str) -> np.ndarray:
+    if values["dtype"] != HALVES[half]:
+        raise BundleError(f"is damaged: the tensor {name!r} has type {values['dtype']}, not {half}")
+    bits = np.dtype(np.float16 if half == "float16" else np.uint16).newbyteorder("<")
+    array = widened(np.frombuffer(values["data"], bits), half).reshape(values["shape"])
     array.flags.writeable = False
     return array
 
@@ -100,8 +120,15 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def bundle_bytes(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> bytes:
+def bundle_bytes(
+    manifest: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    halves: Mapping[str, str] | None = None,
+) -> bytes:
     """Return the content of a bundle; its sums and its identity are added to the manifest here.
+
+    - `halves`: tensors that stand in half their bytes -> the type, which has all of their numbers. Their
+      sums are those of float32, as they are read.
 
     The identity is what figures that were taken of a bundle belong to: its graphs and weights, not its
     readings.
@@ -115,9 +142,14 @@ def bundle_bytes(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray])
     belonging = [manifest["inputs"], manifest["graphs"], modes, sums]
     belonging += [manifest["sizes"]] if "sizes" in manifest else []
     identity = hashlib.sha256(json.dumps(belonging, sort_keys=True).encode()).hexdigest()
-    text = json.dumps({**manifest, "sha256": sums, "identity": identity})
+    told = {"version": VERSION, "halves": dict(halves)} if halves else {}
+    text = json.dumps({**manifest, **told, "sha256": sums, "identity": identity})
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return in_one_order(safetensors_bytes(dict(tensors), {"wenable": text, "sha256": digest}))
+    stored = dict(tensors)
+    for name, kind in (halves or {}).items():
+        stored[name] = halved(tensors[name], kind)
+    types = {name: HALVES[kind] for name, kind in (halves or {}).items()}
+    return in_one_order(safetensors_bytes(stored, {"wenable": text, "sha256": digest}), types)
 
 
 def checksum(array: np.ndarray) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from wenable.core.readings import Reading
 from wenable.core.user_cache import cache_path, why_not_kept
 from wenable.measure.device import Condition, describe_device
 from wenable.runtime.building import Choose, choose_each
-from wenable.runtime.engine import Engine
+from wenable.runtime.engine import PRECISIONS, Engine, precision_of
 from wenable.runtime.implementations import (
     BundleLayer,
     Implementation,
@@ -34,6 +34,8 @@ from wenable.runtime.implementations import (
 from wenable.runtime.stored_order import Chain
 
 FORMAT, VERSION = "wenable-device-profile", 2
+_NO_TABLE = "no cost table: "
+"""How the event begins that says why."""
 
 SCHEMES: dict[str, tuple[Choose | None, bool]] = {
     "measured": (None, True),
@@ -61,9 +63,11 @@ class DeviceProfile:
     - `latencies`: mode, as text -> its latency for one example.
     - `conditions`: the state of the device when the measurement began: its governor, clock and
       temperature, each with the reason where it cannot be read; `conditions_after`: when it ended.
-    - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured.
-    - `energies`: mode, as text -> its energy for one example; `energy_table`: that of any mode as a sum.
-      Without a meter both are absent, and `energy_reason` says why.
+    - `table`: the latency of any mode as a sum, fitted to whole modes, where it was measured. Where no
+      sum holds for all modes, `parts` are those of parts of the space (`CostParts`); see `tables`.
+    - `energies`: mode, as text -> its energy for one example; `energy_table` and `energy_parts`: as those
+      of the latency. Without a meter all are absent, and `energy_reason` says why.
+    - `precision`: that the engine computed in; the name of the engine says others than float32 too.
     - `events`: what happened meanwhile, as that the device grew slower and what was measured again.
     """
 
@@ -81,6 +85,27 @@ class DeviceProfile:
     energies: Mapping[str, Reading] = field(default_factory=dict)
     energy_table: CostTable | None = None
     energy_reason: str = ""
+    parts: tuple[CostTable, ...] = ()
+    energy_parts: tuple[CostTable, ...] = ()
+    precision: str = "float32"
+
+    def tables(self, cost: str) -> tuple[CostTable, ...]:
+        """Return the tables of a cost, `"latency"` or `"energy"`: one, one for each part, or none."""
+        one, parts = {
+            "latency": (self.table, self.parts),
+            "energy": (self.energy_table, self.energy_parts),
+        }[cost]
+        return parts if one is None else (one,)
+
+    def why_no_tables(self, cost: str) -> str:
+        """Return why it has no table of a cost; "" if it has."""
+        if self.tables(cost):
+            return ""
+        if cost == "energy" and self.energy_reason:
+            return self.energy_reason
+        told = (each for each in self.events if each.startswith(_NO_TABLE))
+        again = "it was not measured; do so again with `wenable profile`"
+        return next(told, again).removeprefix(_NO_TABLE)
 
     def choose(self, layer: BundleLayer, option: int, products: bool = True) -> Implementation:
         """Return how a layer is executed in an option by itself: as measured, or by the table.
@@ -176,6 +201,9 @@ class DeviceProfile:
             "energies": {mode: asdict(each) for mode, each in self.energies.items()},
             "energy_table": self.energy_table.to_json() if self.energy_table else None,
             "energy_reason": self.energy_reason,
+            "parts": [each.to_json() for each in self.parts],
+            "energy_parts": [each.to_json() for each in self.energy_parts],
+            "precision": self.precision,
             "events": list(self.events),
         }
 
@@ -201,6 +229,9 @@ class DeviceProfile:
                 {str(mode): _energy(each) for mode, each in values.get("energies", {}).items()},
                 _table(values.get("energy_table"), "mJ"),
                 str(values.get("energy_reason", cls.energy_reason)),
+                _tables(values.get("parts", ()), "ms"),
+                _tables(values.get("energy_parts", ()), "mJ"),
+                _precision(values),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -217,10 +248,17 @@ class DeviceProfile:
             raise ValueError(f"{path} is no device profile: {error}") from error
 
     def check_fits(self, bundle: str, engine: Engine) -> None:
-        """Raise `ValueError` where it was measured with another network, engine or number of threads.
+        """Raise `ValueError` where it was measured of another network, or in another way.
+
+        That is in another precision, by another engine, or with another number of threads.
 
         - `bundle`: the structure of the bundle.
         """
+        computes_in = precision_of(engine)
+        if self.precision != computes_in:
+            raise ValueError(
+                f"`profile` was measured in {self.precision}; this session computes in {computes_in}"
+            )
         for what, expected, found in (
             ("bundle", bundle, self.bundle),
             ("engine", f"{engine.name} {engine.version}", self.engine),
@@ -292,6 +330,19 @@ def _table(values: Any, unit: str) -> CostTable | None:
     return table
 
 
+def _precision(values: Mapping[str, Any]) -> str:
+    """Return the precision; profiles of before have it behind the engine's version, if any."""
+    last = str(values["engine"]).rpartition(" ")[2]
+    name = values.get("precision", last if last in PRECISIONS else PRECISIONS[0])
+    if name not in PRECISIONS:
+        raise ValueError(f"a precision (={name!r}) must be one of {', '.join(PRECISIONS)}")
+    return str(name)
+
+
+def _tables(values: Sequence[Any], unit: str) -> tuple[CostTable, ...]:
+    return tuple(table for each in values if (table := _table(each, unit)) is not None)
+
+
 def _latency(values: Mapping[str, Any]) -> Reading:
     return _positive(Reading(**values), "a latency", "ms")
 
@@ -337,7 +388,7 @@ def kept_profile(bundle: str, engine: Engine) -> DeviceProfile:
     """
     words, device = f"{engine.name} {engine.version}", describe_device()
     path = default_profile_path(bundle, device, words, engine.threads)
-    nothing = DeviceProfile(bundle, device, words, engine.threads)
+    nothing = DeviceProfile(bundle, device, words, engine.threads, precision=precision_of(engine))
     if path is None:
         return nothing
     try:

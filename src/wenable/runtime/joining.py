@@ -24,7 +24,7 @@ from wenable.core.space import Space
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.bundle_file import (
     FORMAT,
-    VERSION,
+    VERSION_OF_NETWORKS,
     BundleError,
     bundle_bytes,
     checksum,
@@ -118,12 +118,18 @@ def _content(parts: list[_Part]) -> bytes:
     first = parts[0]
     space = Space(joined_knobs({each.name: each.bundle.space.knobs for each in parts}))
     tensors: dict[str, np.ndarray] = {}
+    halves: dict[str, str] = {}
     known: dict[str, str] = {}
     graphs: list[Any] = []
     modes: list[Any] = []
     sizes: list[list[int]] = [[] for _ in first.bundle.at_other_sizes]
     for part in parts:
+        before = set(tensors)
         new = _added(part, tensors, known)
+        for whole, kind in part.manifest.get("halves", {}).items():
+            called = f"weights.{new[whole.removeprefix('weights.')]}"
+            if called not in before and called in tensors:
+                halves[called] = kind
         for number in range(len(part.bundle.modes)):
             tensors[f"norms.{len(modes) + number}"] = part.tensors[f"norms.{number}"]
         modes += [_mode(part, number, space, new, len(graphs))
@@ -133,7 +139,7 @@ def _content(parts: list[_Part]) -> bytes:
         graphs += [_graph(part, each, new, first) for each in part.manifest["graphs"]]
     manifest = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION_OF_NETWORKS,
         "wenable": __version__,
         "space": space.to_json(),
         "inputs": types_to_json(first.bundle.inputs),
@@ -149,7 +155,7 @@ def _content(parts: list[_Part]) -> bytes:
         **({"sizes": [{"graphs": each} for each in sizes]} if sizes else {}),
         "preprocessing": first.manifest["preprocessing"],
     }
-    return bundle_bytes(manifest, tensors)
+    return bundle_bytes(manifest, tensors, halves)
 
 
 def _added(part: _Part, tensors: dict[str, np.ndarray], known: dict[str, str]) -> dict[str, str]:

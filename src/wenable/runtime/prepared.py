@@ -47,7 +47,7 @@ class PreparedModes:
 
     - `build`: returns the model of a mode by its number, whose length is its bytes.
     - `prepare`: makes the runner of a mode by its number and model, for a size of batch.
-    - `count`: returns the bytes that a model of so many bytes takes for a size of batch.
+    - `count`: returns the bytes that a mode takes by its number and its model's bytes, for a size of batch.
     - `largest`: bytes of a model that was not built yet, at most.
     - `per_batch`: whether a runner serves one size of batch only.
     - `budget`: bytes; None for no limit.
@@ -57,7 +57,7 @@ class PreparedModes:
         self,
         build: Callable[[int], Sized],
         prepare: Callable[[int, Any, int], Runner],
-        count: Callable[[int, int], int],
+        count: Callable[[int, int, int], int],
         *,
         largest: int,
         per_batch: bool,
@@ -118,7 +118,7 @@ class PreparedModes:
         """Say whether a mode can be prepared without dropping another."""
         if self._budget is None:
             return True
-        return self._bytes + self._count(self.size(number), batch) <= self._budget
+        return self._bytes + self._count(number, self.size(number), batch) <= self._budget
 
     def take(self, number: int, batch: int) -> Held:
         """Return a mode, prepared where it is not ready; `leave` it when the call is over.
@@ -190,7 +190,7 @@ class PreparedModes:
             self._modes.move_to_end(key)
             held.users += 1
         if held.batch < batch:
-            more = self._count(self.size(key[0]), batch) - held.bytes
+            more = self._count(key[0], self.size(key[0]), batch) - held.bytes
             if self._make_room(more, held):
                 with self._lock:
                     held.bytes, held.batch = held.bytes + more, batch
@@ -201,7 +201,7 @@ class PreparedModes:
         begun = self._clock()
         model = self._build(key[0])
         self._sizes[key[0]] = len(model)
-        size = self._count(len(model), batch)
+        size = self._count(key[0], len(model), batch)
         self._make_room(size)
         with no_fork_meanwhile():
             runner = self._prepare(key[0], model, batch)

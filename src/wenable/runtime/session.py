@@ -48,9 +48,9 @@ class Session:
       they run faster. Both are measured once and remembered.
     - `threads`: of one call; None for one for each core.
     - `memory_budget_mb`: in MiB, for all that prepared modes hold: weights, and what a batch of the
-      largest size so far takes, of images of the largest size. Beyond it modes that were not used for
-      longest are dropped, and where all are in use a request waits for room. One mode that is larger
-      by itself is held alone. None for no limit.
+      largest size so far takes, of images as large as each is prepared for. Beyond it modes that were not
+      used for longest are dropped, and where all are in use a request waits for room. One mode that is
+      larger by itself is held alone. None for no limit.
     - `profile`: what `wenable profile` measured of this bundle on this device, or a path to it. None
       takes the one that is kept for this user where there is one. Otherwise each mode is timed as
       written and by a default table when it is first prepared, which is remembered; under a
@@ -443,9 +443,9 @@ class Session:
         bundle = self._sized[place].bundle
         return with_smaller_images(runner, bundle.inputs, bundle.inputs_of(own))
 
-    def _held_bytes(self, model: int, batch: int) -> int:
-        # The largest size of images: which one a mode is prepared for is not asked here.
-        computed = max(each.bundle.computed_bytes(batch) for each in self._sized)
+    def _held_bytes(self, number: int, model: int, batch: int) -> int:
+        place, own = divmod(number, len(self.bundle.modes))
+        computed = self._sized[place].bundle.computed_bytes(batch, own)
         return self.engine.held_bytes(model, computed)
 
     def _size(self, batch: int, place: int = 0) -> int:

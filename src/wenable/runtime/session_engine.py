@@ -43,20 +43,37 @@ def opened_engine(
     Raises `ValueError` for a precision that is unknown or that the engine does not offer, `EngineError`
     for an engine that is not installed.
     """
-    if precision not in (*PRECISIONS, AUTO):
-        raise ValueError(
-            f"`precision` (={precision!r}) is unknown; allowed: {', '.join((*PRECISIONS, AUTO))}"
-        )
+    check_precision(precision)
     asked, kernels = precision not in ("float32", AUTO), None
     if engine == "auto" and asked:
         engine = "openvino"  # the one that offers others
     elif engine == "auto":
         engine = fastest_engine(bundle, threads)
         kernels = open_kernels(threads) if engine != "native" else None
-    opened = open_engine(engine, threads, precision if asked else "float32")
+    return engine_in(bundle, engine, threads, precision), kernels
+
+
+def engine_in(bundle: Bundle, engine: str, threads: int | None, precision: str) -> Engine:
+    """Return an engine by its name, in a precision; the fastest one for the bundle for `"auto"`.
+
+    Where the processor has not the precision it is in float32; `precision_of` says so.
+
+    Raises `ValueError` for a precision that is unknown or that the engine does not offer, `EngineError`
+    for an engine that is not installed.
+    """
+    check_precision(precision)
+    opened = open_engine(engine, threads, "float32" if precision == AUTO else precision)
     if precision == AUTO and isinstance(opened, HasPrecisions):
         opened = opened.in_precision(fastest_precision(bundle, opened))
-    return opened, kernels
+    return opened
+
+
+def check_precision(precision: str) -> None:
+    """Raise `ValueError` for a precision that no engine knows."""
+    if precision not in (*PRECISIONS, AUTO):
+        raise ValueError(
+            f"`precision` (={precision!r}) is unknown; allowed: {', '.join((*PRECISIONS, AUTO))}"
+        )
 
 
 def fastest_precision(bundle: Bundle, engine: HasPrecisions) -> str:

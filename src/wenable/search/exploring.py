@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import BIT_OPERATIONS, CostTable
 from wenable.core.journal import Journal
 from wenable.core.outcomes import Outcomes
@@ -20,8 +21,8 @@ from wenable.network.calibration import calibrate
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
 from wenable.network.evaluation import evaluate_each
 from wenable.network.metrics import Metric, metric_of
-from wenable.network.mode_costs import knobs_of_products, tables_of_each
 from wenable.search.greedy import search_greedily
+from wenable.search.known_costs import Cost, HasTables, known_costs
 from wenable.search.measured_costs import meter_for, mode_energies, mode_latencies
 from wenable.search.merit import Judged, described_metric, limit_of
 from wenable.search.run_identity import run_identity
@@ -39,7 +40,6 @@ from wenable.strategies.settings import (
     strategy_named,
 )
 
-Cost = Literal["macs", "bit_operations", "latency", "energy"]
 _RENAMED = {
     "threshold": "min_accuracy",
     "limits": "strategy=wenable.Knapsack(constraints=...)",
@@ -56,7 +56,8 @@ def explore(
     metric: Any = None,
     max_error: float | None = None,
     cost: Cost = "macs",
-    table: CostTable | None = None,
+    table: CostTable | Sequence[CostTable] | None = None,
+    profile: HasTables | None = None,
     strategy: Strategy | str | None = None,
     timing: TimingPlan | None = None,
     on_step: Callable[[SearchStep], None] | None = None,
@@ -79,23 +80,28 @@ def explore(
       `Greedy` evaluates every candidate on all images.
     - `max_error`: only modes with less than it are wanted, of a metric of which less is better.
     - `cost`: `"macs"`, `"bit_operations"` (`DynamicNetwork.bit_operations`), `"latency"` or `"energy"`.
-    - `table`: where latencies come from: that of a profile of the device that will run the network.
-      Without one they are the median times of the modes' extracted networks in eager PyTorch on this
+    - `profile`: where latencies and energies come from: a `wenable.runtime.DeviceProfile` of the device
+      that will run the network. Where the size of images, a width, an exit or the precision changes what
+      all else costs, it has a table for each combination of them, and all combinations have to be measured:
+      its bundle holds a mode of each.
+      Without one latencies are the median times of the modes' extracted networks in eager PyTorch on this
       machine, for one example, by `timing`. Energy is measured likewise, which takes a minute for
-      each mode and a meter.
+      each mode and a meter. Modes of few bits are refused then: PyTorch rounds floats for them.
+    - `table`: instead of a profile: its table, or its tables of parts of the space.
     - `strategy`: `wenable.Knapsack`, `Greedy` (WeNet's Algorithm 2), `GreedyLazy` or `NSGA2`, with
       settings or by name, `"knapsack"`, `"greedy"`, `"greedy-lazy"`, `"nsga2"`. `Greedy` takes any
-      cost; the others need costs that are sums over knobs: MACs, bit operations, or a table. Where the
-      size of images, an exit or the network's precision changes what other knobs cost, `Knapsack`
+      cost; the others need costs that are sums over knobs: MACs, bit operations, or a profile's. Where the
+      size of images, a width, an exit or the network's precision changes what others cost, `Knapsack`
       runs once for each combination of their options (`strategies.joint`), and `NSGA2` is refused.
       Bit operations are no sums if layers have both groups and a precision of their own. Default:
       `Knapsack()` if costs are sums, `Greedy()` otherwise.
     - `pooled`: under `torchrun`, each process is given its own part of both splits, and accuracies
       and statistics are those of all parts together.
 
-    Raises `ValueError` for an unknown cost or strategy, a table of another network, energy without
-    a meter (with what was looked for), a `min_accuracy` that the full mode does not exceed, or
-    settings that cannot be used here; `TypeError` for an argument by a former name.
+    Raises `ValueError` for an unknown cost or strategy, a profile or table of another network, or one
+    that lacks some of its modes, energy without a meter (with what was looked for), a `min_accuracy`
+    that the full mode does not exceed, or settings that cannot be used here; `TypeError` for an
+    argument by a former name.
 
     >>> import torch, wenable as we
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
@@ -121,10 +127,11 @@ def explore(
     if cost not in get_args(Cost):
         allowed = ", ".join(map(repr, get_args(Cost)))
         raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: {allowed}")
-    tables = _known_costs(net, cost, table)
-    sums = tables[0] if len(tables) == 1 else None
+    known = known_costs(net, cost, table, profile)
+    tables = () if known is None else known.tables
     chosen = _checked_strategy(strategy, len(tables), pooled)
-    journaled = sums is not None or (cost == "macs" and tables)
+    journaled = known is not None
+    counted = "macs" if cost == "macs" and table is None else None
     if getattr(chosen, "journal", None) is not None and (several_processes() or not journaled):
         raise ValueError("`journal` needs MACs, or costs that are sums over knobs, in one process")
     if judge is not None and pooled:
@@ -137,21 +144,20 @@ def explore(
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
     if judge is not None:
         splits = {"search": search_batches, "calibration": calibration_batches}
-        with _opened_journal(net, splits, chosen, sums or "macs", limit, judge) as journal:
+        with _opened_journal(net, splits, chosen, counted or known, limit, judge) as journal:
             return _explore_with(
                 net, Judged(net, search_batches, calibration_batches, judge, limit, journal), chosen,
-                tables, lambda: _costs(net, cost, sums, timing), cost, on_step,
+                tables, lambda: _costs(net, cost, known, timing), cost, on_step,
             )  # fmt: skip
     if journaled and isinstance(chosen, Greedy | GreedyLazy) and not several_processes():
-        known = "macs" if table is None and cost == "macs" else tables[0]
         front = search_greedily(
             net, search_batches, calibration_batches, chosen, min_accuracy=limit,
-            cost=known, on_step=on_step,
+            cost=counted or known, on_step=on_step,
         )  # fmt: skip
         return replace(front, cost=cost)
     evaluated = _Evaluated(net, search_batches, calibration_batches, pooled)
     if not tables or isinstance(chosen, Greedy | GreedyLazy):
-        costs = _costs(net, cost, sums, timing)
+        costs = _costs(net, cost, known, timing)
 
         def run() -> Front:
             ended = evaluated.keeping_the_path(on_step)
@@ -170,7 +176,7 @@ def _opened_journal(
     net: DynamicNetwork,
     splits: Mapping[str, Iterable[Any]],
     strategy: Strategy,
-    cost: Literal["macs"] | CostTable,
+    cost: Literal["macs"] | CostParts | None,
     limit: float,
     metric: Metric,
 ) -> Iterator[Journal | None]:
@@ -179,6 +185,7 @@ def _opened_journal(
     if path is None:
         yield None
         return
+    assert cost is not None  # costs that are measured have no journal
     judge = described_metric(metric)
     with Journal(path, run_identity(net, splits, cost, strategy.name, limit, judge)) as journal:
         yield journal
@@ -302,8 +309,8 @@ def _checked_strategy(strategy: Strategy | str | None, tables: int, pooled: bool
         )
     if not isinstance(chosen, Greedy) and not tables:
         raise ValueError(
-            f"`strategy` (={chosen.name!r}) needs costs that are sums over knobs: give the `table` of a"
-            " profile, or cost='macs'"
+            f"`strategy` (={chosen.name!r}) needs costs that are sums over knobs: give the `profile` of a"
+            " device, or cost='macs'"
         )
     if pooled and not several:
         raise ValueError(
@@ -315,14 +322,14 @@ def _checked_strategy(strategy: Strategy | str | None, tables: int, pooled: bool
 
 
 def _costs(
-    net: DynamicNetwork, cost: Cost, sums: CostTable | None, timing: TimingPlan | None
+    net: DynamicNetwork, cost: Cost, known: CostParts | None, timing: TimingPlan | None
 ) -> Callable[[Sequence[Mode]], Sequence[Reading]]:
     """Return what tells the costs of several modes, measured side by side if they are measured.
 
     Raises `ValueError` for energy without a meter.
     """
-    if sums is not None:
-        return lambda modes: [sums.reading(mode) for mode in modes]
+    if known is not None:
+        return lambda modes: [known.reading(mode) for mode in modes]
     if cost == "energy":
         meter = meter_for(net)
         return lambda modes: mode_energies(net, modes, meter)
@@ -331,22 +338,3 @@ def _costs(
             Reading(net.bit_operations(mode), BIT_OPERATIONS, source="counted") for mode in modes
         ]
     return lambda modes: mode_latencies(net, modes, timing)
-
-
-def _known_costs(net: DynamicNetwork, cost: Cost, table: CostTable | None) -> tuple[CostTable, ...]:
-    """Return the tables that costs are taken from, one or one for each part; none if they are measured."""
-    if table is None:
-        return tables_of_each(net, cost) if cost in ("macs", "bit_operations") else ()
-    if table.space != net.space:
-        raise ValueError(f"`table` belongs to another network: its space is {table.space}")
-    units = {"macs": "MACs", "bit_operations": BIT_OPERATIONS, "latency": "ms", "energy": "mJ"}
-    unit = units[cost]
-    if table.unit != unit:
-        raise ValueError(f"`table` is in {table.unit}; `cost` (={cost!r}) needs {unit}")
-    several = knobs_of_products(net, "macs")
-    if several:
-        raise ValueError(
-            f"`table` is a sum over knobs, and what a layer costs here depends on {several[0].name!r} too;"
-            " leave it out: MACs are counted, and latencies measured, for each mode"
-        )
-    return (table,)

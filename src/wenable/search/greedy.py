@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Mode
@@ -30,7 +31,7 @@ def search_greedily(
     settings: Greedy | GreedyLazy | None = None,
     *,
     min_accuracy: float,
-    cost: Literal["macs"] | CostTable = "macs",
+    cost: Literal["macs"] | CostTable | CostParts = "macs",
     on_step: Callable[[SearchStep], None] | None = None,
     work: Work | None = None,
 ) -> Front:
@@ -51,7 +52,8 @@ def search_greedily(
     - `search_batches`, `calibration_batches`, `min_accuracy`, `on_step`: as in `explore`. Both have to
       come in the same order each time.
     - `settings`: `Greedy`, or `GreedyLazy` (`strategies.greedy_lazy`), an approximation.
-    - `cost`: `"macs"`, or a table. Costs that are measured anew in each step are not known before.
+    - `cost`: `"macs"`, or a table, or those of all parts of the space. Costs that are measured anew in
+      each step are not known before.
     - `work`: is told what was computed.
 
     Returns a `Front` whose `explored` and `evaluations` hold what was evaluated on all images.
@@ -63,9 +65,9 @@ def search_greedily(
     """
     settings = settings or Greedy()
     check_min_accuracy(min_accuracy)
-    if cost != "macs" and not isinstance(cost, CostTable):
+    if cost != "macs" and not isinstance(cost, CostTable | CostParts):
         raise ValueError(f"`cost` (={cost!r}) must be known before: 'macs', or a CostTable")
-    if isinstance(cost, CostTable) and cost.space != net.space:
+    if not isinstance(cost, str) and cost.space != net.space:
         raise ValueError("`cost` is a table for the space of another network")
     for name, batches in (
         ("search_batches", search_batches),
@@ -94,7 +96,7 @@ class _Search:
     def __init__(
         self,
         candidates: Candidates,
-        cost: Literal["macs"] | CostTable,
+        cost: Literal["macs"] | CostTable | CostParts,
         min_accuracy: float,
         on_step: Callable[[SearchStep], None] | None,
     ) -> None:
@@ -113,7 +115,7 @@ class _Search:
         return "macs" if isinstance(self.cost, str) else self.cost.unit
 
     def costs(self, modes: Sequence[Mode]) -> list[Reading]:
-        if isinstance(self.cost, CostTable):
+        if not isinstance(self.cost, str):
             return [self.cost.reading(mode) for mode in modes]
         return [Reading(self.net.macs(mode), "MACs", source="counted") for mode in modes]
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable
 from wenable.modules.batch_parts import examples_of, inputs_alone
 from wenable.modules.fingerprint import weights_fingerprint
@@ -19,7 +20,7 @@ from wenable.network.dynamic_network import DynamicNetwork
 def run_identity(
     net: DynamicNetwork,
     splits: Mapping[str, Iterable[Any]],
-    cost: Literal["macs"] | CostTable,
+    cost: Literal["macs"] | CostTable | CostParts,
     strategy: str,
     limit: float,
     metric: str = "",
