@@ -1,6 +1,8 @@
 """Exploring a real network: modes calibrated, costs real, the network left in order."""
 
 import copy
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import torch
 
 import wenable as we
 from tests.helpers.networks import converted
+from tests.helpers.processes import exit_status
 from wenable.core.cost_table import CostTable, tabulated
 from wenable.core.journal import JournalError
 from wenable.core.outcomes import Outcomes
@@ -200,28 +203,21 @@ def seeded(groups: tuple[int, ...]) -> we.DynamicNetwork:
     return converted(groups=groups)
 
 
-KILLED = """
-import os, signal, sys
-import wenable as we
-from tests.search.test_exploring import labelled, seeded
+def explore_until_killed(journal: Path, steps: int) -> None:
+    net, left = seeded((1, 2, 4)), [steps]
+    data = labelled(net)
 
-net, left = seeded((1, 2, 4)), [int(sys.argv[2])]
-data = labelled(net)
+    def die(step: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def die(step):
-    left[0] -= 1
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-we.explore(net, data, data, min_accuracy=0.3, strategy=we.Greedy(sys.argv[1]), on_step=die)
-"""
+    we.explore(net, data, data, min_accuracy=0.3, strategy=we.Greedy(journal), on_step=die)
 
 
 def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeypatch):
     journal = tmp_path / "search.jsonl"
-    command = [sys.executable, "-c", KILLED, str(journal), "4"]
-    root = Path(__file__).parents[2]
-    assert subprocess.run(command, cwd=root, check=False).returncode == -9
+    assert exit_status(explore_until_killed, journal, 4) == -9
     known = journal.read_text().count('"kind":"evaluation"')
     seen: list[Any] = []
     evaluate_each = candidates.evaluate_each
