@@ -2,21 +2,18 @@
 
 import copy
 import math
-import os
-import random
-import signal
-import time
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 import wenable as we
 from tests.helpers.networks import IMAGES, Tokens, converted, small_resnet
-from tests.helpers.processes import exit_status
 from wenable.training import (
     ScheduleChangeWarning,
     StepReport,
@@ -380,36 +377,48 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_pa
     assert same(runs[-1][2], weights_of(whole))
 
 
-def train_and_be_killed(folder: Path) -> None:
-    """Train once in peace, and once in processes of which twenty are killed."""
-    config = replace(SETTINGS, epochs=12, implementations="timed")
+_KILLED_AND_GONE_ON = """
+import os, random, signal, sys, time, torch
+sys.path.insert(0, {root!r})
+torch.set_num_threads(1)  # a process that forks must not have started others
+import wenable as we
+from dataclasses import replace
+from tests.training.test_training import SETTINGS, batches, with_dropout, weights_of
+from wenable.training.loop import Checkpoint
+from safetensors.torch import save_file
+folder, config = sys.argv[1], replace(SETTINGS, epochs=12, implementations="timed")
 
-    def train(name: str) -> None:
-        net = with_dropout()
-        we.train(net, batches(4), config, checkpoint=Checkpoint(folder / name, 0, resume=True))
-        weights = {str(i): each.contiguous() for i, each in enumerate(weights_of(net))}
-        save_file(weights, folder / f"{name}.result")
+def train(name):
+    net = with_dropout()
+    we.train(net, batches(4), config, checkpoint=Checkpoint(f"{{folder}}/{{name}}", 0, resume=True))
+    weights = dict(enumerate(weights_of(net)))
+    save_file({{str(i): w.contiguous() for i, w in weights.items()}}, f"{{folder}}/{{name}}.result")
 
-    started = time.monotonic()
-    train("whole")  # left in peace; what it timed is remembered
-    taken, rng, kills = time.monotonic() - started, random.Random(), 0
-    while kills < 20:
-        child = os.fork()
-        if not child:
-            train("killed")
-            os._exit(0)
-        time.sleep(rng.uniform(0, taken / 6))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        kills += os.WIFSIGNALED(status)
-        if os.WIFEXITED(status):  # it was done before: kill the next from the beginning
-            (folder / "killed").unlink()
-    train("killed")
+started = time.monotonic()
+train("whole")  # left in peace; what it timed is remembered
+taken, rng, kills = time.monotonic() - started, random.Random(), 0
+while kills < 20:
+    child = os.fork()
+    if not child:
+        train("killed")
+        os._exit(0)
+    time.sleep(rng.uniform(0, taken / 6))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    kills += os.WIFSIGNALED(status)
+    if os.WIFEXITED(status):  # it was done before: kill the next from the beginning
+        os.unlink(f"{{folder}}/killed")
+train("killed")
+print(kills)
+"""
 
 
 def test_a_run_that_is_killed_twenty_times_ends_like_one_that_was_not(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert exit_status(train_and_be_killed, tmp_path) == 0
+    code = _KILLED_AND_GONE_ON.format(root=str(Path(__file__).parents[2]))
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "20"), ended.stderr
     whole, killed = load_file(tmp_path / "whole.result"), load_file(tmp_path / "killed.result")
     assert same([whole[name] for name in sorted(whole)], [killed[name] for name in sorted(whole)])
 
