@@ -20,8 +20,7 @@ from typing import Any
 
 from benchmarks.deadline_traces import arrivals, square_wave, traces
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, page_file, records_file, write_page, write_records
 from wenable.measure.latency import quantile
 from wenable.report.timeline import plot_timeline
 from wenable.runtime.controller import Controller
@@ -84,7 +83,7 @@ def main() -> None:
         "rows": rows,
     }
     write_records(records_file(arguments.out, "deadline-replay"), results)
-    write_whole(page_file(arguments.out, "deadline-replay"), page(results))
+    write_page(arguments.out, "deadline-replay", page(results))
     plot_timeline(pictured(), page_file(arguments.out, "deadline-replay", ".svg"))
 
 

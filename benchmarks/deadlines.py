@@ -31,7 +31,7 @@ from typing import Any
 import wenable as we
 from benchmarks import deadline_network
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file, write_records
+from results.records import ROOT, records_file, write_page, write_records
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
@@ -87,7 +87,7 @@ def main() -> None:
         "trained": trained,
     }
     write_records(records_file(arguments.out, "deadlines"), results)
-    write_whole(page_file(arguments.out, "deadlines"), page(results))
+    write_page(arguments.out, "deadlines", page(results))
     print(page(results))
 
 

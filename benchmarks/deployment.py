@@ -28,8 +28,7 @@ import torch
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, read_records, records_file, write_page, write_records
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.profiling import ProfilePlan, profile
@@ -84,7 +83,7 @@ def main() -> None:
     whole = {"predictions": [each | {"made": made} for each in predictions]}
     file = records_file(arguments.out, "deployment-predictions")
     write_records(file, joined(earlier(file), whole))
-    write_whole(page_file(arguments.out, "deployment"), page(results))
+    write_page(arguments.out, "deployment", page(results))
 
 
 def earlier(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -31,8 +31,7 @@ import wenable as we
 from benchmarks.coverage.check import Outcome, with_telling_values
 from benchmarks.coverage.networks import Candidate
 from results.provenance import present_commit
-from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, read_records, records_file, write_page, write_records
 from wenable.measure.device import describe_device
 from wenable.runtime import Session
 
@@ -57,7 +56,7 @@ def main() -> None:
             print(*found[key].values(), flush=True)
             content = _results(list(found.values()))
             write_records(results, content)
-            write_whole(page_file(arguments.out, "export-coverage"), page(content))
+            write_page(arguments.out, "export-coverage", page(content))
 
 
 def _arguments() -> Any:

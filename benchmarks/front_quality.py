@@ -28,9 +28,8 @@ import torch
 import wenable as we
 from benchmarks.search_cost import Batches, digits_network, part, saved_network
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file, write_records
+from results.records import ROOT, page_file, records_file, write_page, write_records
 from wenable.core.cost_table import tabulated
-from wenable.core.files import write_whole
 from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Mode
 from wenable.modules.denormals import flush_denormals
@@ -69,7 +68,7 @@ def main() -> None:
         results.append(found)
     write_records(records_file(arguments.out, "front-quality"), {"networks": results})
     plot(results, page_file(arguments.out, "front-quality", ".svg"))
-    write_whole(page_file(arguments.out, "front-quality"), page(results))
+    write_page(arguments.out, "front-quality", page(results))
     print(page(results))
 
 

@@ -23,8 +23,7 @@ from torch import nn
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, records_file, write_page, write_records
 from wenable.measure.device import describe_device
 
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")
@@ -50,7 +49,7 @@ def main() -> None:
         "networks": [measure(name, arguments.rounds) for name in arguments.networks],
     }
     write_records(records_file(arguments.out, "idle-cost"), results)
-    write_whole(page_file(arguments.out, "idle-cost"), page(results))
+    write_page(arguments.out, "idle-cost", page(results))
     print(page(results))
 
 

@@ -26,9 +26,8 @@ import torchvision
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file
+from results.records import ROOT, records_file, write_page
 from results.runs_by_machine import add_run
-from wenable.core.files import write_whole
 from wenable.core.knob import share_text
 from wenable.core.readings import Reading
 from wenable.exporting.int8 import export_int8
@@ -78,7 +77,7 @@ def main() -> None:
         "networks": [measure(name, plan) for name in arguments.networks],
     }
     runs = add_run(records_file(arguments.out, "int8-latency"), run)
-    write_whole(page_file(arguments.out, "int8-latency"), page(runs))
+    write_page(arguments.out, "int8-latency", page(runs))
     print(page(runs))
 
 

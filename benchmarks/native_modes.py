@@ -27,9 +27,8 @@ import torch
 import wenable as we
 from benchmarks.operation_profile import product_rate
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file
+from results.records import ROOT, records_file, write_page
 from results.runs_by_machine import add_run
-from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -78,7 +77,7 @@ def write(rows: list[dict[str, Any]], memory: list[dict[str, Any]], out: Path) -
         "memory": memory,
     }
     runs = add_run(records_file(out, "native-modes"), run)
-    write_whole(page_file(out, "native-modes"), page(runs))
+    write_page(out, "native-modes", page(runs))
 
 
 def exported(name: str, folder: Path) -> tuple[Path, dict[str, int]]:

@@ -26,9 +26,8 @@ import torch
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file
+from results.records import ROOT, records_file, write_page
 from results.runs_by_machine import add_run
-from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.runtime import DeviceProfile, Session
 from wenable.runtime.building import BuiltModel, build
@@ -64,7 +63,7 @@ def main() -> None:
         "rows": rows,
     }
     runs = add_run(records_file(arguments.out, "operation-profile"), run)
-    write_whole(page_file(arguments.out, "operation-profile"), page(runs))
+    write_page(arguments.out, "operation-profile", page(runs))
 
 
 # --- the rates of the machine -----------------------------------------------------------------------

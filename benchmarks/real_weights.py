@@ -22,8 +22,7 @@ from torchvision.transforms import v2
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, records_file, write_page, write_records
 from wenable.measure.device import describe_device
 from wenable.methods.weight_enabling import ShufflePlacement
 from wenable.network.evaluation import wilson_interval
@@ -62,7 +61,7 @@ def main() -> None:
         "rows": rows,
     }
     write_records(records_file(arguments.out, "real-weights"), results)
-    write_whole(page_file(arguments.out, "real-weights"), page(results))
+    write_page(arguments.out, "real-weights", page(results))
     print(page(results))
 
 

@@ -30,8 +30,7 @@ from experiments.budget import scale_named
 from experiments.data import load
 from experiments.networks import NETWORKS
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, records_file, write_page, write_records
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode
 from wenable.modules.denormals import flush_denormals
@@ -77,7 +76,7 @@ def main() -> None:
         "networks": rows,
     }
     write_records(records_file(arguments.out, "search-cost"), results)
-    write_whole(page_file(arguments.out, "search-cost"), page(results))
+    write_page(arguments.out, "search-cost", page(results))
     print(page(results))
 
 

@@ -28,8 +28,7 @@ from torch import nn
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, read_records, records_file, write_page, write_records
 from wenable.layers.implementations import DENSE
 from wenable.modules.passes import device_name, device_of
 from wenable.training import sample_modes, train_step
@@ -72,7 +71,7 @@ def main() -> None:
             results = _added(file, rows, device_name(nn.Linear(1, 1).to(arguments.device)))
             write_records(file, results)
             gc.collect()
-    write_whole(page_file(arguments.out, "training-speed"), page(file.parent))
+    write_page(arguments.out, "training-speed", page(file.parent))
 
 
 def _added(file: Path, rows: Sequence[dict[str, Any]], machine: str) -> dict[str, Any]:

@@ -23,9 +23,8 @@ import torch
 import wenable as we
 from benchmarks.native_modes import figures
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file
+from results.records import ROOT, records_file, write_page
 from results.runs_by_machine import add_run
-from wenable.core.files import write_whole
 from wenable.measure.device import describe_device
 from wenable.profiling.comparison import ModeComparison, compare
 from wenable.runtime.engines import installed_engines
@@ -55,7 +54,7 @@ def main() -> None:
         "rows": rows,
     }
     runs = add_run(records_file(arguments.out, "unprofiled"), run)
-    write_whole(page_file(arguments.out, "unprofiled"), page(runs))
+    write_page(arguments.out, "unprofiled", page(runs))
 
 
 def exported(name: str, folder: Path) -> Path:

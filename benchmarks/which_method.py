@@ -25,9 +25,8 @@ import torchvision
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file
+from results.records import ROOT, records_file, write_page
 from results.runs_by_machine import add_run
-from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -42,6 +41,14 @@ METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "groups": (we.WeightEnabling(), ("1/2", "1/4", "1/16")),
     "widths": (we.Slimmable((1.0, 0.75, 0.5, 0.25)), ("0.75", "0.5", "0.25")),
     "size": (we.ImageSize(SIZES), ("160", "128")),
+    "groups+size": (
+        (we.WeightEnabling(), we.ImageSize(SIZES)),
+        ("1/4,size=128", "1/16,size=128"),
+    ),
+    "widths+size": (
+        (we.Slimmable((1.0, 0.75, 0.5, 0.25)), we.ImageSize(SIZES)),
+        ("0.5,size=128", "0.25,size=128"),
+    ),
     "exits": (we.EarlyExits(("features.13", "features.6")), ("features.13", "features.6")),
     "precision": (we.SwitchablePrecision((32, 8)), ("8-bit",)),
 }
@@ -51,6 +58,8 @@ WORDS = {
     "groups": "`WeightEnabling`",
     "widths": "`Slimmable`",
     "size": "`ImageSize`",
+    "groups+size": "`WeightEnabling` x `ImageSize`",
+    "widths+size": "`Slimmable` x `ImageSize`",
     "exits": "`EarlyExits`",
     "precision": "`SwitchablePrecision`",
 }
@@ -81,7 +90,7 @@ def main() -> None:
         "engines": engines,
     }
     runs = add_run(records_file(arguments.out, "which-method"), run)
-    write_whole(page_file(arguments.out, "which-method"), page(runs))
+    write_page(arguments.out, "which-method", page(runs))
     print(page(runs))
 
 

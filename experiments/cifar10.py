@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 import wenable as we
 from results.provenance import present_commit
-from results.records import ROOT, page_file, records_file, write_records
+from results.records import ROOT, page_file, records_file, write_page, write_records
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.methods.weight_enabling import ShufflePlacement
@@ -91,7 +91,7 @@ def run(
     }
     write_records(records_file(out, "cifar10"), results)
     plot(results, page_file(out, "cifar10", ".svg"))
-    write_whole(page_file(out, "cifar10"), page(results))
+    write_page(out, "cifar10", page(results))
     return results
 
 

@@ -40,8 +40,7 @@ from experiments.pixels import load_pixels
 from experiments.worth_sides import FOUND, JOINT, PAPER, US_NET
 from experiments.worth_sides import SCALES as WORTH
 from results.provenance import made_by_command
-from results.records import page_file, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import records_file, write_page, write_records
 from wenable.core.reasons import first_line
 from wenable.measure.energy import EnergyPlan
 from wenable.modules.denormals import flush_denormals
@@ -246,9 +245,7 @@ def _write(log: Log, scale: str, out: Path) -> None:
         return
     results = {**made, "scale": scale, "cells": lines}
     write_records(records_file(out, "on-a-gpu"), results)
-    written = page_file(out, "on-a-gpu")
-    written.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(written, page(results))
+    write_page(out, "on-a-gpu", page(results))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ from experiments.side_runs import answers_of, modes_to_compare, trained
 from experiments.technique_records import records_of
 from experiments.technique_sides import SCALES, TECHNIQUES, Scale, Technique
 from results.provenance import made_by_command
-from results.records import ROOT, page_file, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, records_file, write_page, write_records
 from wenable.modules.denormals import flush_denormals
 
 
@@ -56,9 +55,7 @@ def run(
                 _answered(technique, sizes, seed, pixels, folder)
                 results = records_of(scale, sizes, folder)
                 write_records(records_file(out, "techniques"), results)
-                written = page_file(out, "techniques")
-                written.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(written, page(results))
+                write_page(out, "techniques", page(results))
     return results
 
 

@@ -38,8 +38,7 @@ from experiments.worth_sides import (
     sides_of,
 )
 from results.provenance import made_by_command
-from results.records import ROOT, page_file, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, records_file, write_page, write_records
 from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.zoo import load_weights, read_weights
@@ -94,9 +93,7 @@ def run(
             break
         results = records_of(scale, sizes, folder)
         write_records(records_file(out, f"worth-{scale}"), results)
-        written = page_file(out, "worth")
-        written.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(written, page(all_scales(out)))
+        write_page(out, "worth", page(all_scales(out)))
     return results
 
 

@@ -39,7 +39,7 @@ from experiments.worth_records import (
 )
 from experiments.worth_sides import SCALES, Scale, alone_sides
 from results.provenance import made_by_command
-from results.records import ROOT, page_file, records_file, write_records
+from results.records import ROOT, records_file, write_page, write_records
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -90,7 +90,7 @@ def run(
         write_whole(latencies_file(folder, *part), text + "\n")
     results = records_of(scale, sizes, folder)
     write_records(records_file(out, f"worth-{scale}"), results)
-    write_whole(page_file(out, "worth"), page(all_scales(out)))
+    write_page(out, "worth", page(all_scales(out)))
     return results
 
 

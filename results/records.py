@@ -31,6 +31,13 @@ def page_file(out: Path, name: str, suffix: str = ".md") -> Path:
     return out / "docs" / "results" / f"{name}{suffix}"
 
 
+def write_page(out: Path, name: str, text: str) -> None:
+    """Write the page made of the records called `name`; its folder is made where it is missing."""
+    path = page_file(out, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+
+
 def write_records(path: Path, results: Mapping[str, Any]) -> None:
     """Write results to a file, whole or not at all; `read_records` returns them as they were.
 

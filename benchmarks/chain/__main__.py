@@ -17,8 +17,7 @@ from benchmarks.chain.networks import NETWORKS
 from benchmarks.chain.steps import chain
 from benchmarks.chain.table import page, results_of
 from results.provenance import present_commit
-from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, read_records, records_file, write_page, write_records
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
             rows = [found[each.name] for each in NETWORKS if each.name in found]
             content = results_of(rows)
             write_records(results, content)
-            write_whole(page_file(arguments.out, "chain"), page(content))
+            write_page(arguments.out, "chain", page(content))
 
 
 def _arguments() -> Any:

@@ -34,8 +34,7 @@ from benchmarks.coverage.networks import (
 from benchmarks.coverage.recount import recounted
 from benchmarks.coverage.table import table
 from results.provenance import present_commit
-from results.records import ROOT, page_file, read_records, records_file, write_records
-from wenable.core.files import write_whole
+from results.records import ROOT, read_records, records_file, write_page, write_records
 from wenable.measure.device import describe_device
 
 LIMIT_S = 1200
@@ -76,7 +75,7 @@ def main() -> None:
             outcome.commit = commit
             print(_line(number, len(candidates), outcome), flush=True)
             _write(results, outcomes)
-    write_whole(page_file(arguments.out, "coverage"), table(read_records(results)))
+    write_page(arguments.out, "coverage", table(read_records(results)))
 
 
 def _arguments() -> Any:

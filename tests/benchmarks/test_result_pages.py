@@ -99,6 +99,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path):
 def test_the_page_of_methods_says_how_much_faster_each_is():
     """Of a run that is made up: nothing is measured here."""
     times = {"static": ("1", 10.0), "groups": ("1/16", 5.0), "widths": ("0.25", 4.0), "size": ("128", 2.5),
+             "groups+size": ("1/4,size=128", 2.0), "widths+size": ("0.5,size=128", 2.0),
              "exits": ("stem", 8.0), "precision": ("8-bit", 20.0)}  # fmt: skip
     rows = [
         {"network": name, "mode": mode, "macs": 3e8, "ran_on": "native",

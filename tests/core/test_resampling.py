@@ -1,6 +1,8 @@
 """Images made smaller: beside torch, beside a slow loop, and beside figures that are written down."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,38 @@ def test_images_are_those_of_torch(heights, widths, seed: int):
 @given(sides)
 def test_the_same_size_is_the_same_image(side: int):
     assert np.array_equal(resampling_weights(side, side), np.eye(side))
+
+
+@given(sides, sides, sides, st.sampled_from(["float32", "float64"]), st.integers(0, 2))
+def test_images_are_the_product_with_the_whole_matrices(
+    height: int, width: int, small: int, dtype: str, lead: int
+):
+    shape = (*(2, 3)[:lead], height, width)
+    x = np.random.default_rng(height).standard_normal(shape).astype(dtype)
+    size = min(small, height), min(small + 1, width)
+    expected = resampling_weights(height, size[0]) @ x @ resampling_weights(width, size[1]).T
+    found = resampled(x, *size)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+ALONE = """
+import time, numpy
+from wenable.core.resampling import resampled
+x = numpy.random.default_rng(0).random((1, 3, 224, 224), numpy.float32)
+resampled(x, 160, 160)
+whole, own = time.process_time(), time.thread_time()
+for _ in range(100):
+    resampled(x, 160, 160)
+time.sleep(0.1)
+print((time.process_time() - whole) / (time.thread_time() - own))
+"""
+
+
+def test_no_other_thread_computes_or_turns_afterwards():
+    """One call with threads of a BLAS burned a tenth of a second on the core of an engine's thread."""
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.2
 
 
 def test_fractions_that_can_be_checked_by_hand():

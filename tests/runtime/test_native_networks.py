@@ -13,15 +13,21 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
 
 import wenable as we
 from tests.helpers.engines import NEEDS_KERNELS
 from tests.helpers.networks import give_norms_a_past
 from tests.helpers.small_families import SMALL_FAMILIES
+from wenable.methods import Method
 from wenable.runtime import Session
+from wenable.runtime.building import ModeWeights
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import EngineError, ModeEngine
 from wenable.runtime.engines import open_engine
+from wenable.runtime.graph import NORM, Graph, Node, TensorType
+from wenable.runtime.native.constant_norms import with_constant_norms
 from wenable.runtime.native.operations import RULES
 from wenable.runtime.native.packing import PackedWeights
 from wenable.runtime.native.plan import Planner, UnsupportedError
@@ -70,6 +76,58 @@ def test_every_mode_is_that_of_onnx_runtime_and_of_the_extracted_network(name: s
             found = session.run(x.numpy(), mode=mode)
             for expected in (plain, engine.run(x.numpy(), mode=mode)):
                 assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max(), str(mode)
+
+
+METHODS: dict[str, Method] = {
+    "static": we.Static(),
+    "exits": we.EarlyExits(("features.2", "features.3")),
+    "widths": we.Slimmable((1.0, 0.5)),
+    "size": we.ImageSize((SIZE, 32)),
+}
+
+
+@NEEDS_KERNELS
+@pytest.mark.parametrize("name", METHODS)
+def test_modes_of_every_method_run(name: str, tmp_path: Path):
+    """Norms that no knob sets were refused: those of a static network, and of one with exits."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, SIZE, SIZE)
+    model = give_norms_a_past(SMALL_FAMILIES["mobilenet v2"]().eval())
+    net = we.convert(model, x, method=METHODS[name])
+    modes = net.space.uniform_modes()
+    if name != "static":
+        we.calibrate(net, modes, [x])
+    path = we.export(net, modes, tmp_path / "net.wen")
+    with Session(path, engine="native", threads=2) as session:
+        for mode in modes:
+            with torch.no_grad():
+                plain = we.extract(net, mode).eval()(x).numpy()
+            found = session.run(x.numpy(), mode=mode)
+            assert np.abs(found - plain).max() <= 1e-4 * np.abs(plain).max(), str(mode)
+
+
+@given(st.integers(1, 5), st.booleans(), st.floats(1e-6, 1.0), st.integers(0, 10**6))
+def test_norms_with_statistics_are_the_scale_and_shift_of_the_mode(
+    channels: int, says: bool, epsilon: float, seed: int
+):
+    draw = np.random.default_rng(seed)
+    given = dict(zip("abcd", draw.uniform(0.1, 2, (4, channels)).astype(np.float32), strict=True))
+    attributes = {"epsilon": epsilon} if says else {}
+    nodes = (Node("BatchNormalization", ("x", *"abcd"), ("y",), attributes),)
+    graph = Graph((TensorType("x", "float32", (None, channels, 2, 2)),),
+                  (TensorType("y", "float32", (None, channels, 2, 2)),), nodes, 18)  # fmt: skip
+    changed, weights = with_constant_norms(graph, ModeWeights({}, given, {}))
+    (node,) = changed.nodes
+    assert (node.op, node.inputs, node.outputs) == (NORM, ("x",), ("y",))
+    scale, shift = weights.norms[node.layer]
+    x = draw.standard_normal((3, channels, 2, 2))
+    norm = torch.nn.functional.batch_norm(
+        *(torch.from_numpy(each.astype(np.float64)) for each in (x, given["c"], given["d"])),
+        *(torch.from_numpy(given[name].astype(np.float64)) for name in "ab"),
+        eps=epsilon if says else 1e-5,
+    )  # fmt: skip
+    found = x * scale[:, None, None] + shift[:, None, None]
+    np.testing.assert_allclose(found, norm.numpy(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,10 @@
 
 #include <cstdint>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #ifndef WENABLE_VARIANT
 #error "compile with -DWENABLE_VARIANT=name, see CMakeLists.txt"
 #endif
@@ -59,10 +63,31 @@ WENABLE_INLINE void store_part(float* to, Vector vector, std::int64_t count) {
     }
 }
 
-// Both keep a NaN of `value`, as max and min of one operand and a constant should.
-WENABLE_INLINE Vector at_least(Vector value, Vector least) { return least > value ? least : value; }
+// Both keep a NaN of `value`, as max and min of one operand and a constant should. What x86 has an
+// instruction for, compilers write as a comparison and a choice, whose operands they may not swap.
+WENABLE_INLINE Vector at_least(Vector value, Vector least) {
+#if defined(__AVX512F__)
+    return _mm512_max_ps(least, value);
+#elif defined(__AVX2__)
+    return _mm256_max_ps(least, value);
+#elif defined(__SSE2__)
+    return _mm_max_ps(least, value);
+#else
+    return least > value ? least : value;
+#endif
+}
 
-WENABLE_INLINE Vector at_most(Vector value, Vector most) { return most < value ? most : value; }
+WENABLE_INLINE Vector at_most(Vector value, Vector most) {
+#if defined(__AVX512F__)
+    return _mm512_min_ps(most, value);
+#elif defined(__AVX2__)
+    return _mm256_min_ps(most, value);
+#elif defined(__SSE2__)
+    return _mm_min_ps(most, value);
+#else
+    return most < value ? most : value;
+#endif
+}
 
 WENABLE_INLINE float sum(Vector values) {
     float total = 0;

@@ -123,7 +123,25 @@ ConvolutionStep::ConvolutionStep(const ConvolutionParts& parts, const Memory& me
         }
         first = last;
     }
+    share_units(memory.pieces());
     tasks_ = std::min(static_cast<std::int64_t>(pieces_.size()), memory.pieces());
+}
+
+void ConvolutionStep::share_units(std::int64_t wanted) {
+    const std::int64_t count = static_cast<std::int64_t>(pieces_.size());
+    const std::int64_t parts = (wanted + count - 1) / std::max<std::int64_t>(count, 1);
+    if (parts < 2) {
+        return;
+    }
+    std::vector<Piece> shared;
+    for (const Piece& piece : pieces_) {
+        const std::int64_t units = piece.last_unit - piece.first_unit;
+        for (std::int64_t part = 0; part < std::min(parts, units); ++part) {
+            const Share share = share_of(units, part, std::min(parts, units));
+            shared.push_back({piece.first_unit + share.from, piece.first_unit + share.to, piece.from, piece.to});
+        }
+    }
+    pieces_ = std::move(shared);
 }
 
 void ConvolutionStep::run(std::int64_t task, const Workspace& workspace) const {

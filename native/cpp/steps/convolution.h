@@ -58,6 +58,9 @@ private:
     struct Piece {
         std::int64_t first_unit, last_unit, from, to;
     };
+    // Where there are too few pieces for all threads, each has a part of the units.
+    void share_units(std::int64_t wanted);
+
     Convolution convolution_;
     std::vector<Piece> pieces_;
     std::int64_t tasks_;

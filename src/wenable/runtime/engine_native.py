@@ -14,6 +14,7 @@ from wenable.runtime.engine import EngineError, Lost, OperationTime, PlannedMode
 from wenable.runtime.forking import abandon, no_fork_meanwhile, tell_after_fork
 from wenable.runtime.graph import Graph
 from wenable.runtime.implementations import BundleLayer
+from wenable.runtime.native.constant_norms import with_constant_norms
 from wenable.runtime.native.operations import RULES
 from wenable.runtime.native.packing import PackedWeights
 from wenable.runtime.native.plan import Plan, Planner, UnsupportedError
@@ -69,6 +70,7 @@ class Native:
         # A lock that planning takes (of a module that numpy loads late, say) must not be held in a child.
         with no_fork_meanwhile():
             try:
+                graph, weights = with_constant_norms(graph, weights)
                 planner = Planner(graph, layers, weights, self._packed)
                 plan = planner.plan(RULES)
             except UnsupportedError as error:

@@ -1,0 +1,62 @@
+"""The parties of the deadline benchmark: trained with equal budgets, each in one bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import deadline_networks
+from experiments.pixels import load_pixels
+from experiments.sides import converted
+from experiments.worth_sides import SCALES
+from wenable.runtime import Session
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 8)):
+        for label in ("a", "b"):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                noise = draw.integers(0, 200, (16, 16, 3), np.uint8) + 50 * (label == "b")
+                Image.fromarray(noise.astype(np.uint8)).save(
+                    folder / split / label / f"{number}.png"
+                )
+    return folder
+
+
+def test_every_party_is_a_bundle_with_the_accuracy_of_each_mode(images: Path, tmp_path: Path):
+    made = deadline_networks.make_bundles(
+        images, "smoke", tmp_path / "work", tmp_path / "out", list(deadline_networks.PARTIES)
+    )
+    assert list(made) == ["ladder", "exits", "elastic", "widths"]
+    modes = {}
+    for party, path in made.items():
+        with Session(path, engine="onnxruntime") as session:
+            modes[party] = session.modes
+            assert all(0 <= m.readings["accuracy"].known <= 1 for m in session.bundle.modes)
+            assert all(m.readings["accuracy"].count == 16 for m in session.bundle.modes)
+            assert session.run(session.example(3)).shape == (3, 2)
+    assert len(modes["ladder"]) == 6  # three networks at two sizes
+    assert modes["exits"] == ("end", "layer1")
+    written = {path: path.stat().st_mtime_ns for path in made.values()}
+    deadline_networks.make_bundles(images, "smoke", tmp_path / "work", tmp_path / "out", list(made))
+    assert all(path.stat().st_mtime_ns == before for path, before in written.items())
+
+
+def test_the_ladders_networks_share_one_budget(images: Path, tmp_path: Path):
+    sizes, pixels = SCALES["smoke"], load_pixels(images, 16, tmp_path)
+    nets = [
+        converted(side, make(2), deadline_networks.example(pixels))
+        for side, make in deadline_networks.ladder("smoke")
+    ]
+    steps = deadline_networks.equal_steps(nets, sizes, pixels)
+    spent = (
+        steps
+        * sizes.spending.batch_size
+        * sum(net.macs(mode) for net in nets for mode in net.space.uniform_modes())
+    )
+    budget = sizes.spending.epochs * len(pixels.train) * nets[0].macs("full")
+    assert abs(spent - budget) <= spent / steps
