@@ -285,6 +285,7 @@ def latencies(
                 path = export_int8(net, modes["8 bits"], Path(folder) / "int8.onnx")
                 run = engine.prepare(path.read_bytes())
                 calls[row, "8 bits", ENGINE] = partial(run, {"input": x.numpy()})
+            own: dict[str, Callable[[], object]] = {}
             if row == WEIGHT_ENABLING:
                 own = mode_calls(bundle_of(net, [*map(str, modes.values())], folder), x, engine)
             for name, mode in modes.items():
