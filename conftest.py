@@ -3,20 +3,37 @@
 It stands at the root because the README, `docs` and `src` each hold examples.
 """
 
+import gc
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
+from tests.helpers.quick_exports import parse_library_once
+
 # Some tests import ONNX Runtime themselves; nobody wants to hear of them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Tests that run side by side have a core each.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+parse_library_once()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Look for garbage less often, and not among the million objects that were imported.
+
+    It was a tenth of the time of tests that trace networks, which make many objects.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 50)
 
 
 def _enter_empty_folder(namespace: dict[str, Any]) -> None:

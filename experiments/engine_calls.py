@@ -40,26 +40,25 @@ def plain_call(plain: nn.Module, x: torch.Tensor, engine: Engine) -> Callable[[]
     return partial(engine.prepare(onnx_of(plain, x)), {"input": x.numpy()})
 
 
-def mode_calls(
-    net: DynamicNetwork,
-    modes: Sequence[str],
-    x: torch.Tensor,
-    engine: Engine,
-) -> dict[str, Callable[[], object]]:
+def bundle_of(net: DynamicNetwork, modes: Sequence[str], folder: str) -> Path:
+    """Write the bundle whose modes `mode_calls` runs, and return where it is."""
+    with quiet():
+        return we.export(net, modes, Path(folder) / "net.wen")
+
+
+def mode_calls(bundle: Path, x: torch.Tensor, engine: Engine) -> dict[str, Callable[[], object]]:
     """Return a call of each mode as a bundle's session lowers it without a profile, by its text.
 
     The models are run as those of plain exports are: a session's checks of its input are left out.
     """
-    calls: dict[str, Callable[[], object]] = {}
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        path = we.export(net, modes, Path(folder) / "net.wen")
-        words = f"{engine.name} {engine.version}"
-        empty = DeviceProfile(Bundle(path).structure, describe_device(), words, engine.threads)
-        session = Session(path, engine=engine.name, threads=engine.threads, profile=empty)
-        name = session.bundle.inputs[0].name
-        for number, mode in enumerate(session.modes):
-            calls[mode] = partial(engine.prepare(session.model(number)), {name: x.numpy()})
-    return calls
+    words = f"{engine.name} {engine.version}"
+    empty = DeviceProfile(Bundle(bundle).structure, describe_device(), words, engine.threads)
+    session = Session(bundle, engine=engine.name, threads=engine.threads, profile=empty)
+    name = session.bundle.inputs[0].name
+    return {
+        mode: partial(engine.prepare(session.model(number)), {name: x.numpy()})
+        for number, mode in enumerate(session.modes)
+    }
 
 
 @contextmanager

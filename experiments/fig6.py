@@ -12,6 +12,7 @@ exports. Energy is measured where there is a meter.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ import wenable as we
 from experiments.budget import SAME_EPOCHS, SAME_PASSES, SHELF, Budget, Scale, scale_named
 from experiments.comparisons import EQUAL_FOOTING
 from experiments.data import ExperimentData, load
-from experiments.engine_calls import mode_calls, plain_call
+from experiments.engine_calls import bundle_of, mode_calls, plain_call
 from experiments.equal_cost import count_above, undominated
 from experiments.methods import METHODS
 from experiments.networks import off_the_shelf
@@ -305,7 +306,8 @@ def engine_calls(
         we.calibrate(net, wanted[who], [images])
         net.eval()
         if who == OURS:
-            ours = mode_calls(net, wanted[who], x, engine)
+            with tempfile.TemporaryDirectory() as folder:
+                ours = mode_calls(bundle_of(net, wanted[who], folder), x, engine)
             calls |= {(who, mode): call for mode, call in ours.items()}
         else:
             for mode in wanted[who]:

@@ -9,6 +9,7 @@ through eager PyTorch and the engines of the runtime, and a CUDA GPU through eag
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,7 +22,7 @@ import wenable as we
 from experiments.budget import scale_named
 from experiments.comparisons import EQUAL_FOOTING
 from experiments.data import load
-from experiments.engine_calls import mode_calls
+from experiments.engine_calls import bundle_of, mode_calls
 from experiments.methods import METHODS
 from experiments.options import command_of, start
 from experiments.results import read_results, with_provenance, write_results
@@ -64,10 +65,13 @@ def run(
     modes = _modes(net, out, scale)
     we.calibrate(net, list(modes), [next(iter(splits.calibration))])
     rows = []
-    for device in devices():
-        print(device, f"{len(modes)} modes, batches of {', '.join(map(str, batches))}", flush=True)
-        calls = calls_on(device, net, list(modes), batches)
-        rows += _measured(device, calls, timing, energy)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = bundle_of(net, list(modes), folder)
+        for device in devices():
+            words = f"{len(modes)} modes, batches of {', '.join(map(str, batches))}"
+            print(device, words, flush=True)
+            calls = calls_on(device, net, bundle, list(modes), batches)
+            rows += _measured(device, calls, timing, energy)
     results = with_provenance(
         command_of("fig7", scale),
         scale,
@@ -108,7 +112,7 @@ def devices() -> list[str]:
 
 
 def calls_on(
-    device: str, net: DynamicNetwork, modes: Sequence[str], batches: Sequence[int]
+    device: str, net: DynamicNetwork, bundle: Path, modes: Sequence[str], batches: Sequence[int]
 ) -> dict[Key, Callable[[], object]]:
     """Return a call of every mode with every size of batch."""
     inputs = {n: net.example_batch[0].repeat(n, 1, 1, 1) for n in batches}
@@ -116,7 +120,7 @@ def calls_on(
     if not device.startswith("eager PyTorch"):
         engine = open_engine(device.split(",")[0], 1)
         for n, x in inputs.items():
-            for mode, call in mode_calls(net, modes, x, engine).items():
+            for mode, call in mode_calls(bundle, x, engine).items():
                 calls[mode, n] = call
         return calls
     where = torch.device("cuda" if device.endswith("GPU") else "cpu")

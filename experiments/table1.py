@@ -24,7 +24,7 @@ from torch import nn
 import wenable as we
 from experiments.budget import scale_named
 from experiments.data import ExperimentData, load
-from experiments.engine_calls import mode_calls, plain_call
+from experiments.engine_calls import bundle_of, mode_calls, plain_call
 from experiments.methods import METHODS
 from experiments.options import command_of, start
 from experiments.results import with_provenance, write_results
@@ -285,11 +285,13 @@ def latencies(
                 path = export_int8(net, modes["8 bits"], Path(folder) / "int8.onnx")
                 run = engine.prepare(path.read_bytes())
                 calls[row, "8 bits", ENGINE] = partial(run, {"input": x.numpy()})
+            own: dict[str, Callable[[], object]] = {}
+            if row == WEIGHT_ENABLING:
+                own = mode_calls(bundle_of(net, [*map(str, modes.values())], folder), x, engine)
             for name, mode in modes.items():
                 plain = we.extract(net, mode).eval()
                 calls[row, name, EAGER] = partial(plain, x)
                 if row == WEIGHT_ENABLING:
-                    own = mode_calls(net, [str(mode)], x, engine)
                     calls[row, name, ENGINE] = own[str(mode)]
                 elif row != PRECISION or name == "full":
                     calls[row, name, ENGINE] = plain_call(plain, x, engine)

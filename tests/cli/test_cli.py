@@ -3,12 +3,15 @@
 import csv
 import fcntl
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +22,11 @@ from typer.testing import CliRunner
 import wenable as we
 from tests.data.test_data import write_images
 from tests.helpers.engines import KERNELS_ARE_BUILT
+from tests.helpers.processes import exit_status
 from wenable.cli.doctor import engine_finding, gpu_words
 from wenable.cli.main import app
 from wenable.core.cost_table import CostTable
+from wenable.core.journal import Journal
 from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Front, Point, Reading
 from wenable.data import digits
@@ -183,22 +188,18 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
     )
 
 
-KILLED = """
-import os, signal, sys
-from wenable.cli.main import app
-from wenable.core.journal import Journal
+def run_until_killed(command: list[str]) -> None:
+    """End the process when the journal of its search has nine entries."""
+    written, append = [], Journal.append
 
-written, append = [], Journal.append
+    def dying(self: Journal, entry: Any) -> None:
+        if len(written) == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        written.append(entry)
+        append(self, entry)
 
-def dying(self, entry):
-    if len(written) == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-    written.append(entry)
-    append(self, entry)
-
-Journal.append = dying
-app(sys.argv[1:])
-"""
+    Journal.append = dying
+    app(command)
 
 
 def test_exploring_goes_on_where_it_was_killed_and_only_once_at_a_time(tmp_path: Path):
@@ -216,8 +217,7 @@ def test_exploring_goes_on_where_it_was_killed_and_only_once_at_a_time(tmp_path:
         "--strategy",
         "greedy",
     ]
-    killed = [sys.executable, "-c", KILLED, *map(str, command), "--out", str(out)]
-    assert subprocess.run(killed, capture_output=True, check=False).returncode == -9
+    assert exit_status(run_until_killed, [*map(str, command), "--out", str(out)]) == -9
     assert [path.name for path in out.iterdir()] == ["search.journal"]
     assert len((out / "search.journal").read_bytes().splitlines()) == 9
     with (out / "search.journal").open("rb") as other:

@@ -18,8 +18,11 @@ from torch import nn
 import wenable as we
 from tests.cli.test_cli import run
 from tests.data.test_data import write_images
+from tests.helpers.processes import exit_status
 from wenable.cli import errors, options
+from wenable.cli.main import main
 from wenable.cli.stopping import stop_requests
+from wenable.cli.training_logs import TrainingLogs
 from wenable.core.files import no_empty_folder_left
 from wenable.training import config as settings
 from wenable.training.recipes import RECIPES, recipe_named
@@ -183,37 +186,27 @@ def test_a_run_is_extended_and_says_what_that_changes(tmp_path: Path):
     assert "belongs to a run with `--learning-rate` = 0.1" in words(other.stderr)
 
 
-STOPPED = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-import wenable.cli.train as train
-from wenable.cli.main import main
-from wenable.cli.training_logs import TrainingLogs
+def train_until_signalled(number: int, command: list[str], shown: Path) -> None:
+    """Run the command as its console script does, and send its process a signal in step 3."""
+    step = TrainingLogs.step
 
-step = TrainingLogs.step
+    def signalled(self: TrainingLogs, report: Any) -> None:
+        step(self, report)
+        if report.step == 3:
+            os.kill(os.getpid(), number)
 
-def signalled(self, report):
-    step(self, report)
-    if report.step == 3:
-        os.kill(os.getpid(), {number})
-
-TrainingLogs.step = signalled
-sys.argv = ["wenable", *sys.argv[1:]]
-main()
-"""
+    TrainingLogs.step = signalled
+    sys.argv = ["wenable", *command]
+    with shown.open("w") as sys.stdout:
+        main()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_says_so_in_its_status_and_in_json(tmp_path: Path, number: int, status: int):
     out = tmp_path / "run"
-    code = STOPPED.format(root=str(Path(__file__).parents[2]), number=int(number))
-    command = [*map(str, TINY), "--epochs", "3", "--out", str(out), "--json"]
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert ended.returncode == status, ended.stderr
-    assert json.loads(ended.stdout) == {
+    command, shown = [*map(str, TINY), "--epochs", "3", "--out", str(out), "--json"], tmp_path / "o"
+    assert exit_status(train_until_signalled, int(number), command, shown) == status
+    assert json.loads(shown.read_text()) == {
         "complete": False, "checkpoint": str(out / "checkpoint.safetensors"),
     }  # fmt: skip
     assert not (out / "net.safetensors").exists()
@@ -284,7 +277,8 @@ def test_processes_that_fail_alike_print_one_error(tmp_path: Path, monkeypatch):
     monkeypatch.delenv("RANK")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-        "wenable.cli.main", "train", "resnet18", "--data", "nothing", "--out", str(tmp_path / "run"),
+        "wenable.cli.main", "train", "wenable.zoo:digits_resnet", "--data", "nothing",
+        "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     ended = subprocess.run(
         command,

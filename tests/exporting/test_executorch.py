@@ -15,11 +15,13 @@ from torch import nn
 
 import wenable as we
 from results.records import ROOT, read_records, records_file
-from tests.helpers.networks import converted
+from tests.helpers.networks import IMAGES, converted, small_resnet
+from tests.network.test_outputs import Answer, Gives, X
 from wenable.core.preprocessing import Preprocessing
 from wenable.core.readings import Reading
 from wenable.exporting import executorch as ours
 from wenable.exporting.executorch import export_executorch
+from wenable.modules.outputs import tensors_of
 
 MODES = ["full", "1/4", "1/2"]
 ACCURACY = Reading(0.9, "top-1", low=0.8, high=0.95, count=100, source="test")
@@ -130,6 +132,31 @@ def test_several_inputs_and_outputs_and_what_xnnpack_has_not(written, tmp_path):
         expected = we.extract(net, "1/4").eval()(x, kind)
     found = loaded.load_method("mode_0").execute([x, kind])
     torch.testing.assert_close(found, list(expected.values()), rtol=0, atol=1e-5)
+
+
+def test_every_width_is_a_method(written, tmp_path):
+    torch.manual_seed(0)
+    model = small_resnet().eval()
+    net = we.convert(model, torch.zeros(IMAGES), method=we.Slimmable((1.0, 0.5), 2)).eval()
+    we.calibrate(net, net.space.uniform_modes(), [torch.randn(IMAGES)])
+    file = export_executorch(net, ["1", "0.5"], tmp_path / "net.pte")
+    assert list(file.methods) == ["1", "0.5"]
+    loaded = program(file.path)
+    x = net.example_batch[0]
+    for mode, method in file.methods.items():
+        with torch.no_grad(), net.using(mode):
+            found = loaded.load_method(method).execute([x])[0]
+            torch.testing.assert_close(found, net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_outputs_have_the_names_of_the_dataclass_they_are_in(written, tmp_path):
+    net = we.convert(Gives(lambda a, b: Answer(a, hidden=b)), X)
+    file = export_executorch(net, ["1"], tmp_path / "net.pte")
+    loaded = program(file.path)
+    about = json.loads(loaded.load_method("wenable").execute([])[0])
+    assert about["outputs"] == ["logits", "hidden"]
+    found = loaded.load_method("mode_0").execute([X[:1]])
+    assert all(map(torch.allclose, found, tensors_of(net(X[:1]))))
 
 
 def test_a_mode_that_differs_is_not_written(written, tmp_path, monkeypatch):

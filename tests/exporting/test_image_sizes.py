@@ -45,7 +45,7 @@ class Net(nn.Module):
 
 @cache
 def of_methods(which: str) -> tuple[we.DynamicNetwork, Path]:
-    """A network of `JOINED` and its bundle; written once for all engines."""
+    """A network of `JOINED` and its bundle; written once for all tests, which change neither."""
     return exported(Path(mkdtemp()), *JOINED[which])
 
 
@@ -109,15 +109,15 @@ def test_both_sides_shrink_by_the_same_ratio(tmp_path: Path):
 
 def test_weights_stand_once_whatever_the_number_of_sizes(tmp_path: Path):
     _, one = exported(tmp_path, GROUPS, ["full"])
-    _, many = exported(tmp_path, [GROUPS, we.ImageSize(SIZES)], JOINT_MODES)
+    _, many = of_methods("groups and sizes")
     whole = {name: each for name, each in Bundle(one)._tensors.items() if each.size > 64}
     kept = {name: each for name, each in Bundle(many)._tensors.items() if each.size > 64}
     assert set(kept) == set(whole)
     assert len(Bundle(many)._graphs) == len(SIZES)  # groups have none of their own
 
 
-def test_a_deadline_takes_full_images_and_chooses_among_the_sizes(tmp_path: Path):
-    net, path = exported(tmp_path, we.ImageSize(SIZES), MODES)
+def test_a_deadline_takes_full_images_and_chooses_among_the_sizes():
+    net, path = of_methods("sizes")
     with Session(path, engine="onnxruntime", threads=1) as session:
         session.warm_up((2,))
         x = images(2, 32, 32)
@@ -127,8 +127,8 @@ def test_a_deadline_takes_full_images_and_chooses_among_the_sizes(tmp_path: Path
             session.run(images(2, 16, 16), deadline_ms=1000.0)
 
 
-def test_other_sizes_are_refused_with_those_that_fit(tmp_path: Path):
-    _, path = exported(tmp_path, we.ImageSize(SIZES), MODES)
+def test_other_sizes_are_refused_with_those_that_fit():
+    _, path = of_methods("sizes")
     session = Session(path, engine="onnxruntime", threads=1)
     with pytest.raises(
         ValueError, match=r"must have shape \(N, 3, 32, 32\) or \(N, 3, 16, 16\), N above 0"
@@ -168,7 +168,7 @@ def test_the_full_size_need_not_be_exported(tmp_path: Path):
     ],
 )
 def test_inputs_that_do_not_fit_are_one_error_in_one_line(tmp_path: Path, spoil: Any):
-    _, path = exported(tmp_path, we.ImageSize(SIZES), MODES)
+    _, path = of_methods("sizes")
     manifest, tensors = parts_of(path.read_bytes())
     spoil(manifest["inputs"])
     other = tmp_path / "spoiled.wen"
@@ -181,10 +181,9 @@ def test_inputs_that_do_not_fit_are_one_error_in_one_line(tmp_path: Path, spoil:
 
 def test_random_modes_of_the_joint_space(tmp_path: Path):
     rng = random.Random(0)
-    methods = [GROUPS, we.ImageSize(SIZES)]
-    net = we.convert(Net().eval(), torch.zeros(1, 3, 32, 32), method=methods)
-    modes = list(dict.fromkeys(str(net.space.sample(rng)) for _ in range(6)))
-    net, path = exported(tmp_path, methods, modes)
+    space = of_methods("groups and sizes")[0].space
+    modes = list(dict.fromkeys(str(space.sample(rng)) for _ in range(6)))
+    net, path = exported(tmp_path, [GROUPS, we.ImageSize(SIZES)], modes)
     session = Session(path, engine="onnxruntime", threads=1)
     x = images(2, 32, 32)
     for mode in modes:

@@ -12,48 +12,51 @@ import torch
 from safetensors import deserialize, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from wenable.core.stored_tensors import in_one_order
-
-WRITE = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import torch
 import wenable as we
 from tests.helpers.networks import IMAGES, small_resnet
-from wenable.exporting.int8 import export_int8
 from wenable.core.readings import Reading
+from wenable.core.stored_tensors import in_one_order
+from wenable.exporting.int8 import export_int8
 
-folder = sys.argv[1]
-torch.manual_seed(0)
-net = we.convert(small_resnet(), torch.zeros(IMAGES), method=we.WeightEnabling(shuffle="all"))
-batch = torch.randn(16, *IMAGES[1:], generator=torch.Generator().manual_seed(5))
-we.calibrate(net, ["full", "1/2"], [batch])
-readings = {"1/2": {"latency": Reading(1.5, "ms"), "accuracy": Reading(0.5, "top-1")}}
-we.export(net, ["full", "1/2"], f"{folder}/net.wen", readings=readings)
-we.save(net, f"{folder}/net.safetensors")
-narrow = we.convert(small_resnet(), torch.zeros(IMAGES), method=we.SwitchablePrecision(bits=(32, 8)))
-we.calibrate(narrow, "8-bit", [batch])
-export_int8(narrow, "8-bit", f"{folder}/net.int8.onnx")
-"""
+WRITE = "import sys; from tests.exporting.test_reproducible import write; write(sys.argv[1])"
 
 
-def written_by(seed: str, folder: Path, cwd: Path) -> dict[str, str]:
-    """Write all kinds of files in a process of its own, and return their checksums."""
-    folder.mkdir(parents=True)
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", WRITE, folder], check=True, env=environment, cwd=cwd)
+def write(folder: str) -> None:
+    """Write a file of each kind."""
+    torch.manual_seed(0)
+    net = we.convert(small_resnet(), torch.zeros(IMAGES), method=we.WeightEnabling(shuffle="all"))
+    batch = torch.randn(16, *IMAGES[1:], generator=torch.Generator().manual_seed(5))
+    we.calibrate(net, ["full", "1/2"], [batch])
+    readings = {"1/2": {"latency": Reading(1.5, "ms"), "accuracy": Reading(0.5, "top-1")}}
+    we.export(net, ["full", "1/2"], f"{folder}/net.wen", readings=readings)
+    we.save(net, f"{folder}/net.safetensors")
+    narrow = we.convert(
+        small_resnet(), torch.zeros(IMAGES), method=we.SwitchablePrecision(bits=(32, 8))
+    )
+    we.calibrate(narrow, "8-bit", [batch])
+    export_int8(narrow, "8-bit", f"{folder}/net.int8.onnx")
+
+
+def checksums(folder: Path) -> dict[str, str]:
     return {each.name: sha256(each.read_bytes()).hexdigest() for each in sorted(folder.iterdir())}
 
 
 def test_files_of_one_network_are_the_same_bytes_in_every_process(tmp_path: Path):
-    one = written_by("1", tmp_path / "a", tmp_path)
-    other = written_by("2", tmp_path / "longer" / "b", tmp_path / "longer")
-    assert list(one) == ["net.int8.onnx", "net.safetensors", "net.wen"]
-    assert one == other
+    """Here, and in a process with other hashes of texts, another folder, other names in memory."""
+    here, there = tmp_path / "a", tmp_path / "longer" / "b"
+    here.mkdir()
+    there.mkdir(parents=True)
+    write(str(here))
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+    command = [sys.executable, "-W", "ignore", "-c", WRITE, str(there)]
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path / "longer")
+    assert list(checksums(here)) == ["net.int8.onnx", "net.safetensors", "net.wen"]
+    assert checksums(here) == checksums(there)
     # Nothing of the machine that wrote them stands in them.
-    for path in (tmp_path / "a").iterdir():
+    for path in (*here.iterdir(), *there.iterdir()):
         assert b".py" not in path.read_bytes()
         assert str(tmp_path).encode() not in path.read_bytes()
 

@@ -1,4 +1,4 @@
-"""Makes a small export take a quarter less time, for tests that export hundreds of networks."""
+"""Makes a small export take a third less time, for tests that export hundreds of networks."""
 
 import functools
 

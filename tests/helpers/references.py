@@ -19,9 +19,9 @@ def mask(outputs: int, inputs: int, groups: int, order: list[int] | None = None)
     order = list(range(inputs)) if order is None else order
     allowed = torch.zeros(outputs, inputs)
     for row in range(outputs):
-        for position, column in enumerate(order):
-            if row * groups // outputs == position * groups // inputs:
-                allowed[row, column] = 1
+        group = row * groups // outputs
+        enabled = [c for position, c in enumerate(order) if position * groups // inputs == group]
+        allowed[row, enabled] = 1
     return allowed
 
 

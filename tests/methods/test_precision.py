@@ -496,7 +496,7 @@ def test_one_wrong_layer_of_a_deep_network_is_found(tmp_path: Path, monkeypatch)
     torch.manual_seed(0)
     blocks = [
         nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
-        for _ in range(24)
+        for _ in range(16)
     ]
     model = nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                           nn.Linear(8, 5)).eval()  # fmt: skip

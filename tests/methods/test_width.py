@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import wenable as we
 from experiments.methods import METHODS
 from experiments.networks import SmallBottleneckResNet
-from tests.exporting.test_executorch import program
 from tests.helpers.networks import (
     IMAGES,
     Dense,
@@ -631,19 +630,6 @@ def test_halves_and_channels_last_follow():
         plain = we.extract(net)
         assert plain(x).dtype == torch.float64
         assert torch.equal(plain(x), net(x))
-
-
-def test_every_width_goes_to_executorch(tmp_path: Path):
-    pytest.importorskip("executorch")
-    net = calibrated(converted(small_resnet(), method=we.Slimmable((1.0, 0.5), 2)), IMAGES)
-    file = we.export_executorch(net, ["1", "0.5"], tmp_path / "net.pte")
-    assert list(file.methods) == ["1", "0.5"]
-    loaded = program(file.path)
-    x = net.example_batch[0]
-    for mode, method in file.methods.items():
-        with torch.no_grad(), net.using(mode):
-            found = loaded.load_method(method).execute([x])[0]
-            torch.testing.assert_close(found, net(x), rtol=1e-4, atol=1e-4)
 
 
 class OwnConv(nn.Conv1d):

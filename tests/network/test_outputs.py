@@ -147,21 +147,6 @@ def test_int8_models_name_their_outputs(wrap, names, tmp_path: Path):
         np.testing.assert_allclose(one, other.detach().numpy(), atol=0.05)
 
 
-def test_executorch_files_name_their_outputs(tmp_path: Path):
-    pytest.importorskip("executorch.runtime")
-    import json
-
-    from executorch.runtime import Runtime
-
-    net = we.convert(Gives(lambda a, b: Answer(a, hidden=b)), X)
-    written = we.export_executorch(net, ["1"], tmp_path / "net.pte")
-    program = Runtime.get().load_program(written.path)
-    about = json.loads(program.load_method("wenable").execute([])[0])
-    assert about["outputs"] == ["logits", "hidden"]
-    found = program.load_method("mode_0").execute([X[:1]])
-    assert all(map(torch.allclose, found, tensors_of(net(X[:1]))))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_only_float32_is_exported(dtype, tmp_path: Path):
     net = we.convert(Gives(lambda a, b: a).to(dtype), X.to(dtype))

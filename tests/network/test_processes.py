@@ -14,6 +14,7 @@ from torch import distributed
 import wenable as we
 from tests.helpers.algorithm_2 import algorithm_2
 from tests.helpers.networks import IMAGES, Tokens, converted, small_resnet
+from tests.helpers.processes import run_in_processes
 from wenable.modules.processes import rank, sum_over_processes, true_in_any_process, world_size
 from wenable.training import TrainConfig
 from wenable.training.loop import Checkpoint
@@ -43,17 +44,8 @@ def network(model: Callable[[], torch.nn.Module]) -> we.DynamicNetwork:
 
 def run_two(work: Callable[[int, Path], None], folder: Path) -> list[dict[str, torch.Tensor]]:
     """Run `work` in two processes and return what each saved."""
-    torch.multiprocessing.spawn(_start, (work, folder), nprocs=2)
+    run_in_processes(2, work, folder)
     return [load_file(folder / f"{process}.safetensors") for process in (0, 1)]
-
-
-def _start(process: int, work: Callable[[int, Path], None], folder: Path) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=process, world_size=2)
-    try:
-        work(process, folder)
-    finally:
-        distributed.destroy_process_group()
 
 
 def save_state(net: torch.nn.Module, process: int, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Profiling that is killed goes on; a device that changes its speed is noticed, in a run and between."""
 
 import json
-import subprocess
-import sys
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 
 import wenable as we
 from tests.exporting.test_exporting import calibrated
+from tests.helpers.processes import exit_status
 from wenable.core.journal import Journal, JournalError
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -111,30 +112,28 @@ def test_a_device_that_stays_slow_is_measured_three_times_and_no_more():
 
 # --- a run that is killed
 
-KILLED = """
-import os, signal, sys
-from wenable.profiling import on_device
-from tests.profiling.test_profiling_steps import SETTINGS
 
 class Dying(on_device.Journal):
-    left = int(sys.argv[2])
-    def append(self, entry):
+    """Ends its process when it holds so many entries, in the middle of the next."""
+
+    left = 0
+
+    def append(self, entry: Any) -> None:
         if Dying.left == 0:
             os.write(self._descriptor, b'{"crc32":"01234567","entry":{"kin')
             os.kill(os.getpid(), signal.SIGKILL)
         Dying.left -= 1
         super().append(entry)
 
-on_device.Journal = Dying
-on_device.profile(sys.argv[1], **SETTINGS)
-"""
+
+def profile_until_killed(path: Path, entries: int) -> None:
+    Dying.left, on_device.Journal = entries, Dying
+    on_device.profile(path, **SETTINGS)
 
 
 def killed_after(entries: int, bundle: Bundle) -> Path:
     """Kill a run when its journal has so many entries; return the journal."""
-    command = [sys.executable, "-c", KILLED, str(bundle.path), str(entries)]
-    root = Path(__file__).parents[2]
-    assert subprocess.run(command, cwd=root, check=False).returncode == -9
+    assert exit_status(profile_until_killed, bundle.path, entries) == -9
     engine = open_engine("onnxruntime", 1)
     path = journal_path(
         default_profile_path(

@@ -51,7 +51,7 @@ def exported(
     rng = random.Random(
         1
     )  # modes share packed weights: mixed ones in which a layer meets several others
-    modes = [net.space.full, net.space.smallest, *(net.space.sample(rng) for _ in range(3))]
+    modes = [net.space.full, net.space.smallest, *(net.space.sample(rng) for _ in range(2))]
     we.calibrate(net, modes, [torch.randn(4, 3, size, size)])
     return net, modes, we.export(net, modes, path)
 

@@ -1,8 +1,8 @@
 """Exploring a real network: modes calibrated, costs real, the network left in order."""
 
 import copy
-import subprocess
-import sys
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ import torch
 
 import wenable as we
 from tests.helpers.networks import converted
+from tests.helpers.processes import exit_status
 from wenable.core.cost_table import CostTable, tabulated
 from wenable.core.journal import JournalError
 from wenable.core.outcomes import Outcomes
@@ -115,28 +116,23 @@ def test_denormals_are_flushed_while_timing_only():
     assert int(Denormal.kept[-1]) == 100
 
 
+def write_source_of_a_latency(path: Path, flushed: bool) -> None:
+    torch.set_num_threads(2)
+    torch.set_flush_denormal(flushed)
+    torch.ones(4_000_000).mul_(2)  # the workers start
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
+    net = we.convert(model, torch.ones(1, 8))
+    plan = TimingPlan(blocks=1, calls=1, warmup=0, gap_ms=0)
+    path.write_text(mode_latencies(net, [net.space.full], plan)[0].source)
+
+
 @pytest.mark.parametrize(
     ("first", "where"), [(True, "every thread"), (False, "the calling thread only")]
 )
-def test_the_source_says_where_denormals_are_flushed(first: bool, where: str):
+def test_the_source_says_where_denormals_are_flushed(tmp_path: Path, first: bool, where: str):
     """In a fresh process: workers take the setting over when they start, and never again."""
-    code = f"""
-import torch, wenable as we
-from wenable.core.cost_table import CostTable, tabulated
-from wenable.strategies.constraints import Constraint
-from wenable.measure.latency import TimingPlan
-from wenable.measure.energy import EnergyPlan
-from wenable.search import candidates
-from wenable.search.measured_costs import mode_energies, mode_latencies
-torch.set_num_threads(2)
-torch.set_flush_denormal({first})
-torch.ones(4_000_000).mul_(2)
-net = we.convert(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)), torch.ones(1, 8))
-plan = TimingPlan(blocks=1, calls=1, warmup=0, gap_ms=0)
-print(mode_latencies(net, [net.space.full], plan)[0].source)
-"""
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f"denormals flushed in {where};" in shown.stdout
+    assert exit_status(write_source_of_a_latency, tmp_path / "source", first) == 0
+    assert f"denormals flushed in {where};" in (tmp_path / "source").read_text()
 
 
 def test_latencies_of_other_types_of_input():
@@ -200,28 +196,21 @@ def seeded(groups: tuple[int, ...]) -> we.DynamicNetwork:
     return converted(groups=groups)
 
 
-KILLED = """
-import os, signal, sys
-import wenable as we
-from tests.search.test_exploring import labelled, seeded
+def explore_until_killed(journal: Path, steps: int) -> None:
+    net, left = seeded((1, 2, 4)), [steps]
+    data = labelled(net)
 
-net, left = seeded((1, 2, 4)), [int(sys.argv[2])]
-data = labelled(net)
+    def die(step: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def die(step):
-    left[0] -= 1
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-we.explore(net, data, data, min_accuracy=0.3, strategy=we.Greedy(sys.argv[1]), on_step=die)
-"""
+    we.explore(net, data, data, min_accuracy=0.3, strategy=we.Greedy(journal), on_step=die)
 
 
 def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeypatch):
     journal = tmp_path / "search.jsonl"
-    command = [sys.executable, "-c", KILLED, str(journal), "4"]
-    root = Path(__file__).parents[2]
-    assert subprocess.run(command, cwd=root, check=False).returncode == -9
+    assert exit_status(explore_until_killed, journal, 4) == -9
     known = journal.read_text().count('"kind":"evaluation"')
     seen: list[Any] = []
     evaluate_each = candidates.evaluate_each

@@ -1,8 +1,8 @@
 """The affordable search against the plain one: the same path, front, readings and statistics."""
 
 import json
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import wenable as we
 from tests.helpers.algorithm_2 import algorithm_2
 from tests.helpers.networks import Dense, Tokens, dense_network, give_norms_a_past, small_resnet
+from tests.helpers.processes import exit_status
 from wenable.core.cost_table import CostTable, tabulated
 from wenable.search import Work, estimate_search, plain_macs, search_greedily
+from wenable.search import greedy as exploring
 from wenable.search.candidates import Candidates
 from wenable.search.recorded import Source
-from wenable.strategies.journal import JournalError
+from wenable.strategies.journal import Journal, JournalError
 
 KINDS = {"greedy": we.Greedy, "greedy-lazy": we.GreedyLazy}
 
@@ -289,38 +291,32 @@ def test_no_search_takes_more_than_was_estimated():
 
 # --- the journal --------------------------------------------------------------------------------------
 
-RESUMABLE = """
-import os, signal, sys
-from tests.search.test_greedy_with_reuse import KINDS, network, splits
-from wenable.search import search_greedily
 
-path, strategy, after = sys.argv[1], sys.argv[2], int(sys.argv[3])
-import wenable.strategies.journal as journals
+class Dying(Journal):
+    """Ends its process when it holds so many entries, in the middle of the next."""
 
-class Dying(journals.Journal):
-    left = after
-    def append(self, entry):
+    left = 0
+
+    def append(self, entry: Any) -> None:
         if Dying.left == 0:
-            line = b'{"crc32":"01234567","entry":{"kin'
-            os.write(self._descriptor, line)
+            os.write(self._descriptor, b'{"crc32":"01234567","entry":{"kin')
             os.kill(os.getpid(), signal.SIGKILL)
         Dying.left -= 1
         super().append(entry)
 
-import wenable.search.greedy as exploring
-exploring.Journal = Dying
-net = network()
-search_greedily(net, *splits(net), min_accuracy=0.5, settings=KINDS[strategy](path))
-"""
+
+def search_until_killed(path: Path, strategy: str, after: int) -> None:
+    Dying.left, exploring.Journal = after, Dying
+    net = network()
+    search_greedily(net, *splits(net), min_accuracy=0.5, settings=KINDS[strategy](path))
 
 
 @pytest.mark.parametrize(("strategy", "after"), [("greedy", 9), ("greedy-lazy", 6)])
 def test_killed_in_the_middle_it_goes_on_to_the_same_front(
     tmp_path: Path, strategy: Any, after: int
 ):
-    path, root = tmp_path / "search.jsonl", Path(__file__).parents[2]
-    command = [sys.executable, "-c", RESUMABLE, str(path), strategy, str(after)]
-    assert subprocess.run(command, cwd=root, check=False).returncode == -9
+    path = tmp_path / "search.jsonl"
+    assert exit_status(search_until_killed, path, strategy, after) == -9
     lines = path.read_bytes().splitlines()
     assert len(lines) == after + 1  # and one that is half written
     first, again, work, whole = network(), network(), Work(), Work()
