@@ -145,3 +145,10 @@ def test_the_commands_take_a_precision(path, cache, tmp_path, monkeypatch, has_b
     code, _, err = run("bench", path, "--engines", "onnxruntime", *on[2:])
     assert code != 0
     assert "is offered by none of onnxruntime" in err
+
+
+def test_a_profile_is_of_one_engine(path: Path):
+    with pytest.raises(
+        ValueError, match=r"`engine` \(='auto'\) must name one engine here; allowed: onnx"
+    ):
+        profile(path, engine="auto")

@@ -171,8 +171,9 @@ def explore(
 
 BundleFile = Annotated[Path, typer.Argument(help="A bundle, as wenable export writes it.")]
 Engine = Annotated[
-    str, typer.Option(help="onnxruntime, openvino, or auto for the fastest installed.")
+    str, typer.Option(help="onnxruntime, openvino, native, or auto for the fastest installed.")
 ]
+OneEngine = Annotated[str, typer.Option(help="onnxruntime, openvino or native.")]
 Threads = Annotated[int | None, typer.Option(help="Threads of one call; all cores by default.")]
 Precision = Annotated[
     str,
@@ -250,7 +251,7 @@ def join(
 @_one_line_errors
 def profile(
     bundle: BundleFile,
-    engine: Engine = "onnxruntime",
+    engine: OneEngine = "onnxruntime",
     threads: Threads = None,
     out: Annotated[
         Path | None,

@@ -65,6 +65,10 @@ def open_engine(name: str, threads: int | None = None, precision: str = "float32
             f"`engine` (={name!r}) must be a name; allowed: {', '.join(ENGINES)}, auto"
         )
     kind, _, provider = name.partition(":")
+    if name == "auto":
+        raise ValueError(
+            f"`engine` (='auto') must name one engine here; allowed: {', '.join(ENGINES)}"
+        )
     if kind not in ENGINES:
         raise ValueError(f"`engine` (={name!r}) is unknown; allowed: {', '.join(ENGINES)}, auto")
     if not is_installed(kind):
