@@ -1,4 +1,4 @@
-"""Trains what `benchmarks.deadlines` lets keep deadlines, and writes one bundle for each party.
+"""Trains what `benchmarks.under_load` lets keep deadlines, and writes one bundle for each party.
 
     python -m experiments.deadline_networks --data data/cifar10 [--scale short] [--work out/worth]
         [--folder out/deadlines]
