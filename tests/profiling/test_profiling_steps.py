@@ -238,8 +238,7 @@ def world(monkeypatch: pytest.MonkeyPatch, cache: Path) -> World:
     timed = partial(measure_latencies, clock=lambda: world.now, sleep=world.sleep)
     for module in (on_device, whole_modes):
         monkeypatch.setattr(module, "measure_latencies", timed)
-    for module in (on_device, session_engine):
-        monkeypatch.setattr(module, "open_engine", lambda *_: world)
+    monkeypatch.setattr(session_engine, "open_engine", lambda *_: world)
     return world
 
 
