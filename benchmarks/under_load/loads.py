@@ -102,7 +102,7 @@ def loaded(load: Load, core: int, start_s: float) -> Iterator[None]:
 def _compute(trace: LoadTrace, number: int, core: int, start_s: float) -> None:
     """Be the process of this number: compute for the part of each slice that the trace gives it."""
     os.sched_setaffinity(0, {core})
-    while True:
+    while _is_wanted():
         place_s = _since(start_s)
         busy = min(max(trace.slowdown(place_s) - 1 - number, 0.0), 1.0)
         end = time.monotonic() + busy * _SLICE_S
@@ -117,7 +117,7 @@ def _copy(trace: LoadTrace, core: int, start_s: float) -> None:
     os.sched_setaffinity(0, others or {core})
     source = np.ones(_FIELD, np.float32)
     target = np.empty_like(source)
-    while True:
+    while _is_wanted():
         place_s = _since(start_s)
         if trace.slowdown(place_s, memory_share=1.0) > 1.5:
             np.copyto(target, source)
@@ -136,10 +136,16 @@ def _run_again_and_again(program: Sequence[str], core: int, start_s: float) -> N
         sys.exit()
 
     signal.signal(signal.SIGTERM, end)
-    while True:
+    while _is_wanted():
         running[:] = [subprocess.Popen(program, stdout=subprocess.DEVNULL)]
         running[0].wait()
         time.sleep(1.0)
+
+
+def _is_wanted() -> bool:
+    """Say whether the process that asked for the load is still there: it may have been killed."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and parent.is_alive()
 
 
 def _since(start_s: float) -> float:
