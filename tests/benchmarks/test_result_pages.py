@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from benchmarks import (
     deadline_replay,
-    deadlines,
     deployment,
     export_coverage,
     front_quality,
@@ -27,6 +26,7 @@ from benchmarks import (
     which_method,
 )
 from benchmarks.chain import table as chain_table
+from benchmarks.under_load import page as under_load_page
 from experiments import cifar10, page_worth, reproduction
 from experiments.worth_records import all_scales
 from results.records import ROOT, page_file, read_records, records_file, write_records
@@ -41,7 +41,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "chain": lambda: chain_table.page(results("chain")),
     "cifar10": lambda: cifar10.page(results("cifar10")),
     "deadline-replay": lambda: deadline_replay.page(results("deadline-replay")),
-    "deadlines": lambda: deadlines.page(results("deadlines")),
     "deployment": lambda: deployment.page(results("deployment")),
     "export-coverage": lambda: export_coverage.page(results("export-coverage")),
     "front-quality": lambda: front_quality.page(results("front-quality")["networks"]),
@@ -53,6 +52,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reproduction": lambda: reproduction.page(ROOT / "results" / "reproduction"),
     "search-cost": lambda: search_cost.page(results("search-cost")),
     "training-speed": lambda: training_speed.page(ROOT / "results"),
+    "under-load": lambda: under_load_page.page(results("under-load")),
     "which-method": lambda: which_method.page(results("which-method")["runs"]),
     "worth": lambda: page_worth.page(all_scales(ROOT)),
     "unprofiled": lambda: unprofiled.page(results("unprofiled")["runs"]),
