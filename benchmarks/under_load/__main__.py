@@ -54,15 +54,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--loads", nargs="*", choices=[each.name for each in loads()])
     parser.add_argument("--out", type=Path, default=ROOT)
-    run(**vars(parser.parse_args()))
+    arguments = parser.parse_args()
+    chosen = [each for each in loads() if not arguments.loads or each.name in arguments.loads]
+    run(
+        arguments.folder, arguments.requests, arguments.runs, arguments.batch, chosen, arguments.out
+    )
 
 
 def run(
-    folder: Path, requests: int, runs: int, batch: int, loads: Sequence[str] | None, out: Path
+    folder: Path, requests: int, runs: int, batch: int, chosen: Sequence[Load], out: Path
 ) -> dict[str, Any]:
     """Measure what is asked for, write records and page after each load, and return the records."""
     core = max(os.sched_getaffinity(0))
-    chosen = [each for each in _all_loads() if not loads or each.name in loads]
     results: dict[str, Any] = {
         "command": f"python -m benchmarks.under_load --requests {requests} --runs {runs} --batch {batch}",
         "commit": present_commit(),
@@ -79,10 +82,6 @@ def run(
                 write_records(records_file(out, "under-load"), results)
                 write_page(out, "under-load", page(results))
     return results
-
-
-def _all_loads() -> list[Load]:
-    return loads()
 
 
 @contextmanager

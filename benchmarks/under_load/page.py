@@ -45,6 +45,10 @@ def page(results: Mapping[str, Any]) -> str:
     told = {**results, "target": 100 * results["target"], "times": times}
     lines = ["# Deadlines under real loads", "", *_verdicts(rows, parties), "", HOW.format(**told)]
     lines += [*_of_parties(parties), ""]
+    absent = WORDS.keys() - {each["party"] for each in parties}
+    if absent:
+        named = "; ".join(words for party, words in WORDS.items() if party in absent)
+        lines += [f"Not trained yet, and not measured: {named}.", ""]
     for load in dict.fromkeys(row["load"] for row in rows):
         lines += _of_load(load, [row for row in rows if row["load"] == load])
     return "\n".join([*lines, MADE.format(**results), ""])

@@ -136,7 +136,7 @@ def test_the_command_measures_every_party_and_writes_a_page(
         "ladder": {"fixed": 0, "cascade": ("1/4", "1")},
         "exits": {"fixed": 0, "cascade": ()},
     })  # fmt: skip
-    command.run(tmp_path, requests=12, runs=2, batch=4, loads=["none"], out=tmp_path)
+    command.run(tmp_path, requests=12, runs=2, batch=4, chosen=loads()[:1], out=tmp_path)
     results = read_records(tmp_path / "results" / "under-load.jsonl")
     assert {each["party"] for each in results["parties"]} == {
         "elastic",

@@ -78,19 +78,24 @@ def test_images_are_the_product_with_the_whole_matrices(
 ALONE = """
 import time, numpy
 from wenable.core.resampling import resampled
-x = numpy.random.default_rng(0).random((1, 3, 224, 224), numpy.float32)
-resampled(x, 160, 160)
+x = numpy.random.default_rng(0).random((1, 3, *SIZE), numpy.float32)
+after = [side * 3 // 8 for side in SIZE]
+resampled(x, *after)
 whole, own = time.process_time(), time.thread_time()
-for _ in range(100):
-    resampled(x, 160, 160)
+for _ in range(CALLS):
+    resampled(x, *after)
 time.sleep(0.1)
 print((time.process_time() - whole) / (time.thread_time() - own))
 """
 
 
-def test_no_other_thread_computes_or_turns_afterwards():
-    """One call with threads of a BLAS burned a tenth of a second on the core of an engine's thread."""
-    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    ("size", "calls"), [((224, 224), 100), ((1080, 1920), 5), ((64, 20000), 5)]
+)
+def test_no_other_thread_computes_or_turns_afterwards(size: tuple[int, int], calls: int):
+    """The threads of numpy's BLAS took the core of an engine's thread, long after the call as well."""
+    code = f"SIZE, CALLS = {size}, {calls}\n{ALONE}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1.2
 
 

@@ -7,7 +7,9 @@ import random
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +131,24 @@ def test_norms_with_statistics_are_the_scale_and_shift_of_the_mode(
     )
     found = x * scale[:, None, None] + shift[:, None, None]
     np.testing.assert_allclose(found, norm.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "epsilon"),
+    [
+        ({"b": np.ones(4)}, 1e-5),
+        ({"c": np.ones((1, 3))}, 1e-5),
+        ({"d": np.float32(1)}, 1e-5),
+        ({}, "x"),
+    ],
+)
+def test_norms_that_do_not_fit_are_left_to_be_refused_by_name(change: dict[str, Any], epsilon: Any):
+    given: dict[str, Any] = dict.fromkeys("abcd", np.ones(3, np.float32)) | change
+    node = Node("BatchNormalization", ("x", *"abcd"), ("y",), {"epsilon": epsilon})
+    type_ = TensorType("x", "float32", (None, 3, 2, 2))
+    graph = Graph((type_,), (replace(type_, name="y"),), (node,), 18)
+    changed, _ = with_constant_norms(graph, ModeWeights({}, given, {}))
+    assert changed.nodes == (node,)
 
 
 @pytest.fixture(scope="module")

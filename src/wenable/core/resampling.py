@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,15 +52,25 @@ def resampled(images: NDArray[np.floating], height: int, width: int) -> NDArray[
     """
     lower = np.empty((*images.shape[:-2], height, images.shape[-1]), images.dtype)
     for new, old, weights in _bands(images.shape[-2], height, images.dtype):
-        np.matmul(weights, images[..., old, :], out=lower[..., new, :])
+        for part in _parts(images.shape[-1], weights):
+            np.matmul(weights, images[..., old, part], out=lower[..., new, part])
     smaller = np.empty((*lower.shape[:-1], width), images.dtype)
     for new, old, weights in _bands(images.shape[-1], width, images.dtype):
-        np.matmul(lower[..., old], weights.T, out=smaller[..., new])
+        for part in _parts(height, weights):
+            np.matmul(lower[..., part, old], weights.T, out=smaller[..., part, new])
     return smaller
 
 
 _BAND = 8
 """New pixels that are computed together."""
+_MOST_PRODUCTS = 100_000
+"""In one call: numpy's BLAS (OpenBLAS) shares out what has more than 262,144 among threads."""
+
+
+def _parts(length: int, weights: NDArray[np.floating]) -> Iterator[slice]:
+    """Yield parts of the other side, each small enough for one thread."""
+    step = max(_MOST_PRODUCTS // weights.size, 1)
+    return (slice(start, start + step) for start in range(0, length, step))
 
 
 @functools.lru_cache(maxsize=64)
@@ -69,7 +80,7 @@ def _bands(
     """Return some new pixels at a time: which, what old ones they are made of, and the weights between.
 
     A whole matrix is nearly all zeros, and its product large enough for the threads of numpy's BLAS,
-    which then turn for a tenth of a second beside the engine's, waiting for more.
+    which then go on turning beside the engine's, waiting for more.
     """
     matrix = resampling_weights(before, after).astype(dtype)
     bands = []

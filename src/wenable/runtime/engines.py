@@ -70,7 +70,9 @@ def open_engine(name: str, threads: int | None = None, precision: str = "float32
             f"`engine` (='auto') must name one engine here; allowed: {', '.join(ENGINES)}"
         )
     if kind not in ENGINES:
-        raise ValueError(f"`engine` (={name!r}) is unknown; allowed: {', '.join(ENGINES)}, auto")
+        raise ValueError(
+            f"`engine` (={name!r}) is unknown; allowed: {', '.join(ENGINES)}, and auto for a session"
+        )
     if not is_installed(kind):
         raise EngineError(f"`engine` (={name!r}) is not installed: {how_to_install(kind)}")
     if precision != "float32" and kind != "openvino":

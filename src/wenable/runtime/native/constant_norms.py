@@ -10,6 +10,7 @@ import numpy as np
 from wenable.runtime.building import ModeWeights
 from wenable.runtime.graph import NORM, Graph, Node
 
+_STATISTICS = 4
 _EPSILON = 1e-5
 """What ONNX takes if a node does not say."""
 
@@ -29,14 +30,21 @@ def _as_scale_and_shift(
     tensors: Mapping[str, np.ndarray],
     norms: dict[str, tuple[np.ndarray, np.ndarray]],
 ) -> Node:
-    stored = [tensors.get(name) for name in node.inputs[1:]]
-    if node.op != "BatchNormalization" or len(stored) != 4 or node.attributes.get("training_mode"):
+    stored = [tensors[name] for name in node.inputs[1:] if name in tensors]
+    epsilon = node.attributes.get("epsilon", _EPSILON)
+    known = (
+        node.op == "BatchNormalization"
+        and not node.attributes.get("training_mode")
+        and isinstance(epsilon, int | float)
+        and len(stored) == len(node.inputs) - 1 == _STATISTICS
+        and {each.shape for each in stored} == {(stored[0].size,)}
+    )
+    if not known:  # what makes the plan refuses it by name
         return node
-    if any(each is None for each in stored):
-        return node
-    gamma, beta, mean, variance = (np.asarray(each, np.float64) for each in stored)
-    epsilon = float(node.attributes.get("epsilon", _EPSILON))  # type: ignore[arg-type]
-    scale = gamma / np.sqrt(variance + epsilon)
-    name = node.outputs[0]
-    norms[name] = scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
+    gamma, beta, mean, variance = (each.astype(np.float64) for each in stored)
+    with np.errstate(all="ignore"):  # a variance below 0 gives NaN, as on any engine
+        scale = gamma / np.sqrt(variance + epsilon)
+        shift = beta - mean * scale
+        name = node.outputs[0]
+        norms[name] = scale.astype(np.float32), shift.astype(np.float32)
     return Node(NORM, node.inputs[:1], node.outputs[:1], layer=name)
