@@ -2,29 +2,19 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from experiments import deadline_networks
 from experiments.pixels import load_pixels
 from experiments.sides import converted
 from experiments.worth_sides import SCALES
+from tests.data.test_data import write_images
 from wenable.runtime import Session
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for split, count in (("train", 24), ("test", 8)):
-        for label in ("a", "b"):
-            (folder / split / label).mkdir(parents=True)
-            for number in range(count):
-                noise = draw.integers(0, 200, (16, 16, 3), np.uint8) + 50 * (label == "b")
-                Image.fromarray(noise.astype(np.uint8)).save(
-                    folder / split / label / f"{number}.png"
-                )
-    return folder
+    return write_images(tmp_path_factory.mktemp("images"), {"train": 24, "test": 8}, size=16)
 
 
 def test_every_party_is_a_bundle_with_the_accuracy_of_each_mode(images: Path, tmp_path: Path):

@@ -14,3 +14,6 @@ NEEDS_KERNELS = pytest.mark.skipif(not KERNELS_ARE_BUILT, reason=NO_KERNELS)
 
 SESSION_ENGINES = (*installed_engines(), pytest.param("native", marks=NEEDS_KERNELS))
 """Those that read ONNX, and our own kernels, which read a bundle's graph."""
+NEEDS_OPENVINO = pytest.mark.skipif(
+    not is_installed("openvino"), reason="OpenVINO is not installed"
+)

@@ -10,6 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import wenable as we
+from tests.helpers.engines import NEEDS_OPENVINO
 from wenable.cli.main import app
 from wenable.measure import NoMeter
 from wenable.measure.latency import TimingPlan
@@ -17,13 +18,9 @@ from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.comparison import compare
 from wenable.profiling.verification import verify
 from wenable.runtime import DeviceProfile, Session
-from wenable.runtime.engines import is_installed
 
 SHORT = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=0.0)
 PLAN = ProfilePlan(1, 2, scheme_timing=SHORT, mode_timing=SHORT)
-NEEDS_OPENVINO = pytest.mark.skipif(
-    not is_installed("openvino"), reason="OpenVINO is not installed"
-)
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import wenable as we
+from tests.helpers.engines import NEEDS_OPENVINO
 from wenable.runtime import session_engine
 from wenable.runtime.engine import EngineError, HasPrecisions, describe_engine
 from wenable.runtime.engines import is_installed, open_engine
 from wenable.runtime.session import Session
 from wenable.runtime.session_engine import TOLERANCE, is_near
-
-NEEDS_OPENVINO = pytest.mark.skipif(
-    not is_installed("openvino"), reason="OpenVINO is not installed"
-)
 
 
 @pytest.fixture(scope="module")
