@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,17 +100,13 @@ class CostParts:
 
     def costliest_first(self) -> CostParts:
         """Return the same with the tables in the order of their options: that of the full mode first."""
-        rows = [knob.options for knob in self.knobs]
-
-        def places(options: tuple[int, ...]) -> list[int]:
-            return [row.index(n) for row, n in zip(rows, options, strict=True)]
-
-        order = sorted(self._by_options, key=places)
-        return CostParts(self.space, tuple(self._by_options[options] for options in order))
+        order = sorted(self.tables, key=lambda table: places(self.space, table.space.full.options))
+        return CostParts(self.space, tuple(order))
 
     def missing(self, most: int) -> list[str]:
         """Return the full modes, as text, of the first parts that have no table; at most so many."""
-        return list(itertools.islice(self._missing(), most))
+        names = [knob.name for knob in self.knobs]
+        return missing_parts(self.space, names, [table.space.full for table in self.tables], most)
 
     @property
     def missing_count(self) -> int:
@@ -122,12 +118,6 @@ class CostParts:
         if not self.knobs:
             return self.tables[0].to_json()
         return [table.to_json() for table in self.tables]
-
-    def _missing(self) -> Iterator[str]:
-        for options in itertools.product(*(knob.options for knob in self.knobs)):
-            if options not in self._by_options:
-                named = {knob.name: n for knob, n in zip(self.knobs, options, strict=True)}
-                yield str(self.space.full.replace(named))
 
     @cached_property
     def _by_options(self) -> dict[tuple[int, ...], CostTable]:
@@ -147,6 +137,28 @@ class CostParts:
     def _words(self, options: Sequence[int]) -> str:
         pairs = zip(self.knobs, options, strict=True)
         return " and ".join(f"{knob.name}={knob.text(option)}" for knob, option in pairs)
+
+
+def places(space: Space, options: Sequence[int]) -> list[int]:
+    """Return where the options of a mode stand among those of its knobs: the full mode comes first."""
+    return [knob.options.index(option) for knob, option in zip(space.knobs, options, strict=True)]
+
+
+def missing_parts(
+    space: Space, names: Sequence[str], held: Iterable[Mapping[str, int]], most: int
+) -> list[str]:
+    """Return the full modes, as text, of the first parts of a space that are not held.
+
+    - `names`: of the knobs whose options tell parts from each other; `held`: a mode of each part that is.
+    - `most`: how many are named.
+    """
+    known = {tuple(mode[name] for name in names) for mode in held}
+    rows = [space.knobs[space.position(name)].options for name in names]
+    lacking = (options for options in itertools.product(*rows) if options not in known)
+    return [
+        str(space.full.replace(dict(zip(names, options, strict=True))))
+        for options in itertools.islice(lacking, most)
+    ]
 
 
 def _is_part(part: Space, whole: Space) -> bool:

@@ -26,7 +26,7 @@ from wenable.profiling.drift import drift_words, measure_steadily
 from wenable.profiling.energies import EnergyMeasurement, meter_of
 from wenable.profiling.estimate import ProfileWork, estimated_seconds
 from wenable.profiling.layer_times import Progress, measure_layers
-from wenable.profiling.parts import Part, missing_parts, parts_of
+from wenable.profiling.parts import Part, parts_of, parts_without_modes
 from wenable.profiling.plan import MODE_TIMING, SCHEME_TIMING, ProfilePlan
 from wenable.profiling.steps import Report, Steps
 from wenable.profiling.whole_modes import ModeBuilder
@@ -195,7 +195,7 @@ def _left_out(bundle: Bundle, parts: Sequence[Part]) -> Iterator[str]:
     if not parts:
         yield f"no cost table: {bundle.why_not_any_mode()}"
         return
-    lacking = missing_parts(bundle, parts)
+    lacking = parts_without_modes(bundle, parts)
     if lacking:
         yield (
             f"no cost table for {lacking}: the bundle holds no mode of these, and what others take"

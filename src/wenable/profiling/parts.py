@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+from wenable.core.cost_parts import missing_parts, places
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Reading
 from wenable.core.space import Mode, Space
@@ -70,27 +70,15 @@ def parts_of(bundle: Bundle) -> tuple[Part, ...]:
     for number in range(len(bundle.modes)):
         part = Part(bundle, number)
         found.setdefault(part.full.options, part)
-    rows = [knob.options for knob in bundle.space.knobs]
-
-    def places(options: tuple[int, ...]) -> list[int]:
-        return [row.index(option) for row, option in zip(rows, options, strict=True)]
-
-    return tuple(found[options] for options in sorted(found, key=places))
+    return tuple(found[options] for options in sorted(found, key=partial(places, bundle.space)))
 
 
-def missing_parts(bundle: Bundle, parts: Sequence[Part], most: int = 4) -> str:
+def parts_without_modes(bundle: Bundle, parts: Sequence[Part], most: int = 4) -> str:
     """Return the full modes of the parts of which a bundle holds no mode, as text; "" if it lacks none.
 
     - `most`: how many are named.
     """
-    options = [
-        knob.options for knob in bundle.space.knobs if knob.name in bundle.knobs_beside_groups
-    ]
-    held = {part.full for part in parts}
-    count = math.prod(map(len, options)) - len(held)
-    named = (
-        bundle.space.full.replace(dict(zip(bundle.knobs_beside_groups, each, strict=True)))
-        for each in itertools.product(*options)
-    )
-    first = list(itertools.islice((str(mode) for mode in named if mode not in held), most))
+    names, space = bundle.knobs_beside_groups, bundle.space
+    count = math.prod(len(space.knobs[space.position(name)].options) for name in names) - len(parts)
+    first = missing_parts(space, names, [part.full for part in parts], most)
     return ", ".join(first) + (f" and {count - len(first)} more" if count > len(first) else "")

@@ -43,7 +43,7 @@ def _as_scale_and_shift(
         return node
     gamma, beta, mean, variance = (each.astype(np.float64) for each in stored)
     with np.errstate(all="ignore"):  # a variance below 0 gives NaN, as on any engine
-        scale = gamma / np.sqrt(variance + epsilon)
+        scale = gamma / np.sqrt(variance + float(epsilon))  # type: ignore[arg-type]
         shift = beta - mean * scale
         name = node.outputs[0]
         norms[name] = scale.astype(np.float32), shift.astype(np.float32)
