@@ -65,9 +65,11 @@ WENABLE_INLINE void store_part(float* to, Vector vector, std::int64_t count) {
 
 // Both keep a NaN of `value`, as max and min of one operand and a constant should. What x86 has an
 // instruction for, compilers write as a comparison and a choice, whose operands they may not swap.
+// The masked forms of 512 bits with all lanes enabled are the plain instruction; the plain forms are written
+// in GCC's headers with an undefined vector, of which it warns under the sanitizers.
 WENABLE_INLINE Vector at_least(Vector value, Vector least) {
 #if defined(__AVX512F__)
-    return _mm512_max_ps(least, value);
+    return _mm512_mask_max_ps(value, 0xffff, least, value);
 #elif defined(__AVX2__)
     return _mm256_max_ps(least, value);
 #elif defined(__SSE2__)
@@ -79,7 +81,7 @@ WENABLE_INLINE Vector at_least(Vector value, Vector least) {
 
 WENABLE_INLINE Vector at_most(Vector value, Vector most) {
 #if defined(__AVX512F__)
-    return _mm512_min_ps(most, value);
+    return _mm512_mask_min_ps(value, 0xffff, most, value);
 #elif defined(__AVX2__)
     return _mm256_min_ps(most, value);
 #elif defined(__SSE2__)
