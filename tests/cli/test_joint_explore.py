@@ -122,7 +122,7 @@ def test_what_it_cannot_price_is_refused_before_anything_is_written(made, tmp_pa
         ),
         (
             ("--profile", tmp_path / "few.json", "--cost", "macs", "--constraint", "latency_ms=4"),
-            "`profile` has no cost of 1,size=4, 8-bit,size=4",
+            "profile` has no cost of 1,size=4, 8-bit,size=4",
         ),
     ):
         code, _, err = run(*command, *more)
