@@ -343,8 +343,8 @@ def _soak_words(run: dict[str, Any]) -> str:
     second, last = np.median(memory[tenth : 2 * tenth]), np.median(memory[-tenth:])
     return (
         f"`{run['command']}` at commit {run['commit']} on {run['machine']}: {run['network']}; after"
-        f" {run['requests']} requests in {run['minutes']:g} minutes the server holds {last:.1f} MiB, after a"
-        f" tenth of them it held {second:.1f}; never more than {max(memory):.1f}."
+        f" {run['requests']} requests in {run['minutes']:g} minutes the server holds {last:.1f} MiB; after"
+        f" a tenth of them it held {second:.1f}, and never more than {max(memory):.1f}."
     )
 
 
