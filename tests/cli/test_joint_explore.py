@@ -64,6 +64,38 @@ def test_it_says_how_many_modes_and_finds_a_front_of_all_combinations(made, tmp_
     assert "latency ms" in out
 
 
+def test_constraints_on_latency_and_memory_are_kept_in_all_combinations(made, tmp_path):
+    network, profile, folder = made
+    command = ("explore", network, "--data", "digits", "--min-accuracy", 0.0001, "--cost", "macs")
+    board = ("--profile", folder / "board.json", "--calibration-images", 64)
+    kept = ("--constraint", "latency_ms=7", "--constraint", "macs_m=0.9")
+    code, out, err = run(*command, *board, *kept, "--out", tmp_path / "o")
+    assert code == 0, err
+    assert "modes: a knapsack for each of 3 choices of size and precision" in err
+    assert "kept by all of them: at most 7 ms" in out
+    front = Front.from_json(json.loads((tmp_path / "o" / "front.json").read_text()))
+    latency = CostParts(front.chosen.mode.space, profile.parts)
+    assert all(latency.cost(point.mode) <= 7 for point in front)
+    assert all(point.cost.known <= 0.9e6 for point in front)
+
+
+@pytest.mark.parametrize("strategy", ["nsga2", "greedy-lazy"])
+def test_every_strategy_walks_the_knobs_together(made, tmp_path, strategy: str):
+    if strategy == "nsga2":
+        pytest.importorskip("optuna")
+    network, profile, folder = made
+    command = ("explore", network, "--data", "digits", "--min-accuracy", 0.0001)
+    board = ("--profile", folder / "board.json", "--calibration-images", 64)
+    code, _, err = run(*command, *board, "--strategy", strategy, "--out", tmp_path / "o")
+    assert code == 0, err
+    front = Front.from_json(json.loads((tmp_path / "o" / "front.json").read_text()))
+    costs = CostParts(front.chosen.mode.space, profile.parts)
+    assert front.strategy == strategy
+    assert front.cost == "latency"
+    for point in front.explored:
+        assert point.cost.known == pytest.approx(costs.cost(point.mode))
+
+
 def test_what_it_cannot_price_is_refused_before_anything_is_written(made, tmp_path):
     network, profile, folder = made
     few = replace(profile, parts=profile.parts[:2])
@@ -85,12 +117,12 @@ def test_what_it_cannot_price_is_refused_before_anything_is_written(made, tmp_pa
         (("--profile", tmp_path / "few.json"), "has no cost of 1,size=4, 8-bit,size=4"),
         (("--profile", tmp_path / "none.json"), "has no table of latency: the knob 'network'"),
         (
-            ("--profile", folder / "board.json", "--constraint", "latency_ms=4"),
-            "it has one for each of 4 parts of the space, and a constraint takes one sum",
+            ("--profile", folder / "board.json", "--constraint", "latency_ms=0.1"),
+            "(=at most 0.1 ms) cannot be kept: the least that a mode costs is",
         ),
         (
-            ("--profile", folder / "board.json", "--strategy", "nsga2"),
-            "needs costs that are sums over all",
+            ("--profile", tmp_path / "few.json", "--cost", "macs", "--constraint", "latency_ms=4"),
+            "profile` has no cost of 1,size=4, 8-bit,size=4",
         ),
     ):
         code, _, err = run(*command, *more)

@@ -12,8 +12,10 @@ from tests.helpers.networks import small_resnet
 from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Point, Reading, non_dominated
-from wenable.network.mode_costs import tables_of_each
+from wenable.network.mode_costs import macs_parts, tables_of_each
 from wenable.runtime import DeviceProfile
+from wenable.strategies.constraints import Constraint
+from wenable.strategies.greedy_lazy import greedy_lazy
 
 GROUPS = we.WeightEnabling((1, 4), only="block1.conv[13]")
 SIZES = we.ImageSize((12, 6))
@@ -161,10 +163,66 @@ def test_what_was_not_measured_is_refused_by_name():
         we.explore(net, DATA, DATA, profile=profile, min_accuracy=0.0)
     with pytest.raises(ValueError, match="a profile has its own tables"):
         we.explore(net, DATA, DATA, profile=profile, table=profile.parts, **search)
-    with pytest.raises(
-        ValueError, match=r"`strategy` \(='nsga2'\) needs costs that are sums over all"
-    ):
-        we.explore(net, DATA, DATA, profile=profile, strategy="nsga2", **search)
+
+
+def evaluated(net: we.DynamicNetwork, mode: we.Mode) -> Reading:
+    if not net.is_calibrated(mode):
+        we.calibrate(net, mode, [images()])
+    return we.evaluate(net, mode, DATA)
+
+
+@pytest.mark.parametrize("name", ["groups, exits"])
+def test_greedy_lazy_walks_all_knobs_as_its_plain_form_does(name: str):
+    net, other = converted(JOINT[name]), converted(JOINT[name])
+    profile = device(net)
+    front = we.explore(
+        net, DATA, DATA, min_accuracy=0.0, cost="latency", profile=profile, strategy="greedy-lazy"
+    )
+    plain = greedy_lazy(
+        other.space,
+        lambda mode: evaluated(other, mode),
+        lambda modes: [Reading(ms(other, mode), "ms") for mode in modes],
+        0.0,
+    )
+    assert [str(point.mode) for point in front.path] == [str(point.mode) for point in plain.path]
+    assert [p.cost.known for p in front.path] == pytest.approx([p.cost.known for p in plain.path])
+
+
+@pytest.mark.parametrize("name", ["groups, precision", "groups, exits"])
+def test_nsga2_finds_the_front_within_constraints_where_it_may_try_every_mode(name: str):
+    pytest.importorskip("optuna")
+    net = converted(JOINT[name])
+    profile = device(net)
+    latency, macs = CostParts(net.space, profile.parts), macs_parts(net)
+    most = 0.8 * ms(net, net.space.full)
+    front = we.explore(
+        net, DATA, DATA, min_accuracy=0.0,
+        strategy=we.NSGA2(trials=200, constraints=[Constraint(latency, most)]),
+    )  # fmt: skip
+    within = [mode for mode in every_mode(net) if ms(net, mode) <= most]
+    points = [Point(m, evaluated(net, m), Reading(net.macs(m), "MACs")) for m in within]
+    best = non_dominated(tuple(points))
+    assert 0 < len(best) < net.space.size
+    assert [p.accuracy.known for p in front] == [p.accuracy.known for p in best]
+    assert [p.cost.known for p in front] == pytest.approx([p.cost.known for p in best])
+    assert all(macs.cost(mode) == net.macs(mode) for mode in front.modes)
+
+
+@pytest.mark.parametrize("name", ["groups, precision", "widths, sizes"])
+def test_a_knapsack_by_macs_keeps_a_constraint_on_a_devices_latency(name: str):
+    net = converted(JOINT[name])
+    latency = CostParts(net.space, device(net).parts)
+    most = 0.6 * ms(net, net.space.full)
+    front = we.explore(
+        net, DATA, DATA, min_accuracy=0.0,
+        strategy=we.Knapsack(count=8, rounds=2, constraints=[Constraint(latency, most)]),
+    )  # fmt: skip
+    within = [mode for mode in every_mode(net) if ms(net, mode) <= most]
+    points = [Point(m, evaluated(net, m), Reading(net.macs(m), "MACs")) for m in within]
+    assert [p.accuracy.known for p in front] == [
+        p.accuracy.known for p in non_dominated(tuple(points))
+    ]
+    assert all(ms(net, mode) <= most for mode in front.modes)
 
 
 @pytest.mark.parametrize("methods", [BITS, [GROUPS, BITS]])

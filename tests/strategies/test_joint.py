@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable, tabulated
 from wenable.core.readings import Point, Reading, non_dominated
 from wenable.core.space import Knob, Mode, Space
@@ -104,6 +105,69 @@ def test_constraints_are_kept_and_parts_that_cannot_are_left_out():
     assert {mode["size"] for mode in asked} == {1, 2}
     with pytest.raises(ValueError, match="cannot be kept: the least that a mode costs is 3 KiB"):
         knapsack_of_each(SPACE, accuracy, tables(), constraints=[Constraint(constraint.table, 1.0)])
+
+
+def test_a_constraint_may_have_parts_of_its_own():
+    """Precision changes the made-up latency of every layer, and not the MACs that are searched by."""
+    space = Space((*SPACE.knobs, Knob("precision", (1, 4), labels=("32", "8-bit"), by_name=True)))
+
+    def ms(mode) -> float:
+        return macs(mode) / mode["precision"] ** 0.5
+
+    def with_precision(table: CostTable, options: tuple[int, ...]) -> CostTable:
+        part = space.fixed({"size": table.space.full["size"]})
+        return CostTable(
+            part, "MACs", table.rest, {**table.costs, "precision": dict.fromkeys(options, 0.0)}
+        )
+
+    parts = [
+        space.fixed({"size": size, "precision": bits})
+        for size in SPACE.knobs[0].options
+        for bits in (1, 4)
+    ]
+    latency = CostParts(space, tuple(tabulated(part, ms, "ms") for part in parts))
+    constraint = Constraint(latency, 30.0)
+    accuracy, _ = world(5)
+    known = {}
+
+    def taught(mode: Mode) -> Reading:
+        whole = SPACE.mode({name: mode[name] for name in SPACE.names})
+        known[mode] = Reading(accuracy(whole).known / mode["precision"] ** 0.02, "top-1")
+        return known[mode]
+
+    by = [with_precision(table, (1, 4)) for table in tables()]
+    front = knapsack_of_each(space, taught, by, constraints=[constraint], count=24, rounds=2)
+    rows = itertools.product(*(knob.options for knob in space.knobs))
+    modes = [space.mode(dict(zip(space.names, row, strict=True))) for row in rows]
+    keeping = [mode for mode in modes if ms(mode) <= 30.0]
+    best = non_dominated(tuple(Point(m, taught(m), Reading(macs(m), "MACs")) for m in keeping))
+    found = {point.mode for point in front}
+    assert found <= {point.mode for point in best}
+    assert len(found) >= 0.8 * len(best)
+    assert all(ms(mode) <= 30.0 for mode in found)
+    assert {mode["precision"] for mode in found} == {1, 4}
+
+
+def test_parts_within_the_constraints_that_are_not_accurate_enough_are_refused_by_name():
+    memory = {"size": {1: 50.0, 2: 5.0, 3: 0.0}} | {n: {1: 4.0, 2: 2.0, 4: 1.0} for n in "abc"}
+    constraint = Constraint(CostTable(SPACE, "KiB", 0.0, memory), 20.0)
+
+    def accuracy(mode: Mode) -> Reading:
+        return Reading({1: 0.9, 2: 0.4, 3: 0.3}[mode["size"]], "top-1")
+
+    with pytest.raises(
+        ValueError, match=r"the best of the full modes .* 1,size=48, has .* 0\.4000"
+    ):
+        knapsack_of_each(SPACE, accuracy, tables(), constraints=[constraint], min_accuracy=0.5)
+
+
+def test_budgets_that_only_parts_beyond_the_constraints_keep_are_refused():
+    memory = {"size": {1: 0.0, 2: 50.0, 3: 50.0}} | {n: {1: 4.0, 2: 2.0, 4: 1.0} for n in "abc"}
+    constraint = Constraint(CostTable(SPACE, "KiB", 0.0, memory), 20.0)
+    accuracy, asked = world(6)
+    with pytest.raises(ValueError, match=r"`budgets` holds none .* the least that one costs is 40"):
+        knapsack_of_each(SPACE, accuracy, tables(), constraints=[constraint], budgets=[12.0])
+    assert not asked
 
 
 def test_budgets_are_those_that_a_part_can_keep():

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from wenable.core.cost_table import CostTable
 from wenable.network.dynamic_network import DynamicNetwork
-from wenable.network.mode_costs import macs_table, weights_table
+from wenable.network.mode_costs import macs_parts, weights_parts
+from wenable.runtime import DeviceProfile
+from wenable.search.known_costs import Cost, known_costs
 from wenable.strategies.constraints import Constraint
 
-_OF_A_DEVICE = {"latency_ms": "latency", "energy_mj": "energy"}
+_OF_A_DEVICE: dict[str, Cost] = {"latency_ms": "latency", "energy_mj": "energy"}
 NAMES = ("macs_m", "memory_kib", *_OF_A_DEVICE)
 
 
 def parse_constraints(
-    texts: Sequence[str], net: DynamicNetwork, tables: Mapping[str, CostTable | str]
+    texts: Sequence[str], net: DynamicNetwork, profile: DeviceProfile | None
 ) -> list[Constraint]:
     """Return constraints from texts as `memory_kib=200`, or `table.json=2` by a cost table in a file.
 
-    - `tables`: those of a profile, "latency" and "energy", or why it has none; for `latency_ms` and
-      `energy_mj`.
+    - `profile`: of the device, for `latency_ms` and `energy_mj`.
 
     Raises `ValueError` for what is no constraint, with what is allowed; `OSError` without the file.
     """
-    return [_parse(text, net, tables) for text in texts]
+    return [_parse(text, net, profile) for text in texts]
 
 
-def _parse(text: str, net: DynamicNetwork, tables: Mapping[str, CostTable | str]) -> Constraint:
+def _parse(text: str, net: DynamicNetwork, profile: DeviceProfile | None) -> Constraint:
     name, _, figure = text.rpartition("=")
     try:
         most = float(figure)
@@ -43,14 +44,17 @@ def _parse(text: str, net: DynamicNetwork, tables: Mapping[str, CostTable | str]
     if not 0 <= most < math.inf:
         raise ValueError(f"`--constraint` (={text!r}) must be a finite number, at least 0")
     if name == "macs_m":
-        return Constraint(macs_table(net), 1e6 * most)
+        return Constraint(macs_parts(net), 1e6 * most)
     if name == "memory_kib":
-        return Constraint(weights_table(net), most)
+        return Constraint(weights_parts(net), most)
     if name in _OF_A_DEVICE:
-        table = tables.get(_OF_A_DEVICE[name], "`--profile` was not given")
-        if isinstance(table, str):
-            raise ValueError(f"`--constraint` (={text!r}) needs a table of a device: {table}")
-        return Constraint(table, most)
+        cost = _OF_A_DEVICE[name]
+        lacking = "`--profile` was not given" if profile is None else profile.why_no_tables(cost)
+        if profile is None or lacking:
+            raise ValueError(f"`--constraint` (={text!r}) needs a table of a device: {lacking}")
+        known = known_costs(net, cost, profile=profile)
+        assert known is not None  # a profile's costs are
+        return Constraint(known, most)
     if not Path(name).is_file():
         raise ValueError(
             f"`--constraint` (={text!r}) names neither {', '.join(NAMES)} nor the file of a cost table"

@@ -17,7 +17,6 @@ from wenable.cli.progress import explore_with_bar, with_tests
 from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
 from wenable.core.accuracy_comparison import compare_accuracies
 from wenable.core.cost_parts import CostParts
-from wenable.core.cost_table import CostTable
 from wenable.core.files import write_whole
 from wenable.core.readings import Front
 from wenable.core.space import Mode
@@ -30,6 +29,7 @@ from wenable.search.known_costs import Cost, known_costs
 from wenable.strategies.constraints import Constraint
 from wenable.strategies.fronts import indistinguishable
 from wenable.strategies.joint import planned_evaluations_of_each
+from wenable.strategies.parts import knobs_of_parts, parts_within
 from wenable.strategies.racing import most_evaluations
 from wenable.strategies.settings import (
     NSGA2,
@@ -75,7 +75,7 @@ def run_explore(
         progress.print(line)
     cost = cost or ("macs" if profile is None else "latency")
     device = None if profile is None else DeviceProfile.read(profile)
-    kept = parse_constraints(constraints, net, {} if device is None else _tables(device))
+    kept = parse_constraints(constraints, net, device)
     # A profile may be there for a constraint alone.
     of_cost = device if cost in ("latency", "energy") else None
     _check_has_tables(cost, of_cost, profile)
@@ -156,10 +156,12 @@ def evaluations_words(
         net.space, known.tables, budgets=chosen.budgets, count=chosen.count,
         constraints=chosen.constraints, rounds=chosen.rounds,
     )  # fmt: skip
-    if not known.knobs:
+    knobs = knobs_of_parts(known, chosen.constraints)
+    if not knobs:
         return f"at most {most} modes"
-    names = " and ".join(knob.name for knob in known.knobs)
-    return f"at most {most} modes: a knapsack for each of {len(known.tables)} choices of {names}"
+    parts = len(parts_within(known, chosen.constraints))
+    names = " and ".join(knob.name for knob in knobs)
+    return f"at most {most} modes: a knapsack for each of {parts} choices of {names}"
 
 
 def _table(net: we.DynamicNetwork, front: Front, cost: str) -> Table:
@@ -204,19 +206,6 @@ def _images_words(data: Data) -> str:
         sum(len(batch[0]) for batch in split) for split in (data.calibration, data.search)
     )
     return f"each mode is calibrated on {calibration} images and evaluated on {search}"
-
-
-def _tables(profile: DeviceProfile) -> dict[str, CostTable | str]:
-    """Return a profile's tables, by the cost they are of; instead of one that no sum has, the reason."""
-
-    def table(cost: str) -> CostTable | str:
-        tables = profile.tables(cost)
-        if len(tables) == 1:
-            return tables[0]
-        several = f"it has one for each of {len(tables)} parts of the space, and a constraint takes one sum"
-        return several if tables else profile.why_no_tables(cost)
-
-    return {"latency": table("latency"), "energy": table("energy")}
 
 
 def _check_has_tables(cost: str, profile: DeviceProfile | None, path: Path | None) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Reading
@@ -137,6 +137,10 @@ class CostParts:
     def _words(self, options: Sequence[int]) -> str:
         pairs = zip(self.knobs, options, strict=True)
         return " and ".join(f"{knob.name}={knob.text(option)}" for knob, option in pairs)
+
+
+Costs: TypeAlias = CostTable | CostParts
+"""The cost of any mode of a space: one table, or one for each of its parts."""
 
 
 def places(space: Space, options: Sequence[int]) -> list[int]:

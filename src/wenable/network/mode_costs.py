@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import BIT_OPERATIONS, CostTable, tabulated
 from wenable.core.space import Knob, Mode
 from wenable.network.dynamic_network import DynamicNetwork
 
 
+def macs_parts(net: DynamicNetwork) -> CostParts:
+    """Return the multiply-accumulates of any mode for one example, by one table or one for each part.
+
+    >>> import torch
+    >>> import wenable as we
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    >>> method = [we.WeightEnabling((1, 2), classifier=True), we.ImageSize((8, 6))]
+    >>> net = we.convert(model, torch.ones(1, 4, 8, 8), method=method)
+    >>> macs = macs_parts(net)
+    >>> len(macs.tables), macs.cost("1/2,size=6") == net.macs("1/2,size=6")
+    (2, True)
+    """
+    return CostParts(net.space, tables_of_each(net, "macs"))
+
+
 def macs_table(net: DynamicNetwork) -> CostTable:
     """Return the multiply-accumulates of any mode for one example.
 
-    Raises `ValueError` if they are no sum over knobs; `tables_of_each` has a table for each part then.
+    Raises `ValueError` if they are no sum over knobs; `macs_parts` has a table for each part then.
     """
     several = knobs_of_products(net, "macs")
     if several:
         raise ValueError(
             f"MACs are no sum over the knobs of this network: what a layer costs depends on"
-            f" {_names(several)} too; allowed: a constraint on another cost, or a table for each option"
+            f" {_names(several)} too; `macs_parts` has a table for each option"
         )
     return tabulated(net.space, net.macs, "MACs", "counted")
 
@@ -78,10 +94,36 @@ def _names(knobs: Sequence[Knob]) -> str:
     return " and ".join(repr(knob.name) for knob in knobs)
 
 
+def weights_parts(net: DynamicNetwork) -> CostParts:
+    """Return the memory in KiB that the parameters of any mode take, by one table or one for each exit.
+
+    What a mode holds does not depend on the size of images, and beside groups on its exit: layers behind
+    it are not held.
+
+    >>> import torch
+    >>> import wenable as we
+    >>> layers = [torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3)]
+    >>> head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)]
+    >>> method = [we.WeightEnabling((1, 2), only="[12]"), we.EarlyExits(("0",))]
+    >>> net = we.convert(torch.nn.Sequential(*layers, *head), torch.ones(1, 4, 8, 8), method=method)
+    >>> weights = weights_parts(net)
+    >>> len(weights.tables), weights.cost("1/2,exit=0") == 4 * net.parameter_count("1/2,exit=0") / 1024
+    (2, True)
+    """
+    exits = {layer.exit_knob for layer in net.switchable_layers} - {""}
+    several = [knob for knob in net.space.knobs if knob.name in exits]
+    tables = []
+    for options in itertools.product(*(knob.options for knob in several)):
+        part = net.space.fixed({k.name: n for k, n in zip(several, options, strict=True)})
+        tables.append(tabulated(part, _kib_of(net), "KiB", "parameters, counted"))
+    return CostParts(net.space, tuple(tables))
+
+
 def weights_table(net: DynamicNetwork) -> CostTable:
     """Return the memory in KiB that the parameters of any mode take, those of its plain network.
 
-    What a pass keeps besides, activations and the engine's own copies, is not in it.
+    What a pass keeps besides, activations and the engine's own copies, is not in it. Raises `ValueError`
+    if they are no sum over knobs; `weights_parts` has a table for each part then.
 
     >>> import torch
     >>> import wenable as we
@@ -91,9 +133,9 @@ def weights_table(net: DynamicNetwork) -> CostTable:
     >>> table.unit, table.cost("full"), 4 * net.parameter_count("full") / 1024
     ('KiB', 18.28125, 18.28125)
     """
+    return tabulated(net.space, _kib_of(net), "KiB", "parameters, counted")
+
+
+def _kib_of(net: DynamicNetwork) -> Callable[[Mode], float]:
     size = next(net.parameters()).element_size()
-
-    def kib(mode: Mode) -> float:
-        return size * net.parameter_count(mode) / 1024
-
-    return tabulated(net.space, kib, "KiB", "parameters, counted")
+    return lambda mode: size * net.parameter_count(net.space.mode(dict(mode))) / 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +28,6 @@ from wenable.search.run_identity import run_identity
 from wenable.strategies.greedy import SearchStep, greedy
 from wenable.strategies.greedy_lazy import greedy_lazy
 from wenable.strategies.joint import knapsack_of_each
-from wenable.strategies.knapsack import knapsack
 from wenable.strategies.nsga2 import nsga2
 from wenable.strategies.settings import (
     NSGA2,
@@ -92,7 +90,8 @@ def explore(
       settings or by name, `"knapsack"`, `"greedy"`, `"greedy-lazy"`, `"nsga2"`. `Greedy` takes any
       cost; the others need costs that are sums over knobs: MACs, bit operations, or a profile's. Where the
       size of images, a width, an exit or the network's precision changes what others cost, `Knapsack`
-      runs once for each combination of their options (`strategies.joint`), and `NSGA2` is refused.
+      runs once for each combination of their options (`strategies.joint`); the others walk all knobs
+      together.
       Bit operations are no sums if layers have both groups and a precision of their own. Default:
       `Knapsack()` if costs are sums, `Greedy()` otherwise.
     - `pooled`: under `torchrun`, each process is given its own part of both splits, and accuracies
@@ -128,8 +127,7 @@ def explore(
         allowed = ", ".join(map(repr, get_args(Cost)))
         raise ValueError(f"`cost` (={cost!r}) is unknown; allowed: {allowed}")
     known = known_costs(net, cost, table, profile)
-    tables = () if known is None else known.tables
-    chosen = _checked_strategy(strategy, len(tables), pooled)
+    chosen = _checked_strategy(strategy, known is not None, pooled)
     journaled = known is not None
     counted = "macs" if cost == "macs" and table is None else None
     if getattr(chosen, "journal", None) is not None and (several_processes() or not journaled):
@@ -147,7 +145,7 @@ def explore(
         with _opened_journal(net, splits, chosen, counted or known, limit, judge) as journal:
             return _explore_with(
                 net, Judged(net, search_batches, calibration_batches, judge, limit, journal), chosen,
-                tables, lambda: _costs(net, cost, known, timing), cost, on_step,
+                known, lambda: _costs(net, cost, known, timing), cost, on_step,
             )  # fmt: skip
     if journaled and isinstance(chosen, Greedy | GreedyLazy) and not several_processes():
         front = search_greedily(
@@ -156,7 +154,7 @@ def explore(
         )  # fmt: skip
         return replace(front, cost=cost)
     evaluated = _Evaluated(net, search_batches, calibration_batches, pooled)
-    if not tables or isinstance(chosen, Greedy | GreedyLazy):
+    if known is None or isinstance(chosen, Greedy | GreedyLazy):
         costs = _costs(net, cost, known, timing)
 
         def run() -> Front:
@@ -166,7 +164,7 @@ def explore(
     else:
 
         def run() -> Front:
-            return _run_on_sums(net, chosen, evaluated.accuracy, tables, limit, cost, on_step)
+            return _run_on_sums(net, chosen, evaluated.accuracy, known, limit, cost, on_step)
 
     return evaluated.front(run)
 
@@ -195,7 +193,7 @@ def _explore_with(
     net: DynamicNetwork,
     judged: Judged,
     strategy: Strategy,
-    tables: Sequence[CostTable],
+    known: CostParts | None,
     costs: Callable[[], Callable[[Sequence[Mode]], Sequence[Reading]]],
     cost: str,
     on_step: Callable[[SearchStep], None] | None,
@@ -207,8 +205,9 @@ def _explore_with(
         return judged.front(
             lambda: search(net.space, judged.accuracy, costs(), least, cost=cost, on_step=told)
         )
+    assert known is not None  # or the strategy had been refused
     return judged.front(
-        lambda: _run_on_sums(net, strategy, judged.accuracy, tables, least, cost, told)
+        lambda: _run_on_sums(net, strategy, judged.accuracy, known, least, cost, told)
     )
 
 
@@ -216,24 +215,22 @@ def _run_on_sums(
     net: DynamicNetwork,
     strategy: Strategy,
     accuracy: Callable[[Mode], Reading],
-    tables: Sequence[CostTable],
+    known: CostParts,
     min_accuracy: float,
     cost: str,
     on_step: Callable[[SearchStep], None] | None,
 ) -> Front:
-    """Run a strategy that needs costs to be sums over knobs."""
+    """Run a strategy that needs costs to be sums over knobs, in the whole space or in its parts."""
     if isinstance(strategy, Knapsack):
-        search = functools.partial(knapsack, net.space, accuracy, tables[0])
-        if len(tables) > 1:
-            search = functools.partial(knapsack_of_each, net.space, accuracy, tables)
-        return search(
+        return knapsack_of_each(
+            net.space, accuracy, known.tables,
             budgets=strategy.budgets, count=strategy.count,
             min_accuracy=min_accuracy, constraints=strategy.constraints, cost=cost,
             rounds=strategy.rounds, on_step=on_step,
         )  # fmt: skip
     assert isinstance(strategy, NSGA2)
     return nsga2(
-        net.space, accuracy, tables[0], trials=strategy.trials, seed=strategy.seed,
+        net.space, accuracy, known, trials=strategy.trials, seed=strategy.seed,
         population=strategy.population, min_accuracy=min_accuracy,
         constraints=strategy.constraints, start=strategy.start, cost=cost, on_step=on_step,
     )  # fmt: skip
@@ -295,19 +292,14 @@ class _Evaluated:
         self.modes.intersection_update(keep)
 
 
-def _checked_strategy(strategy: Strategy | str | None, tables: int, pooled: bool) -> Strategy:
+def _checked_strategy(strategy: Strategy | str | None, sums: bool, pooled: bool) -> Strategy:
     """Return the strategy, the default one if none is given, once it is known to fit.
 
-    - `tables`: how many tables the costs are sums in; several are for parts of the space.
+    - `sums`: whether costs are sums over knobs, in the whole space or in parts of it.
     """
-    chosen = strategy_named(strategy or ("knapsack" if tables else "greedy"))
+    chosen = strategy_named(strategy or ("knapsack" if sums else "greedy"))
     several = several_processes()
-    if not isinstance(chosen, Knapsack | Greedy) and tables > 1:
-        raise ValueError(
-            f"`strategy` (={chosen.name!r}) needs costs that are sums over all knobs, and here some knobs"
-            f" change what others cost; allowed: {Knapsack.name!r}, {Greedy.name!r}"
-        )
-    if not isinstance(chosen, Greedy) and not tables:
+    if not isinstance(chosen, Greedy) and not sums:
         raise ValueError(
             f"`strategy` (={chosen.name!r}) needs costs that are sums over knobs: give the `profile` of a"
             " device, or cost='macs'"

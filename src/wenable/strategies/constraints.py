@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from wenable.core.cost_parts import CostParts, Costs
 from wenable.core.cost_table import CostTable
 from wenable.core.space import Knob, Mode, Space
 
@@ -25,10 +26,11 @@ LONGEST_S = 5.0  # of one knapsack; those with losses proportional to costs may 
 class Constraint:
     """The most that a mode may cost, by a table: 5 ms, or 2 MB, or 1 mJ.
 
-    - `table`: the cost of any mode.
+    - `table`: the cost of any mode, or a `CostParts`, if it adds up in parts of the space only, as the
+      latency does if the size of images is a knob.
     - `most`: the constraint, in the table's unit.
 
-    Raises `ValueError` where `most` is no finite number of at least 0.
+    Raises `ValueError` where `most` is no finite number of at least 0, and for parts without a table.
 
     >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
     >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
@@ -36,7 +38,7 @@ class Constraint:
     (True, False)
     """
 
-    table: CostTable
+    table: Costs
     most: float
 
     def __post_init__(self) -> None:
@@ -44,12 +46,42 @@ class Constraint:
             raise ValueError(
                 f"`most` (={self.most}) of a constraint must be a finite number, at least 0"
             )
+        if isinstance(self.table, CostParts) and self.table.missing_count:
+            lacking = ", ".join(self.table.missing(4))
+            raise ValueError(
+                f"`table` has no cost of {lacking}; a constraint needs that of any mode"
+            )
+        if isinstance(self.table, CostParts) and not self.table.knobs:
+            object.__setattr__(self, "table", self.table.tables[0])
 
-    def allows(self, mode: Mode) -> bool:
+    @property
+    def sums(self) -> CostTable:
+        """The table of all modes; raises `ValueError` if there is one for each part of the space."""
+        if isinstance(self.table, CostParts):
+            names = " and ".join(repr(knob.name) for knob in self.table.knobs)
+            raise ValueError(
+                f"a constraint ({self}) has a table for each option of {names}; here it needs one for all"
+            )
+        return self.table
+
+    def within(self, part: Space) -> Constraint:
+        """Return the constraint in a part of the space (`Space.fixed`), where its cost is a sum.
+
+        >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
+        >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
+        >>> Constraint(table, 5.5).within(space.fixed({"a": 2})).allows({"a": 2, "b": 1})
+        True
+        """
+        table = self.table
+        if isinstance(table, CostParts):
+            table = table.table_of(part.full)
+        return Constraint(table.within(part), self.most)
+
+    def allows(self, mode: Mapping[str, int]) -> bool:
         """Say whether the mode costs no more than the constraint, up to a millionth of it."""
         return self.violation(mode) <= 0
 
-    def violation(self, mode: Mode) -> float:
+    def violation(self, mode: Mapping[str, int]) -> float:
         """Return by how much the mode exceeds the constraint, as a share of it; 0 where it does not."""
         over = self.table.cost(mode) - self.most
         return over / (self.most or 1.0) if over > ROUNDING * self.most else 0.0
@@ -71,24 +103,61 @@ def check_constraints(space: Space, constraints: Sequence[Constraint]) -> Mode:
     """
     for position, constraint in enumerate(constraints):
         check_space(space, constraint.table, f"`constraints[{position}]`")
-    steps = {knob.name: {n: float(i) for i, n in enumerate(knob.options)} for knob in space.knobs}
-    mode = space.full
-    for position, constraint in enumerate(constraints):
-        before = constraints[:position]
-        within = _solve(space, steps, constraint.table, [*before, constraint])
-        if within is None:
-            least = _least(space, constraint.table, before)
-            alone = _least(space, constraint.table, ())
-            together = " together with those before it" if alone <= constraint.most else ""
-            raise ValueError(
-                f"`constraints[{position}]` (={constraint}) cannot be kept{together}: the least that a mode"
-                f" costs is {alone if not together else least:g} {constraint.table.unit}"
-            )
-        mode = within
+    (mode,) = kept_in_each([(space, constraints)])
+    assert mode is not None  # or it had been refused
     return mode
 
 
-def check_space(space: Space, table: CostTable, what: str) -> None:
+def kept_in_each(
+    parts: Sequence[tuple[Space, Sequence[Constraint]]],
+) -> list[Mode | None]:
+    """Return for each part a mode that keeps its constraints, coarse where it can be; None if none does.
+
+    - `parts`: the parts of a space, each with the same constraints, by its own tables.
+
+    Raises `ValueError` if no part keeps a constraint, alone or together with those before it; the error
+    names the least that is possible in any.
+
+    >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
+    >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
+    >>> part = space.fixed({"a": 1})
+    >>> kept = kept_in_each([(each, [Constraint(table, 5.5).within(each)]) for each in (space, part)])
+    >>> [str(mode) for mode in kept]
+    ['1,1/2', '1,1/2']
+    """
+    modes: list[Mode | None] = [space.full for space, _ in parts]
+    for position in range(len(parts[0][1])):
+        for place, (space, constraints) in enumerate(parts):
+            if modes[place] is not None:
+                table = constraints[position].sums
+                modes[place] = _solve(space, _steps(space), table, constraints[: position + 1])
+        if all(mode is None for mode in modes):
+            raise ValueError(_not_kept(parts, position))
+    return modes
+
+
+def _not_kept(parts: Sequence[tuple[Space, Sequence[Constraint]]], position: int) -> str:
+    """Say that no part keeps a constraint together with those before it, and the least of its cost."""
+
+    def least(before: int) -> float:
+        found = (_least(space, own[position].sums, own[:before]) for space, own in parts)
+        return min((cost for cost in found if not math.isnan(cost)), default=math.nan)
+
+    constraint, alone = parts[0][1][position], least(0)
+    possible = alone <= constraint.most
+    together = " together with those before it" if possible else ""
+    return (
+        f"`constraints[{position}]` (={constraint}) cannot be kept{together}: the least that a mode"
+        f" costs is {least(position) if possible else alone:g} {constraint.table.unit}"
+    )
+
+
+def _steps(space: Space) -> Losses:
+    """Return losses that make coarse options the better ones."""
+    return {knob.name: {n: float(i) for i, n in enumerate(knob.options)} for knob in space.knobs}
+
+
+def check_space(space: Space, table: Costs, what: str) -> None:
     """Raise `ValueError`, naming `what`, where the table is of another space."""
     if table.space != space:
         raise ValueError(
@@ -119,7 +188,7 @@ def worthwhile(
     >>> worthwhile(space, table), worthwhile(space, table, [Constraint(memory, 3.0)])
     ({'a': (1, 2)}, {'a': (1, 2, 4)})
     """
-    tables = [table, *(constraint.table for constraint in constraints)]
+    tables = [table, *(constraint.sums for constraint in constraints)]
 
     def kept(knob: Knob) -> tuple[int, ...]:
         chosen: list[int] = []
@@ -200,7 +269,7 @@ def _solve(
     rows = [LinearConstraint(one_each, 1, 1)]
     allowed = np.ones(len(choices))
     for constraint in constraints:
-        above, least = _above_least(constraint.table, losses)
+        above, least = _above_least(constraint.sums, losses)
         room = constraint.most * (1 + ROUNDING / 2) - least
         if room < 0:
             return None

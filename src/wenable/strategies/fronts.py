@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from wenable.core.accuracy_comparison import compare_accuracies
-from wenable.core.cost_table import CostTable
+from wenable.core.cost_parts import Costs
 from wenable.core.readings import Front, Point, Reading, non_dominated
 from wenable.core.space import Mode
 from wenable.strategies.constraints import Constraint
@@ -27,6 +27,7 @@ class Evaluations:
     - `on_step`: called after each evaluation; a mode that is known already makes no step.
     - `likely`: how many it will ask for if all goes as usual.
 
+    >>> from wenable.core.cost_table import CostTable
     >>> from wenable.core.space import Knob, Space
     >>> space = Space((Knob("a", (1, 2)),))
     >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}})
@@ -38,7 +39,7 @@ class Evaluations:
     def __init__(
         self,
         accuracy: Callable[[Mode], Reading],
-        table: CostTable,
+        table: Costs,
         most: int,
         on_step: Callable[[SearchStep], None] | None = None,
         *,

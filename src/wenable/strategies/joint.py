@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Front, Point, Reading
 from wenable.core.space import Mode, Space
-from wenable.strategies.constraints import Constraint, check_constraints
+from wenable.strategies.constraints import Constraint
 from wenable.strategies.fronts import NotExceededError, check_exceeded, union
 from wenable.strategies.greedy import SearchStep
 from wenable.strategies.knapsack import (
@@ -18,6 +19,7 @@ from wenable.strategies.knapsack import (
     least_cost,
     planned_evaluations,
 )
+from wenable.strategies.parts import Part, parts_within
 
 
 def knapsack_of_each(
@@ -42,7 +44,8 @@ def knapsack_of_each(
     - `tables`: one for each part, whose space is that part (`Space.fixed`); the first holds the full
       mode of `space`.
     - `budgets`: those that no mode of a part can keep are left out there.
-    - `constraints`: of the whole space; a part that cannot keep them is left out.
+    - `constraints`: of the whole space, or of parts of it, which need not be the same ones
+      (`strategies.parts`); a part that cannot keep them is left out.
     - the others as in `knapsack`. `on_step` is told how many evaluations all parts take at most.
 
     Raises `ValueError` as `knapsack` does: for the constraints and budgets where every part does.
@@ -65,13 +68,14 @@ def knapsack_of_each(
             known[whole] = Point(whole, accuracy(whole), table.reading(mode))
         return known[whole].accuracy
 
+    searches = _searches(space, tables, constraints, budgets, count, rounds)
     evaluated(tables[0], tables[0].space.full)
     check_exceeded(min_accuracy, known[space.full])
-    parts = _parts(space, tables, constraints, budgets, count, rounds)
-    most, likely = (sum(each) for each in zip(*(part.planned for part in parts), strict=True))
+    most, likely = (sum(each) for each in zip(*(each.planned for each in searches), strict=True))
     fronts: list[Front] = []
     refused: list[NotExceededError] = []
-    for part in parts:
+    for search in searches:
+        part = search.part
         if evaluated(part.table, part.table.space.full).known <= min_accuracy:
             continue
         done = len(known) - 1
@@ -85,7 +89,7 @@ def knapsack_of_each(
         try:
             found = knapsack(
                 part.table.space, functools.partial(evaluated, part.table), part.table,
-                budgets=part.budgets, count=count, min_accuracy=min_accuracy,
+                budgets=search.budgets, count=count, min_accuracy=min_accuracy,
                 constraints=part.constraints, cost=cost, rounds=rounds, on_step=told,
             )  # fmt: skip
         except NotExceededError as error:
@@ -93,7 +97,7 @@ def knapsack_of_each(
             continue
         fronts.append(_of_whole(found, space))
     if not fronts:
-        raise refused[0]
+        raise refused[0] if refused else _none_is_enough(searches, known, min_accuracy)
     front = union(*fronts)
     path = (known[space.full], *(point for point in front.path if point.mode != space.full))
     return replace(front, path=path, explored=tuple(known.values()), evaluations=len(known))
@@ -118,49 +122,64 @@ def planned_evaluations_of_each(
     >>> planned_evaluations_of_each(space, [table(1), table(2)])
     4
     """
-    parts = _parts(space, tables, constraints, budgets, count, rounds)
-    return sum(part.planned[0] for part in parts)
+    searches = _searches(space, tables, constraints, budgets, count, rounds)
+    return sum(search.planned[0] for search in searches)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A part of the space: what its modes cost, what is asked of them, how many may be evaluated."""
+class _Search:
+    """What is searched in a part of the space: within which budgets, by how many evaluations."""
 
-    table: CostTable
-    constraints: tuple[Constraint, ...]
+    part: Part
     budgets: tuple[float, ...] | None
     planned: tuple[int, int]
 
 
-def _parts(
+def _searches(
     space: Space,
     tables: Sequence[CostTable],
     constraints: Sequence[Constraint],
     budgets: Sequence[float] | None,
     count: int,
     rounds: int,
-) -> list[_Part]:
-    """Return the parts that can keep the constraints and a budget; refuses what none can."""
-    check_constraints(space, constraints)
+) -> list[_Search]:
+    """Return what is searched in the parts that can keep the constraints and a budget; at least one can."""
+    parts = parts_within(CostParts(space, tuple(tables)), constraints)
     check_budgets(min(tables, key=least_cost), budgets, count, rounds)
-    parts = []
-    for table in tables:
-        own = tuple(Constraint(each.table.within(table.space), each.most) for each in constraints)
-        within = None if budgets is None else tuple(b for b in budgets if b >= least_cost(table))
-        if within == () or not _keeps(table.space, own):
+    searches = []
+    for part in parts:
+        within = None
+        if budgets is not None:
+            within = tuple(budget for budget in budgets if budget >= least_cost(part.table))
+        if within == ():
             continue
         a_round = count if within is None else len(within)
-        planned = planned_evaluations(table.space, table, own, rounds * a_round)
-        parts.append(_Part(table, own, within, planned))
-    return parts
+        planned = planned_evaluations(
+            part.table.space, part.table, part.constraints, rounds * a_round
+        )
+        searches.append(_Search(part, within, planned))
+    if not searches:
+        least = min((part.table for part in parts), key=least_cost)
+        raise ValueError(
+            f"`budgets` holds none that a mode within `constraints` keeps: the least that one costs is"
+            f" {least_cost(least):g} {least.unit}"
+        )
+    return searches
 
 
-def _keeps(part: Space, constraints: Sequence[Constraint]) -> bool:
-    try:
-        check_constraints(part, constraints)
-    except ValueError:  # some other part keeps them, or the whole space would not
-        return False
-    return True
+def _none_is_enough(
+    searches: Sequence[_Search], known: Mapping[Mode, Point], min_accuracy: float
+) -> NotExceededError:
+    """Return the error for parts within the constraints whose own full modes are not accurate enough."""
+    fulls = [search.part.table.space.full for search in searches]
+    best = max(
+        (point for mode, point in known.items() if any(dict(mode) == dict(full) for full in fulls)),
+        key=lambda point: point.accuracy.known,
+    )
+    return NotExceededError(
+        f"`min_accuracy` (={min_accuracy}) is not exceeded within `constraints`: the best of the full modes"
+        f" of the parts that keep them, {best.mode}, has an accuracy of {best.accuracy.known:.4f}"
+    )
 
 
 def _of_whole(front: Front, space: Space) -> Front:

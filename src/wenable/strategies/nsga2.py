@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from wenable.core.cost_table import CostTable
+from wenable.core.cost_parts import CostParts, Costs
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode, ModeChoice, Space
-from wenable.strategies.constraints import Constraint, check_constraints, check_space, worthwhile
+from wenable.strategies.constraints import Constraint, check_space, worthwhile
 from wenable.strategies.fronts import Evaluations, check_exceeded, check_min_accuracy
 from wenable.strategies.greedy import SearchStep
+from wenable.strategies.parts import Part, parts_within
 
 NOT_INSTALLED = "optuna is not installed: pip install 'wenable[search]'"
 
@@ -20,7 +21,7 @@ NOT_INSTALLED = "optuna is not installed: pip install 'wenable[search]'"
 def nsga2(
     space: Space,
     accuracy: Callable[[Mode], Reading],
-    table: CostTable,
+    table: Costs,
     *,
     trials: int = 200,
     seed: int = 0,
@@ -34,10 +35,11 @@ def nsga2(
     """Breed modes from the best so far, by optuna's NSGA-II, and return the front of all.
 
     It assumes nothing of how accuracy depends on the mode, and so it needs many evaluations to
-    come as far as `exact`; but it may start from the points of another search.
+    come as far as `knapsack`; but it may start from the points of another search.
 
     - `accuracy`: mode -> its top-1, a share between 0 and 1; called once a mode at most.
-    - `table`: the cost of any mode. Options that cost no less than a coarser one are left out.
+    - `table`: the cost of any mode, or a `CostParts`, if it is a sum in parts of the space only. Options
+      that cost no less than a coarser one, in no part, are left out.
     - `trials`: how many modes are evaluated at most, the full one included. Modes that were
       evaluated before or break a constraint take no trial; of those, ten times as many are borne.
     - `seed`: of the random choices; the same seed and readings give the same front.
@@ -74,16 +76,15 @@ def nsga2(
         if value < least:
             raise ValueError(f"`{name}` (={value}) must be at least {least}")
     check_space(space, table, "`table`")
-    kept = check_constraints(space, constraints)
-    choices = worthwhile(space, table, constraints)
+    costs = table if isinstance(table, CostParts) else CostParts(space, (table,))
+    parts = _Parts(space, parts_within(costs, constraints))
     first = [space.mode(choice) for choice in start] or list(space.uniform_modes())
-    tables = [table, *(constraint.table for constraint in constraints)]
     study = _study(population, seed)
     evaluate = Evaluations(accuracy, table, trials, on_step, likely=trials)
     check_exceeded(min_accuracy, evaluate(space.full))
-    for mode in dict.fromkeys(_without_left_out(mode, choices, tables) for mode in (*first, kept)):
+    for mode in dict.fromkeys(parts.without_left_out(mode) for mode in (*first, parts.kept)):
         study.enqueue_trial(dict(mode))
-    _breed(study, space, choices, evaluate, table, constraints, trials)
+    _breed(study, parts, evaluate, constraints, trials)
     return evaluate.front("nsga2", cost, min_accuracy, constraints, evaluate.points)
 
 
@@ -103,34 +104,64 @@ def _study(population: int, seed: int) -> Any:
         optuna.logging.set_verbosity(before)
 
 
-def _without_left_out(
-    mode: Mode, choices: Mapping[str, Sequence[int]], tables: Sequence[CostTable]
-) -> Mode:
-    def replaced(name: str, option: int) -> int:
-        rows = [table.costs[name] for table in tables]
-        coarser = [n for n in choices[name] if n <= option]
-        return next(n for n in reversed(coarser) if all(row[n] <= row[option] for row in rows))
+class _Parts:
+    """The parts of a space that can keep the constraints, and the options that are worth a trial there."""
 
-    return mode.space.mode({name: replaced(name, option) for name, option in mode.items()})
+    def __init__(self, space: Space, parts: Sequence[Part]) -> None:
+        self.space, self.kept = space, space.mode(dict(parts[0].kept))
+        self._parts = parts
+        self._of_each = [
+            worthwhile(part.table.space, part.table, part.constraints) for part in parts
+        ]
+        worth = {name: {n for each in self._of_each for n in each[name]} for name in space.names}
+        self.choices = {
+            knob.name: tuple(n for n in knob.options if n in worth[knob.name])
+            for knob in space.knobs
+        }
+        """Knob -> the options that some part has use for."""
+
+    @property
+    def dearest(self) -> float:
+        """More than any mode costs."""
+        tables = (part.table for part in self._parts)
+        return max(
+            table.rest + sum(max(row.values()) for row in table.costs.values()) for table in tables
+        )
+
+    def without_left_out(self, mode: Mode) -> Mode:
+        """Return the mode with coarser options that cost no more in place of those left out."""
+        for part, worth in zip(self._parts, self._of_each, strict=True):
+            if all(mode[knob.name] in knob.options for knob in part.table.space.knobs):
+                return self._replaced(mode, part, worth)
+        return self.kept  # no mode of its part keeps the constraints
+
+    def _replaced(self, mode: Mode, part: Part, worth: Mapping[str, Sequence[int]]) -> Mode:
+        tables = [part.table, *(constraint.sums for constraint in part.constraints)]
+
+        def replaced(name: str, option: int) -> int:
+            rows = [table.costs[name] for table in tables]
+            coarser = [n for n in worth[name] if n <= option]
+            return next(n for n in reversed(coarser) if all(row[n] <= row[option] for row in rows))
+
+        return self.space.mode({name: replaced(name, option) for name, option in mode.items()})
 
 
 def _breed(
     study: Any,
-    space: Space,
-    choices: Mapping[str, Sequence[int]],
+    parts: _Parts,
     evaluate: Evaluations,
-    table: CostTable,
     constraints: Sequence[Constraint],
     trials: int,
 ) -> None:
     """Evaluate what the study proposes, until there are `trials` points or nothing is new."""
+    choices = parts.choices
     size = math.prod(len(options) for options in choices.values())
-    whole = max(table.rest + sum(max(row.values()) for row in table.costs.values()), 1.0)
+    whole = max(parts.dearest, 1.0)
     for _ in range(10 * trials):
         if len(evaluate.points) >= min(trials, size):
             return
         trial = study.ask()
-        mode = space.mode(
+        mode = parts.space.mode(
             {name: trial.suggest_categorical(name, options) for name, options in choices.items()}
         )
         excess = sum(constraint.violation(mode) for constraint in constraints)
