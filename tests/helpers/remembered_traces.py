@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType, SimpleNamespace
+from dataclasses import dataclass
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ _OWN = "tests.helpers."
 _OF_GRAPHS = {"_graph", "_tracer_cls"}
 """What a `GraphModule` keeps besides its parts; its code says the same."""
 _SETTINGS = {"dynamo", "optimize", "verbose", "input_names", "dynamic_shapes"}
+_MORE = {"output_names"}
 
 
 def remember_traces() -> None:
@@ -40,14 +43,25 @@ class Memory:
         self._models: dict[bytes, tuple[bytes, frozenset[str]]] = {}
 
     def __call__(self, model: Any, args: Any = (), *others: Any, **settings: Any) -> Any:
-        plain = isinstance(model, nn.Module) and not others and set(settings) == _SETTINGS
-        key = _key_of(model, args, settings) if plain else None
+        known = not others and _SETTINGS <= set(settings) <= _SETTINGS | _MORE
+        key = _key_of(model, args, settings) if known and isinstance(model, nn.Module) else None
         if key is None:
             return self.really(model, args, *others, **settings)
         if key not in self._models:
             program = self.really(model, args, **settings)
             self._models[key] = _without_numbers(program.model_proto, _tensors_of(model))
-        return SimpleNamespace(model_proto=_with_numbers(*self._models[key], _tensors_of(model)))
+        return Program(_with_numbers(*self._models[key], _tensors_of(model)))
+
+
+@dataclass(frozen=True)
+class Program:
+    """As much of torch's `ONNXProgram` as is asked for here."""
+
+    model_proto: ModelProto
+
+    def save(self, path: Path) -> None:
+        """Write the model."""
+        path.write_bytes(self.model_proto.SerializeToString())
 
 
 def _tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
