@@ -15,14 +15,16 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
-from tests.helpers.quick_exports import parse_library_once
+from tests.helpers.quick_traces import make_traces_quick
+from tests.helpers.remembered_traces import remember_traces
 
 # Some tests import ONNX Runtime themselves; nobody wants to hear of them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Tests that run side by side have a core each.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
-parse_library_once()
+make_traces_quick()
+remember_traces()
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,9 +1,10 @@
 """Deploy a network and keep a deadline: train, choose modes, export, and run without torch.
 
-Run it with `python examples/deadline.py`: about a minute on two free cores. The second half, `serve`, is
-all that a device needs: numpy, an engine and the file.
+Run it with `python examples/deadline.py`: about a minute on two free cores, or with `--epochs 1` in less.
+The second half, `serve`, is all that a device needs: numpy, an engine and the file.
 """
 
+import argparse
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,7 @@ from wenable.data import batches, digits
 from wenable.runtime import Session
 
 
-def make_bundle(path: Path) -> None:
+def make_bundle(path: Path, epochs: int) -> None:
     """Train a network of 64 channels on digits, and export its uniform modes."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1)]
@@ -28,7 +29,7 @@ def make_bundle(path: Path) -> None:
 
     splits = digits()
     loader = batches(splits.train, 64, shuffle_seed=0)
-    we.train(net, loader, we.TrainConfig(passes=4, epochs=2, learning_rate=0.1))
+    we.train(net, loader, we.TrainConfig(passes=4, epochs=epochs, learning_rate=0.1))
     modes = net.space.uniform_modes()
     we.calibrate(net, modes, list(batches(splits.train, 256)))
     search = list(batches(splits.search, 300))
@@ -58,9 +59,12 @@ def serve(path: Path, requests: int = 100) -> None:
 
 def main() -> None:
     """Make the file, then run it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=2)
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.wen"
-        make_bundle(path)
+        make_bundle(path, given.epochs)
         print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB for all modes")
         serve(path)
 

@@ -35,7 +35,7 @@ def main() -> None:
     for each in net.left_alone:
         print(f"left alone: {each.name} {each.reason}")
     loader = batches(splits.train, 32, shuffle_seed=0)
-    we.train(net, loader, we.TrainConfig(passes=4, epochs=6))
+    we.train(net, loader, we.TrainConfig(passes=4, epochs=3))
 
     modes = net.space.uniform_modes()
     we.calibrate(net, modes, list(batches(splits.train, 256)))

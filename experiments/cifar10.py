@@ -53,7 +53,9 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale("wenable.zoo:cifar_resnet20", "fine-tune-cifar", 1, 2, 16, "grouped"),
+    "smoke": Scale(
+        "experiments.networks:SmallBottleneckResNet", "fine-tune-cifar", 1, 2, 16, "grouped"
+    ),
     "cpu": Scale("wenable.zoo:cifar_resnet20", "fine-tune-cifar", 2),
     "gpu": Scale("wenable.zoo:cifar_resnet20", "cifar", 60, passes=6),
 }

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import wenable as we
@@ -263,6 +264,24 @@ def test_an_interrupt_outside_of_training_is_130_too(tmp_path: Path, monkeypatch
     ended = run(*TINY, "--epochs", 1, "--out", tmp_path / "run", "--json", fails=True)
     assert ended.exit_code == 130
     assert json.loads(ended.stdout)["complete"] is False
+
+
+# --- where it starts --------------------------------------------------------------------------------
+
+
+def test_training_starts_from_weights(tmp_path: Path):
+    torch.manual_seed(1)
+    weights = tiny().state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+    arguments = [
+        *TINY, "--epochs", 1, "--learning-rate", 1e-9, "--out", tmp_path / "run", "--weights",
+    ]  # fmt: skip
+    run(*arguments, tmp_path / "weights.safetensors", "--overwrite")
+    found = _load(tmp_path / "run" / "net.safetensors").state_dict()
+    torch.testing.assert_close(found["1.weight"], weights["1.weight"], rtol=0, atol=1e-6)
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    refused = run(*arguments, tmp_path / "other.safetensors", "--overwrite", fails=True)
+    assert "does not fit the network" in words(refused.stderr)
 
 
 # --- several processes ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "get-started" / "examples.md"
 RUNS = {
     "own_network.py": ([], ("left alone: 0 has 1 input channels", "on the test split 9")),
     "fine_tune_timm.py": (["--epochs", "1"], ("11 layers switch", "1/16", "of the MACs")),
-    "deadline.py": ([], ("kB for all modes", "in time: ")),
+    "deadline.py": (["--epochs", "1"], ("kB for all modes", "in time: ")),
     "segmentation.py": (
         ["--images", "64", "--epochs", "1", "--width", "8"],
         ("MeanIoU", "predicted", "measured: ", "switching: ", "always 1"),

@@ -56,9 +56,15 @@ def exported(
     return net, modes, we.export(net, modes, Path(mkdtemp()) / "net.wen")
 
 
+@cache
+def extracted(net: we.DynamicNetwork, mode: we.Mode) -> nn.Module:
+    """The network of a mode; of those that are written once, and change no more."""
+    return we.extract(net, mode).eval()
+
+
 def expected_of(net: we.DynamicNetwork, mode: we.Mode, x: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        return we.extract(net, mode).eval()(torch.from_numpy(x)).numpy()
+        return extracted(net, mode)(torch.from_numpy(x)).numpy()
 
 
 def images(net: we.DynamicNetwork, count: int = 3) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import wenable as we
-from tests.helpers.networks import IMAGES, small_resnet
+from tests.helpers.networks import IMAGES, copied_if_made_before, small_resnet
 
 METHODS: Mapping[str, object] = {
     "slimmable": we.Slimmable((1.0, 0.5, 0.25), divisor=4),
@@ -29,9 +29,16 @@ MODES: Mapping[str, Sequence[str]] = {
 def converted_by(
     method: str, model: nn.Module | None = None, shape: Sequence[int] = IMAGES
 ) -> we.DynamicNetwork:
-    """A network that was converted and calibrated in `MODES`, in eval mode."""
+    """A network, or a new small one, that was converted and calibrated in `MODES`, in eval mode."""
     torch.manual_seed(7)  # branches of exits are new weights
-    whole = small_resnet() if model is None else model
+    if model is None:
+        return copied_if_made_before(
+            f"{method} {shape}", lambda: _converted_by(method, small_resnet(), shape)
+        )
+    return _converted_by(method, model, shape)
+
+
+def _converted_by(method: str, whole: nn.Module, shape: Sequence[int]) -> we.DynamicNetwork:
     net = we.convert(whole, torch.zeros(*shape), method=METHODS[method]).eval()  # pyright: ignore
     images = torch.randn(16, *shape[1:], generator=torch.Generator().manual_seed(5))
     we.calibrate(net, MODES[method], [images])

@@ -13,18 +13,17 @@ from torch.utils._pytree import tree_leaves
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def copy_network(model: Module, without: object = None) -> Module:
+def copy_network(model: Module, copied: Mapping[int, Any] | None = None) -> Module:
     """Return a deep copy of a network.
 
     Results of an earlier pass that it keeps (features, losses) are copied as plain values: torch copies
     no tensor that belongs to a backward pass.
 
-    - `without`: an object that the copy has None in the place of.
+    - `copied`: what the copy has in the place of objects of the network, by their identity.
 
     Raises `ValueError` when some module refuses to be copied.
     """
-    memo: dict[int, Any] = {} if without is None else {id(without): None}
-    memo.update(copies_of_results(model))
+    memo: dict[int, Any] = {**copies_of_results(model), **(copied or {})}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a custom module raises
@@ -39,7 +38,7 @@ def copies_of_results(model: nn.Module) -> dict[int, torch.Tensor]:
         leaf
         for module in model.modules()
         for name, value in vars(module).items()
-        if name not in ("_parameters", "_buffers", "_modules")
+        if name not in ("_parameters", "_buffers", "_modules") and _may_hold_more(value)
         for leaf in tree_leaves(value)
     )
     return {
@@ -47,6 +46,13 @@ def copies_of_results(model: nn.Module) -> dict[int, torch.Tensor]:
         for each in kept
         if isinstance(each, torch.Tensor) and not each.is_leaf
     }
+
+
+def _may_hold_more(value: object) -> bool:
+    """Say whether an attribute may hold a tensor: most of a module's are plain values or empty."""
+    if isinstance(value, dict | list | tuple):
+        return bool(value)
+    return not (value is None or isinstance(value, bool | int | float | str))
 
 
 def put_in_place(net: nn.Module, replacements: Mapping[str, nn.Module]) -> None:

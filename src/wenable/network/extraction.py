@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wenable.core.space import Mode, ModeChoice
-from wenable.modules.copying import copy_network, put_in_place
+from wenable.modules.copying import copies_of_results, copy_network, put_in_place
 from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode
 from wenable.modules.structures import names_in
@@ -42,21 +44,20 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     """
     mode = net.mode if mode is None else net.space.mode(mode)
     warn_if_uncalibrated(net, mode, "extracted")
+    finish = net._wenable.plan.finish_extraction
     with net.using(mode):
-        # What the network knows of its other modes is left out of the copy.
-        plain: Any = copy_network(net, without=net._wenable)
+        # What the network knows of its other modes is left out of the copy, and so are the layers that
+        # switch, with all their options, unless the plan finishes a network that still has them.
+        copied: dict[int, Any] = {id(net._wenable): None}
+        plain: Any = copy_network(net, copied if finish else copied | _plain_layers(net))
     plain.__class__ = net.original_class
     del plain._wenable
     plain.__dict__.pop("wenable_source", None)
-    finish = net._wenable.plan.finish_extraction
-    plain = plain if finish is None else finish(plain)
-    modules: dict[str, nn.Module] = dict(plain.named_modules())
-    replacements = {
-        name: cast(Any, module).to_plain()
-        for name, module in modules.items()
-        if hasattr(module, "set_option") and hasattr(module, "to_plain")
-    }
-    put_in_place(plain, replacements)
+    if finish is not None:
+        plain = finish(plain)
+        plain_layers = _plain_layers(plain)
+        named = [(name, id(module)) for name, module in plain.named_modules()]
+        put_in_place(plain, {name: plain_layers[key] for name, key in named if key in plain_layers})
     sizes = net._wenable.plan.image_sizes
     if sizes is not None:
         with net.using(mode):
@@ -65,13 +66,27 @@ def extract(net: DynamicNetwork, mode: ModeChoice | None = None) -> nn.Module:
     return plain
 
 
+def _plain_layers(net: nn.Module) -> dict[int, nn.Module]:
+    """Return plain copies of the layers that switch, in their present options, by the layers' identity."""
+    memo: dict[int, Any] = dict(copies_of_results(net))
+    return {
+        id(module): copy.deepcopy(cast(Any, module).to_plain(), memo)
+        for module in net.modules()
+        if hasattr(module, "set_option") and hasattr(module, "to_plain")
+    }
+
+
 def _check_extracted(net: DynamicNetwork, mode: Mode, plain: nn.Module) -> None:
     """Run both on an example: some networks look into their layers while they run.
 
-    Copies run, for what a network keeps of a pass.
+    Copies run, for what a network keeps of a pass. The layers that switch keep nothing of it: of the
+    network they are not copied.
     """
+    own = (m for m in net.modules() if hasattr(m, "set_option") and not _holds_others(m))
+    kept = {id(each): each for each in (net._wenable, *own)}
     try:
-        difference, rounding = _difference(copy_network(net), copy_network(plain), mode)
+        with net.using(mode):
+            difference, rounding = _difference(copy_network(net, kept), copy_network(plain), mode)
     except (AttributeError, TypeError) as error:
         raise RuntimeError(
             f"mode {mode} cannot be extracted: the network looks into a layer that was replaced"
@@ -96,6 +111,11 @@ def _rounding_left(difference: float) -> float:
     outputs. Another computation shows in float64 as it does in float32.
     """
     return max(_ROUNDING_IN_FLOAT64, min(difference / 100, 1e-6))
+
+
+def _holds_others(layer: nn.Module) -> bool:
+    """Say whether a layer holds modules other than the norms of its options."""
+    return not all(isinstance(each, _BatchNorm | nn.ModuleDict) for each in layer.children())
 
 
 def _in_float64(net: Any) -> Any:
