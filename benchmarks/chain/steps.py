@@ -15,13 +15,18 @@ from torch import nn
 
 import wenable as we
 from benchmarks.chain.networks import Network
+from benchmarks.chain.rounding import INPUTS, Answers, distances_from_truth
+from wenable.exporting.agreement import (
+    TOLERANCE,
+    allowed_difference,
+    difference_of,
+    own_rounding,
+)
 from wenable.graph import run_counted
 from wenable.modules.outputs import tensors_of
 from wenable.runtime import Session
 
 ENGINES = ("onnxruntime", "openvino")
-TOLERANCE = 1e-4
-"""Of the largest output: how far an engine may be from the extracted network."""
 STEPS = ("convert", "train", "calibrate", "extract", "save", "export", *ENGINES)
 
 
@@ -34,7 +39,7 @@ def chain(network: Network) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        way = _Way(network, Path(folder), row)
+        way = Way(network, Path(folder), row)
         for name in STEPS:
             try:
                 way.step(name)()
@@ -48,7 +53,9 @@ def chain(network: Network) -> dict[str, Any]:
     return row
 
 
-class _Way:
+class Way:
+    """One network on its way, one method a step; `row` says what was found."""
+
     def __init__(self, network: Network, folder: Path, row: dict[str, Any]) -> None:
         self.network, self.folder, self.row = network, folder, row
         self.net: Any = None
@@ -61,9 +68,11 @@ class _Way:
         found: Callable[[], None] = getattr(self, name)
         return found
 
-    def inputs(self, batch: int, size: tuple[int, int] | None = None) -> tuple[torch.Tensor, ...]:
+    def inputs(
+        self, batch: int, size: tuple[int, int] | None = None, seed: int | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """Return random inputs, of another size of images too."""
-        generator = torch.Generator().manual_seed(batch)
+        generator = torch.Generator().manual_seed(batch if seed is None else seed)
         shapes = [
             (shape[0], *size) if size is not None and len(shape) == 3 else shape
             for shape in self.network.shapes
@@ -139,13 +148,42 @@ class _Way:
         with Session(self.folder / "net.wen", engine=engine, threads=1) as session:
             for mode in self.modes:
                 for inputs in others:
-                    arrays = tuple(each.numpy() for each in inputs)
-                    found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
-                    found = tuple(found.values()) if isinstance(found, dict) else found
-                    answers = found if isinstance(found, tuple) else (found,)
-                    with torch.no_grad():
-                        expected = tensors_of(self.plain[mode](*inputs))
-                    check(map(torch.from_numpy, answers), expected, f"mode {mode}")
+                    self.hold(engine, mode, inputs, lambda x, at=mode: _answers(session, at, x))
+
+    def hold(self, engine: str, mode: Any, inputs: tuple[torch.Tensor, ...], run: Answers) -> None:
+        """Hold an engine's answers against the extracted network, as `export` does.
+
+        Two computations in float32 differ by what rounding does to each of them. Where that is more
+        than the tolerance, the extracted network runs in float64 as well: how far its own float32
+        answers are from that, five times over, is allowed on top. The row then tells what rounding
+        does to the network elsewhere: in torch, in its plain export, in the session.
+        """
+        plain = self.plain[mode]
+        with torch.no_grad():
+            expected = [each.numpy() for each in tensors_of(plain(*inputs))]
+        found = [difference_of(a, b) for a, b in zip(expected, run(inputs), strict=True)]
+        if max(found) <= TOLERANCE:
+            return
+        own = own_rounding(plain, inputs, expected)
+        for difference, each in zip(found, own, strict=True):
+            if not difference <= allowed_difference(each):
+                raise ValueError(
+                    f"mode {mode} differs by {difference:.1e} of the largest output, and rounding"
+                    f" moves the network itself by {each:.1e}"
+                )
+        if max(found) > self.row.get("rounding", {}).get("difference", 0):
+            several = [self.inputs(1, seed=1000 + i) for i in range(INPUTS)]
+            self.row["rounding"] = {
+                "engine": engine, "mode": str(mode), "difference": max(found), "network": max(own),
+                **distances_from_truth(plain, several, run, engine, self.folder),
+            }  # fmt: skip
+
+
+def _answers(session: Session, mode: Any, inputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
+    arrays = tuple(each.numpy() for each in inputs)
+    found = session.run(arrays[0] if len(arrays) == 1 else arrays, mode=mode)
+    found = tuple(found.values()) if isinstance(found, dict) else found
+    return list(found) if isinstance(found, tuple) else [found]
 
 
 def check(found: Any, expected: Any, what: str) -> None:

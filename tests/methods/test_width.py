@@ -393,8 +393,9 @@ REFUSED = {
     "parameter": (_net(lambda m, x: x * m.scale), "joins 16, 12, 8, 4 channels with the parameter"
                   " 'scale' that keeps 16"),
     "fixed tensor": (_net(lambda m, x: x + torch.ones(16, 1, 1)), "joins .* that keeps 16 in every"),
-    "another convolution": (
-        _net(lambda m, x: m.a(x), a=nn.ConvTranspose2d(16, 16, 1)), "'a' .*transpose.* not known"
+    "a subclass of a transposed one": (
+        _net(lambda m, x: m.a(x), a=type("MyUp", (nn.ConvTranspose2d,), {})(16, 16, 1)),
+        "'a' cannot run narrower: it is a MyUp, not a plain",
     ),
     "a subclass": (
         _net(lambda m, x: m.a(x), a=type("MyConv", (nn.Conv2d,), {})(16, 16, 1)),
@@ -644,9 +645,8 @@ class OwnConv(nn.Conv1d):
                 OwnConv(4, 16, 3), nn.ReLU(), OwnConv(16, 16, 3), nn.ReLU(), OwnConv(16, 4, 3)
             ),
             (2, 4, 12),
-            "'0' keeps its channels, since it is a OwnConv, not a plain torch.nn.Conv1d, Conv2d, Conv3d or"
-            " Linear"
-            r" \(and 2 layers more",
+            "'0' keeps its channels, since it is a OwnConv, not a plain torch.nn.Conv1d to Conv3d,"
+            r" ConvTranspose1d to ConvTranspose3d or Linear \(and 2 layers more",
         ),
         (
             nn.Sequential(nn.Linear(8, 4)),

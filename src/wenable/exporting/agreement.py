@@ -43,12 +43,12 @@ def check_agreement(
         raise RuntimeError(f"{engine} gives {len(found)} outputs, the network {len(expected)}")
     noise: list[float] | None = None
     for number, (ours, other) in enumerate(zip(expected, found, strict=True)):
-        difference = _difference(ours, other)
+        difference = difference_of(ours, other)
         if difference <= TOLERANCE:
             continue
         if noise is None:
-            noise = _noise(plain, inputs, expected)
-        allowed = min(TOLERANCE + NOISE_TIMES * noise[number], MOST)
+            noise = own_rounding(plain, inputs, expected)
+        allowed = allowed_difference(noise[number])
         if not difference <= allowed:
             raise RuntimeError(
                 f"mode {mode} differs on {engine} from the extracted network by {difference:.1e} of its"
@@ -56,7 +56,18 @@ def check_agreement(
             )
 
 
-def _difference(ours: np.ndarray, other: np.ndarray) -> float:
+def allowed_difference(noise: float) -> float:
+    """Return by how much of its largest output an engine may differ from a network.
+
+    - `noise`: what rounding does to the network's own answers (`own_rounding`).
+
+    >>> allowed_difference(0.0), round(allowed_difference(4e-5), 6), allowed_difference(0.5)
+    (0.0001, 0.0003, 0.01)
+    """
+    return min(TOLERANCE + NOISE_TIMES * noise, MOST)
+
+
+def difference_of(ours: np.ndarray, other: np.ndarray) -> float:
     """Return the largest difference as a share of the largest output; infinite for other shapes."""
     if ours.shape != other.shape:
         return float("inf")
@@ -65,7 +76,7 @@ def _difference(ours: np.ndarray, other: np.ndarray) -> float:
     return float(difference / scale) if np.isfinite(difference) else float("inf")
 
 
-def _noise(
+def own_rounding(
     plain: nn.Module, inputs: tuple[torch.Tensor, ...], expected: Sequence[np.ndarray]
 ) -> list[float]:
     """Return how far each output in float32 is from that in float64; 0 where it cannot be told."""
@@ -76,6 +87,6 @@ def _noise(
     except (RuntimeError, TypeError):  # a network that fixes a type somewhere
         return [0.0] * len(expected)
     return [
-        _difference(each.double().numpy(), ours)
+        difference_of(each.double().numpy(), ours)
         for ours, each in zip(expected, outputs, strict=True)
     ]

@@ -63,7 +63,8 @@ def narrow(
 
     The network's inputs and outputs keep all their channels. Channels that keep to themselves
     (depthwise and grouped convolutions, norms, pooling, sums) are as many as they come in. A convolution
-    of one or three dimensions writes all its channels if they come to what cannot be followed.
+    of one or three dimensions, or a transposed one, writes all its channels if they come to what cannot
+    be followed.
 
     - `active`: a number of channels -> how many of the first are left, in each mode.
     - `rigid`: layers that read and write all their channels in every mode, with the reason.
@@ -92,7 +93,10 @@ def narrow(
 
 def _yields(node: Node) -> bool:
     """Say whether a layer stays as it is rather than that the network is refused."""
-    return operation(node) in ("conv1d", "conv3d")
+    return operation(node) in ("conv1d", "conv3d", *_TRANSPOSED)
+
+
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,7 +477,7 @@ _OVER_MAPS = """
 """.split()
 
 _RULES: dict[str, Callable[[_Walk, Node], _State]] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), _layer),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", *_TRANSPOSED, "linear"), _layer),
     "batch_norm": _batch_norm,
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(_OVER_MAPS, _over_maps),

@@ -184,7 +184,8 @@ class WeightEnabledConv3d(WeightEnabledConvolution, nn.Conv3d):
 
 def geometry(convolution: Any) -> dict[str, Any]:
     """Return the arguments that a convolution was made with, but for its groups and its place."""
-    return {
+    more = {"output_padding": convolution.output_padding} if convolution.transposed else {}
+    return more | {
         "in_channels": convolution.in_channels,
         "out_channels": convolution.out_channels,
         "kernel_size": convolution.kernel_size,

@@ -53,19 +53,24 @@ class SlimmableLayer(nn.Module):
         """Set an option that is known to be one of this layer's."""
         self.__dict__["option"] = n
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """How many of the weight's first rows and columns the present option uses."""
+        return self.width.outputs, self.width.inputs // self.width.groups
+
     def enabled(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the weight and the bias of the present option, as views."""
-        width = self.width
-        weight = self.weight[: width.outputs, : width.inputs // width.groups]
-        return weight, None if self.bias is None else self.bias[: width.outputs]
+        rows, columns = self.corner
+        bias = None if self.bias is None else self.bias[: self.width.outputs]
+        return self.weight[:rows, :columns], bias
 
     def enabled_entries(self) -> dict[str, torch.Tensor]:
         """Return for each parameter which of its entries the present option uses."""
         masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in self.named_parameters()}
-        width = self.width
-        masks["weight"][: width.outputs, : width.inputs // width.groups] = True
+        rows, columns = self.corner
+        masks["weight"][:rows, :columns] = True
         if self.bias is not None:
-            masks["bias"][: width.outputs] = True
+            masks["bias"][: self.width.outputs] = True
         return masks
 
     def views(self) -> Mapping[str, View]:
@@ -75,7 +80,7 @@ class SlimmableLayer(nn.Module):
         width = self.width
         whole = self.widths[self.knob.options[0]]
         groups = None if width.groups == whole.groups else width.groups
-        found = {"weight": View(width.outputs, width.inputs // width.groups, groups)}
+        found = {"weight": View(*self.corner, groups)}
         if self.bias is not None:
             found["bias"] = View(width.outputs)
         return found

@@ -46,7 +46,7 @@ class WeightEnabledTransposedConvolution(WeightEnabled):
             raise ValueError(
                 f"{knob.name!r} already has `groups` (={convolution.groups}); only 1 can be switched"
             )
-        super().__init__(**_geometry(convolution), device="meta")
+        super().__init__(**geometry(convolution), device="meta")
         self.weight, self.bias = convolution.weight, convolution.bias
         self.train(convolution.training)
         self._make_switchable(knob, shuffle_groups)
@@ -68,22 +68,13 @@ class WeightEnabledTransposedConvolution(WeightEnabled):
             )
         if self.option == 1:
             return super().forward(input, output_size)
-        more = self._more_output(input, output_size)
+        more = output_padding(self, input, output_size)
         if self.present_implementation() == DENSE:
             weight = masked_weight(self.weight.transpose(0, 1), self.option, self.input_order)
             return self._convolve(input, self._as_used(weight.transpose(0, 1)), more, 1)
         if self.shuffles:
             input = F.channel_shuffle(input, self.shuffle_groups)
         return self._convolve(input, self._as_used(self.enabled_weight()), more, self.option)
-
-    def _more_output(self, input: torch.Tensor, output_size: Sequence[int] | None) -> Any:
-        if output_size is None:
-            return self.output_padding
-        owner: Any = self  # torch's own, which says how much an output size adds
-        return owner._output_padding(
-            input, output_size, self.stride, self.padding, owner.kernel_size,
-            len(self.stride), self.dilation,
-        )  # fmt: skip
 
     def _convolve(
         self, input: torch.Tensor, weight: torch.Tensor, more: Any, groups: int
@@ -103,7 +94,7 @@ class WeightEnabledTransposedConvolution(WeightEnabled):
         """Return standard torch layers, with weights of their own, for the present option."""
         plain = skip_init(
             self.plain_class,
-            **_geometry(self),
+            **geometry(self),
             groups=self.option,
             device=self.weight.device,
             dtype=self.weight.dtype,
@@ -161,5 +152,11 @@ class WeightEnabledConvTranspose3d(WeightEnabledTransposedConvolution, nn.ConvTr
     convolve = staticmethod(F.conv_transpose3d)
 
 
-def _geometry(convolution: Any) -> dict[str, Any]:
-    return geometry(convolution) | {"output_padding": convolution.output_padding}
+def output_padding(layer: Any, input: torch.Tensor, output_size: Sequence[int] | None) -> Any:
+    """Return by how much a transposed convolution pads its output, where a call may name its size."""
+    if output_size is None:
+        return layer.output_padding
+    return layer._output_padding(  # torch's own, which says how much an output size adds
+        input, output_size, layer.stride, layer.padding, layer.kernel_size,
+        len(layer.stride), layer.dilation,
+    )  # fmt: skip

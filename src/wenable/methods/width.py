@@ -20,6 +20,11 @@ from wenable.layers.slimmable import (
     SlimmableLinear,
     SlimmablePadding,
 )
+from wenable.layers.slimmable_transposed import (
+    SlimmableConvTranspose1d,
+    SlimmableConvTranspose2d,
+    SlimmableConvTranspose3d,
+)
 from wenable.methods.norms import has_hooks, known_norms, slimmable_norm
 from wenable.methods.plan import KnobTarget, LeftAlone, Method, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining
@@ -29,8 +34,11 @@ _CONVOLUTIONS: Mapping[type[nn.Module], Any] = {
     nn.Conv1d: SlimmableConv1d,
     nn.Conv2d: SlimmableConv2d,
     nn.Conv3d: SlimmableConv3d,
+    nn.ConvTranspose1d: SlimmableConvTranspose1d,
+    nn.ConvTranspose2d: SlimmableConvTranspose2d,
+    nn.ConvTranspose3d: SlimmableConvTranspose3d,
 }
-_KNOWN = "plain torch.nn.Conv1d, Conv2d, Conv3d or Linear"
+_KNOWN = "plain torch.nn.Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d or Linear"
 
 
 def active_channels(channels: int, width: float, divisor: int) -> int:

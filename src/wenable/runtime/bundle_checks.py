@@ -117,7 +117,7 @@ def _check_views(
         if len(weight_of) < len(readers[name]):
             weight_of = []
         if view.groups is not None:
-            fits = weight_of and all(node.op == "Conv" for node in weight_of)
+            fits = weight_of and all(node.op in ("Conv", "ConvTranspose") for node in weight_of)
             if not fits or len(tensors[name]) % view.groups:
                 raise ValueError(
                     f"a mode has {view.groups} groups for {name!r} of shape {tensors[name].shape},"

@@ -20,7 +20,8 @@ def in_mode(graph: Graph, views: Mapping[str, View]) -> Graph:
 
 
 def _grouped(node: Node, groups: Mapping[str, int]) -> Node:
-    weight = node.inputs[1] if node.op == "Conv" and len(node.inputs) > 1 else ""
+    convolves = node.op in ("Conv", "ConvTranspose") and len(node.inputs) > 1
+    weight = node.inputs[1] if convolves else ""
     if weight not in groups:
         return node
     return replace(node, attributes={**node.attributes, "group": groups[weight]})
