@@ -7,11 +7,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from kserve.constants.constants import INFERENCE_CONTENT_LENGTH_HEADER
 from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
 from starlette.exceptions import HTTPException
 
 from wenable.serving import metrics
+from wenable.serving.binary import request_in_bytes
 from wenable.serving.refusals import RefusedError
 
 
@@ -28,6 +30,13 @@ class OurDataPlane(DataPlane):
             metrics.count("invalid")
             words = str(error) if isinstance(error, InvalidInput) else repr(error)
             raise RefusedError(400, f"this is no request of the protocol: {words[:300]}") from error
+
+    def decode_inference_request(self, body: Any, headers: Any, model_name: Any) -> Any:
+        """Return a request whose inputs are arrays, if their data came as bytes."""
+        length = headers.get(INFERENCE_CONTENT_LENGTH_HEADER) if isinstance(body, bytes) else None
+        if length is None:
+            return super().decode_inference_request(body, headers, model_name)
+        return request_in_bytes(body, int(length), model_name)
 
     def encode(self, model_name: Any, response: Any, headers: Any, req_attributes: Any) -> Any:
         """Return the response, never as a CloudEvent."""

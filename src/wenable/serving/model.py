@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kserve import InferOutput, InferRequest, InferResponse, Model
+from kserve import InferRequest, InferResponse, Model
 
 from wenable.runtime.bundle import BundleError
 from wenable.runtime.graph import TensorType
@@ -17,6 +17,7 @@ from wenable.runtime.images import prepare_pixels
 from wenable.runtime.session import Session
 from wenable.serving import metrics
 from wenable.serving.batcher import Answer, Batcher, Inputs
+from wenable.serving.binary import Output
 from wenable.serving.refusals import RefusedError
 
 DEADLINE_HEADER = "x-deadline-ms"
@@ -177,9 +178,8 @@ def _response(request: InferRequest, name: str, answer: Answer, outputs: Any) ->
     binary = request.use_binary_outputs is True
     for tensor, array in zip(outputs, answer.outputs, strict=True):
         datatype = _DATATYPES[str(array.dtype)]
-        output = InferOutput(tensor.name, list(array.shape), datatype)
-        output.set_data_from_numpy(np.ascontiguousarray(array), binary_data=False)
-        found.append(output)
+        shape = list(array.shape)
+        found.append(Output(tensor.name, shape, datatype, data=np.ascontiguousarray(array)))
     told: dict[str, Any] = {
         "mode": answer.mode,
         "waited_ms": round(answer.waited_ms, 3),
