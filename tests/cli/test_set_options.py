@@ -2,8 +2,9 @@
 
 import pytest
 
-from wenable.cli.set_options import with_set
+from wenable.cli.set_options import with_set, with_settings
 from wenable.training import Sharing, TrainConfig
+from wenable.training.recipes import recipe_named
 
 
 def test_values_are_read_by_their_type():
@@ -43,8 +44,10 @@ def test_what_cannot_be_set_is_refused(text: str, message: str):
 
 def test_what_modes_share_is_set_by_a_name_with_a_dot():
     found = with_set({"epochs": 2}, ["sharing.delay=0.5", "sharing.losses=mean"])
-    assert found == {"epochs": 2, "sharing": Sharing(delay=0.5, losses="mean")}
-    assert TrainConfig(**found).sharing.delay == 0.5
+    assert found == {"epochs": 2, "sharing": {"delay": 0.5, "losses": "mean"}}
+    assert with_settings(TrainConfig(), found).sharing == Sharing(delay=0.5, losses="mean")
+    recipe = TrainConfig(sharing=Sharing(delay=0.25, rise=0.1), distillation=True)
+    assert with_settings(recipe, found).sharing == Sharing(delay=0.5, losses="mean", rise=0.1)
     for text, message in (
         ("sharing=1", "names no setting"),
         ("sharing.pool=1/2", "names no setting"),
@@ -53,3 +56,18 @@ def test_what_modes_share_is_set_by_a_name_with_a_dot():
     ):
         with pytest.raises(ValueError, match=message):
             with_set({}, [text])
+
+
+@pytest.mark.parametrize(
+    ("texts", "from_weights", "delay"),
+    [
+        ([], False, 0.5), ([], True, 0.0), (["sharing.rise=0.1"], True, 0.0),
+        (["sharing.delay=0.25"], True, 0.25), (["sharing.delay=0"], False, 0.0),
+    ],
+)  # fmt: skip
+def test_nothing_is_delayed_for_weights_that_are_good_already(texts, from_weights, delay: float):
+    recipe = recipe_named("cifar").training
+    assert recipe.sharing.delay == 0.5
+    found = with_settings(recipe, with_set({}, texts), from_weights=from_weights)
+    assert found.sharing.delay == delay
+    assert found.distillation

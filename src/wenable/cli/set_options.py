@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wenable.training import Sharing, TrainConfig
@@ -20,6 +20,8 @@ def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any
     - `settings`: what other options say; None for those that were not given.
     - `texts`: as `clip_grad=5`, `grow_from=none` or `sharing.delay=0.5`: a name of `TrainConfig` or of its
       `Sharing`, and a number, true, false, none or a word.
+
+    Those of `Sharing` stand under `"sharing"`, the given ones alone (`with_settings`).
 
     Raises `ValueError` for a text of another form, an unknown name, and one that was given twice.
 
@@ -49,7 +51,28 @@ def _with_sharing(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with those of `sharing.NAME` in one."""
     inner = {n.partition(".")[2]: value for n, value in found.items() if n.startswith(SHARING)}
     rest = {name: value for name, value in found.items() if not name.startswith(SHARING)}
-    return rest | ({SHARING: Sharing(**inner)} if inner else {})
+    Sharing(**inner)  # raises here for a value outside its range
+    return rest | ({SHARING: inner} if inner else {})
+
+
+def with_settings(
+    config: TrainConfig, settings: Mapping[str, Any], *, from_weights: bool = False
+) -> TrainConfig:
+    """Return the settings of a recipe with those that were given; what `Sharing` holds besides is kept.
+
+    - `settings`: as `with_set` returns them.
+    - `from_weights`: whether the network comes with weights that are good already. The full mode needs no
+      start of its own then, and nothing is delayed unless that was asked for.
+
+    >>> config = TrainConfig(sharing=Sharing(delay=0.5))
+    >>> with_settings(config, {"sharing": {"losses": "mean"}}).sharing.delay
+    0.5
+    >>> with_settings(config, {"epochs": 3}, from_weights=True).sharing.delay
+    0.0
+    """
+    sharing = replace(config.sharing, delay=0.0) if from_weights else config.sharing
+    given = {SHARING: replace(sharing, **settings.get(SHARING, {}))}
+    return replace(config, **(dict(settings) | given))
 
 
 def _check_type(text: str, name: str, value: Any) -> None:

@@ -14,6 +14,7 @@ import wenable as we
 from wenable.cli.opening import Wanted
 from wenable.cli.paying_words import left_out_line
 from wenable.cli.run_folder import RunFolder
+from wenable.cli.set_options import with_settings
 from wenable.cli.starting import network_and_data
 from wenable.cli.stopping import StopRequest, stop_requests
 from wenable.cli.terminal import consoles, mode_table, parse_groups, print_json
@@ -111,7 +112,8 @@ def _train(
     console, progress = consoles(as_json)
     console.quiet, progress.quiet = as_json or not first, not first
     folder = RunFolder(out, options.resume, options.overwrite)
-    recipe = _recipe(recipe_name, data_name, settings, batch_size)
+    weights = wanted.pretrained or wanted.weights is not None
+    recipe = _recipe(recipe_name, data_name, settings, batch_size, weights)
     config = recipe.training
     method = we.WeightEnabling(parse_groups(groups), cast(ShufflePlacement, shuffle))
     torch.manual_seed(config.seed)
@@ -159,11 +161,12 @@ def _train(
 
 
 def _recipe(
-    name: str, data_name: str, settings: Mapping[str, Any], batch_size: int | None
+    name: str, data_name: str, settings: Mapping[str, Any], batch_size: int | None, weights: bool
 ) -> Recipe:
     """Return the named recipe, or the one that suits the data, with what was said besides."""
     recipe = recipe_named(name or (data_name if data_name in IN_MEMORY else "cifar"))
-    recipe = replace(recipe, training=replace(recipe.training, **settings))
+    training = with_settings(recipe.training, settings, from_weights=weights)
+    recipe = replace(recipe, training=training)
     return recipe if batch_size is None else replace(recipe, batch_size=batch_size)
 
 

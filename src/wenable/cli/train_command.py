@@ -83,7 +83,10 @@ def train(
         Setting("What random modes are uniform over.", "options", kind="options|macs"),
     ] = None,
     distillation: Annotated[
-        bool | None, Setting("Teach the other modes what the full one answers.", "no")
+        bool | None,
+        Setting(
+            "Teach the other modes what the full one answers.", "yes; no for digits and paper-*"
+        ),
     ] = None,
     precision: Annotated[
         str | None,

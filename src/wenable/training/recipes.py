@@ -8,6 +8,7 @@ from typing import Any
 
 from wenable.data.transforms import ImageSettings
 from wenable.training.config import TrainConfig
+from wenable.training.sharing import Sharing
 
 _FAST: dict[str, Any] = {"channels_last": True, "implementations": "timed"}
 """How convolutions on images of some size are computed fastest, on processors as on GPUs."""
@@ -29,6 +30,13 @@ class Recipe:
     calibration_images: int = 2048
 
 
+_FROM_RANDOM_WEIGHTS: dict[str, Any] = {"distillation": True, "sharing": Sharing(delay=0.5)}
+"""What lifts all modes over Algorithm 1 alone, where no weights are there to start from.
+
+Source: DepS, ECCV 2024; measured in `docs/results/techniques.md`.
+"""
+
+
 def digits() -> Recipe:
     """Return a recipe for scikit-learn's digits: a minute on a CPU."""
     return Recipe(TrainConfig(passes=4, epochs=6), None, batch_size=64, calibration_images=128)
@@ -37,8 +45,8 @@ def digits() -> Recipe:
 def scenes() -> Recipe:
     """Return the recipe of the demo, for scenes of digits: a minute and a half on two cores."""
     training = TrainConfig(
-        passes=4, epochs=3, optimizer="adamw", learning_rate=0.002, weight_decay=0.05,
-        channels_last=True,
+        passes=4, epochs=4, optimizer="adamw", learning_rate=0.002, weight_decay=0.05,
+        channels_last=True, **_FROM_RANDOM_WEIGHTS,
     )  # fmt: skip
     return Recipe(training, None, batch_size=32, calibration_images=512)
 
@@ -46,8 +54,9 @@ def scenes() -> Recipe:
 def cifar() -> Recipe:
     """Return a recipe for 32x32 images from random weights: SGD, shifts and flips, a cosine."""
     training = TrainConfig(
-        passes=4, epochs=60, learning_rate=0.1, weight_decay=5e-4, clip_grad=5.0, **_FAST
-    )
+        passes=4, epochs=60, learning_rate=0.1, weight_decay=5e-4, clip_grad=5.0, **_FAST,
+        **_FROM_RANDOM_WEIGHTS,
+    )  # fmt: skip
     return Recipe(training, _small_images(), batch_size=128)
 
 
