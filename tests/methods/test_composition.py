@@ -297,7 +297,3 @@ def test_what_cannot_be_right_in_a_joint_space_is_refused():
     table = CostTable(net.space, "ms", 0.0, costs)
     with pytest.raises(ValueError, match="what a layer costs here depends on 'size' too; leave it"):
         searched(net, cost="latency", table=table)
-    with pytest.raises(
-        ValueError, match=r"`strategy` \(='nsga2'\) needs costs that are sums over all"
-    ):
-        searched(net, strategy="nsga2")

@@ -122,8 +122,8 @@ def kept_in_each(
     >>> table = CostTable(space, "ms", 0.5, {"a": {1: 4.0, 2: 3.0}, "b": {1: 2.0, 2: 1.0}})
     >>> part = space.fixed({"a": 1})
     >>> kept = kept_in_each([(each, [Constraint(table, 5.5).within(each)]) for each in (space, part)])
-    >>> [str(mode) for mode in kept]
-    ['1,1/2', '1,1/2']
+    >>> [dict(mode) for mode in kept]
+    [{'a': 1, 'b': 2}, {'a': 1, 'b': 2}]
     """
     modes: list[Mode | None] = [space.full for space, _ in parts]
     for position in range(len(parts[0][1])):

@@ -60,6 +60,7 @@ def nsga2(
 
     Source: Deb et al., *A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II*, 2002.
 
+    >>> from wenable.core.cost_table import CostTable
     >>> from wenable.core.space import Knob
     >>> space = Space((Knob("a", (1, 2)), Knob("b", (1, 2))))
     >>> share = lambda mode: Reading(1 - 0.1 * (mode["a"] - 1) - 0.3 * (mode["b"] - 1), "top-1")
