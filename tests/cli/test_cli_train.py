@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,22 @@ def words(text: str) -> str:
 
 
 # --- the log --------------------------------------------------------------------------------------
+
+
+def test_a_delay_leaves_the_losses_of_modes_that_no_step_trained_empty(tmp_path: Path):
+    out, delay = tmp_path / "run", ("--set", "sharing.delay=0.5")
+    done = run(*TINY, "--epochs", 2, "--out", out, *delay, "--tensorboard")
+    assert re.search(r"4 steps of 2 passes, the first 2 of one,", words(done.stderr)), done.stderr
+    _, alone, together = table(out / "epochs.csv")
+    assert alone["loss"] == alone["loss_full"] != ""
+    assert alone["loss_smallest"] == ""
+    assert float(together["loss"]) == pytest.approx(
+        (float(together["loss_full"]) + float(together["loss_smallest"])) / 2, rel=1e-4
+    )
+    outward = tmp_path / "outward"
+    run(*TINY, "--epochs", 2, "--out", outward, *delay, "--set", "sharing.first=outward")
+    smallest_first = table(outward / "epochs.csv")[1]
+    assert smallest_first["loss_smallest"] != "" != smallest_first["loss_full"]
 
 
 def test_the_log_has_a_row_for_the_weights_at_the_start_and_one_for_each_epoch(tmp_path: Path):

@@ -27,9 +27,15 @@ SEARCH_TIMING = TimingPlan(blocks=3, calls=8, warmup=2, gap_ms=5.0)
 
 
 def loss_words(report: StepReport) -> str:
-    """Return the losses of the full and the smallest mode, for a progress bar."""
-    full, smallest = report.losses[:2]
-    return f"loss: full {full:.3f}, smallest {smallest:.3f}"
+    """Return the losses of the full and the smallest mode, for a progress bar; or of one that is alone."""
+    space = report.modes[0].space
+    if len(report.modes) == 1:
+        (mode,) = report.modes
+        name = "full" if mode == space.full else str(mode)
+        return f"loss: {name} {report.losses[0]:.3f}, alone"
+    named = {"full": report.loss_of(space.full), "smallest": report.loss_of(space.smallest)}
+    said = (f"{name} {loss:.3f}" for name, loss in named.items() if loss is not None)
+    return f"loss: {', '.join(said)}"
 
 
 def train_with_bar(

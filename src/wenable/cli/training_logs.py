@@ -37,7 +37,7 @@ class TrainingLogs:
 
     - `loss`, `loss_full`, `loss_smallest`: of all modes together and of two of them, the mean over
       the `steps` that this process made of the epoch; they are fewer where the run went on within it,
-      and empty where it went on from its end.
+      and empty where it went on from its end. A mode that no step trained, as in a delay, has none.
     - `learning_rate`: of the last of these steps; `seconds`: how long they took, without evaluation.
     - `search_top1_full`, `search_top1_1_2`, ...: the accuracy of each uniform mode on the search split.
 
@@ -56,6 +56,7 @@ class TrainingLogs:
     ) -> None:
         self.folder, self.net, self.data, self.keep_best = folder, net, data, keep_best
         self.modes = net.space.uniform_modes()
+        self._ends = {"full": net.space.full, "smallest": net.space.smallest}
         self.tensorboard = tensorboard and rank() == 0
         self.writer: Any = None
         if self.tensorboard:
@@ -89,10 +90,11 @@ class TrainingLogs:
         self.steps = report.step
         self.reports.append(report)
         if self.tensorboard and report.step % EVERY == 0:
-            losses = report.losses
-            self._scalar("loss/full", losses[0])
-            self._scalar("loss/smallest", losses[1])
-            self._scalar("loss/mean", sum(losses) / len(losses))
+            for name, mode in self._ends.items():
+                loss = report.loss_of(mode)
+                if loss is not None:
+                    self._scalar(f"loss/{name}", loss)
+            self._scalar("loss/mean", sum(report.losses) / len(report.losses))
             self._scalar("learning rate", report.learning_rate)
 
     def epoch(self, epoch: int) -> None:
@@ -121,12 +123,13 @@ class TrainingLogs:
     def _figures(self, seconds: float) -> dict[str, str]:
         if not self.reports:
             return {}
-        means = [sum(each.losses) / len(each.losses) for each in self.reports]
-        full, smallest = ([each.losses[i] for each in self.reports] for i in (0, 1))
-        losses = {"loss": means, "loss_full": full, "loss_smallest": smallest}
+        losses = {"loss": [sum(each.losses) / len(each.losses) for each in self.reports]}
+        for name, mode in self._ends.items():
+            found = [each.loss_of(mode) for each in self.reports]
+            losses[f"loss_{name}"] = [loss for loss in found if loss is not None]
         return {
             "steps": str(len(self.reports)),
-            **{name: f"{sum(values) / len(values):.6g}" for name, values in losses.items()},
+            **{name: f"{sum(v) / len(v):.6g}" for name, v in losses.items() if v},
             "learning_rate": f"{self.reports[-1].learning_rate:.6g}",
             "seconds": f"{seconds:.1f}",
         }

@@ -57,6 +57,11 @@ class StepReport:
     losses: tuple[float, ...]
     learning_rate: float
 
+    def loss_of(self, mode: Mode) -> float | None:
+        """Return the loss of a mode; None if the step did not train it, as in a delay (`Sharing`)."""
+        pairs = zip(self.modes, self.losses, strict=True)
+        return next((loss for trained, loss in pairs if trained == mode), None)
+
 
 def train(
     net: DynamicNetwork,
