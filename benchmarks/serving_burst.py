@@ -40,11 +40,13 @@ import wenable as we
 from results.provenance import present_commit
 from results.records import ROOT, read_records, records_file, write_page
 from results.runs_by_machine import add_run
+from wenable.core.preprocessing import Preprocessing
 from wenable.measure.device import describe_device
 from wenable.runtime import Bundle
 
 CLIENTS, THREADS, MAX_BATCH = 16, 2, 8
-NETWORK = "MobileNet-V2 x 0.5 at 128 pixels, widths x image sizes"
+NETWORK = "MobileNet-V2 at 224 pixels, widths x image sizes, images as bytes"
+SIZE = 224
 CALM, BURST = 0.5, 3.0
 """Shares of the rate that the full network serves."""
 PHASES = (("calm", CALM, 10.0), ("burst", BURST, 10.0), ("calm again", CALM, 15.0))
@@ -95,11 +97,12 @@ def page_of(out: Path) -> str:
 def example_bundle(folder: Path) -> Path:
     """Return a bundle with random weights: times are measured, and no accuracy is claimed."""
     torch.manual_seed(0)
-    model = torchvision.models.mobilenet_v2(num_classes=100, width_mult=0.5).eval()
-    x = torch.randn(4, 3, 128, 128)
-    method = [we.Slimmable((1.0, 0.5, 0.25)), we.ImageSize((128, 96, 64))]
+    model = torchvision.models.mobilenet_v2().eval()
+    x = torch.randn(4, 3, SIZE, SIZE)
+    method = [we.Slimmable((1.0, 0.5, 0.25)), we.ImageSize((SIZE, 160, 128))]
     net = we.convert(model, x[:1], method=method)
-    modes = ["1", "1,size=96", "1,width=0.5", "1,width=0.5,size=96", "1,width=0.25,size=64"]
+    net.preprocessing = Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3)
+    modes = ["1", "1,size=160", "1,width=0.5", "1,width=0.5,size=160", "1,width=0.25,size=128"]
     we.calibrate(net, modes[1:], [x])
     return we.export(net.eval(), modes, folder / "net.wen")
 
@@ -151,11 +154,15 @@ def served(bundle: Path) -> Iterator[Server]:
 
 
 def request_for(bundle: Path) -> tuple[bytes, dict[str, str]]:
-    """Return the body and headers of a request for one example of the bundle."""
-    ((name, x),) = Bundle(bundle).example().items()
-    x = np.ascontiguousarray(x, np.float32)
+    """Return the body and headers of a request with one image for the bundle, as bytes."""
+    opened = Bundle(bundle)
+    (name,), kept = opened.example(), opened.preprocessing
+    if kept is None:
+        raise ValueError(f"`--bundle` (={bundle}) does not say how images are prepared")
+    shape = (1, kept.size, kept.size, kept.channels)
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     head = {
-        "name": name, "datatype": "FP32", "shape": list(x.shape),
+        "name": name, "datatype": "UINT8", "shape": list(x.shape),
         "parameters": {"binary_data_size": x.nbytes},
     }  # fmt: skip
     text = json.dumps({"inputs": [head], "parameters": {"binary_data_output": True}}).encode()
@@ -246,7 +253,7 @@ def _client(server: Server, requests: Requests, begun: float) -> None:
             requests.note(phase, UNSENT, 0.0, due)
             continue
         try:
-            status, _ = server.ask(connection, **{"x-deadline-ms": f"{left:.3f}"})
+            status, _ = server.ask(connection, **{"x-deadline-ms": repr(left)})
         except (OSError, http.client.HTTPException):
             requests.note(phase, LOST, 0.0, due)
             connection = server.connection()

@@ -53,7 +53,7 @@ def demo(
         "out/demo"
     ),
     seed: Annotated[int, typer.Option(help="Of the weights, the modes and the data's order.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Times through the training scenes.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Times through the training scenes.")] = 4,
 ) -> None:
     """Train, explore, export and run a small network on scenes of real digits, in minutes."""
     from wenable.cli.demo import run_demo
