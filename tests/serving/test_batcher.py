@@ -220,3 +220,18 @@ def test_every_request_is_answered_or_refused_with_a_reason(requests):
         else:
             assert isinstance(error, RefusedError)
             assert error.status == 504
+
+
+def test_a_deadline_counts_from_when_the_request_came():
+    queue, session, clock = batcher()
+    clock.forward(1.0)
+    now_s = clock()
+    with pytest.raises(RefusedError, match="passed before the request was read") as refused:
+        queue.submit(example(), deadline_ms=20.0, came_s=now_s - 0.02)
+    assert refused.value.status == 504
+    found = queue.submit(example(), deadline_ms=500.0, came_s=now_s - 0.1)
+    queue.run_next()
+    assert session.deadlines == [pytest.approx(400.0)]
+    answer = found.result()
+    assert answer.waited_ms == pytest.approx(100.0)
+    assert answer.total_ms == pytest.approx(105.0)

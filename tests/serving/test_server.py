@@ -121,6 +121,22 @@ def test_raw_bytes_go_in_and_out(server: Server, expected):
     np.testing.assert_array_equal(np.frombuffer(data[-20:], np.float32), expected["1"][0])
 
 
+def test_a_body_that_comes_slowly_takes_time_from_its_deadline(server: Server):
+    data = json.dumps(request(deadline_ms=150)).encode()
+    head = (
+        f"POST /v2/models/net/infer HTTP/1.1\r\nHost: localhost\r\ncontent-length: {len(data)}\r\n"
+        "content-type: application/json\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head.encode() + data[:20])
+        time.sleep(0.3)
+        connection.sendall(data[20:])
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 504
+        assert b"passed before the request was read" in answer.read()
+
+
 @pytest.mark.parametrize("where", ["header", "parameter"])
 def test_a_deadline_is_a_header_or_a_parameter(server: Server, where: str):
     if where == "header":

@@ -103,19 +103,31 @@ class Batcher:
         return len(self._waiting)
 
     def submit(
-        self, inputs: Inputs, *, deadline_ms: float | None = None, mode: str = ""
+        self,
+        inputs: Inputs,
+        *,
+        deadline_ms: float | None = None,
+        mode: str = "",
+        came_s: float | None = None,
     ) -> Future[Answer]:
         """Take a request and return what will hold its answer.
 
         - `inputs`: arrays as `Session.run` takes them; checked before.
-        - `deadline_ms`: from now on; None for no deadline.
+        - `deadline_ms`: from when it came; None for no deadline.
+        - `came_s`: when that was, by the clock; None for now.
         - `mode`: instead of a deadline's choice.
 
         Raises `RefusedError` if the queue is full, the deadline cannot be met, or `close` was called.
         """
+        now_s = self._clock()
         request = _Waiting(
-            inputs, self._clock(), math.inf if deadline_ms is None else deadline_ms, mode
+            inputs,
+            now_s if came_s is None else came_s,
+            math.inf if deadline_ms is None else deadline_ms,
+            mode,
         )
+        if request.left_ms(now_s) <= 0:
+            raise RefusedError(504, "`deadline_ms` passed before the request was read", "expired")
         with self._changed:
             if self._closed:
                 raise RefusedError(503, "the server is stopping", "refused")
@@ -180,7 +192,7 @@ class Batcher:
         examples = sum(each.size for each in self._waiting) + request.size
         largest = self._batches[-1]
         needed_ms = self._fastest_ms(largest) * math.ceil(examples / largest)
-        if needed_ms > request.deadline_ms:
+        if needed_ms > request.left_ms(self._clock()):
             raise RefusedError(
                 429,
                 f"`deadline_ms` (={request.deadline_ms:g}) cannot be met: {len(self._waiting)} requests"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from wenable.serving import metrics
+from wenable.serving.arrival import CAME_S
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -41,6 +43,7 @@ class Limits:
             await self._with_body(scope, receive, send)
 
     async def _with_body(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        CAME_S.set(time.perf_counter())  # before the body, which a busy server reads late
         too_large = f"the body is larger than {self._most} bytes (`--max-body-mb`)"
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         parts, size, more = [], 0, True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from wenable.runtime.graph import TensorType
 from wenable.runtime.images import prepare_pixels
 from wenable.runtime.session import Session
 from wenable.serving import metrics
+from wenable.serving.arrival import WayBack, came_s
 from wenable.serving.batcher import Answer, Batcher, Inputs
 from wenable.serving.binary import Output
 from wenable.serving.refusals import RefusedError
@@ -48,6 +50,7 @@ class ServedBundle(Model):
         super().__init__(name)
         self._session, self._batcher = session, batcher
         self._default_ms, self._most = default_deadline_ms, most_examples
+        self._way_back = WayBack()
         self.ready = True
 
     def replace(self, session: Session) -> None:
@@ -98,9 +101,14 @@ class ServedBundle(Model):
                 self._session.bundle.path
             )  # where files lie here is none of a client's business
             raise RefusedError(400, str(error).replace(str(path), path.name)) from error
-        waiting = self._batcher.submit(inputs, deadline_ms=deadline_ms, mode=mode)
+        came = came_s()
+        if deadline_ms is not None:  # the answer has to be back by then, not only found
+            deadline_ms -= self._way_back.ms
+        waiting = self._batcher.submit(inputs, deadline_ms=deadline_ms, mode=mode, came_s=came)
         metrics.queued(self._batcher.length)
-        return await asyncio.wrap_future(waiting)
+        answer = await asyncio.wrap_future(waiting)
+        self._way_back.note(1e3 * (time.perf_counter() - came) - answer.total_ms)
+        return answer
 
     def _deadline(self, parameters: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
         """Return the deadline of a request: its parameter, its header, or the server's own."""
