@@ -21,13 +21,14 @@ from benchmarks import (
     operation_profile,
     real_weights,
     search_cost,
+    serving_burst,
     training_speed,
     unprofiled,
     which_method,
 )
 from benchmarks.chain import table as chain_table
 from benchmarks.under_load import page as under_load_page
-from experiments import cifar10, page_worth, reproduction
+from experiments import cifar10, page_techniques, page_worth, reproduction
 from experiments.worth_records import all_scales
 from results.records import ROOT, page_file, read_records, records_file, write_records
 from results.runs_by_machine import add_run
@@ -48,6 +49,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "int8-latency": lambda: int8_latency.page(results("int8-latency")["runs"]),
     "native-modes": lambda: native_modes.page(results("native-modes")["runs"]),
     "operation-profile": lambda: operation_profile.page(results("operation-profile")["runs"]),
+    "serving-burst": lambda: serving_burst.page_of(ROOT),
+    "techniques": lambda: page_techniques.page(results("techniques")),
     "real-weights": lambda: real_weights.page(results("real-weights")),
     "reproduction": lambda: reproduction.page(ROOT / "results" / "reproduction"),
     "search-cost": lambda: search_cost.page(results("search-cost")),
