@@ -94,7 +94,7 @@ def _trained(console: Console, progress: Console, data: Data, recipe: Recipe) ->
     train_with_bar(progress, net, data, config, batch_size=recipe.batch_size)
     batches = len(data.training_batches(recipe.batch_size, config.seed))
     alone = config.sharing.steps_alone(config.epochs * batches)
-    first = f", the full mode alone in the first {alone} steps" if alone else ""
+    first = f"\nwith the full mode alone in the first {alone} steps" if alone else ""
     console.print(
         f"Algorithm 1: {config.epochs} epochs of {batches} batches of {recipe.batch_size} scenes,"
         f" {config.passes} passes a step{first}, {duration_words(time.monotonic() - started)}"
