@@ -30,7 +30,7 @@ from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Front, Point, Reading
 from wenable.data import digits
 from wenable.measure.latency import TimingPlan
-from wenable.network.mode_costs import macs_table, weights_table
+from wenable.network.mode_costs import macs_table, weights_parts
 from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.comparison import compare
 from wenable.profiling.verification import verify
@@ -143,7 +143,7 @@ def test_a_search_keeps_all_its_limits(tmp_path: Path):
         net.space, "mJ", 1.0, {name: {1: 3.0, 2: 2.0, 4: 1.0} for name in net.space.names}
     )
     (tmp_path / "energy.json").write_text(json.dumps(energies.to_json()))
-    kib, mj = 0.6 * weights_table(net).cost("full"), energies.cost("1/2")
+    kib, mj = 0.6 * weights_parts(net).cost("full"), energies.cost("1/2")
     command = (
         "explore",
         network,

@@ -97,8 +97,9 @@ def _names(knobs: Sequence[Knob]) -> str:
 def weights_parts(net: DynamicNetwork) -> CostParts:
     """Return the memory in KiB that the parameters of any mode take, by one table or one for each exit.
 
-    What a mode holds does not depend on the size of images, and beside groups on its exit: layers behind
-    it are not held.
+    Those are the parameters of its plain network; what a pass keeps besides, activations and the engine's
+    own copies, is not in it. The size of images changes nothing, and beside groups an exit does: layers
+    behind it are not held.
 
     >>> import torch
     >>> import wenable as we
@@ -117,23 +118,6 @@ def weights_parts(net: DynamicNetwork) -> CostParts:
         part = net.space.fixed({k.name: n for k, n in zip(several, options, strict=True)})
         tables.append(tabulated(part, _kib_of(net), "KiB", "parameters, counted"))
     return CostParts(net.space, tuple(tables))
-
-
-def weights_table(net: DynamicNetwork) -> CostTable:
-    """Return the memory in KiB that the parameters of any mode take, those of its plain network.
-
-    What a pass keeps besides, activations and the engine's own copies, is not in it. Raises `ValueError`
-    if they are no sum over knobs; `weights_parts` has a table for each part then.
-
-    >>> import torch
-    >>> import wenable as we
-    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 8))
-    >>> net = we.convert(model, torch.ones(1, 64), method=we.WeightEnabling((1, 2)))
-    >>> table = weights_table(net)
-    >>> table.unit, table.cost("full"), 4 * net.parameter_count("full") / 1024
-    ('KiB', 18.28125, 18.28125)
-    """
-    return tabulated(net.space, _kib_of(net), "KiB", "parameters, counted")
 
 
 def _kib_of(net: DynamicNetwork) -> Callable[[Mode], float]:
