@@ -233,8 +233,8 @@ def _made(made: Mapping[str, Mapping[str, Any]]) -> str:
 def _predictions(rows: Rows) -> str:
     lines = [
         "Latencies predicted from a profile of our kernels, beside those measured of random modes that span"
-        " the range of costs, on one thread (goals: median error 5 %, Kendall's tau 0.95). *Again*: the same"
-        " modes measured a second time beside the first, which no prediction can do better than.\n",
+        " the range of costs, on one thread (goals: median error 5 %, Kendall's tau 0.95). *Again*: the"
+        " same modes measured a second time beside the first, which no prediction can do better than.\n",
         "| network | modes | median error | Kendall's tau | again: median error | tau |",
         "|---|--:|--:|--:|--:|--:|",
     ]
