@@ -195,7 +195,10 @@ NETWORKS = {
     "mobilenet v2": (SMALL_FAMILIES["mobilenet v2"], "slimmable", (2, 3, 32, 32)),
     "resnet": (SMALL_FAMILIES["basic resnet"], "us-net", (2, 3, 32, 32)),
     "rounded mobilenet": (SMALL_FAMILIES["mobilenet v2"], "precision", (2, 3, 32, 32)),
-}
+    "grouped rounded mobilenet": (
+        SMALL_FAMILIES["mobilenet v2"], "groups and precision", (2, 3, 32, 32)
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NETWORKS)
