@@ -266,6 +266,8 @@ SPACE = Space(
         ("1/2*2,1/16", (2, 2, 16)),
         ("1/4,layers.1.conv1=1/16", (4, 4, 16)),
         ("1,layers.0.*=1/2", (2, 2, 1)),
+        ("layers.0.*=1/2", (2, 2, 1)),
+        ("layers.1.conv1=1/16, layers.0.conv1=1/4", (4, 1, 16)),
     ],
 )
 def test_texts_that_a_person_types(text: str, options: tuple[int, ...]):

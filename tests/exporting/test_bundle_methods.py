@@ -117,6 +117,7 @@ def test_modes_of_one_structure_have_one_graph_and_exits_one_each():
     }
     assert {method: len(each) for method, each in graphs.items()} == {
         "slimmable": 1, "us-net": 1, "exits": 3, "precision": 1, "groups and precision": 1,
+        "widths and precision": 1,
     }  # fmt: skip
     lengths = [len(each["nodes"]) for each in graphs["exits"]]
     assert lengths == sorted(lengths, reverse=True)
@@ -137,11 +138,12 @@ def test_a_narrower_mode_is_a_corner_of_the_weight():
     assert all(not each.flags.writeable for each in weights.tensors.values())
 
 
-def test_layers_of_8_bits_are_integers_in_the_model():
-    made = written("groups and precision")
+@pytest.mark.parametrize("method", ["groups and precision", "widths and precision"])
+def test_layers_of_8_bits_are_integers_in_the_model(method: str):
+    made = written(method)
     session = Session(made.path, engine="onnxruntime", threads=1)
     rounded = 0
-    for mode in MODES["groups and precision"]:
+    for mode in (each for each in MODES[method] if "16" not in each):
         number = session.bundle.number_of(mode)
         model = onnx.load_from_string(session.model(number))
         onnx.checker.check_model(model, full_check=True)
@@ -194,8 +196,15 @@ NETWORKS = {
     "tokens": (Tokens, "groups and precision", (2, 3, 6, 6)),
     "mobilenet v2": (SMALL_FAMILIES["mobilenet v2"], "slimmable", (2, 3, 32, 32)),
     "resnet": (SMALL_FAMILIES["basic resnet"], "us-net", (2, 3, 32, 32)),
+    "narrow and rounded": (Flattened, "widths and precision", (2, 3, 6, 6)),
     "rounded mobilenet": (SMALL_FAMILIES["mobilenet v2"], "precision", (2, 3, 32, 32)),
-}
+    "grouped rounded mobilenet": (
+        SMALL_FAMILIES["mobilenet v2"], "groups and precision", (2, 3, 32, 32)
+    ),
+    "narrow rounded mobilenet": (
+        SMALL_FAMILIES["mobilenet v2"], "widths and precision", (2, 3, 32, 32)
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -251,7 +260,9 @@ def test_a_device_without_torch_runs_the_modes_and_keeps_a_deadline(tmp_path: Pa
 QUICK = TimingPlan(blocks=2, calls=2, warmup=1, gap_ms=1.0)
 
 
-@pytest.mark.parametrize("method", ["slimmable", "exits", "groups and precision"])
+@pytest.mark.parametrize(
+    "method", ["slimmable", "exits", "groups and precision", "widths and precision"]
+)
 def test_modes_are_profiled_and_verified_as_wholes(method: str):
     made = written(method)
     plan = ProfilePlan(mixtures=1, table_modes=2, scheme_timing=QUICK, mode_timing=QUICK)
@@ -262,7 +273,11 @@ def test_modes_are_profiled_and_verified_as_wholes(method: str):
     assert set(found.latencies) == modes
     assert found.table is None
     grouped = method == "groups and precision"
-    assert len(found.parts) == (2 if grouped else 3)  # the options of the one knob beside groups
+    parts = {
+        "groups and precision": 2,
+        "widths and precision": 5,
+    }  # options of all knobs but groups
+    assert len(found.parts) == parts.get(method, 3)
     assert bool(found.times_ms) == grouped
     assert (
         any(each.startswith("no times of layers: none runs in") for each in found.events) != grouped

@@ -16,6 +16,10 @@ METHODS: Mapping[str, object] = {
     "exits": we.EarlyExits(("block1", "stem")),
     "precision": we.SwitchablePrecision((32, 16, 8, 4)),
     "groups and precision": we.WeightEnablingWithPrecision(groups=(1, 2, 4), bits=(32, 8)),
+    "widths and precision": [
+        we.Slimmable((1.0, 0.5, 0.25), divisor=4),
+        we.SwitchablePrecision((32, 16, 8)),
+    ],
 }
 MODES: Mapping[str, Sequence[str]] = {
     "slimmable": ("1", "0.5", "0.25"),
@@ -23,7 +27,10 @@ MODES: Mapping[str, Sequence[str]] = {
     "exits": ("end", "block1", "stem"),
     "precision": ("32-bit", "16-bit", "8-bit", "4-bit"),
     "groups and precision": ("1", "1/4", "8-bit", "1/4,precision=8-bit"),
-}
+    "widths and precision": (
+        "1", "0.25", "0.5,precision=16-bit", "precision=8-bit", "0.25,precision=8-bit"
+    ),
+}  # fmt: skip
 
 
 def converted_by(

@@ -43,6 +43,14 @@ COMPOSED = {
     "universal, sizes": ([SIZES, UNIVERSAL], ("0.5,size=6", "0.75,size=8")),
     "exits, sizes": ([EXITS, SIZES], ("block1,size=6", "end,size=8", "block1")),
     "precision, sizes": ([BITS, SIZES], ("8-bit,size=6", "8-bit", "32-bit,size=8")),
+    "widths, precision": (
+        [BITS, WIDTHS],
+        ("0.5,precision=8-bit", "precision=8-bit", "0.5,precision=32-bit"),
+    ),
+    "universal, precision, sizes": (
+        [UNIVERSAL, BITS, SIZES],
+        ("0.5,size=6,precision=8-bit", "0.75,precision=8-bit", "size=8,precision=8-bit", "0.5"),
+    ),
     "groups, exits": ([EXITS, GROUPS], ("1/4,exit=block1", "1/4", "1,exit=block1")),
     "precision, exits": ([BITS, EXITS], ("8-bit,exit=block1", "8-bit", "32-bit,exit=block1")),
     "groups, precision, sizes": (
@@ -182,11 +190,17 @@ def test_a_step_is_the_sandwich_of_extracted_networks():
             "WeightEnabling and Slimmable, which do not compose: groups are blocks of",
         ),
         ([UNIVERSAL, GROUPS], "UniversallySlimmable and WeightEnabling, which do not compose"),
-        ([WIDTHS, BITS], "do not compose: no layer here rounds only the part"),
         ([EXITS, WIDTHS], "do not compose: the branch of an exit reads all channels"),
         ([WIDTHS, UNIVERSAL], r"two methods of one kind \(widths\)"),
         ([SIZES, GROUPS, SIZES], r"two methods of one kind \(sizes\)"),
-        ([GROUPS, we.SwitchablePrecision((32, 4))], r"`bits` \(=\(32, 4\)\) below 8, where each"),
+        (
+            [GROUPS, we.SwitchablePrecision((32, 4))],
+            r"`bits` \(=\(32, 4\)\) below 8, .* the groups",
+        ),
+        (
+            [we.SwitchablePrecision((32, 4)), WIDTHS],
+            r"`bits` \(=\(32, 4\)\) below 8, .* the widths",
+        ),
         ([GROUPS, "precision"], "holds 'precision', which is no method"),
         ([we.WeightEnabling, SIZES], "which is no method; allowed: objects"),
         ([], r"`methods` \(=\(\)\) must hold at least two"),

@@ -19,8 +19,8 @@ _MOST_REPEATS = 1_000_000
 def read_mode(text: str, knobs: Knobs) -> Options:
     """Return the options that a text names.
 
-    Forms: `"full"`, `"smallest"`, one option for all knobs, one for each with repeats, or one for all
-    followed by exceptions; see `Space.mode`, which says what each means.
+    Forms: `"full"`, `"smallest"`, one option for all knobs, one for each with repeats, one for all
+    followed by exceptions, or exceptions alone; see `Space.mode`, which says what each means.
 
     Raises `ValueError` for anything else, naming the rule.
 
@@ -34,6 +34,8 @@ def read_mode(text: str, knobs: Knobs) -> Options:
     plain = [part for part in parts if "=" not in part]
     if len(plain) == 1 and "*" not in plain[0]:
         return _with_exceptions(_everywhere(plain[0], text, knobs), exceptions, text, knobs)
+    if not plain:
+        return _with_exceptions(tuple(k.options[0] for k in knobs), exceptions, text, knobs)
     if exceptions:
         raise ValueError(
             f"`mode` (={text!r}) must start with one option for all knobs before its"

@@ -281,7 +281,8 @@ class Space:
         exceptions by name or name pattern, `"1/4,layer1.*=1/2"`. Knobs with labels take those. Where
         some knobs have labels and others do not, the text for all sets those of its kind and leaves
         the others at their most costly option: `"1/4"`, `"8-bit"`, `"1/4,precision=8-bit"`. A knob
-        that only its name sets, as the size of images, is an exception too: `"1/4,size=160"`.
+        that only its name sets, as the size of images, is an exception too: `"1/4,size=160"`. Exceptions
+        alone are those from the full mode: `"width=0.5,precision=8-bit"`.
 
         In a space of several networks, `"network=little"` or `"network=big,1/4,size=160"`: the network,
         and a mode of it, which is its full one where nothing follows. Without a name it is the first.

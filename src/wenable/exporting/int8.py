@@ -35,7 +35,7 @@ BITS = 8
 def export_int8(net: DynamicNetwork, mode: ModeChoice, path: str | os.PathLike[str]) -> Path:
     """Write a mode with layers of 8 bits as an ONNX model in the QDQ form, and return where it lies.
 
-    - `net`: converted with `SwitchablePrecision` or `WeightEnablingWithPrecision`; the mode should be
+    - `net`: converted with `SwitchablePrecision`, alone or beside groups or widths; the mode should be
       trained or calibrated.
     - `path`: of the file, as `net.int8.onnx`.
 

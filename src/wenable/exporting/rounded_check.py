@@ -88,7 +88,11 @@ def check_rounded_layers(
         TensorType(name, "float32", (None, *shapes[name][1:])) for name in ends if name not in known
     )
     seen = replace(graph, outputs=(*graph.outputs, *more))
-    ways = session.implementations(place * len(bundle.modes) + number)
+    ways = {
+        # What is looked at keeps its order: no layer before it can store another one.
+        name: replace(way, shuffling="gather") if way.shuffling == "stored" else way
+        for name, way in session.implementations(place * len(bundle.modes) + number).items()
+    }
     model = build_model(seen, bundle.layers, weights, ways)
     given = {
         each.name: _of_own_size(array, each)

@@ -45,6 +45,11 @@ class PrecisionLayer(nn.Module):
         raise NotImplementedError
 
     @property
+    def _known_as(self) -> str:
+        """What a refusal calls the layer."""
+        return self.knob.name
+
+    @property
     def bits(self) -> int:
         """The bits of weights and inputs in the present option; 32 is floating point."""
         return FULL_BITS // self.precision
@@ -89,7 +94,7 @@ class PrecisionLayer(nn.Module):
         assert input_range is not None
         if not input_range.is_known:
             raise ValueError(
-                f"the range of the input of {self.knob.name!r} at {self.bits} bits was never seen;"
+                f"the range of the input of {self._known_as!r} at {self.bits} bits was never seen;"
                 " train, or call wenable.calibrate(net, modes, batches) first"
             )
         low, high = input_range.running_bounds
@@ -114,6 +119,42 @@ class PrecisionLayer(nn.Module):
     def to_plain(self) -> nn.Module:
         """Return the layer of the present options, as `_behind_rounding` says."""
         raise NotImplementedError
+
+
+class PrecisionBesideAnOption(PrecisionLayer):
+    """A layer with an option of its own and, besides, a precision that another knob sets.
+
+    It has two options: `option`, of groups or of a width, and `precision`, where n leaves 32/n bits.
+    The range of the input is kept for each pair of options: with less of the network enabled before
+    this layer, its input is often smaller.
+    """
+
+    option: int
+    precision_knob: Knob
+
+    def _add_precision(self, precision_knob: Knob) -> None:
+        self.precision_knob = precision_knob
+        self.precision = 1
+        bits = [FULL_BITS // n for n in precision_knob.options if n > 1]
+        self._make_ranges(f"{b}_{n}" for b in bits for n in self.knob.options)
+
+    def set_precision(self, n: int) -> None:
+        """Run at 32/n bits from now on; a precision the layer lacks is refused."""
+        self.precision_knob.check(n)
+        self.put_precision(n)
+
+    def put_precision(self, n: int) -> None:
+        """Set a precision that is known to be one of this layer's."""
+        self.__dict__["precision"] = n
+
+    def _range_key(self, mode: Mapping[str, int] | None) -> str | None:
+        n = self.option if mode is None else mode[self.knob.name]
+        precision = self.precision if mode is None else mode[self.precision_knob.name]
+        return None if precision == 1 else f"{FULL_BITS // precision}_{n}"
+
+    def _precisions_repr(self) -> str:
+        every = ", ".join(str(FULL_BITS // n) for n in self.precision_knob.options)
+        return f"bits={self.bits} of ({every})"
 
 
 class SwitchablePrecisionLayer(PrecisionLayer):

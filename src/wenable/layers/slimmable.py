@@ -31,6 +31,8 @@ class SlimmableLayer(nn.Module):
     corner `weight[:outputs, :inputs]` of the same weight, so that the widths nest.
     """
 
+    inputs_axis: ClassVar[int] = 1
+    """Which dimension of the input holds what the width cuts."""
     weight: torch.Tensor
     bias: torch.Tensor | None
 
@@ -85,7 +87,8 @@ class SlimmableLayer(nn.Module):
             found["bias"] = View(width.outputs)
         return found
 
-    def _check_inputs(self, inputs: int) -> None:
+    def _check_inputs(self, input: torch.Tensor) -> None:
+        inputs = input.shape[self.inputs_axis]
         if inputs != self.width.inputs:
             raise ValueError(
                 f"{self.name!r} reads {self.width.inputs} channels at {self.knob.name}"
@@ -101,6 +104,12 @@ class SlimmableLayer(nn.Module):
                     parameter.copy_(enabled)
                     parameter.requires_grad_(self.get_parameter(name).requires_grad)
         return plain.train(self.training)
+
+    def _product(
+        self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the output for the weight and the bias of the present width."""
+        raise TypeError("use one of its subclasses, as SlimmableConv2d or SlimmableLinear")
 
     def extra_repr(self) -> str:
         """Add the present width to what a layer tells."""
@@ -132,14 +141,18 @@ class SlimmableConvolution(SlimmableLayer):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolve in the present width."""
-        self._check_inputs(input.shape[1])
+        self._check_inputs(input)
         if self.option == self.knob.options[0]:
             return super().forward(input)
+        return self._product(input, *self.enabled())
+
+    def _product(
+        self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         padding = self.padding  # a size, or "same" or "valid"
         if self.padding_mode != "zeros":
             sides = self._reversed_padding_repeated_twice
             input, padding = nn.functional.pad(input, sides, mode=self.padding_mode), 0
-        weight, bias = self.enabled()
         return type(self).convolve(
             input, weight, bias, self.stride, padding, self.dilation, self.width.groups
         )
@@ -205,6 +218,8 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
     torch.Size([2, 5])
     """
 
+    inputs_axis = -1
+
     def __init__(
         self,
         linear: nn.Linear,
@@ -220,10 +235,15 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply in the present width."""
-        self._check_inputs(input.shape[-1])
+        self._check_inputs(input)
         if self.option == self.knob.options[0]:
             return super().forward(input)
-        return nn.functional.linear(input, *self.enabled())
+        return self._product(input, *self.enabled())
+
+    def _product(
+        self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        return nn.functional.linear(input, weight, bias)
 
     def to_plain(self) -> nn.Module:
         """Return the standard dense layer of the present width, with weights of its own."""

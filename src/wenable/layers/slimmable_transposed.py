@@ -31,7 +31,7 @@ class SlimmableTransposedConvolution(SlimmableConvolution):
         self, input: torch.Tensor, output_size: Sequence[int] | None = None
     ) -> torch.Tensor:
         """Convolve in the present width."""
-        self._check_inputs(input.shape[1])
+        self._check_inputs(input)
         if self.option == self.knob.options[0]:
             return self.plain_class.forward(self, input, output_size)
         weight, bias = self.enabled()

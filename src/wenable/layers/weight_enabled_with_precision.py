@@ -11,39 +11,16 @@ from wenable.core.space import Knob
 from wenable.core.views import View
 from wenable.layers.convolution import WeightEnabledConv2d
 from wenable.layers.linear import WeightEnabledLinear
-from wenable.layers.precision import PrecisionLayer
-from wenable.layers.quantization import FULL_BITS
+from wenable.layers.precision import PrecisionBesideAnOption
 from wenable.layers.weight_enabled import WeightEnabled
 
 
-class WeightEnabledWithPrecision(WeightEnabled, PrecisionLayer):
+class WeightEnabledWithPrecision(WeightEnabled, PrecisionBesideAnOption):
     """A weight-enabled layer whose enabled blocks and input are rounded to fewer bits.
 
-    It has two options: `option`, its number of groups, and `precision`, where n leaves 32/n bits.
     The scale of an output is that of the weights it has enabled: what an option leaves out takes no
-    part. The range of the input is kept for each pair of options, since with fewer weights enabled
-    before this layer, its input is often smaller.
+    part.
     """
-
-    def _add_precision(self, precision_knob: Knob) -> None:
-        self.precision_knob = precision_knob
-        self.precision = 1
-        bits = [FULL_BITS // n for n in precision_knob.options if n > 1]
-        self._make_ranges(_key(b, n) for b in bits for n in self.knob.options)
-
-    def set_precision(self, n: int) -> None:
-        """Run at 32/n bits from now on; a precision the layer lacks is refused."""
-        self.precision_knob.check(n)
-        self.put_precision(n)
-
-    def put_precision(self, n: int) -> None:
-        """Set a precision that is known to be one of this layer's."""
-        self.__dict__["precision"] = n
-
-    def _range_key(self, mode: Mapping[str, int] | None) -> str | None:
-        n = self.option if mode is None else mode[self.knob.name]
-        precision = self.precision if mode is None else mode[self.precision_knob.name]
-        return None if precision == 1 else _key(FULL_BITS // precision, n)
 
     def _as_used(self, weight: torch.Tensor, outputs: tuple[int, ...] = (0,)) -> torch.Tensor:
         # Zeros stay zero on the grid: it does not matter whether they were cut off before.
@@ -51,19 +28,14 @@ class WeightEnabledWithPrecision(WeightEnabled, PrecisionLayer):
 
     def views(self) -> Mapping[str, View]:
         """Return the grids of the present precision; the blocks follow from the option."""
-        return PrecisionLayer.views(self)
+        return PrecisionBesideAnOption.views(self)
 
     def _plain_product(self, plain: nn.Module) -> nn.Module:
         return self._behind_rounding(plain)
 
     def extra_repr(self) -> str:
         """Add the precisions to what a weight-enabled layer tells."""
-        every = ", ".join(str(FULL_BITS // n) for n in self.precision_knob.options)
-        return f"{super().extra_repr()}, bits={self.bits} of ({every})"
-
-
-def _key(bits: int, groups: int) -> str:
-    return f"{bits}_{groups}"
+        return f"{super().extra_repr()}, {self._precisions_repr()}"
 
 
 class WeightEnabledConv2dWithPrecision(WeightEnabledWithPrecision, WeightEnabledConv2d):

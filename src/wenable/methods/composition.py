@@ -37,9 +37,6 @@ _UNSOUND = {
         ("groups", "widths")
     ): "groups are blocks of all neurons of a layer, and no layer here"
     " multiplies by the blocks of those that a width leaves",
-    frozenset(
-        ("widths", "precision")
-    ): "no layer here rounds only the part of its weight that a width leaves",
     frozenset(("widths", "exits")): "the branch of an exit reads all channels, of which a narrower"
     " network has fewer",
 }
@@ -53,6 +50,7 @@ class Composition:
 
     - `ImageSize` with every other method;
     - `WeightEnabling` with `SwitchablePrecision` down to 8 bits, and with `EarlyExits`;
+    - `Slimmable` and `UniversallySlimmable` with `SwitchablePrecision` down to 8 bits;
     - `SwitchablePrecision` with `EarlyExits`.
 
     The full mode gives the bits of the original. Norms have statistics for each whole mode, and an
@@ -157,10 +155,11 @@ def _check_pair(one: Method, other: Method) -> None:
         raise ValueError(f"`methods` holds {names}, two methods of one kind ({kind_of(one)})")
     if kinds in _UNSOUND:
         raise ValueError(f"`methods` holds {names}, which do not compose: {_UNSOUND[kinds]}")
-    if kinds == {"groups", "precision"}:
+    beside = kinds - {"precision"}
+    if "precision" in kinds and beside <= {"groups", "widths"}:
         bits = next(each.bits for each in (one, other) if isinstance(each, SwitchablePrecision))
         if bits[-1] < FEWEST_BITS:
             raise ValueError(
                 f"`methods` holds {names} with `bits` (={bits}) below {FEWEST_BITS}, where each precision"
-                " needs norms of its own, and the groups have them here; allowed: 32, 16, 8"
+                f" needs norms of its own, and the {min(beside)} have them here; allowed: 32, 16, 8"
             )

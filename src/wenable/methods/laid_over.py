@@ -15,6 +15,8 @@ from wenable.layers.precision import (
     SwitchablePrecisionLayer,
     SwitchablePrecisionLinear,
 )
+from wenable.layers.slimmable import SlimmableLayer
+from wenable.layers.slimmable_with_precision import slimmable_with_precision
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.layers.weight_enabled_with_precision import with_precision
 from wenable.methods.plan import KnobTarget, LeftAlone, Method, Plan, SwitchableLayer
@@ -98,8 +100,11 @@ def _rounding(layer: nn.Module, knob: Knob) -> nn.Module:
 
 def _both(name: str, below: nn.Module, above: nn.Module, kind: str, owners: set[str]) -> nn.Module:
     """Return the module that two knobs set; refuses what no layer can do."""
-    if isinstance(below, WeightEnabled) and isinstance(above, SwitchablePrecisionLayer):
-        return with_precision(below, above.knob)
+    if isinstance(above, SwitchablePrecisionLayer):
+        if isinstance(below, WeightEnabled):
+            return with_precision(below, above.knob)
+        if isinstance(below, SlimmableLayer):
+            return slimmable_with_precision(below, above.knob)
     raise ValueError(
         f"{name!r} would be switched by {' and '.join(sorted(owners))} and by {kind} at once, which no"
         " layer can; exclude it in one of the methods, or put an exit at the block that holds it"
@@ -153,6 +158,9 @@ def _knobs(plans: Plans, layers: tuple[SwitchableLayer, ...]) -> tuple[Knob, ...
     if set(plans) - {"sizes", "exits"} and "exits" in plans:
         # "8-bit" or "1/4" is no exit: beside other knobs one is written as an exception.
         every |= {knob.name: replace(knob, by_name=True) for knob in plans["exits"].space.knobs}
+    if "widths" in plans and "precision" in plans:
+        # The numbers of a width's options are places in a list: no number is meant for both.
+        every |= {k.name: replace(k, by_name=True) for k in plans["precision"].space.knobs}
     whole = [
         knob.name
         for kind in ("sizes", "exits")

@@ -98,7 +98,7 @@ def _collecting(norms: Mapping[str, SwitchableBatchNorm]) -> Iterator[dict[str, 
 def _collecting_ranges(net: DynamicNetwork) -> Iterator[list[InputRange]]:
     """Let the inputs of low precision whose range is unknown look at what they are given.
 
-    A range belongs to its layer and precision, whatever the rest of the mode. What training learned
+    A range belongs to the options of its layer, whatever the rest of the mode. What training learned
     stays; so does what the first calibration of a precision saw, or other modes would change.
     """
     ranges = [

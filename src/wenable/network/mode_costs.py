@@ -47,7 +47,8 @@ def knobs_of_products(
     """Return the knobs that change what the options of others cost: with them costs are no sum.
 
     The size of images is one, an exit beside groups, and for bit operations the precision of the
-    network beside groups. Where each layer has a precision of its own, no table holds bit operations.
+    network beside groups or a width. Where each layer has a precision of its own, no table holds bit
+    operations.
 
     >>> import torch
     >>> import wenable as we
