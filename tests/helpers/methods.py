@@ -16,6 +16,7 @@ METHODS: Mapping[str, object] = {
     "exits": we.EarlyExits(("block1", "stem")),
     "precision": we.SwitchablePrecision((32, 16, 8, 4)),
     "groups and precision": we.WeightEnablingWithPrecision(groups=(1, 2, 4), bits=(32, 8)),
+    "widths and exits": [we.Slimmable((1.0, 0.5), divisor=4), we.EarlyExits(("block1", "stem"))],
 }
 MODES: Mapping[str, Sequence[str]] = {
     "slimmable": ("1", "0.5", "0.25"),
@@ -23,6 +24,7 @@ MODES: Mapping[str, Sequence[str]] = {
     "exits": ("end", "block1", "stem"),
     "precision": ("32-bit", "16-bit", "8-bit", "4-bit"),
     "groups and precision": ("1", "1/4", "8-bit", "1/4,precision=8-bit"),
+    "widths and exits": ("1", "0.5", "1,exit=block1", "0.5,exit=block1", "0.5,exit=stem"),
 }
 
 

@@ -40,8 +40,6 @@ _UNSOUND = {
     frozenset(
         ("widths", "precision")
     ): "no layer here rounds only the part of its weight that a width leaves",
-    frozenset(("widths", "exits")): "the branch of an exit reads all channels, of which a narrower"
-    " network has fewer",
 }
 
 
@@ -53,6 +51,7 @@ class Composition:
 
     - `ImageSize` with every other method;
     - `WeightEnabling` with `SwitchablePrecision` down to 8 bits, and with `EarlyExits`;
+    - `Slimmable` and `UniversallySlimmable` with `EarlyExits`;
     - `SwitchablePrecision` with `EarlyExits`.
 
     The full mode gives the bits of the original. Norms have statistics for each whole mode, and an
