@@ -15,8 +15,6 @@ command and commit that made them.
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
 import tempfile
 import time
 import warnings
@@ -27,6 +25,7 @@ from typing import Any
 import torch
 
 import wenable as we
+from benchmarks.switching import first_over_steady
 from results.provenance import present_commit
 from results.records import ROOT, read_records, records_file, write_page, write_records
 from wenable.core.readings import Reading
@@ -188,26 +187,8 @@ def predicted(name: str, path: Path, known: DeviceProfile, engine: str) -> dict[
 
 def switching(path: Path, engine: str, threads: int) -> dict[str, Any]:
     """Return how long the first call after a switch takes, as a share of a steady one."""
-    session = Session(path, engine=engine, threads=threads)
-    x = session.example()
-    for mode in session.modes:
-        session.prepare(mode)
-    ratios: list[float] = []
-    rng = random.Random(0)
-    for mode in rng.choices(session.modes, k=60):
-        other = rng.choice([each for each in session.modes if each != mode])
-        for _ in range(5):
-            session.run(x, mode=other)
-        first, *steady = (_seconds(session, x, mode) for _ in range(8))
-        ratios.append(first / statistics.median(steady))
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {"first_over_steady": middle, "quartiles": [low, high], "switches": len(ratios)}
-
-
-def _seconds(session: Session, x: Any, mode: str) -> float:
-    started = time.perf_counter()
-    session.run(x, mode=mode)
-    return time.perf_counter() - started
+    with Session(path, engine=engine, threads=threads) as session:
+        return first_over_steady(session)
 
 
 def page(results: dict[str, list[dict[str, Any]]]) -> str:

@@ -1,11 +1,14 @@
 """What a mode costs on our own kernels, beside its plain export and the full network on the engines.
 
-    python -m benchmarks.native_modes [--networks NAME ...] [--threads 2 1] [--blocks N] [--out FOLDER]
+    python -m benchmarks.native_modes [--networks NAME ...] [--threads 2 1] [--blocks N] [--predict]
+        [--out FOLDER]
 
 Float32, batch 1, 224 x 224, random weights: the five uniform modes and ten others between the full and the
 smallest. For each network and number of threads everything is timed in one run, in blocks in random order:
 every mode on our kernels, as a session with `engine="auto"` runs it that nobody profiled, and exported as
-it is written on every installed engine. Results are added for this machine; leave it alone meanwhile.
+it is written on every installed engine. With `--predict` a profile is measured on our kernels as well, on
+one thread, and its predictions are held against random modes. Results are added for this machine, in the
+place of those of the same networks; leave it alone meanwhile.
 """
 
 from __future__ import annotations
@@ -20,19 +23,21 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 import wenable as we
 from benchmarks.operation_profile import product_rate
 from results.provenance import present_commit
-from results.records import ROOT, records_file, write_page
+from results.records import ROOT, read_records, records_file, write_page
 from results.runs_by_machine import add_run
 from wenable.core.readings import Reading
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
+from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.cost_tables import spread_modes
+from wenable.profiling.verification import verify
 from wenable.runtime import Session
 from wenable.runtime.engine import describe_engine
 from wenable.runtime.engines import installed_engines, open_engine
@@ -53,31 +58,57 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--threads", nargs="*", type=int, default=[2, 1])
     parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--predict", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
-    rows, memory = [], []
     for name in arguments.networks:
+        found: Parts = {part: [] for part in PARTS}
         with tempfile.TemporaryDirectory() as folder:
             os.environ["XDG_CACHE_HOME"] = folder  # nothing profiled, nothing remembered
             path, macs = exported(name, Path(folder))
             for threads in arguments.threads:
-                rows += measured(name, path, macs, threads, arguments.blocks)
-            memory += held(name, path)
-        write(rows, memory, arguments.out)  # a run that is stopped keeps what it has
+                found["rows"] += measured(name, path, macs, threads, arguments.blocks)
+            if arguments.threads:
+                found["memory"] += held(name, path)
+            if arguments.predict:
+                found["predictions"].append(predicted(name, path))
+        write(name, found, arguments.out)  # a run that is stopped keeps what it has
 
 
-def write(rows: list[dict[str, Any]], memory: list[dict[str, Any]], out: Path) -> None:
-    """Write what was measured so far in the place of this machine's run, and the page anew."""
-    run = {
+Parts: TypeAlias = dict[str, list[dict[str, Any]]]
+PARTS = ("rows", "memory", "predictions")
+"""Of what is kept of a run: latencies, memory, and how far predictions are off."""
+
+
+def write(network: str, found: Parts, out: Path) -> None:
+    """Write what was measured of a network beside what there is of others, and the page anew."""
+    file, machine = records_file(out, "native-modes"), describe_device()
+    runs = read_records(file)["runs"] if file.is_file() else []
+    before = next((run for run in runs if run["machine"] == machine), {})
+    made = {
         "command": " ".join(["python -m benchmarks.native_modes", *sys.argv[1:]]),
         "commit": present_commit(),
-        "machine": describe_device(),
         "engines": [describe_engine(open_engine(each, 1)) for each in (OURS, *installed_engines())],
-        "rows": rows,
-        "memory": memory,
     }
-    runs = add_run(records_file(out, "native-modes"), run)
-    write_page(out, "native-modes", page(runs))
+    run: dict[str, Any] = {"machine": machine, "made": {**before.get("made", {})}}
+    for part in PARTS:
+        run[part] = list(before.get(part, []))
+        if found[part]:
+            others = [row for row in run[part] if row["network"] != network]
+            run[part] = others + found[part]
+            run["made"][f"{network}, {part}"] = made
+    write_page(out, "native-modes", page(add_run(file, run)))
+
+
+def predicted(name: str, path: Path) -> dict[str, Any]:
+    """Return how far latencies that a profile of our kernels predicts are from those of random modes."""
+    known = profile(path, engine=OURS, threads=1, plan=ProfilePlan(energy_modes=0))
+    found = verify(path, known, engine=OURS)
+    kept = ("median_error", "kendall_tau", "repeat_error", "repeat_tau")
+    row = {"network": name, "threads": 1, "modes": len(found.measured)}
+    row |= {key: found.to_json()[key] for key in kept}
+    print(*row.values(), flush=True)
+    return row
 
 
 def exported(name: str, folder: Path) -> tuple[Path, dict[str, int]]:
@@ -162,6 +193,8 @@ def held(name: str, path: Path) -> list[dict[str, Any]]:
 
 # --- the page ---------------------------------------------------------------------------------------
 
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+
 
 def page(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return the page of all machines' runs."""
@@ -177,19 +210,40 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
     ]
     for run in runs:
         parts.append(f"## {run['machine']}\n")
-        parts.append(f"`{run['command']}` at commit {run['commit']}; {_engines(run)}\n")
+        parts.append(_made(run["made"]))
         parts.append(_verdict(run["rows"]))
+        if run["predictions"]:
+            parts.append(_predictions(run["predictions"]))
         for (network, threads), rows in _tables(run["rows"]).items():
             parts.append(_table(network, threads, rows))
         parts.append(_memory(run["memory"]))
     return "\n".join(parts)
 
 
-def _engines(run: Mapping[str, Any]) -> str:
-    return ", ".join(each.removesuffix(", 1 thread") for each in run["engines"])
+def _made(made: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say by which command, at which commit and with which engines each part was made."""
+    by: dict[str, list[str]] = {}
+    for what, each in made.items():
+        engines = ", ".join(name.removesuffix(", 1 thread") for name in each["engines"])
+        by.setdefault(f"`{each['command']}` at commit {each['commit']}; {engines}", []).append(what)
+    lines = [f"- {'; '.join(what).replace('rows', 'latencies')}: {how}" for how, what in by.items()]
+    return "\n".join([*lines, ""])
 
 
-Rows = Sequence[Mapping[str, Any]]
+def _predictions(rows: Rows) -> str:
+    lines = [
+        "Latencies predicted from a profile of our kernels, beside those measured of random modes that span"
+        " the range of costs, on one thread (goals: median error 5 %, Kendall's tau 0.95). *Again*: the"
+        " same modes measured a second time beside the first, which no prediction can do better than.\n",
+        "| network | modes | median error | Kendall's tau | again: median error | tau |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['network']} | {row['modes']} | {100 * row['median_error']:.1f} % |"
+        f" {row['kendall_tau']:.2f} | {100 * row['repeat_error']:.1f} % | {row['repeat_tau']:.2f} |"
+        for row in rows
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _tables(rows: Rows) -> dict[tuple[str, int], Rows]:

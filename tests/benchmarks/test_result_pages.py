@@ -112,7 +112,11 @@ def test_the_page_of_methods_says_how_much_faster_each_is():
     ]  # fmt: skip
     run = {"machine": "a machine", "command": "c", "commit": "d", "threads": 2,
            "engines": {"auto": {"version": "openvino 1", "modes": rows}}}  # fmt: skip
+    assert "after a switch" not in which_method.page([run])
+    switching = {"first_over_steady": 1.04, "quartiles": [1.0, 1.09], "switches": 60}
+    run["engines"]["auto"]["switching"] = switching
     text = which_method.page([run])
     assert "`ImageSize` 4.00 times, `Slimmable` 2.50 times" in text
     assert "`SwitchablePrecision` 0.50 times" in text
+    assert "goal 1.10): auto 1.04 (1.00 to 1.09)." in text
     assert "| `WeightEnabling` | `1/16` | 300 | 5.0 (5.0 to 5.0) native | 2.00 |" in text

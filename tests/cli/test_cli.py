@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import wenable as we
 from tests.data.test_data import write_images
-from tests.helpers.engines import KERNELS_ARE_BUILT
+from tests.helpers.command_line import run
 from tests.helpers.processes import exit_status
-from wenable.cli.doctor import engine_finding, gpu_words
 from wenable.cli.main import app
 from wenable.core.cost_table import CostTable
 from wenable.core.journal import Journal
@@ -35,21 +33,11 @@ from wenable.profiling import ProfilePlan, profile
 from wenable.profiling.comparison import compare
 from wenable.profiling.verification import verify
 from wenable.runtime import DeviceProfile
-from wenable.runtime.engine import EngineError
 from wenable.strategies.fronts import indistinguishable
 from wenable.training.recipes import recipe_named
 from wenable.training.state import read_checkpoint
 from wenable.zoo import build
 from wenable.zoo.reference import DigitsResNet
-
-
-def run(*arguments: object, fails: bool = False):
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
-    if fails:
-        assert result.exit_code != 0, result.output
-    else:
-        assert result.exit_code == 0, (result.output, result.stderr, result.exception)
-    return result
 
 
 def test_inspect_shows_modes_layers_and_reasons():
@@ -467,94 +455,6 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     assert "mode 1)" in " ".join(run("run", bundle, array, "--threads", 1).stdout.split())
     untold = run("run", bundle, tmp_path / "x.png", fails=True)
     assert "does not say how images are prepared" in " ".join(untold.stderr.split())
-
-
-def test_doctor_says_what_is_there():
-    findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
-    assert findings["torch"]["found"]
-    meters = [each for what, each in findings.items() if what.startswith("energy: ")]
-    assert meters
-    assert all(each["detail"] for each in meters)  # found or not, it is said why
-    engines = {what: each for what, each in findings.items() if what.startswith("engine: ")}
-    assert set(engines) == {"engine: onnxruntime", "engine: openvino", "engine: native"}
-    assert engines["engine: native"]["found"] == KERNELS_ARE_BUILT
-    assert "on the processor with up to" in engines["engine: onnxruntime"]["detail"]
-    assert {"governor", "clock", "temperature", "gpu"} <= set(findings)
-    shown = run("doctor").stdout
-    assert "processor" in shown
-
-
-def test_doctor_shows_the_brackets_of_extras(monkeypatch):
-    monkeypatch.setattr("wenable.cli.doctor.open_engine", open_nothing)
-    monkeypatch.setattr("wenable.cli.doctor.is_installed", lambda name: False)
-    shown = " ".join(run("doctor").stdout.split())
-    assert "wenable[openvino]" in shown.replace("│ │ │ ", "")
-
-
-def open_nothing(name: str):
-    raise EngineError("not there")
-
-
-def test_an_engine_that_is_installed_and_broken_says_why(monkeypatch):
-    def broken(name: str):
-        raise OSError("libgomp.so.1: cannot open shared object file")
-
-    monkeypatch.setattr("wenable.cli.doctor.open_engine", broken)
-    what, found, words = engine_finding("openvino")
-    assert (what, found) == ("engine: openvino", False)
-    assert words == "installed, and cannot be opened: libgomp.so.1: cannot open shared object file"
-
-
-def test_a_gpu_that_torch_cannot_use_is_no_gpu_that_is_absent(tmp_path: Path):
-    assert gpu_words("torch 2, built for no GPU", tmp_path / "absent").startswith("none was found")
-    (tmp_path / "0000:01:00.0").mkdir()
-    said = gpu_words("torch 2, built for no GPU", tmp_path)
-    assert said == "NVIDIA's driver shows 1, which cannot be used (torch 2, built for no GPU)"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["inspect", "no_such_net"], "is known to neither torchvision nor timm"),
-        (["inspect", "resnet18", "--groups", "1,3,4"], "does not nest: 3 does not divide 4"),
-        (["inspect", "resnet18", "--groups", "x"], "`--groups` (='x') must be whole numbers"),
-        (["inspect", "resnet18", "--groups", ""], "`--groups` (=()) is empty"),
-        (["inspect", "resnet18", "--shuffle", "odd"], "`--shuffle` (='odd') is unknown"),
-        (["inspect", "resnet18", "--input", "3xx4"], "`--input` (='3xx4') must be sizes"),
-        (["inspect", "resnet18", "--input", "99999x99999x3"], "allowed: 100,000,000"),
-        (["train", "resnet18", "--data", "mnist", "--out", "o"], "`--data` (='mnist') is unknown"),
-        (
-            ["train", "resnet18", "--data", "digits", "--out", "o", "--passes", "1"],
-            "`--passes` (=1) must be at least 2",
-        ),
-        (
-            ["train", "wenable.zoo:digits_resnet", "--data", "digits", "--out", "o",
-             "--batch-size", "5000"],
-            "`--batch-size` (=5000) of a batch must be from 1 to the 997 training images",
-        ),
-        (["inspect", "os:getcwdb"], "returned a bytes, not a torch.nn.Module"),
-        (["inspect", "os:system"], "`MODEL` (='os:system') cannot be called"),
-        (["inspect", "a:b:c"], "(='a:b:c') cannot be imported"),
-        (["demo", "--epochs", "0", "--out", "o/x"], "`--epochs` (=0) must be at least 1"),
-        (["explore", "absent", "--data", "digits", "--min-accuracy", "0.5", "--out", "o"],
-         "`NETWORK` (=absent) does not exist"),
-    ],
-)  # fmt: skip
-def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = run(*arguments, fails=True)
-    assert result.exit_code == 1
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert message in errors[0]
-    assert "Traceback" not in result.output
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_debug_shows_the_traceback():
-    result = run("--debug", "inspect", "no_such_net", fails=True)
-    assert isinstance(result.exception, ValueError)
-    assert run("inspect", "no_such_net", fails=True).exit_code == 1
 
 
 def test_the_command_is_installed_and_tells_its_version():

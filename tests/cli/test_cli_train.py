@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import wenable as we
-from tests.cli.test_cli import run
 from tests.data.test_data import write_images
+from tests.helpers.command_line import run
 from tests.helpers.processes import exit_status
 from wenable.cli import errors, options
 from wenable.cli.main import main

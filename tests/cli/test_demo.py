@@ -151,7 +151,7 @@ def test_the_demo_goes_the_whole_way_and_fails_where_goals_are_missed(tmp_path: 
     assert result.exit_code == 1
     for words in (
         "10 layers switch",
-        "Algorithm 2 by MACs",
+        "search by MACs",
         "give the same answers, to the bit",
         "give the answers of PyTorch",
         "the deadline chooses",

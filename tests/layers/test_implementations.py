@@ -16,8 +16,8 @@ from torch import nn
 import wenable as we
 from tests.helpers import references
 from tests.helpers.networks import converted, small_resnet
+from tests.helpers.training_runs import SETTINGS, batches, same, weights_of, with_dropout
 from tests.layers.test_layers import convolutions
-from tests.training.test_training import SETTINGS, batches, same, weights_of, with_dropout
 from wenable.core.space import Knob
 from wenable.layers import WeightEnabledConv2d, WeightEnabledLinear
 from wenable.layers.implementations import DENSE, GROUPED, MATMUL, SPLIT

@@ -4,6 +4,7 @@ from itertools import combinations
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from wenable.report.point_labels import label_points
@@ -19,7 +20,8 @@ def labelled(names: dict, others: list = ()) -> tuple[list[Bbox], list, Bbox]:
     label_points(axis, names, others)
     assert [text.get_text() for text in axis.texts] == list(names.values())
     places = [tuple(axis.transData.transform(place)) for place in [*names, *others]]
-    return [text.get_window_extent() for text in axis.texts], places, axis.bbox
+    figure.draw_without_rendering()  # puts the names in their places
+    return [Text.get_window_extent(text) for text in axis.texts], places, axis.bbox
 
 
 def free(boxes: list[Bbox], places: list) -> bool:
@@ -50,3 +52,11 @@ def test_names_stay_in_the_panel():
     for box in boxes:
         assert panel.x0 <= box.x0 < box.x1 <= panel.x1
         assert panel.y0 <= box.y0 < box.y1 <= panel.y1
+
+
+def test_a_name_goes_further_away_where_what_is_near_is_taken():
+    # Markers that reach into the far corners of the four places next to the point.
+    others = [(5 + right, 5 + up) for right in (-1.15, 1.15) for up in (-0.8, 0.8)]
+    (box,), places, _ = labelled({(5, 5): "1/16"}, others)
+    markers = [Bbox([[x - 5, y - 5], [x + 5, y + 5]]) for x, y in places]
+    assert not any(Bbox.intersection(box, marker) for marker in markers)

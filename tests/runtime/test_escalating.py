@@ -12,8 +12,9 @@ from tests.helpers.engines import NEEDS_KERNELS
 from tests.helpers.methods import MODES, converted_by
 from tests.helpers.networks import IMAGES
 from wenable.runtime import Session
-from wenable.runtime.engines import installed_engines
+from wenable.runtime.engines import installed_engines, open_engine
 from wenable.runtime.graph import Node, TensorType
+from wenable.runtime.onnx_writer import onnx_model
 from wenable.runtime.prepared import ClosedError
 from wenable.runtime.stages import StageModel, parts_of
 
@@ -196,3 +197,31 @@ def test_what_holds_no_entry_for_each_example_is_computed_again():
 
 def test_a_mode_that_is_the_same_makes_its_answer_by_its_last_operation():
     assert operations(FIRST, FIRST) == [["MatMul", "Relu"], ["Relu"]]
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_a_grouped_convolution_that_is_summed_up_can_be_given_back_as_well(engine):
+    # ONNX Runtime fuses the first convolution of such a sum with it.
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((16, 2, 1, 1), dtype=np.float32) for _ in range(2))
+    bias = rng.standard_normal(16, dtype=np.float32)
+    nodes = (
+        Node("Conv", ("x", "wl", "b"), ("left",), {"group": 8}),
+        Node("Conv", ("x", "wr", "b"), ("right",), {"group": 8}),
+        Node("Add", ("left", "right"), ("total",)),
+        Node("Relu", ("total",), ("y",)),
+    )
+    x, y, also = (TensorType(name, "float32", (None, 16, 8, 8)) for name in ("x", "y", "left"))
+    content = onnx_model((x,), (y, also), nodes, {"wl": left, "wr": right, "b": bias}, 17)
+    images = rng.standard_normal((2, 16, 8, 8), dtype=np.float32)
+    total, first = open_engine(engine, 1).prepare(content)({"x": images})
+    expected, other = (grouped(images, weight, 8, bias) for weight in (left, right))
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+    np.testing.assert_allclose(total, np.maximum(expected + other, 0), atol=1e-5)
+
+
+def grouped(images: np.ndarray, weight: np.ndarray, groups: int, bias: np.ndarray) -> np.ndarray:
+    """A convolution of 1 x 1, group by group."""
+    inputs, kernels = np.split(images, groups, axis=1), np.split(weight[:, :, 0, 0], groups)
+    products = [np.einsum("oi,nihw->nohw", k, i) for i, k in zip(inputs, kernels, strict=True)]
+    return np.concatenate(products, axis=1) + bias[:, None, None]

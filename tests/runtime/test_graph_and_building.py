@@ -74,6 +74,10 @@ def test_what_is_written_is_what_onnx_reads(graph: Graph, tensors: dict[str, np.
     content = onnx_model(graph.inputs, graph.outputs, graph.nodes, tensors, graph.opset)
     model = onnx.load_from_string(content)
     assert [(each.domain, each.version) for each in model.opset_import] == [("", graph.opset)]
+    copied = _without_copies(model.graph)
+    added = {name for node in graph.nodes if node.op == "Add" for name in node.inputs}
+    made = {node.outputs[0] for node in graph.nodes}
+    assert copied == {each.name for each in graph.outputs} & added & made
     assert [
         (each.op_type, tuple(each.input), tuple(each.output), _attributes(each), each.domain)
         for each in model.graph.node
@@ -86,6 +90,17 @@ def test_what_is_written_is_what_onnx_reads(graph: Graph, tensors: dict[str, np.
         assert (found.dtype, found.shape) == (given_array.dtype, given_array.shape)
         assert found.tobytes() == given_array.tobytes()
     assert onnx.load_from_string(model.SerializeToString()) == model
+
+
+def _without_copies(graph: Any) -> set[str]:
+    """Take out the copies of outputs, and return which outputs have one; the graph is changed."""
+    copies = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "Identity"}
+    for node in list(graph.node):
+        if node.op_type == "Identity":
+            graph.node.remove(node)
+        node.input[:] = [copies.get(name, name) for name in node.input]
+        node.output[:] = [copies.get(name, name) for name in node.output]
+    return set(copies.values())
 
 
 def _attributes(node: Any) -> dict[str, Any]:

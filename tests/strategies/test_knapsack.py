@@ -89,6 +89,24 @@ def figures_of(mode: Mode | None, losses, table) -> tuple[float, float] | None:
     return round(sum(losses[name][n] for name, n in mode.items()), 9), table.cost(mode)
 
 
+@given(spaces(), st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_no_front_is_below_a_uniform_mode_on_what_the_search_sees(space: Space, seed: int):
+    """Whatever modes are worth: here it is drawn for each by itself, so no losses add up."""
+    rng = random.Random(seed)
+    worth = {mode: rng.uniform(0.2, 0.9) for mode in all_modes(space)} | {space.full: 0.95}
+    costs = {k.name: {n: rng.uniform(1, 9) / n for n in k.options} for k in space.knobs}
+    table = CostTable(space, "ms", 1.0, costs)
+    kept = worthwhile(space, table)
+    front = knapsack(space, lambda mode: top1(worth[mode]), table, count=3, rounds=1)
+    for mode in space.uniform_modes():
+        if all(n in kept[name] for name, n in mode.items()):
+            assert any(
+                point.accuracy.known >= worth[mode] and point.cost.known <= table.cost(mode) + 1e-9
+                for point in front
+            )
+
+
 @given(knapsacks())
 def test_the_knapsack_is_solved_to_the_optimum(problem):
     space, losses, table, budget, constraints = problem

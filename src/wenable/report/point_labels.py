@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 Place = tuple[float, float]
@@ -31,7 +32,7 @@ def label_points(axis: Axes, names: Mapping[Place, str], others: Sequence[Place]
     taken = [_around(axis, place, size) for place in dict.fromkeys([*names, *others])]
     for place, name in names.items():
         written = [_write(axis, place, name, *offset) for offset in _OFFSETS]
-        boxes = [text.get_window_extent() for text in written]
+        boxes = [_letters(text) for text in written]
         crowding = [_crowding(axis, box, taken) for box in boxes]
         best = crowding.index(min(crowding))
         for number, text in enumerate(written):
@@ -48,6 +49,12 @@ def _write(
         name, place, xytext=(right, up), textcoords="offset points", horizontalalignment=horizontal,
         verticalalignment=vertical, arrowprops=line if abs(right) > _LED else None,
     )  # fmt: skip
+
+
+def _letters(text: Text) -> Bbox:
+    """Return what the letters cover: an annotation's own extent has the line to its point in it."""
+    text.get_window_extent()  # puts it in its place
+    return Text.get_window_extent(text)
 
 
 def _around(axis: Axes, place: Place, size: float) -> Bbox:

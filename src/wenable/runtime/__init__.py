@@ -15,3 +15,4 @@ from wenable.runtime.engine import EngineError as EngineError
 from wenable.runtime.images import prepare_image as prepare_image
 from wenable.runtime.prepared import ClosedError as ClosedError
 from wenable.runtime.session import Session as Session
+from wenable.runtime.thread_pool import ThreadPool as ThreadPool

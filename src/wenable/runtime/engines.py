@@ -58,8 +58,7 @@ def open_engine(name: str, threads: int | None = None, precision: str = "float32
     Raises `ValueError` for an unknown name, and a precision that the engine does not offer;
     `EngineError` where it is not installed.
     """
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= _MOST_THREADS):
-        raise ValueError(f"`threads` (={threads!r}) must be from 1 to {_MOST_THREADS}, or None")
+    threads = checked_threads(threads)
     if not isinstance(name, str):
         raise ValueError(
             f"`engine` (={name!r}) must be a name; allowed: {', '.join(ENGINES)}, auto"
@@ -82,7 +81,7 @@ def open_engine(name: str, threads: int | None = None, precision: str = "float32
         )
     check_not_lost(kind)
     more = () if precision == "float32" else (precision,)
-    return ENGINES[kind](threads or _usable_cores(), provider, *more)
+    return ENGINES[kind](threads, provider, *more)
 
 
 def open_kernels(threads: int | None) -> ModeEngine | None:
@@ -90,7 +89,7 @@ def open_kernels(threads: int | None) -> ModeEngine | None:
     if not is_installed("native"):
         return None
     try:
-        return _native(threads or _usable_cores(), "")
+        return _native(checked_threads(threads), "")
     except EngineError:
         return None
 
@@ -112,6 +111,15 @@ def installed_engines() -> tuple[str, ...]:
     among these.
     """
     return tuple(filter(is_installed, _READ_ONNX))
+
+
+def checked_threads(threads: int | None) -> int:
+    """Return a number of threads, one for each core for None; raises `ValueError` out of range."""
+    if threads is None:
+        return _usable_cores()
+    if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
+        raise ValueError(f"`threads` (={threads!r}) must be from 1 to {_MOST_THREADS}, or None")
+    return threads
 
 
 def _usable_cores() -> int:

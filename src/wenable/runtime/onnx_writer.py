@@ -7,7 +7,7 @@ tests read what is written here with that package. Source: onnx.proto3 of ONNX 1
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -30,10 +30,19 @@ def onnx_model(
 
     - `tensors`: the constants that the nodes read.
 
+    An output that is added to something as well is given back as a copy. Otherwise ONNX Runtime fuses a
+    grouped convolution that makes it with the sum, and then misses the output.
+
     Raises `ValueError` for a type that is not known here.
     """
+    nodes, outputs = list(nodes), list(outputs)
+    inner = _made_and_added(nodes, outputs)
     graph = [
-        *(_message(1, _node(node)) for node in nodes),
+        *(_message(1, _node(node, inner)) for node in nodes),
+        *(
+            _message(1, _node(Node("Identity", (own,), (name,)), {}, own))
+            for name, own in inner.items()
+        ),
         _text(2, "network"),
         *(_message(5, _tensor(name, array)) for name, array in tensors.items()),
         *(_message(11, _value(each)) for each in inputs),
@@ -50,11 +59,18 @@ def onnx_model(
     )
 
 
-def _node(node: Node) -> bytes:
-    parts = [_text(1, name) for name in node.inputs]
-    parts += [_text(2, name) for name in node.outputs]
-    parts += [_text(3, node.outputs[0]), _text(4, node.op)]
-    parts += [_message(5, _attribute(name, value)) for name, value in node.attributes.items()]
+def _made_and_added(nodes: Sequence[Node], outputs: Sequence[TensorType]) -> dict[str, str]:
+    """Return output -> another name for it within the model, for those that a sum reads."""
+    added = {name for node in nodes if node.op == "Add" for name in node.inputs}
+    made = {name for node in nodes for name in node.outputs}
+    return {each.name: f"{each.name}\ninner" for each in outputs if each.name in added & made}
+
+
+def _node(node: Node, inner: Mapping[str, str], name: str = "") -> bytes:
+    parts = [_text(1, inner.get(each, each)) for each in node.inputs]
+    parts += [_text(2, inner.get(each, each)) for each in node.outputs]
+    parts += [_text(3, name or node.outputs[0]), _text(4, node.op)]
+    parts += [_message(5, _attribute(key, value)) for key, value in node.attributes.items()]
     return b"".join(parts)
 
 

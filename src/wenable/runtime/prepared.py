@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,7 @@ class PreparedModes:
     - `largest`: bytes of a model that was not built yet, at most.
     - `per_batch`: whether a runner serves one size of batch only.
     - `budget`: bytes; None for no limit.
+    - `turn`: held by each call while it runs, and while it waits for room.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class PreparedModes:
         largest: int,
         per_batch: bool,
         budget: int | None,
+        turn: AbstractContextManager[Any] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self.turn = nullcontext() if turn is None else turn
         self._build, self._prepare, self._count = build, prepare, count
         self._largest, self._per_batch, self._budget = largest, per_batch, budget
         self._clock, self._closed = clock, False
@@ -157,13 +161,17 @@ class PreparedModes:
 
     def call(self, number: int, batch: int, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run a batch in a mode, prepared where it is not ready."""
-        held = self.take(number, batch)
         if self._budget is None:
-            return held.runner(inputs)
-        try:
-            return self.run(held, batch, inputs)
-        finally:
-            self.leave(held)
+            held = self.take(number, batch)
+            with self.turn:
+                return held.runner(inputs)
+        # The turn comes first: whoever has it may wait for room, which nobody holds who waits for a turn.
+        with self.turn:
+            held = self.take(number, batch)
+            try:
+                return self.run(held, batch, inputs)
+            finally:
+                self.leave(held)
 
     def close(self) -> None:
         """Drop all; calls that run go on to their end, others are refused."""

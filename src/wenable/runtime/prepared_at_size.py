@@ -7,6 +7,7 @@ mode m at the k-th size has the number k * (number of modes) + m there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ class PreparedAtSize:
 
     def __init__(self, prepared: PreparedModes, first: int, count: int) -> None:
         self._prepared, self._first, self._count = prepared, first, count
+
+    @property
+    def turn(self) -> AbstractContextManager[Any]:
+        """What a call holds while it runs."""
+        return self._prepared.turn
 
     @property
     def is_closed(self) -> bool:

@@ -117,6 +117,24 @@ class LimitedRequests:
             controller = self._begun(batch)
         if batch in self._unfinished:
             self._improve(batch)
+        with self._prepared.turn:
+            return self._run(
+                controller, inputs, batch, started, deadline_ms=deadline_ms,
+                max_energy_mj=max_energy_mj, strict=strict,
+            )  # fmt: skip
+
+    def _run(
+        self,
+        controller: Controller,
+        inputs: Mapping[str, np.ndarray],
+        batch: int,
+        started: float,
+        *,
+        deadline_ms: float | None,
+        max_energy_mj: float | None,
+        strict: bool,
+    ) -> list[np.ndarray]:
+        """Choose a mode by what is left of the deadline now, and run it."""
         clock, prepared = self._watch.clock, self._prepared
         all_ready = prepared.ready(batch) == len(self._modes)
         decision = controller.choose(

@@ -36,6 +36,7 @@ from wenable.runtime.requests import LimitedRequests
 from wenable.runtime.session_engine import opened_engine
 from wenable.runtime.session_inputs import SessionInputs
 from wenable.runtime.sized import Sized, size_words
+from wenable.runtime.thread_pool import ThreadPool
 from wenable.runtime.unloaded import Load
 
 
@@ -46,7 +47,8 @@ class Session:
     - `engine`: `"onnxruntime"`, `"openvino"`, `"native"` for our own kernels, which run networks of
       convolutions, or `"auto"`: the faster one of the first two, and our kernels for every mode that
       they run faster. Both are measured once and remembered.
-    - `threads`: of one call; None for one for each core.
+    - `threads`: of one call; None for one for each core. Or a `ThreadPool`: sessions that share it run
+      one call at a time.
     - `memory_budget_mb`: in MiB, for all that prepared modes hold: weights, and what a batch of the
       largest size so far takes, of images as large as each is prepared for. Beyond it modes that were not
       used for longest are dropped, and where all are in use a request waits for room. One mode that is
@@ -73,7 +75,7 @@ class Session:
         path: str | os.PathLike[str],
         *,
         engine: str = "auto",
-        threads: int | None = None,
+        threads: int | ThreadPool | None = None,
         memory_budget_mb: float | None = None,
         profile: DeviceProfile | str | os.PathLike[str] | None = None,
         choose: Choose | None = None,
@@ -91,6 +93,7 @@ class Session:
                 raise ValueError(f"`{name}` (={value!r}) must be a number above 0, below {most}")
         self.bundle = Bundle(path)
         self.engine, kernels = opened_engine(self.bundle, engine, threads, precision)
+        self._pool = pool = threads if isinstance(threads, ThreadPool) else None
         self._numbers: dict[ModeChoice, int] = {}
         bundles = (self.bundle, *self.bundle.at_other_sizes)
         self._inputs = SessionInputs(bundles)
@@ -105,8 +108,9 @@ class Session:
             largest=self.bundle.weight_bytes,
             per_batch=self.engine.per_batch,
             budget=None if memory_budget_mb is None else int(memory_budget_mb * 2**20),
+            turn=None if pool is None else pool.turn,
         )
-        self._load = Load()
+        self._load = Load() if pool is None else pool.load
         # Timing takes memory that a budget is not asked for.
         measure = memory_budget_mb is None
         self._sized = [
@@ -314,9 +318,10 @@ class Session:
             limit = Limit(stages, self.controller(batch), deadline_ms, started)
         load.running.append(None)
         try:
-            answers, last = escalate(
-                stages, inputs, is_sure, (lambda _: True) if limit is None else limit.fits
-            )
+            with self._prepared.turn:
+                answers, last = escalate(
+                    stages, inputs, is_sure, (lambda _: True) if limit is None else limit.fits
+                )
         finally:
             load.running.pop()
             load.served += 1
@@ -357,10 +362,11 @@ class Session:
         for each in self._sized:
             each.limited.close()
         self._stages.forget()
-        if isinstance(self.engine, ModeEngine):
-            self.engine.close()
-        if self._kernels is not None:
-            self._kernels.close()
+        if self._pool is not None:
+            return
+        for each in (self.engine, self._kernels):
+            if isinstance(each, ModeEngine):
+                each.close()
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied: prepared modes and threads belong to one process."""

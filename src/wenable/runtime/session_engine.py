@@ -22,6 +22,7 @@ from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.implementations import as_written
 from wenable.runtime.remembered import Remembered
+from wenable.runtime.thread_pool import ThreadPool
 
 AUTO = "auto"
 TOLERANCE = 0.02
@@ -32,11 +33,12 @@ _TIMING = TimingPlan(blocks=4, calls=4, warmup=1, gap_ms=2.0)
 
 
 def opened_engine(
-    bundle: Bundle, engine: str, threads: int | None, precision: str
+    bundle: Bundle, engine: str, threads: int | ThreadPool | None, precision: str
 ) -> tuple[Engine, ModeEngine | None]:
     """Return the engine of a session, and our kernels where they may run modes beside it.
 
     - `engine`: by name or `"auto"`; `precision`: one of `PRECISIONS`, or `"auto"`.
+    - `threads`: of one call, None for one for each core; or a pool, whose engines are taken.
 
     Our kernels compute in float32, so none are taken where another precision was asked for.
 
@@ -44,6 +46,11 @@ def opened_engine(
     for an engine that is not installed.
     """
     check_precision(precision)
+    if isinstance(threads, ThreadPool):
+        opened, kernels = opened_engine(bundle, engine, threads.threads, precision)
+        beside = None if kernels is None else threads.shared(kernels)
+        assert beside is None or isinstance(beside, ModeEngine)
+        return threads.shared(opened), beside
     asked, kernels = precision not in ("float32", AUTO), None
     if engine == "auto" and asked:
         engine = "openvino"  # the one that offers others

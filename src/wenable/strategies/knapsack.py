@@ -56,7 +56,9 @@ def knapsack(
     - `rounds`: how often the budgets are gone through.
     - `on_step`: called after each evaluation, with `taken` its point.
 
-    It evaluates one mode for each knob and option, and at most `rounds` times the budgets.
+    It evaluates one mode for each knob and option, the uniform modes, and at most `rounds` times the
+    budgets. The uniform modes are evaluated since sums of losses say least of modes that differ from the
+    full one in all knobs: so no front is below them on the images that the search sees.
 
     Returns a `Front` whose `path` is the full mode and then the solutions, from the most to the
     least costly, and whose `chosen` is the cheapest point above the min_accuracy.
@@ -90,6 +92,8 @@ def knapsack(
         name: {n: evaluate(space.full.replace({name: n})).accuracy for n in options[1:]}
         for name, options in choices.items()
     }
+    for mode in uniform_within(space, choices, constraints):
+        evaluate(mode)
     drawn = first_losses(full.accuracy, alone)
     losses = first = {name: {full.mode[name]: 0.0, **drawn[name]} for name in choices}
     solutions: dict[Mode, Point] = {}
@@ -126,6 +130,9 @@ def planned_evaluations(
     """
     choices = worthwhile(space, table, constraints)
     alone_or_full = 1 + sum(len(options) - 1 for options in choices.values())
+    alone_or_full += sum(
+        _differs_in_several(each) for each in uniform_within(space, choices, constraints)
+    )
     there_are = math.prod(len(options) for options in choices.values())
     most = min(alone_or_full + budgets, there_are)
     # Many budgets have the same solution, the more so the fewer options there are. By 96 budgets
@@ -133,6 +140,31 @@ def planned_evaluations(
     # evaluated alone; made-up ones had more. This is within a factor of two of all of them.
     likely = alone_or_full + min(4 * budgets // 5, 6 * (alone_or_full - 1) // 5)
     return most, min(likely, most)
+
+
+def uniform_within(
+    space: Space, choices: Mapping[str, Sequence[int]], constraints: Sequence[Constraint]
+) -> list[Mode]:
+    """Return the uniform modes but the full one that have options among `choices` and keep constraints.
+
+    >>> from wenable.core.space import Knob
+    >>> space = Space((Knob("a", (1, 2, 4)), Knob("b", (1, 2, 4))))
+    >>> [str(mode) for mode in uniform_within(space, {"a": (1, 2, 4), "b": (1, 4)}, ())]
+    ['1/4']
+    """
+    return [
+        mode
+        for mode in space.uniform_modes()
+        if mode != space.full
+        and all(n in choices[name] for name, n in mode.items())
+        and all(each.allows(mode) for each in constraints)
+    ]
+
+
+def _differs_in_several(mode: Mode) -> bool:
+    """Say whether more than one knob is not at its finest; the others are evaluated alone anyway."""
+    full = mode.space.full
+    return sum(n != full[name] for name, n in mode.items()) > 1
 
 
 def _telling(

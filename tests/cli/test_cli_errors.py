@@ -1,0 +1,52 @@
+"""Errors of commands are one line that names what was typed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command_line import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "no_such_net"], "is known to neither torchvision nor timm"),
+        (["inspect", "resnet18", "--groups", "1,3,4"], "does not nest: 3 does not divide 4"),
+        (["inspect", "resnet18", "--groups", "x"], "`--groups` (='x') must be whole numbers"),
+        (["inspect", "resnet18", "--groups", ""], "`--groups` (=()) is empty"),
+        (["inspect", "resnet18", "--shuffle", "odd"], "`--shuffle` (='odd') is unknown"),
+        (["inspect", "resnet18", "--input", "3xx4"], "`--input` (='3xx4') must be sizes"),
+        (["inspect", "resnet18", "--input", "99999x99999x3"], "allowed: 100,000,000"),
+        (["train", "resnet18", "--data", "mnist", "--out", "o"], "`--data` (='mnist') is unknown"),
+        (
+            ["train", "resnet18", "--data", "digits", "--out", "o", "--passes", "1"],
+            "`--passes` (=1) must be at least 2",
+        ),
+        (
+            ["train", "wenable.zoo:digits_resnet", "--data", "digits", "--out", "o",
+             "--batch-size", "5000"],
+            "`--batch-size` (=5000) of a batch must be from 1 to the 997 training images",
+        ),
+        (["inspect", "os:getcwdb"], "returned a bytes, not a torch.nn.Module"),
+        (["inspect", "os:system"], "`MODEL` (='os:system') cannot be called"),
+        (["inspect", "a:b:c"], "(='a:b:c') cannot be imported"),
+        (["demo", "--epochs", "0", "--out", "o/x"], "`--epochs` (=0) must be at least 1"),
+        (["explore", "absent", "--data", "digits", "--min-accuracy", "0.5", "--out", "o"],
+         "`NETWORK` (=absent) does not exist"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments, fails=True)
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback():
+    result = run("--debug", "inspect", "no_such_net", fails=True)
+    assert isinstance(result.exception, ValueError)
+    assert run("inspect", "no_such_net", fails=True).exit_code == 1
