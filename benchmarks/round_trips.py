@@ -42,7 +42,7 @@ EXITS = {
 GROUPS, WIDTHS, BITS, SIZE = "groups", "widths", "precision", "size"
 COMPOSITIONS: tuple[tuple[str, ...], ...] = (
     (GROUPS,), (WIDTHS,), ("exits",), (SIZE,), (BITS,), (GROUPS, SIZE), (GROUPS, "exits"), (GROUPS, BITS),
-    (WIDTHS, SIZE), (WIDTHS, BITS), (GROUPS, SIZE, BITS), (WIDTHS, SIZE, BITS),
+    (WIDTHS, SIZE), (WIDTHS, "exits"), (WIDTHS, BITS), (GROUPS, SIZE, BITS), (WIDTHS, SIZE, BITS),
 )  # fmt: skip
 OPTIONS: Mapping[str, Sequence[str]] = {
     GROUPS: ("", "1/4", "1/16"), WIDTHS: ("", "width=0.5", "width=0.25"), BITS: ("", "precision=8-bit"),

@@ -117,7 +117,7 @@ def test_modes_of_one_structure_have_one_graph_and_exits_one_each():
     }
     assert {method: len(each) for method, each in graphs.items()} == {
         "slimmable": 1, "us-net": 1, "exits": 3, "precision": 1, "groups and precision": 1,
-        "widths and precision": 1,
+        "widths and precision": 1, "widths and exits": 3,
     }  # fmt: skip
     lengths = [len(each["nodes"]) for each in graphs["exits"]]
     assert lengths == sorted(lengths, reverse=True)
@@ -136,6 +136,21 @@ def test_a_narrower_mode_is_a_corner_of_the_weight():
             seen += 1
     assert seen >= len(made.net.switchable_norms())
     assert all(not each.flags.writeable for each in weights.tensors.values())
+
+
+def test_a_narrower_exit_is_a_corner_of_the_branch():
+    made = written("widths and exits")
+    manifest, tensors = parts_of(made.path.read_bytes())
+    branches = {name: each.shape for name, each in tensors.items() if "exit" in name}
+    assert branches == {
+        "weights.block1.exit_weight": (5, 32), "weights.block1.exit_bias": (5,),
+        "weights.stem.exit_weight": (5, 16), "weights.stem.exit_bias": (5,),
+    }  # fmt: skip
+    views = [mode.get("views", {}) for mode in manifest["modes"]]
+    cut = [{name: each for name, each in found.items() if "exit" in name} for found in views]
+    assert cut == [
+        {}, {}, {}, {"block1.exit_weight": {"columns": 16}}, {"stem.exit_weight": {"columns": 8}},
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["groups and precision", "widths and precision"])

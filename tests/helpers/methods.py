@@ -20,6 +20,7 @@ METHODS: Mapping[str, object] = {
         we.Slimmable((1.0, 0.5, 0.25), divisor=4),
         we.SwitchablePrecision((32, 16, 8)),
     ],
+    "widths and exits": [we.Slimmable((1.0, 0.5), divisor=4), we.EarlyExits(("block1", "stem"))],
 }
 MODES: Mapping[str, Sequence[str]] = {
     "slimmable": ("1", "0.5", "0.25"),
@@ -30,6 +31,7 @@ MODES: Mapping[str, Sequence[str]] = {
     "widths and precision": (
         "1", "0.25", "0.5,precision=16-bit", "precision=8-bit", "0.25,precision=8-bit"
     ),
+    "widths and exits": ("1", "0.5", "1,exit=block1", "0.5,exit=block1", "0.5,exit=stem"),
 }  # fmt: skip
 
 

@@ -53,6 +53,15 @@ COMPOSED = {
     ),
     "groups, exits": ([EXITS, GROUPS], ("1/4,exit=block1", "1/4", "1,exit=block1")),
     "precision, exits": ([BITS, EXITS], ("8-bit,exit=block1", "8-bit", "32-bit,exit=block1")),
+    "widths, precision, exits": (
+        [EXITS, WIDTHS, BITS],
+        ("0.5,precision=8-bit,exit=block1", "0.5,precision=8-bit", "precision=8-bit,exit=block1"),
+    ),
+    "widths, exits": ([EXITS, WIDTHS], ("0.5,exit=block1", "0.5", "1,exit=block1")),
+    "universal, exits, sizes": (
+        [UNIVERSAL, EXITS, SIZES],
+        ("0.5,size=6,exit=block1", "0.75,exit=block1", "0.75,size=8"),
+    ),
     "groups, precision, sizes": (
         [GROUPS, SIZES, BITS],
         ("1/4,size=6,precision=8-bit", "1/4,size=8,precision=8-bit", "8-bit,size=8", "1/2,size=6"),
@@ -190,7 +199,6 @@ def test_a_step_is_the_sandwich_of_extracted_networks():
             "WeightEnabling and Slimmable, which do not compose: groups are blocks of",
         ),
         ([UNIVERSAL, GROUPS], "UniversallySlimmable and WeightEnabling, which do not compose"),
-        ([EXITS, WIDTHS], "do not compose: the branch of an exit reads all channels"),
         ([WIDTHS, UNIVERSAL], r"two methods of one kind \(widths\)"),
         ([SIZES, GROUPS, SIZES], r"two methods of one kind \(sizes\)"),
         (
@@ -211,9 +219,10 @@ def test_what_does_not_compose_is_refused_with_the_reason(methods, message: str)
         converted(methods)
 
 
-def test_an_exit_at_a_layer_that_switches_is_refused():
-    with pytest.raises(ValueError, match=r"'block1\.conv2' would be switched by groups"):
-        converted([GROUPS, we.EarlyExits(("block1.conv2",))])
+@pytest.mark.parametrize(("method", "kind"), [(GROUPS, "groups"), (WIDTHS, "widths")])
+def test_an_exit_at_a_layer_that_switches_is_refused(method, kind: str):
+    with pytest.raises(ValueError, match=rf"'block1\.conv3' would be switched by {kind}"):
+        converted([method, we.EarlyExits(("block1.conv3",))])
 
 
 def test_one_method_in_a_list_is_that_method():

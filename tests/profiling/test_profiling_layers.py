@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import wenable as we
 from tests.exporting.test_exporting import calibrated
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Reading
 from wenable.core.space import Knob, Space
@@ -259,7 +260,7 @@ def test_a_table_predicts_modes_it_has_not_seen_and_says_how_well(bundle, tmp_pa
     same = replace(found, repeated=found.measured)
     assert (same.repeat_error, same.repeat_tau) == (0.0, 1.0)
     assert values["modes"][0]["measured"]["unit"] == "ms"
-    again = refitted(table, found.measured)
+    (again,) = refitted(CostParts(table.space, (table,)), found.measured).tables
     assert "fitted again" in again.source
     errors = [abs(again.cost(mode) / reading.known - 1) for mode, reading in found.measured.items()]
     assert np.median(errors) <= found.median_error + 1e-9

@@ -15,6 +15,7 @@ import scipy.stats
 from typer.testing import CliRunner
 
 from wenable.cli.main import app
+from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import CostTable
 from wenable.core.readings import Reading
 from wenable.core.space import Knob, Mode, Space
@@ -127,16 +128,16 @@ def test_options_that_no_measured_mode_has_keep_their_costs():
     given = table()
     rng = random.Random(2)
     coarse = [SPACE.mode({name: rng.choice((1, 2)) for name in SPACE.names}) for _ in range(9)]
-    found = scaled(
-        given, {str(m): Reading(1.3 * given.cost(m), "ms") for m in coarse}, by_option=True
-    )
+    measured = {str(m): Reading(1.3 * given.cost(m), "ms") for m in coarse}
+    (found,) = scaled(CostParts(SPACE, (given,)), measured, by_option=True).tables
     for name, row in given.costs.items():
         assert found.costs[name][4] == pytest.approx(row[4])
 
 
 def test_a_device_whose_modes_all_take_the_same_gives_no_negative_costs():
     given = table()
-    found = scaled(given, {mode: Reading(given.rest / 2, "ms") for mode in ("1", "1/2", "1/4")})
+    measured = {mode: Reading(given.rest / 2, "ms") for mode in ("1", "1/2", "1/4")}
+    (found,) = scaled(CostParts(SPACE, (given,)), measured).tables
     assert found.rest >= 0
     assert all(cost >= 0 for row in found.costs.values() for cost in row.values())
     assert found.cost("1/2") == pytest.approx(given.rest / 2, rel=0.01)

@@ -26,6 +26,7 @@ JOINT = {
     "groups, exits": [GROUPS, we.EarlyExits(("block2",))],
     "groups, sizes, precision": [GROUPS, SIZES, BITS],
     "widths, sizes": [we.Slimmable((1.0, 0.5), divisor=4), SIZES],
+    "widths, exits": [we.Slimmable((1.0, 0.5), divisor=4), we.EarlyExits(("block1", "stem"))],
     "widths": we.Slimmable((1.0, 0.5, 0.25), divisor=4),
     "exits": we.EarlyExits(("block1", "stem")),
     "sizes": SIZES,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from wenable.core.escalation import Escalation, checked_thresholds, entropy, margin
-from wenable.layers.exits import ExitPoint, ExitReached
+from wenable.layers.exits import KNOB, ExitPoint, ExitReached
 from wenable.modules.passes import in_eval_mode
 from wenable.network.dynamic_network import DynamicNetwork
 
@@ -25,7 +25,8 @@ def run_with_exits(
 ) -> Escalation:
     """Answer a batch; each input leaves at the first exit that is sure, the others go on.
 
-    - `net`: converted with `EarlyExits`. It is run in eval mode, and stays in its mode.
+    - `net`: converted with `EarlyExits`, alone or with other methods. It is run in eval mode, with the
+      present options of its other knobs, and stays in its mode.
     - `inputs`: a batch, shape `(N, ...)`.
     - `threshold`: an exit answers where its entropy is below (in nats), or its margin at least as
       high (between 0 and 1): one for all exits, or one for each, the first on the way first.
@@ -63,8 +64,9 @@ def run_with_exits(
     for number, point in enumerate(points):
         point.__dict__["listener"] = lambda _, features, k=number: way.leave(points[k], features, k)
     try:
-        with torch.inference_mode(), in_eval_mode(net), net.using("full"):
+        with torch.inference_mode(), in_eval_mode(net), net.using(net.mode.replace({KNOB: 1})):
             way.arrive(_run(net, inputs), len(points))
+            costs = _costs(net, points)
     finally:
         for point in points:
             point.__dict__["listener"] = None
@@ -72,7 +74,7 @@ def run_with_exits(
     counts = np.bincount(way.stages, minlength=len(points) + 1)
     # An input that left at stage k went through all stages before it.
     reached = counts[::-1].cumsum()[::-1]
-    total = float((reached * np.array(_costs(net, points))).sum())
+    total = float((reached * np.array(costs)).sum())
     return Escalation(way.outputs, way.stages, total / max(len(inputs), 1))
 
 
@@ -138,8 +140,8 @@ def _points_on_the_way(net: DynamicNetwork) -> list[ExitPoint]:
 
 def _costs(net: DynamicNetwork, points: Sequence[ExitPoint]) -> list[int]:
     """Return what each stage adds, in MACs: from the exit before it, through its own branch."""
-    knob = net.space.knobs[0].name
-    macs = [net.macs({knob: point.exit_option}) for point in points] + [net.macs("full")]
-    branches = [point.exit_weight.numel() for point in points]
+    ends = [*(point.exit_option for point in points), 1]
+    macs = [net.macs(net.mode.replace({KNOB: option})) for option in ends]
+    branches = [point.exit_enabled().numel() for point in points]
     # The mode of an exit runs its own branch only; on the way, those before were run as well.
     return macs[:1] + [macs[k] - macs[k - 1] + branches[k - 1] for k in range(1, len(macs))]

@@ -26,7 +26,9 @@ from wenable.measure.device import conditions_words, describe_device, usable_cor
 from wenable.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
+    from wenable.core.cost_parts import Costs
     from wenable.profiling.comparison import ModeComparison
+    from wenable.runtime import DeviceProfile
 
 
 def run_export(
@@ -197,7 +199,7 @@ def run_verify(
 ) -> None:
     """Measure random modes, and those of a front, beside what a profile's table predicts.
 
-    - `refit`: a new file for the profile with its table fitted again, where that helps.
+    - `refit`: a new file for the profile with its tables fitted again, where that helps.
     """
     from wenable.profiling.refitting import refit as fitted_again
     from wenable.profiling.verification import GOAL_ERROR, GOAL_TAU, verify
@@ -211,11 +213,7 @@ def run_verify(
         also = [str(mode) for mode in read_front(front).ids.values()]
     with progress_bar(progress, "measuring") as update:
         known = DeviceProfile.read(profile)
-        no_table = Bundle(bundle).why_not_any_mode()
-        if refit is not None and no_table:
-            raise ValueError(
-                f"`--refit-out` is for one table of all modes, and there is none here: {no_table}"
-            )
+        costs = None if refit is None else _costs_to_fit(known, Bundle(bundle), modes)
         result = verify(
             bundle,
             known,
@@ -229,8 +227,8 @@ def run_verify(
         write_whole(out, json.dumps(result.to_json(), indent=1) + "\n")
     again = None
     if refit is not None:
-        assert known.table is not None  # or `verify` had refused the profile
-        again = fitted_again(known.table, result)
+        assert costs is not None
+        again = fitted_again(costs, result)
         if again.helps:
             _check_new(refit)
             write_whole(refit, json.dumps(again.corrected(known).to_json(), indent=1) + "\n")
@@ -252,6 +250,27 @@ def run_verify(
     if again is not None:
         console.print(predictions_table(again.before, opened.space, ids, again.after))
         console.print(_refit_words(again, refit))
+
+
+def _costs_to_fit(profile: DeviceProfile, bundle: Bundle, modes: int) -> Costs:
+    """Return what `--refit-out` fits again: the one table of a profile, or those of parts."""
+    from wenable.core.cost_parts import CostParts
+    from wenable.profiling.refitting import least_modes
+
+    tables = profile.tables("latency")
+    if all(each.space.size == 1 for each in tables):
+        raise ValueError(
+            "`--refit-out` is for tables by which costs of modes are sums, and there is none here:"
+            f" {bundle.why_not_any_mode() or 'the profile has no table'}; measure its modes again with"
+            " `wenable profile`"
+        )
+    costs = CostParts(bundle.space, tables) if profile.table is None else profile.table
+    if modes < least_modes(costs):
+        raise ValueError(
+            f"`--random-modes` (={modes}) is too few for `--refit-out` to fit the tables of"
+            f" {len(tables)} parts; allowed: at least {least_modes(costs)}"
+        )
+    return costs
 
 
 def _check_place(path: Path | None) -> None:

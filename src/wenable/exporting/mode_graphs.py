@@ -8,7 +8,7 @@ images of the mode's size, and the runtime makes those that it is given smaller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from wenable.exporting.image_sizes import Sides
 from wenable.exporting.output_names import unlike
 from wenable.exporting.tracing import bundle_graph, layers_with_views
 from wenable.layers.batch_norm import SwitchableBatchNorm
+from wenable.layers.exits import HEAD, NAMES_IN_HEAD, ExitPoint
 from wenable.modules.outputs import OutputNames
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.graph import Graph
@@ -47,12 +48,15 @@ class ModeGraphs:
         traced = space.mode(options)
         if (traced, sides) not in self._numbers:
             graph, read = bundle_graph(self._net, self._outputs, traced, sides)
+            names = _names_of_branch(self._net, traced)
+            graph = _renamed(graph, names)
+            read = {names.get(name, name): array for name, array in read.items()}
             self._numbers[traced, sides] = self._added(graph, read)
         return self._numbers[traced, sides]
 
     def _added(self, graph: Graph, read: Mapping[str, np.ndarray]) -> int:
         """Put a graph beside the others; a tensor of theirs is shared where it is the same."""
-        viewed = {name for name, _ in layers_with_views(self._net)}
+        viewed = {name for name, _ in (*layers_with_views(self._net), *_exits(self._net))}
         whole = {
             name: parameter.detach().cpu().numpy()
             for name, parameter in self._net.named_parameters()
@@ -97,6 +101,11 @@ def views_of(net: DynamicNetwork, mode: Mode, read: Iterable[str]) -> dict[str, 
             for prefix, layer in layers_with_views(net)
             for name, view in layer.views().items()
         }
+        found |= {
+            f"{prefix}.{name}": view
+            for prefix, point in _exits(net)
+            for name, view in point.exit_views().items()
+        }
     return {name: view for name, view in found.items() if name in wanted}
 
 
@@ -110,8 +119,28 @@ def _knobs_with_own_graphs(net: DynamicNetwork) -> frozenset[str]:
     return frozenset(
         knob
         for knob, followers in net._wenable.plan.followers.items()
-        if any(each.module not in same_graph for each in followers)  # the inputs among them
+        if any(
+            each.module not in same_graph and each.setter != "set_exit_width"
+            for each in followers  # the inputs among them
+        )
     )
+
+
+def _exits(net: DynamicNetwork) -> Iterator[tuple[str, ExitPoint]]:
+    for name, module in net.named_modules():
+        if isinstance(module, ExitPoint):
+            yield name, module
+
+
+def _names_of_branch(net: DynamicNetwork, mode: Mode) -> dict[str, str]:
+    """Return the names that the parameters of the branch of a mode have in the network it is cut from."""
+    with net.using(mode):
+        return {
+            f"{HEAD}.{plain}": f"{name}.{own}"
+            for name, point in _exits(net)
+            if point.stops
+            for plain, own in NAMES_IN_HEAD.items()
+        }
 
 
 def _made(graph: Graph) -> set[str]:

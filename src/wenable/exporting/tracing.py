@@ -227,7 +227,9 @@ class _Marking:
 
     def _used(self) -> frozenset[str]:
         """Return the layers and norms that the network's outputs depend on."""
-        plain = plain_for_export(self.net, self.mode, own_size=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever its statistics are
+            plain = plain_for_export(self.net, self.mode, own_size=True)
         return modules_with_effect(plain, tensor_inputs(self.net, self.mode))
 
     def _marked(self, node: Node) -> Node:

@@ -48,12 +48,14 @@ class Narrowing:
     """What follows for every layer and norm, and for every module that pads channels.
 
     - `kept`: layers that write all their channels for what cannot be followed behind them, and what it is.
+    - `ends`: how many channels a module writes, `(N, channels, *)`; without those that always write all.
     """
 
     layers: Mapping[str, NarrowedLayer]
     norms: Mapping[str, Counts]
     paddings: Mapping[str, NarrowedPadding]
     kept: Mapping[str, str]
+    ends: Mapping[str, Counts]
 
 
 def narrow(
@@ -88,7 +90,17 @@ def narrow(
     if walk.refusals:
         raise ValueError(walk.refusals[0][0])
     reasons = {name: reason for name, reason in kept.items() if reason}
-    return Narrowing(walk.layers, walk.norms, walk.paddings, reasons)
+    return Narrowing(walk.layers, walk.norms, walk.paddings, reasons, _ends(walk))
+
+
+def _ends(walk: _Walk) -> dict[str, Counts]:
+    states = {node.name: state for node, state in walk.states.items()}
+    found = {}
+    for name, end in walk.graph.ends.items():
+        state = states.get(end.node)
+        if isinstance(state, _Channels) and state.axis == 1 - len(end.shape):
+            found[name] = state.counts
+    return found
 
 
 def _yields(node: Node) -> bool:

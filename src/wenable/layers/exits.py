@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import skip_init
+
+from wenable.core.views import View
+
+KNOB = "exit"
+"""The knob that says where a pass ends; its option 1 is the end of the network."""
+HEAD = "exit_head"
+"""What the branch is called in a network that was cut off at an exit."""
+NAMES_IN_HEAD = {"2.weight": "exit_weight", "2.bias": "exit_bias"}
+"""The parameters of `exit_head`, and those of the exit that they are copies of."""
 
 
 class ExitReached(Exception):  # noqa: N818 - not an error: it ends a forward pass, with an answer
@@ -31,12 +41,22 @@ class ExitPoint(nn.Module):
     exit_weight: nn.Parameter
     exit_bias: nn.Parameter
     exit_option: int
+    exit_channels: int
+    exit_widths: Mapping[int, int]
     stops: bool
     listener: Any
 
     def set_option(self, n: int) -> None:
         """End forward passes here in option `exit_option`, and pass on in any other."""
         self.__dict__["stops"] = n == self.exit_option
+
+    def narrow_exit(self, widths: Mapping[int, int]) -> None:
+        """Say how many channels the module writes in each option of a width, the widest first."""
+        self.__dict__["exit_widths"] = dict(widths)
+
+    def set_exit_width(self, n: int) -> None:
+        """Let the branch read the channels of the `n`-th width: the first columns of its weight."""
+        self.__dict__["exit_channels"] = self.exit_widths[n]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module; where the mode says so, end the pass with the branch's answer."""
@@ -47,15 +67,24 @@ class ExitPoint(nn.Module):
 
     def exit_outputs(self, features: torch.Tensor) -> torch.Tensor:
         """Return the branch's answer, shape `(N, classes)`."""
-        return nn.functional.linear(pooled(features), self.exit_weight, self.exit_bias)
+        return nn.functional.linear(pooled(features), self.exit_enabled(), self.exit_bias)
+
+    def exit_enabled(self) -> torch.Tensor:
+        """Return the weight of the branch for the channels of the present width, as a view."""
+        return self.exit_weight[:, : self.exit_channels]
+
+    def exit_views(self) -> Mapping[str, View]:
+        """Return the part of the branch that the present width uses; nothing for the widest."""
+        whole = self.exit_channels == self.exit_weight.shape[1]
+        return {} if whole else {"exit_weight": View(columns=self.exit_channels)}
 
     def exit_head(self) -> nn.Sequential:
         """Return the branch of standard torch layers, with weights of its own."""
-        classes, channels = self.exit_weight.shape
+        classes, channels = self.exit_enabled().shape
         place = {"device": self.exit_weight.device, "dtype": self.exit_weight.dtype}
         linear = skip_init(nn.Linear, channels, classes, **place)
         with torch.no_grad():
-            linear.get_parameter("weight").copy_(self.exit_weight)
+            linear.get_parameter("weight").copy_(self.exit_enabled())
             linear.get_parameter("bias").copy_(self.exit_bias)
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear).train(self.training)
 
@@ -90,6 +119,7 @@ def with_exit(module: nn.Module, channels: int, classes: int, option: int) -> nn
     module.register_parameter("exit_weight", nn.Parameter(branch.weight.detach()))
     module.register_parameter("exit_bias", nn.Parameter(branch.bias.detach()))
     module.__dict__.update(exit_option=option, stops=False, listener=None)
+    module.__dict__.update(exit_channels=channels, exit_widths={})
     return module
 
 
@@ -98,6 +128,6 @@ def without_exit(module: ExitPoint) -> nn.Module:
     module.__class__ = type(module).__bases__[1]
     for name in ("exit_weight", "exit_bias"):
         delattr(module, name)
-    for name in ("exit_option", "stops", "listener"):
+    for name in ("exit_option", "exit_channels", "exit_widths", "stops", "listener"):
         del module.__dict__[name]
     return module

@@ -37,8 +37,6 @@ _UNSOUND = {
         ("groups", "widths")
     ): "groups are blocks of all neurons of a layer, and no layer here"
     " multiplies by the blocks of those that a width leaves",
-    frozenset(("widths", "exits")): "the branch of an exit reads all channels, of which a narrower"
-    " network has fewer",
 }
 
 
@@ -51,6 +49,7 @@ class Composition:
     - `ImageSize` with every other method;
     - `WeightEnabling` with `SwitchablePrecision` down to 8 bits, and with `EarlyExits`;
     - `Slimmable` and `UniversallySlimmable` with `SwitchablePrecision` down to 8 bits;
+    - `Slimmable` and `UniversallySlimmable` with `EarlyExits`;
     - `SwitchablePrecision` with `EarlyExits`.
 
     The full mode gives the bits of the original. Norms have statistics for each whole mode, and an

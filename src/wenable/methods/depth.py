@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import fx, nn
 
 from wenable.core.space import Knob, Space
 from wenable.graph import Product, TracedGraph
-from wenable.layers.exits import ExitPoint, with_exit, without_exit
+from wenable.layers.exits import HEAD, KNOB, ExitPoint, with_exit, without_exit
 from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 
-KNOB = "exit"
 END = "end"
-HEAD = "exit_head"
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,9 @@ class EarlyExits:
 
     There is one knob, `exit`, and a mode is written as the module behind which it ends, `layer1`, or
     `end`. As a number an exit is counted from the end of the network, which is 1. A branch averages
-    over positions and multiplies by one weight. Branches are new weights, which have to be trained;
-    the network's own keep their names, and the full mode gives the bits of the original.
+    over positions and multiplies by one weight; beside widths, by its first columns, for the channels
+    that a width leaves. Branches are new weights, which have to be trained; the network's own keep
+    their names, and the full mode gives the bits of the original.
 
     - `exits`: modules by qualified name, in any order, as `("layer1", "layer2")`. Each must write
       maps `(N, channels, H, W)` and be run once in a pass.
@@ -191,6 +190,38 @@ def _of_branch(name: str, point: nn.Module, knob: Knob) -> SwitchableLayer:
         macs_by_option=tuple(classes * channels if each else 0 for each in taken),
         weights_by_option=tuple(weights if each else 0 for each in taken),
     )
+
+
+# --- with widths ----------------------------------------------------------------------------------
+
+
+def read_by_width(exits: Plan, widths: Plan) -> Plan:
+    """Return a plan of exits whose branches read the channels that a width leaves.
+
+    - `widths`: the plan of the same network that narrows it, by one knob.
+    """
+    (width,), (knob,) = widths.space.knobs, exits.space.knobs
+    points = {name: each for name, each in exits.replacements.items() if name in widths.written}
+    layers = {layer.name: layer for layer in exits.layers}
+    for name, point in points.items():
+        assert isinstance(point, ExitPoint)
+        channels = widths.written[name]
+        point.narrow_exit(dict(zip(width.options, channels, strict=True)))
+        branch = layers[f"{name}.exit"]
+        macs = tuple(branch.outputs * each for each in channels)
+        layers[branch.name] = replace(
+            branch,
+            knob=width.name,
+            options=width.options,
+            macs_by_option=macs,
+            weights_by_option=tuple(each + branch.outputs for each in macs),  # with the bias
+            exit_knob=knob.name,
+            runs_from=point.exit_option,
+            runs_until=point.exit_option,
+        )
+    targets = tuple(KnobTarget(name, setter="set_exit_width") for name in points)
+    followers = {**exits.followers, width.name: targets}
+    return replace(exits, layers=tuple(layers.values()), followers=followers)
 
 
 # --- extraction -----------------------------------------------------------------------------------

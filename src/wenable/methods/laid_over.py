@@ -19,6 +19,7 @@ from wenable.layers.slimmable import SlimmableLayer
 from wenable.layers.slimmable_with_precision import slimmable_with_precision
 from wenable.layers.weight_enabled import WeightEnabled
 from wenable.layers.weight_enabled_with_precision import with_precision
+from wenable.methods.depth import read_by_width
 from wenable.methods.plan import KnobTarget, LeftAlone, Method, Plan, SwitchableLayer
 
 Plans = Mapping[str, Plan]
@@ -36,6 +37,8 @@ def laid_over(plans: Plans, graph: TracedGraph, method: Method) -> Plan:
     """
     if "precision" in plans:
         plans = {**plans, "precision": _with_own_knobs(plans["precision"])}
+    if "widths" in plans and "exits" in plans:
+        plans = {**plans, "exits": read_by_width(plans["exits"], plans["widths"])}
     owners: dict[str, set[str]] = {}
     replacements: dict[str, nn.Module] = {}
     for kind, plan in plans.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import nn
@@ -49,8 +49,8 @@ class SwitchableLayer:
     Option 1/n costs 1/n of both, unless `macs_by_option` and `weights_by_option` say otherwise,
     in the order of `options`; `bits_by_option` are those of weights and inputs, where not 32.
     Where its precision has a knob of its own, that is `precision_knob`; option n leaves 32/n bits.
-    Where an early exit may leave it out, that is `exit_knob`, and `runs_until` is the last of its
-    options that runs the layer.
+    Where an early exit may leave it out, that is `exit_knob`, and its options from `runs_from` to
+    `runs_until` run the layer.
     """
 
     name: str
@@ -68,6 +68,7 @@ class SwitchableLayer:
     precision_knob: str = ""
     exit_knob: str = ""
     runs_until: int = 0
+    runs_from: int = 0
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -76,7 +77,7 @@ class SwitchableLayer:
 
     def runs_in(self, mode: Mapping[str, int]) -> bool:
         """Say whether a mode runs it at all: whether no early exit leaves it out."""
-        return not self.exit_knob or mode[self.exit_knob] <= self.runs_until
+        return not self.exit_knob or self.runs_from <= mode[self.exit_knob] <= self.runs_until
 
     def macs_in(self, mode: Mapping[str, int]) -> int:
         """Return the multiply-accumulates in a mode, for one example."""
@@ -138,6 +139,8 @@ class Plan:
     are asked for their plain forms."""
     image_sizes: ImageSizes | None = None
     """What the inputs go through, if the mode says how large images are."""
+    written: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Module -> how many channels it writes in each option of the only knob, if not always all."""
 
     @property
     def size_knob(self) -> str | None:

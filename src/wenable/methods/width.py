@@ -253,6 +253,7 @@ def _plan(
         layers=tuple(described),
         left_alone=(*left_alone, *remaining(model, graph, narrowing.layers, _KNOWN)),
         method=method,
+        written=narrowing.ends,
     )
 
 

@@ -16,8 +16,8 @@ from wenable.core.reasons import first_line
 from wenable.core.space import Mode
 from wenable.graph import TracedGraph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
+from wenable.layers.exits import KNOB as EXIT
 from wenable.methods.composition import as_one, paying
-from wenable.methods.depth import KNOB as EXIT
 from wenable.methods.plan import INPUTS, KnobTarget, Method, Plan
 from wenable.modules.copying import copy_network, put_in_place
 from wenable.modules.example_inputs import checked_inputs, describe
