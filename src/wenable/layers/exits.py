@@ -118,8 +118,8 @@ def with_exit(module: nn.Module, channels: int, classes: int, option: int) -> nn
     module.__class__ = type(f"{type(module).__name__}WithExit", (ExitPoint, type(module)), {})
     module.register_parameter("exit_weight", nn.Parameter(branch.weight.detach()))
     module.register_parameter("exit_bias", nn.Parameter(branch.bias.detach()))
-    module.__dict__.update(exit_option=option, stops=False, listener=None)
-    module.__dict__.update(exit_channels=channels, exit_widths={})
+    module.__dict__.update(exit_option=option, exit_channels=channels, exit_widths={})
+    module.__dict__.update(stops=False, listener=None)
     return module
 
 
