@@ -115,12 +115,14 @@ def test_every_parameter_of_a_command_has_the_name_it_is_typed_by():
         ),
         ("`unknown` (=2) of `classifier=True`", {}, "`unknown` (=2) of `classifier=True`"),
         ("`table` is in J", {}, "`--profile` is in J"),
+        ("`mode` (='') holds ''", {"out": "", "modes": ";"}, "`--modes` (='') holds ''"),
     ],
 )
 def test_messages_name_what_was_typed(message: str, values: dict, expected: str):
     names = {
         "constraint": "--constraint", "batch_size": "--batch-size", "out": "--out", "network": "NETWORK",
         "min_accuracy": "--min-accuracy", "profile": "--profile", "epochs": "--epochs",
+        "modes": "--modes",
     }  # fmt: skip
     assert as_typed(message, names, values) == expected
 

@@ -406,3 +406,24 @@ def test_a_search_by_a_metric_goes_on_by_its_journal(net, tmp_path, monkeypatch,
         explored(metric=we.Metric(MeanIoU, name="mIoU"))
     with pytest.raises(JournalError, match=r"MeanIoU of the full mode is .* there, .* here"):
         explored(metric=type("MeanIoU", (HalfOfIt,), {}))
+
+
+def test_of_several_metrics_in_one_the_one_that_counts_says_whether_higher_is_better(
+    net: Any,
+) -> None:
+    torchmetrics = pytest.importorskip("torchmetrics")
+    several = torchmetrics.MetricCollection(
+        {
+            "share": torchmetrics.classification.MulticlassAccuracy(CLASSES, average="micro"),
+            "loss": torchmetrics.HammingDistance("multiclass", num_classes=CLASSES),
+        }
+    )
+    share = we.evaluate(net, "full", BATCHES, metric=("share", several))
+    alone = torchmetrics.classification.MulticlassAccuracy(CLASSES, average="micro")
+    by_itself = we.evaluate(net, "full", BATCHES, metric=alone)
+    assert (share.known, share.low, share.high) == (by_itself.known, by_itself.low, by_itself.high)
+    assert share.low is not None
+    assert not share.lower_is_better
+    assert we.evaluate(net, "full", BATCHES, metric=("loss", several)).lower_is_better
+    with pytest.raises(ValueError, match="does not say whether higher is better"):
+        we.evaluate(net, "full", BATCHES, metric=several)

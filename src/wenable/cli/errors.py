@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from wenable.cli.outputs import check_reads_none
 from wenable.core.files import no_empty_folder_left
 
 shown_in_full = {"debug": False}
@@ -31,6 +32,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             with contextlib.ExitStack() as folders:
                 for path in paths:
                     folders.enter_context(no_empty_folder_left(path))
+                check_reads_none(kwargs)
                 command(*args, **kwargs)
         except typer.Exit:  # a RuntimeError too
             raise

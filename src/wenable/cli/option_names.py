@@ -10,7 +10,12 @@ from typing import Any, get_args, get_type_hints
 from typer.models import ArgumentInfo, OptionInfo
 
 # What the library calls by another name than the commands.
-_ALIASES = {"constraints": "constraint", "size": "batch_size", "table": "profile"}
+_ALIASES = {
+    "constraints": "constraint",
+    "mode": "modes",
+    "size": "batch_size",
+    "table": "profile",
+}
 _NAME = re.compile(r"`(\w+)(\[\d+\])?`(?: \(=(.*?)\))?")
 
 
@@ -45,7 +50,8 @@ def as_typed(message: str, names: Mapping[str, str], values: Mapping[str, Any]) 
 
     def typed(found: re.Match[str]) -> str:
         name, _, shown = found.groups()
-        by_value = _given_as(shown, values) if shown is not None else ""
+        # Nothing is told from the rest by being empty: that is what options are that nobody gave.
+        by_value = _given_as(shown, values) if (shown or "").strip("'\"") else ""
         tried = [name, by_value, _ALIASES.get(name, "")]
         if names.get(name, "").isupper() and not values.get(name):  # given by an option instead
             tried = tried[1:]

@@ -31,8 +31,8 @@ def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
     - `what`: the file, for the refusal: `"a bundle"`.
 
     Raises `ValueError` for weights that are not float32 or not finite, for a part of a name that
-    torch.export keeps for itself, and for outputs other than tensors, in tuples, lists, dicts, named
-    tuples or dataclasses.
+    torch.export keeps for itself, for answers that are drawn by chance, and for outputs other than
+    tensors, in tuples, lists, dicts, named tuples or dataclasses.
     """
     parts = (
         net.named_children(),
@@ -55,9 +55,32 @@ def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
     for name, parameter in net.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise ValueError(f"`net` has NaN or infinite weights in {name!r}; nothing was written")
+    with same_random_numbers(net):
+        # Copies run, for what a network keeps of a pass, one after the other: with other random numbers.
+        first, second = _one_pass(net), _one_pass(net)
+    names = output_names(first, what)
+    if any(map(_differs, tensors_of(first), tensors_of(second))):
+        raise ValueError(
+            f"`net` gives other answers each time that it runs on the same input, since it draws random"
+            f" numbers in eval mode; {what} cannot be checked then, nor give the same twice: draw them"
+            " outside of the network and give them to it as an input, or only `if self.training`"
+        )
+    return names
+
+
+def _one_pass(net: DynamicNetwork) -> Any:
     tried = copy_network(net)
-    with torch.no_grad(), in_eval_mode(tried), same_random_numbers(tried):
-        return output_names(tried(*tried.example_batch), what)
+    with torch.no_grad(), in_eval_mode(tried):
+        return tried(*tried.example_batch)
+
+
+def _differs(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Say whether two answers differ by more than the order of sums may make of them."""
+    if one.shape != other.shape:
+        return True
+    one, other = (torch.view_as_real(x) if x.is_complex() else x.double() for x in (one, other))
+    largest = float(one.abs().max()) if one.numel() else 0.0
+    return not torch.allclose(one, other, rtol=1e-2, atol=1e-3 * largest, equal_nan=True)
 
 
 def tensor_inputs(

@@ -72,8 +72,10 @@ def bundle_graph(
         tuple(_without_unused(marked, {each.name for each in model.graph.output})),
         next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx")),
     )
+    names = [each.name for each in graph.outputs]
     if outputs is not None and not outputs.are_positions:
-        graph = with_outputs_named(graph, outputs.names, taken=tensors)
+        names = outputs.names
+    graph = with_outputs_named(graph, names, taken=tensors)
     return graph, {name: tensors[name] for name in sorted(graph.tensors_read())}
 
 

@@ -446,7 +446,8 @@ class DynamicNetwork(nn.Module):
         try:
             return self._run(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
-            explanation = explained(error, args, state.example)
+            floating = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+            explanation = explained(error, args, state.example, floating)
             if explanation is None:
                 raise
             raise ValueError(explanation) from error

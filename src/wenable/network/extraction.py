@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wenable.core.space import Mode, ModeChoice
 from wenable.modules.copying import copies_of_results, copy_network, put_in_place
 from wenable.modules.outputs import tensors_of
-from wenable.modules.passes import in_eval_mode
+from wenable.modules.passes import in_eval_mode, same_random_numbers
 from wenable.modules.structures import names_in
 from wenable.network.dynamic_network import DynamicNetwork, warn_if_uncalibrated
 
@@ -129,7 +129,10 @@ def _difference(net: DynamicNetwork, plain: nn.Module, mode: Mode) -> tuple[floa
     """
     example = net.example_batch
     with torch.no_grad(), in_eval_mode(net), in_eval_mode(plain), net.using(mode):
-        ours, theirs = net(*example), plain(*example)
+        with same_random_numbers(net):  # some draw numbers in eval mode too
+            ours = net(*example)
+        with same_random_numbers(net):
+            theirs = plain(*example)
     if names_in(ours) != names_in(theirs):
         raise ValueError(
             f"the network gives back {_shown(ours)} in mode {mode}, and {_shown(theirs)} once extracted:"

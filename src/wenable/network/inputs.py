@@ -62,9 +62,15 @@ def check_inputs(
 
 
 def explained(
-    error: Exception, inputs: Sequence[Any], example: Sequence[ExampleInput]
+    error: Exception,
+    inputs: Sequence[Any],
+    example: Sequence[ExampleInput],
+    floating: torch.dtype | None = None,
 ) -> str | None:
-    """Return a line that names the input, if shape or type are not the example's; None otherwise."""
+    """Return a line that names the input, if shape or type are not the example's; None otherwise.
+
+    - `floating`: the type of the network's weights; data from numpy is often of twice the width.
+    """
     for given, expected in zip(inputs, example, strict=False):
         wanted = expected.shape
         shape = tuple(getattr(given, "shape", ()))
@@ -80,5 +86,11 @@ def explained(
             return (
                 f"`input` (of {kind}) does not fit this network, which was converted for {other}:"
                 f" {first_line(error)}"
+            )
+        if found and known and floating and found.is_floating_point and found != floating:
+            kind, own = (str(each).removeprefix("torch.") for each in (found, floating))
+            return (
+                f"`input` (of {kind}) does not fit this network, whose weights are {own}; give it"
+                f" `input.to(torch.{own})`: {first_line(error)}"
             )
     return None

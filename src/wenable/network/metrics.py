@@ -67,9 +67,13 @@ class Metric:
                 f"`metric` ({_kind(made)}) has no `{missing[0]}`; a metric has update(outputs, targets) and"
                 " compute(), as those of torchmetrics"
             )
-        object.__setattr__(self, "metric", made if hasattr(made, "reset") else copy.deepcopy(made))
         name = self.name or self.key or type(made).__name__
         object.__setattr__(self, "name", name)
+        member = _member(made, self.key)
+        if member is not None:  # what the others are need not be computed
+            made = member
+            object.__setattr__(self, "key", "")
+        object.__setattr__(self, "metric", made if hasattr(made, "reset") else copy.deepcopy(made))
         says = self.higher_is_better
         says = getattr(made, "higher_is_better", None) if says is None else says
         if says is None:
@@ -175,6 +179,19 @@ class Metric:
                 f" {', '.join(map(repr, computed))}"
             )
         return computed[self.key]
+
+
+def _member(metric: Any, key: str) -> Any:
+    """Return the metric of a collection that counts, alone; None where it is no collection."""
+    if (
+        not key
+        or hasattr(metric, "higher_is_better")
+        or not callable(getattr(metric, "items", None))
+    ):
+        return None
+    found = dict(metric.items()).get(key)
+    has_all = all(hasattr(found, each) for each in ("update", "compute", "higher_is_better"))
+    return copy.deepcopy(found) if has_all else None
 
 
 def metric_of(choice: Any) -> Metric:

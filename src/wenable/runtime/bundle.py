@@ -31,6 +31,7 @@ from wenable.runtime.bundle_file import BundleError, one_line, read_bundle_file
 from wenable.runtime.bundle_file import checksum as checksum
 from wenable.runtime.graph import Graph, TensorType, types_from_json
 from wenable.runtime.image_sizes import check_inputs, check_other_size
+from wenable.runtime.index_limits import index_limits
 from wenable.runtime.manifest import ExportedMode as ExportedMode
 from wenable.runtime.manifest import (
     as_newest,
@@ -260,6 +261,15 @@ class Bundle:
     def inputs_of(self, number: int) -> tuple[TensorType, ...]:
         """Return the inputs that the graph of mode `number` takes: smaller images, if it has them."""
         return self._graphs[self.modes[number].graph].inputs
+
+    @cached_property
+    def index_limits(self) -> dict[str, int]:
+        """The rows that inputs choose from, by name: in whichever mode has the fewest."""
+        found: dict[str, int] = {}
+        for graph in self._graphs:
+            for name, rows in index_limits(graph, self._tensors).items():
+                found[name] = min(found.get(name, rows), rows)
+        return found
 
     def graph_of(self, number: int) -> Graph:
         """Return the graph that mode `number` runs, with the groups that its layers have in it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -165,5 +165,10 @@ class DecisionLog:
 
 def check_positive(name: str, value: float, where: str = "") -> None:
     """Raise `ValueError` for a figure that is not finite and above 0."""
-    if not isinstance(value, Real) or not 0 < value < math.inf:
+    # A whole number may be above all that is finite in floats.
+    if (
+        not isinstance(value, Real)
+        or isinstance(value, bool)
+        or not 0 < value <= sys.float_info.max
+    ):
         raise ValueError(f"`{name}` (={value!r}){where} must be a finite number above 0")

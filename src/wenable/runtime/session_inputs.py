@@ -10,6 +10,7 @@ import numpy as np
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.graph import TensorType
 from wenable.runtime.images import prepare_pixels
+from wenable.runtime.index_limits import outside
 from wenable.runtime.sized import Shapes, shapes_of
 
 _Wanted = list[tuple[str, np.dtype[Any], tuple[Any, ...]]]
@@ -30,6 +31,7 @@ class SessionInputs:
             [_wanted(each.inputs_of(number)) for number in range(len(each.modes))]
             for each in bundles
         ]
+        self._rows = bundles[0].index_limits
 
     def given(self, x: Any) -> tuple[Any, ...]:
         """Return the inputs in the order of the network's; images in bytes as the network takes them.
@@ -38,7 +40,8 @@ class SessionInputs:
         """
         x = self._prepared_images(x)
         if not isinstance(x, Mapping):
-            return x if isinstance(x, tuple) else (x,)
+            several = isinstance(x, list) and len(self._wanted[0]) > 1
+            return tuple(x) if several or isinstance(x, tuple) else (x,)
         names = [name for name, *_ in self._wanted[0]]
         for name in (*x, *names):
             if name not in names or name not in x:
@@ -60,7 +63,8 @@ class SessionInputs:
 
         - `place`: which of the sizes of images they have.
 
-        Raises `ValueError` for inputs of another number, type or shape, and for NaN or infinity;
+        Raises `ValueError` for inputs of another number, type or shape, for unlike numbers of
+        examples, for NaN or infinity, and for indices of rows that a table has not;
         `BundleError` for a batch that the graph cannot bear.
         """
         whole = self._wanted[place]
@@ -69,17 +73,28 @@ class SessionInputs:
             raise ValueError(f"`x` must be {len(whole)} arrays, not {len(given)}")
         found: dict[str, np.ndarray] = {}
         for array, (name, dtype, shape), (*_, smaller) in zip(given, whole, own, strict=True):
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                kind = getattr(array, "dtype", type(array).__name__)
-                raise ValueError(f"`x` ({kind}) must be a numpy array of {dtype}")
+            what = f"`x[{name!r}]`" if len(whole) > 1 else "`x`"
+            masked = isinstance(array, np.ma.MaskedArray)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or masked:
+                kind = "masked" if masked else getattr(array, "dtype", type(array).__name__)
+                raise ValueError(f"{what} ({kind}) must be a numpy array of {dtype}")
             if array.shape[1:] not in (shape, smaller) or not array.ndim or not len(array):
                 raise ValueError(
-                    f"`x` (of shape {array.shape}) must have shape"
+                    f"{what} (of shape {array.shape}) must have shape"
                     f" {self._shapes_of(name, shape, smaller)}, N above 0"
                 )
             if array.dtype.kind == "f" and not _is_finite(array):
-                raise ValueError("`x` holds NaN or infinity")
+                raise ValueError(f"{what} holds NaN or infinity")
+            rows = self._rows.get(name)
+            wrong = None if rows is None else outside(array, rows)
+            if wrong is not None:
+                raise ValueError(
+                    f"{what} holds {wrong}, and the network looks it up in a table of {rows} rows"
+                )
             found[name] = array
+        if len({len(array) for array in given}) > 1:
+            counts = ", ".join(f"{len(array)} in {name!r}" for name, array in found.items())
+            raise ValueError(f"`x` holds unlike numbers of examples: {counts}")
         self._bundles[place].check_batch(len(given[0]))
         return found
 
