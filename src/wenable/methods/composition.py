@@ -32,7 +32,7 @@ _KINDS: dict[type, str] = {
     EarlyExits: "exits",
 }
 _ORDER = tuple(dict.fromkeys(_KINDS.values()))
-_UNSOUND = {
+_UNSOUND: dict[frozenset[str], str] = {
     frozenset(
         ("groups", "widths")
     ): "groups are blocks of all neurons of a layer, and no layer here"
