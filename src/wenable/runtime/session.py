@@ -219,10 +219,10 @@ class Session:
         A dict of them, by name, if the network gives back a dict, a named tuple or a dataclass.
 
         - `x`: shape `(N, ...)` as the network was exported with, of its type; for several inputs a tuple
-          or list of arrays in their order, or a dict of them by name. Images may have any of `image_sizes`, and
-          with `mode` also the mode's own size. Or images as uint8, prepared here as the bundle says
-          (needs Pillow): shape `(N, height, width, channels)`, one image without the N, or a list of
-          images of any sizes.
+          or list of arrays in their order, or a dict of them by name. Images may have any of
+          `image_sizes`, and with `mode` also the mode's own size. Or images as uint8, prepared here as
+          the bundle says (needs Pillow): shape `(N, height, width, channels)`, one image without the N,
+          or a list of images of any sizes.
         - `mode`: one of the exported ones; the first of them where nothing is said.
         - `deadline_ms`, `max_energy_mj`: instead of a mode: the most accurate one that is predicted
           to stay within them, as the machine is now. Where none does, the one nearest to it runs;
