@@ -26,7 +26,7 @@ from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode, same_random_numbers
 from wenable.network.convertible import check_convertible
 from wenable.network.dynamic_network import Calibration, DynamicNetwork, NetworkState
-from wenable.network.gain import warn_of_conversion
+from wenable.network.gain import warn_of_conversion, warn_of_strangers
 from wenable.network.image_sizes import counts_of_sizes
 from wenable.network.recounting import counted, structure_of
 
@@ -72,8 +72,8 @@ def convert(
     the example, cannot be traced, has NaN in its weights or nothing to switch, and for a profile of
     another network or without a table; `RuntimeError` where a check fails. Warns `ConversionWarning`
     where less than a quarter of the multiply-accumulates switches, unless `only` said which, layers
-    among `exclude` not counted; and where frozen norms get statistics of their own in other options
-    than the first.
+    among `exclude` not counted; where frozen norms get statistics of their own in other options
+    than the first; and where its forward reads weights that are not among its parameters.
 
     >>> net = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.ones(2, 8))
     >>> net.set_mode("1/8"), net.macs(), net.macs("full")
@@ -123,6 +123,7 @@ def convert(
     fingerprint = weights_fingerprint(net, with_norms=True)
     net._wenable.calibrations[net.space.full] = Calibration(None, None, fingerprint)
     warn_of_conversion(model, plan, net._wenable.counts[1])
+    warn_of_strangers(model, graph)
     return net
 
 

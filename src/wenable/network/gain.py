@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from wenable.graph import TracedGraph
 from wenable.layers.frozen_norm import SwitchableFrozenBatchNorm2d
 from wenable.methods.plan import LeftAlone, Plan
 from wenable.network.recounting import Counts
@@ -40,6 +41,30 @@ def warn_of_conversion(model: nn.Module, plan: Plan, counts: Counts) -> None:
             f"{_named(model)}: {len(norms)} frozen batch norms ({norms[0]!r} first) keep their constants"
             " at option 1 only; at every other option of their layer they have statistics and an affine"
             " of their own, which train and are calibrated",
+            ConversionWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_strangers(model: nn.Module, graph: TracedGraph) -> None:
+    """Warn where a pass reads weights that are not among the network's own.
+
+    A layer in a function, a closure or a plain list is none of its modules: it is not switched, trained
+    or saved with it, and a copy may go on with the layer of the original.
+    """
+    found = [
+        weight
+        for node in graph.operations.nodes
+        if node.op == "get_attr" and node.graph.owning_module is not None
+        for weight in [getattr(node.graph.owning_module, str(node.target), None)]
+        if isinstance(weight, nn.Parameter)
+    ]
+    if found:
+        shape = tuple(found[0].shape)
+        warnings.warn(
+            f"{_named(model)}: its forward reads {len(found)} weights (the first of shape {shape}) that are"
+            " not among its parameters, as of a layer in a function or a plain list: they are neither"
+            " switched nor trained nor saved with it. Make the layer an attribute of its module",
             ConversionWarning,
             stacklevel=3,
         )

@@ -223,10 +223,10 @@ class Session:
         A dict of them, by name, if the network gives back a dict, a named tuple or a dataclass.
 
         - `x`: shape `(N, ...)` as the network was exported with, of its type; for several inputs a tuple
-          of arrays in their order, or a dict of them by name. Images may have any of `image_sizes`, and
-          with `mode` also the mode's own size. Or images as uint8, prepared here as the bundle says
-          (needs Pillow): shape `(N, height, width, channels)`, one image without the N, or a list of
-          images of any sizes.
+          or list of arrays in their order, or a dict of them by name. Images may have any of
+          `image_sizes`, and with `mode` also the mode's own size. Or images as uint8, prepared here as
+          the bundle says (needs Pillow): shape `(N, height, width, channels)`, one image without the N,
+          or a list of images of any sizes.
         - `mode`: one of the exported ones; the first of them where nothing is said.
         - `deadline_ms`, `max_energy_mj`: instead of a mode: the most accurate one that is predicted
           to stay within them, as the machine is now. Where none does, the one nearest to it runs;
@@ -238,10 +238,10 @@ class Session:
         times modes ahead of requests. Without it the first request prepares the cheapest mode, and
         the others follow in the background.
 
-        Raises `ValueError` for an input of another shape or type, one with NaN or infinity, an
-        unknown mode, or a limit that makes no sense; `BundleError` where the graph would hold more
-        for a batch of this size than is allowed; `EngineError` where the engine fails; `ClosedError`
-        after `close`.
+        Raises `ValueError` for an input of another shape or type, one with NaN or infinity or with
+        places that a table of the network has not, inputs of unlike numbers of examples, an unknown
+        mode, or a limit that makes no sense; `BundleError` where the graph would hold more for a batch
+        of this size than is allowed; `EngineError` where the engine fails; `ClosedError` after `close`.
         """
         started, load = time.perf_counter(), self._load
         limited = deadline_ms is not None or max_energy_mj is not None
