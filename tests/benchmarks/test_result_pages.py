@@ -20,6 +20,7 @@ from benchmarks import (
     native_modes,
     operation_profile,
     real_weights,
+    round_trips,
     search_cost,
     serving_burst,
     training_speed,
@@ -120,3 +121,30 @@ def test_the_page_of_methods_says_how_much_faster_each_is():
     assert "`SwitchablePrecision` 0.50 times" in text
     assert "goal 1.10): auto 1.04 (1.00 to 1.09)." in text
     assert "| `WeightEnabling` | `1/16` | 300 | 5.0 (5.0 to 5.0) native | 2.00 |" in text
+
+
+def test_the_page_of_round_trips_names_what_misses_a_tolerance():
+    """Of rows that are made up: nothing is measured here."""
+
+    def row(network: str, methods: str, size: int, far: float | None) -> dict[str, Any]:
+        return {
+            "network": network, "methods": methods, "at": "abc", "modes": 3, "file_bytes": size,
+            "plain_bytes": 100, "moved": [2e-6, None],
+            "differences": dict.fromkeys(round_trips.ENGINES, far),
+            "differences_8_bit": dict.fromkeys(round_trips.ENGINES, 0.2),
+        }  # fmt: skip
+
+    rows = [row("a", "groups+size", 104, 1e-5), row("b", "widths", 120, 2e-4)]
+    text = round_trips.page(
+        {"command": "c", "machine": "m", "versions": {"torch": "2"}, "rows": rows}
+    )
+    assert "Of 2 bundles of whole networks, 1 give" in text
+    assert "(not b, widths: 2.0e-04)" in text
+    assert (
+        "1 are at most 1.10 times as large as the network's plain weights (not b, widths: 1.20)"
+        in text
+    )
+    assert (
+        "| a | groups x size | 3 | 1.040 | 1.0e-05 | 1.0e-05 | 2.0e-06 | 20.0% | 20.0% | - |"
+        in text
+    )
