@@ -5,9 +5,9 @@
 Each network gets norms with random statistics, is converted, calibrated and exported, which holds every
 mode against its extracted network; the file is opened again, and every mode runs on both engines beside
 the network itself. What is told is the largest difference, beside how far the network's own answers move
-if its input grows by a millionth, and how large the file is beside the network's plain float32 weights. Results go to `results/round-trips.jsonl` after each row, the table to
-`docs/results/round-trips.md`. Rows that were made at the present commit are not made again, and those that
-are not asked for stay.
+if its input grows by a millionth, and how large the file is beside the network's plain float32 weights.
+Results go to `results/round-trips.jsonl` after each row, the table to `docs/results/round-trips.md`. Rows
+that were made at the present commit are not made again, and those that are not asked for stay.
 """
 
 from __future__ import annotations
