@@ -33,6 +33,7 @@ from tests.helpers.command_line import run
         (["demo", "--epochs", "0", "--out", "o/x"], "`--epochs` (=0) must be at least 1"),
         (["explore", "absent", "--data", "digits", "--min-accuracy", "0.5", "--out", "o"],
          "`NETWORK` (=absent) does not exist"),
+        (["report", "absent.json", "--out", "r.html"], "error: absent.json: No such file or directory"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path, monkeypatch):

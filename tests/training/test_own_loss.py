@@ -168,6 +168,12 @@ ONES = torch.ones(6, dtype=torch.long)
     [
         (nn.CrossEntropyLoss(ignore_index=1), ONES, r"all labels .* are `ignore_index` \(=1\)"),
         (nn.NLLLoss(), 0 * ONES, "NLLLoss takes logarithms of class shares, .* log_softmax"),
+        (
+            nn.BCEWithLogitsLoss(),
+            torch.ones(6, 4).long(),
+            r"targets are torch.int64: give targets.float\(\)",
+        ),
+        (nn.MSELoss(), torch.ones(6, 4).bool(), r"targets are torch.bool: give targets.float\(\)"),
         (nn.BCEWithLogitsLoss(), torch.full((6, 4), 5.0), "are from 5 to 5; they must be shares"),
         (nn.functional.binary_cross_entropy_with_logits, torch.full((6, 4), -0.1), "from -0.1 to"),
         (nn.MSELoss(), torch.full((6, 4), float("nan")), "the targets of MSELoss hold NaN"),

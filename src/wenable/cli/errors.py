@@ -44,10 +44,17 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             from wenable.cli.option_names import as_typed, option_names
 
-            _print_error("error: " + as_typed(str(error), option_names(command), kwargs))
+            _print_error("error: " + as_typed(_words(error), option_names(command), kwargs))
             raise typer.Exit(1) from error
 
     return run
+
+
+def _words(error: Exception) -> str:
+    """Return what went wrong; of the system's own errors the file and the reason, without a number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _print_error(words: str) -> None:

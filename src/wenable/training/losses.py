@@ -138,6 +138,11 @@ def _check_alike(loss_function: Loss, outputs: Any, targets: Any) -> None:
             f" (N, {', '.join(map(str, outputs.shape[1:]))}) have another shape than the targets"
             f" {tuple(targets.shape)}: one would be spread over the other"
         )
+    if not (targets.is_floating_point() or targets.is_complex()):
+        raise ValueError(
+            f"{name_of(loss_function)} compares with floats, and the targets are {targets.dtype}: give"
+            " targets.float()"
+        )
     if targets.is_complex() or not targets.numel():
         return
     low, high = (float(each) for each in targets.float().aminmax())
