@@ -10,7 +10,7 @@ help:
 	@echo "make demo    train, explore, export and run a small network on scenes of digits (four minutes)"
 	@echo "make test    the whole test suite, documentation examples included"
 	@echo "make test-fast  the rooms whose tests take seconds; under two minutes, for the inner loop"
-	@echo "make test-device  a bundle in an environment without torch"
+	@echo "make test-device  bundles of every method in an environment without torch"
 	@echo "make test-oldest  the same with the oldest torch that is supported"
 	@echo "make native-sanitized  our own kernels with sanitizers, under their tests; minutes"
 	@echo "make native-aarch64  our own kernels built for aarch64 and tested under emulation"
@@ -57,9 +57,10 @@ test-fast: setup
 # An environment without torch, as a device has it, with the bundle of the demo.
 test-device: setup
 	test -f out/demo/net.wen || $(BIN)/wenable demo --out out/demo
+	PYTHONPATH=. $(BIN)/python tests/for_a_device.py out/device
 	$(PYTHON) -m venv .venv-device
 	.venv-device/bin/python -m pip install --quiet --disable-pip-version-check '.[onnxruntime,openvino]'
-	.venv-device/bin/python tests/on_a_device.py out/demo/net.wen
+	.venv-device/bin/python tests/on_a_device.py out/demo/net.wen out/device
 
 # Our own kernels with the address and undefined-behaviour sanitizers, under all their tests; their threads
 # with the thread sanitizer.
