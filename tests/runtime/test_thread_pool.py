@@ -1,7 +1,6 @@
 """Sessions that share a pool of threads take turns, and lose nothing by it."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -85,27 +84,39 @@ def test_many_threads_never_hold_the_turn_together() -> None:
     assert max(most) == 1
 
 
-def test_whoever_is_interrupted_while_waiting_takes_no_turn() -> None:
-    pool, held, leave = ThreadPool(1), threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with pool.turn:
-            held.set()
-            leave.wait(LIMIT_S)
-
-    def interrupt() -> None:
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threads = [begun(hold)]
-    assert held.wait(LIMIT_S)
-    threads.append(begun(interrupt))
-    with pytest.raises(KeyboardInterrupt), pool.turn:
-        pass  # not reached
-    leave.set()
-    assert ended(threads)
+INTERRUPTED = """
+import os, signal, threading, time
+from wenable.runtime import ThreadPool
+pool, held, leave = ThreadPool(1), threading.Event(), threading.Event()
+def hold():
     with pool.turn:
-        pass
+        held.set()
+        leave.wait()
+def interrupt():
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGINT)
+threads = [threading.Thread(target=hold), threading.Thread(target=interrupt)]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threads[0].start()
+held.wait()
+threads[1].start()
+try:
+    with pool.turn:
+        print("a turn that another has")
+except KeyboardInterrupt:
+    print("interrupted")
+leave.set()
+[each.join() for each in threads]
+with pool.turn:
+    print("free")
+"""
+
+
+def test_whoever_is_interrupted_while_waiting_takes_no_turn() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=LIMIT_S, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["interrupted", "free"], done.stderr
 
 
 @pytest.mark.parametrize("engine", SESSION_ENGINES)

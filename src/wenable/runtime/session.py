@@ -364,9 +364,10 @@ class Session:
         self._stages.forget()
         if self._pool is not None:
             return
-        for each in (self.engine, self._kernels):
-            if isinstance(each, ModeEngine):
-                each.close()
+        if isinstance(self.engine, ModeEngine):
+            self.engine.close()
+        if self._kernels is not None:
+            self._kernels.close()
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied: prepared modes and threads belong to one process."""
