@@ -86,7 +86,7 @@ def write(network: str, found: Parts, out: Path) -> None:
     runs = read_records(file)["runs"] if file.is_file() else []
     before = next((run for run in runs if run["machine"] == machine), {})
     made = {
-        "command": " ".join(["python -m benchmarks.native_modes", *sys.argv[1:]]),
+        "command": _command(),
         "commit": present_commit(),
         "engines": [describe_engine(open_engine(each, 1)) for each in (OURS, *installed_engines())],
     }
@@ -98,6 +98,15 @@ def write(network: str, found: Parts, out: Path) -> None:
             run[part] = others + found[part]
             run["made"][f"{network}, {part}"] = made
     write_page(out, "native-modes", page(add_run(file, run)))
+
+
+def _command() -> str:
+    """Return what was called, without the folder that it writes to."""
+    given = sys.argv[1:]
+    if "--out" in given:
+        place = given.index("--out")
+        given = given[:place] + given[place + 2 :]
+    return " ".join(["python -m benchmarks.native_modes", *given])
 
 
 def predicted(name: str, path: Path) -> dict[str, Any]:
