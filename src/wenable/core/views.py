@@ -35,11 +35,12 @@ class Rounding:
             raise ValueError(f"`bits` (={self.bits!r:.100}) must be a whole number from 2 to 16")
         if type(self.zero) is not int or not 0 <= self.zero < 2**self.bits:
             raise ValueError(f"`zero` (={self.zero!r:.100}) must be from 0 to {2**self.bits - 1}")
-        if type(self.scale) is not float or not _FINEST <= self.scale <= 1 / _FINEST:
+        if type(self.scale) is not float or not _FINEST <= self.scale <= _COARSEST:
             raise ValueError(f"`scale` (={self.scale!r:.100}) must be a number from 1e-30 to 1e30")
 
 
 _FINEST = 1e-30
+_COARSEST = 1e30
 
 
 @dataclass(frozen=True, slots=True)
