@@ -50,6 +50,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "int8-latency": lambda: int8_latency.page(results("int8-latency")["runs"]),
     "native-modes": lambda: native_modes.page(results("native-modes")["runs"]),
     "operation-profile": lambda: operation_profile.page(results("operation-profile")["runs"]),
+    "round-trips": lambda: round_trips.page(results("round-trips")),
     "serving-burst": lambda: serving_burst.page_of(ROOT),
     "techniques": lambda: page_techniques.page(results("techniques")),
     "real-weights": lambda: real_weights.page(results("real-weights")),
