@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train, explore, export and run a small network on scenes of digits (four minutes)"
+	@echo "make demo    train, explore, export and run a small network on scenes of digits (five minutes)"
 	@echo "make test    the whole test suite, documentation examples included"
 	@echo "make test-fast  the rooms whose tests take seconds; under two minutes, for the inner loop"
 	@echo "make test-device  bundles of every method in an environment without torch"

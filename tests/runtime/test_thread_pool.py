@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -184,6 +185,14 @@ def test_under_a_budget_nobody_waits_for_somebody_who_waits_for_a_turn(paths: li
                     session.run(images(), deadline_ms=5.0)
 
         assert ended([begun(lambda seed=seed: work(seed)) for seed in range(4)])
+
+
+def test_sessions_of_a_pool_keep_the_provider_that_each_was_asked_for(paths: list[Path]) -> None:
+    pool, providers = ThreadPool(1), onnxruntime.get_available_providers()
+    opened = [Session(paths[0], engine=f"onnxruntime:{each}", threads=pool) for each in providers]
+    if len(opened) < 2:
+        pytest.skip("this build of ONNX Runtime has one provider")
+    assert [getattr(each.engine, "provider", "") for each in opened] == providers
 
 
 @NEEDS_KERNELS

@@ -39,7 +39,7 @@ THRESHOLD = 0.2
 KEPT = 6
 """How many modes of the front are tested, exported and measured, beside the uniform ones."""
 ROUNDS = 4
-"""Of the search: half of what is usual, which takes half a minute."""
+"""Of the search: half of what is usual, which takes a minute."""
 WAVES = 3
 """For how many waves of load requests are served under the deadline."""
 _START_S = 4

@@ -117,45 +117,29 @@ class LimitedRequests:
             controller = self._begun(batch)
         if batch in self._unfinished:
             self._improve(batch)
-        with self._prepared.turn:
-            return self._run(
-                controller, inputs, batch, started, deadline_ms=deadline_ms,
-                max_energy_mj=max_energy_mj, strict=strict,
-            )  # fmt: skip
-
-    def _run(
-        self,
-        controller: Controller,
-        inputs: Mapping[str, np.ndarray],
-        batch: int,
-        started: float,
-        *,
-        deadline_ms: float | None,
-        max_energy_mj: float | None,
-        strict: bool,
-    ) -> list[np.ndarray]:
-        """Choose a mode by what is left of the deadline now, and run it."""
         clock, prepared = self._watch.clock, self._prepared
-        all_ready = prepared.ready(batch) == len(self._modes)
-        decision = controller.choose(
-            deadline_ms=deadline_ms,
-            max_energy_mj=max_energy_mj,
-            strict=strict,
-            spent_ms=1e3 * (clock() - started),
-            waits_ms=None if all_ready else self._waits_ms(batch),
-        )
-        was_ready = all_ready or prepared.is_ready(decision.mode, batch)
-        held = prepared.take(decision.mode, batch)
-        begun = clock()
-        try:
-            outputs = prepared.run(held, batch, inputs)
-        finally:
-            ended = clock()
-            prepared.leave(held)
-        controller.observe(
-            decision, 1e3 * (ended - begun), total_ms=1e3 * (ended - started), learn=was_ready
-        )
-        return outputs
+        # The mode is chosen when the turn has come, by what is left of the deadline then.
+        with prepared.turn:
+            all_ready = prepared.ready(batch) == len(self._modes)
+            decision = controller.choose(
+                deadline_ms=deadline_ms,
+                max_energy_mj=max_energy_mj,
+                strict=strict,
+                spent_ms=1e3 * (clock() - started),
+                waits_ms=None if all_ready else self._waits_ms(batch),
+            )
+            was_ready = all_ready or prepared.is_ready(decision.mode, batch)
+            held = prepared.take(decision.mode, batch)
+            begun = clock()
+            try:
+                outputs = prepared.run(held, batch, inputs)
+            finally:
+                ended = clock()
+                prepared.leave(held)
+            controller.observe(
+                decision, 1e3 * (ended - begun), total_ms=1e3 * (ended - started), learn=was_ready
+            )
+            return outputs
 
     def controller(self, batch: int) -> Controller:
         """Return the controller of a size of batch; `warm_up` first where there is none yet."""

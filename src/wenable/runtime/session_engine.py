@@ -38,7 +38,7 @@ def opened_engine(
     """Return the engine of a session, and our kernels where they may run modes beside it.
 
     - `engine`: by name or `"auto"`; `precision`: one of `PRECISIONS`, or `"auto"`.
-    - `threads`: of one call, None for one for each core; or a pool, whose engines are taken.
+    - `threads`: of one call, None for one for each core; or a pool, whose kernels are taken.
 
     Our kernels compute in float32, so none are taken where another precision was asked for.
 
@@ -48,9 +48,9 @@ def opened_engine(
     check_precision(precision)
     if isinstance(threads, ThreadPool):
         opened, kernels = opened_engine(bundle, engine, threads.threads, precision)
-        beside = None if kernels is None else threads.shared(kernels)
-        assert beside is None or isinstance(beside, ModeEngine)
-        return threads.shared(opened), beside
+        if isinstance(opened, ModeEngine):
+            opened = threads.shared(opened)
+        return opened, None if kernels is None else threads.shared(kernels)
     asked, kernels = precision not in ("float32", AUTO), None
     if engine == "auto" and asked:
         engine = "openvino"  # the one that offers others

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from types import TracebackType
 
-from wenable.runtime.engine import Engine, ModeEngine
+from wenable.runtime.engine import ModeEngine
 from wenable.runtime.engines import checked_threads
 from wenable.runtime.forking import tell_after_fork
 from wenable.runtime.unloaded import Load
@@ -39,15 +38,15 @@ class ThreadPool:
         self.threads = checked_threads(threads)
         self.turn = Turns()
         self.load = Load()
-        self._engines: dict[tuple[str, str], Engine] = {}
+        self._kernels: dict[str, ModeEngine] = {}
         self._opening = threading.Lock()
 
-    def shared(self, engine: Engine) -> Engine:
-        """Return the engine of this name and version that the pool has; this one if it has none yet."""
+    def shared(self, kernels: ModeEngine) -> ModeEngine:
+        """Return the kernels of this version that the pool has; these, if it has none yet."""
         with self._opening:
-            kept = self._engines.setdefault((engine.name, engine.version), engine)
-        if kept is not engine and isinstance(engine, ModeEngine):
-            engine.close()
+            kept = self._kernels.setdefault(kernels.version, kernels)
+        if kept is not kernels:
+            kernels.close()
         return kept
 
 
@@ -82,12 +81,7 @@ class Turns:
             self._give_up(own, gate)
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._guard:
             self._depth -= 1
             if not self._depth:
