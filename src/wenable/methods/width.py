@@ -11,7 +11,8 @@ from torch import nn
 
 from wenable.core.space import Knob, Space
 from wenable.graph import LayerCall, TracedGraph
-from wenable.graph.narrowing import Counts, NarrowedLayer, Narrowing, narrow
+from wenable.graph.narrowed import Counts, NarrowedLayer, Narrowing
+from wenable.graph.narrowing import narrow
 from wenable.layers.slimmable import (
     LayerWidth,
     SlimmableConv1d,
