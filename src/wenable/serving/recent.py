@@ -61,7 +61,7 @@ class ArrivalRate:
     >>> for _ in range(9):
     ...     rate.note()
     ...     clock.forward(0.004)
-    >>> rate.per_ms
+    >>> round(rate.per_ms, 3)
     0.25
     """
 
