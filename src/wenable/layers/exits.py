@@ -73,6 +73,15 @@ class ExitPoint(nn.Module):
         """Return the weight of the branch for the channels of the present width, as a view."""
         return self.exit_weight[:, : self.exit_channels]
 
+    def enabled_entries(self) -> dict[str, torch.Tensor]:
+        """Return for each parameter of the branch which of its entries the present width uses."""
+        weight = torch.zeros_like(self.exit_weight, dtype=torch.bool)
+        weight[:, : self.exit_channels] = True
+        return {
+            "exit_weight": weight,
+            "exit_bias": torch.ones_like(self.exit_bias, dtype=torch.bool),
+        }
+
     def exit_views(self) -> Mapping[str, View]:
         """Return the part of the branch that the present width uses; nothing for the widest."""
         whole = self.exit_channels == self.exit_weight.shape[1]
