@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import wenable as we
-from tests.helpers.networks import IMAGES, Dense, SmallResNet, Tokens
+from tests.helpers.networks import IMAGES, SmallResNet, Tokens
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 
@@ -48,13 +48,34 @@ class Padded(nn.Module):
         return F.pad(self.inner(x), (0, 0, 0, 0, 4, 4))
 
 
+def _square(x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, 16)  # as many rows and columns as channels
+
+
 def _hooked(model: nn.Module) -> nn.Module:
     model.get_submodule("a").register_forward_hook(lambda *_: None)
     return model
 
 
 REFUSED = {
-    "concatenation": (Dense(), "network's own forward cannot run narrower: it concatenates chan"),
+    "channels beside rows": (
+        _net(lambda m, x: m.a(torch.cat([_square(x), _square(x).transpose(1, 3)], 1)),
+             a=nn.Conv2d(32, 16, 1)),
+        "concatenates channels of one tensor with rows of another",
+    ),
+    "a sum of unlike parts": (
+        _net(lambda m, x: m.c(torch.cat([x, m.a(x)], 1) + m.b(x)), a=nn.Conv2d(16, 16, 1),
+             b=nn.Conv2d(16, 32, 1), c=nn.Conv2d(32, 16, 1)),
+        "'add' joins 32, 24, 16, 8 channels with 32, 24, 16, 8 channels of other parts",
+    ),
+    "groups across parts": (
+        _net(lambda m, x: m.a(torch.cat([x, x], 1)), a=nn.Conv2d(32, 16, 1, groups=2)),
+        "'a' cannot run narrower: its 2 groups read 16 channels each, and 12 of 32 channels are no",
+    ),
+    "padding behind a concatenation": (
+        _net(lambda m, x: m.a(torch.cat([x, x], 1))[:, :16], a=Padded(nn.Identity())),
+        "'a' cannot run narrower: it pads channels by number, behind a concatenation",
+    ),
     "layer norm": (Tokens(), "'norm' cannot run narrower: its layer norm is over a fixed number"),
     "group norm": (
         _net(lambda m, x: m.a(x), a=nn.GroupNorm(4, 16)), "'a' .*its group norm is over a fixed"

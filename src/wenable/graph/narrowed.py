@@ -5,17 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wenable.core.entries import Entries, count_of
+
 Counts = tuple[int, ...]
 """A number of channels in each mode, the full one first."""
+Kept = tuple[Entries, ...]
+"""Which of the channels are left in each mode, the full one first."""
+
+
+def counts_of(kept: Kept) -> Counts:
+    """Return how many channels are left in each mode.
+
+    >>> counts_of((8, ((0, 2), (4, 6))))
+    (8, 4)
+    """
+    return tuple(map(count_of, kept))
 
 
 @dataclass(frozen=True, slots=True)
 class NarrowedLayer:
-    """How many channels a layer reads and writes in each mode, and its groups."""
+    """Which channels a layer reads and writes in each mode, and in how many groups."""
 
-    inputs: Counts
-    outputs: Counts
+    read: Kept
+    written: Kept
     groups: Counts
+
+    @property
+    def inputs(self) -> Counts:
+        """How many channels it reads in each mode."""
+        return counts_of(self.read)
+
+    @property
+    def outputs(self) -> Counts:
+        """How many channels it writes in each mode."""
+        return counts_of(self.written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +58,11 @@ class Narrowing:
     """What follows for every layer and norm, and for every module that pads channels.
 
     - `kept`: layers that write all their channels for what cannot be followed behind them, and what it is.
-    - `ends`: how many channels a module writes, `(N, channels, *)`; without those that always write all.
+    - `ends`: which channels a module writes, `(N, channels, *)`; without those that always write all.
     """
 
     layers: Mapping[str, NarrowedLayer]
-    norms: Mapping[str, Counts]
+    norms: Mapping[str, Kept]
     paddings: Mapping[str, NarrowedPadding]
     kept: Mapping[str, str]
-    ends: Mapping[str, Counts]
+    ends: Mapping[str, Kept]
