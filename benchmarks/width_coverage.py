@@ -68,7 +68,8 @@ def smallest_of_families() -> list[Candidate]:
     """Return the network of torchvision with the fewest parameters of each family."""
     found: dict[str, tuple[int, Candidate]] = {}
     for each in torchvision_networks():
-        size = torchvision.models.get_model_weights(each.name).DEFAULT.meta["num_params"]
+        weights: Any = torchvision.models.get_model_weights(each.name)
+        size = weights.DEFAULT.meta["num_params"]
         if each.family not in found or size < found[each.family][0]:
             found[each.family] = size, each
     return [candidate for _, candidate in found.values()]
