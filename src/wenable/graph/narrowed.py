@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wenable.core.entries import Entries, count_of
+from wenable.core.entries import Entries, count_of, entries_of_parts
 
 Counts = tuple[int, ...]
 """A number of channels in each mode, the full one first."""
@@ -20,6 +20,16 @@ def counts_of(kept: Kept) -> Counts:
     (8, 4)
     """
     return tuple(map(count_of, kept))
+
+
+def kept_of(parts: Sequence[Counts]) -> Kept:
+    """Return which channels of parts beside each other are left in each mode: the first of each.
+
+    >>> kept_of([(4, 2), (8, 4)])
+    (12, ((0, 2), (4, 8)))
+    """
+    modes = range(len(parts[0]))
+    return tuple(entries_of_parts((part[0], part[mode]) for part in parts) for mode in modes)
 
 
 @dataclass(frozen=True, slots=True)

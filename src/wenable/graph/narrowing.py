@@ -16,9 +16,8 @@ from typing import Any
 
 from torch.fx import Node
 
-from wenable.core.entries import entries_of_parts
 from wenable.graph.calls import TracedGraph
-from wenable.graph.narrowed import Counts, Kept, NarrowedLayer, NarrowedPadding, Narrowing
+from wenable.graph.narrowed import Counts, Kept, NarrowedLayer, NarrowedPadding, Narrowing, kept_of
 from wenable.graph.nodes import argument, operation, shape_of
 
 
@@ -95,10 +94,7 @@ class _Channels:
     @property
     def kept(self) -> Kept:
         """Which of all the channels there are in each mode."""
-        return tuple(
-            entries_of_parts((part[0], part[mode]) for part in self.parts)
-            for mode in range(len(self.parts[0]))
-        )
+        return kept_of(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +206,10 @@ def _layer(walk: _Walk, node: Node) -> _State:
         written = (walk.counts_of(outputs) if stays else walk.active(outputs),)
         writers = frozenset({name})
     _check_weights(walk, node)
-    layer = NarrowedLayer(_kept(read), _kept(written), runs)
+    layer = NarrowedLayer(kept_of(read), kept_of(written), runs)
     if name and walk.layers.setdefault(name, layer) != layer:
         raise _RefusedError("it is called more than once, with different numbers of channels")
     return walk.result(axis, written, writers)
-
-
-def _kept(parts: tuple[Counts, ...]) -> Kept:
-    return _Channels(-1, parts, frozenset()).kept
 
 
 def _check_weights(walk: _Walk, node: Node) -> None:
