@@ -51,6 +51,10 @@ TECHNIQUES = (
     _technique(
         "uniform modes only", "PSS-Net, 2021: a pool", sharing={"pool": ("1/2", "1/4", "1/8")}
     ),
+    _technique(
+        "delay, distillation, uniform modes only", "PSS-Net, 2021: a pool", beside=DISTILLED_LATER,
+        distillation=True, sharing={"delay": 0.5, "pool": ("1/2", "1/4", "1/8")},
+    ),
     _technique("two extremes only", "AnyDepth-DETR, 2026", passes=2),
     _technique(
         "delay, then losses that rise", "DepS, ECCV 2024", sharing={"delay": 0.5, "rise": 0.25}

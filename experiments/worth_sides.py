@@ -121,6 +121,11 @@ SCALES: Mapping[str, Scale] = {
         Spending(60.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
         search_images=None, divisor=8,
     ),
+    "B64": Scale(
+        "mobilenet-v2 x 0.5", _small_mobilenet, 64, (64, 56, 48, 40, 32),
+        Spending(60.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
+        search_images=None, divisor=8,
+    ),
     "gpu": Scale(
         "small-bottleneck-resnet of 48 channels", functools.partial(SmallBottleneckResNet, 48), 32,
         (32, 24, 16), Spending(30.0, 256, _settings(precision="bfloat16"), 2048),
@@ -128,5 +133,6 @@ SCALES: Mapping[str, Scale] = {
 }  # fmt: skip
 """`smoke` runs in the tests. `short` takes half an hour a side on one core, at half the size of the
 images; its networks are not trained to the end. `warm` goes on from a plainly trained ResNet-20
-(`--weights`). A and B are hours a side. `gpu` is for minutes of one large GPU; its network is as wide as a
-checkpoint under 16 MB allows, which has to travel."""
+(`--weights`). A and B are hours a side; `B64` is B at half the size of the images, in a quarter of the
+hours. `gpu` is for minutes of one large GPU; its network is as wide as a checkpoint under 16 MB allows,
+which has to travel."""

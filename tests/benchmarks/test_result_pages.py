@@ -26,6 +26,7 @@ from benchmarks import (
     training_speed,
     unprofiled,
     which_method,
+    width_coverage,
 )
 from benchmarks.chain import table as chain_table
 from benchmarks.under_load import page as under_load_page
@@ -122,6 +123,28 @@ def test_the_page_of_methods_says_how_much_faster_each_is():
     assert "`SwitchablePrecision` 0.50 times" in text
     assert "goal 1.10): auto 1.04 (1.00 to 1.09)." in text
     assert "| `WeightEnabling` | `1/16` | 300 | 5.0 (5.0 to 5.0) native | 2.00 |" in text
+
+
+def test_the_page_of_widths_tells_what_was_refused_and_what_is_wrong():
+    """Of rows that are made up: nothing is measured here."""
+    same: dict[str, Any] = {
+        "library": "timm",
+        "family": "f",
+        "refusal": "",
+        "defects": [],
+        "at": "a",
+    }
+    rows = [
+        same | {"name": "a", "macs": {"full": 4 * 10**9, "0.5": 10**9, "0.25": 5 * 10**8}},
+        same | {"name": "b", "macs": {}, "refusal": "'x' cannot run narrower: it splits"},
+        same | {"name": "c", "macs": {"full": 10**9}, "defects": ["extract differs"]},
+    ]
+    about = {"command": "c", "machine": "m", "versions": {"torch": "2"}}
+    text = width_coverage.page(about | {"networks": rows})
+    assert "Of 3 of timm, **1 convert**, 1 refused, 1 wrong." in text
+    assert "| `a` | 4.00 | 4.0x | 8.0x |" in text
+    assert "| `c` **wrong**: extract differs | 1.00 | - | - |" in text
+    assert "- `b`: 'x' cannot run narrower: it splits" in text
 
 
 def test_the_page_of_round_trips_names_what_misses_a_tolerance():

@@ -10,12 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wenable.core.entries import count_of, entries_of_parts, pieces
 from wenable.core.views import Rounding, View
 from wenable.layers.quantization import weight_grid
 from wenable.runtime.rounding import RoundedWeight
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 SHARES = st.one_of(st.none(), st.integers(1, 6))
+
+
+@st.composite
+def ranges(draw: st.DrawFn, most: int = 6) -> tuple[tuple[int, int], ...]:
+    """Ranges that ascend and do not touch, below `most`."""
+    ends = draw(st.sets(st.integers(0, most), min_size=2, max_size=most))
+    ordered = sorted(ends)[: len(ends) // 2 * 2]
+    return tuple(zip(ordered[::2], ordered[1::2], strict=True))
 
 
 @given(SIZES, SHARES, SHARES)
@@ -35,7 +44,47 @@ def test_a_view_is_a_slice_of_torch_or_is_refused(shape: list[int], rows: int, c
     assert np.shares_memory(found, whole.numpy())
 
 
-@given(st.builds(View, SHARES, SHARES, SHARES, st.one_of(
+@given(SIZES, st.one_of(SHARES, ranges()), ranges())
+def test_ranges_are_the_entries_that_numpy_chooses(shape: list[int], rows, columns):
+    whole = np.arange(np.prod(shape)).reshape(shape)
+    view = View(rows, columns if len(shape) > 1 else None)
+    axes: list[list[int]] = []
+    for kept, size in zip((view.rows, view.columns), shape, strict=False):
+        parts = [(0, size)] if kept is None else [(0, kept)] if isinstance(kept, int) else kept
+        axes.append([n for start, stop in parts for n in range(start, stop)])
+    if any(chosen[-1] >= size for chosen, size in zip(axes, shape, strict=False)):
+        for refused in (view.cut, view.sized):
+            with pytest.raises(
+                ValueError, match=r"`(rows|columns)` \(=.*\) leaves a tensor of shape"
+            ):
+                refused(whole)
+        return
+    expected = whole
+    for axis, chosen in enumerate(axes):
+        expected = np.take(expected, chosen, axis)
+    np.testing.assert_array_equal(view.cut(whole), expected)
+    assert view.sized(whole).shape == expected.shape
+    assert np.shares_memory(view.sized(whole), whole)
+
+
+PARTS = st.one_of(SHARES, ranges())
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=5))
+def test_the_entries_of_parts_are_the_first_of_each(pairs: list[tuple[int, int]]):
+    parts = [(max(pair), min(pair)) for pair in pairs]
+    starts = [sum(size for size, _ in parts[:place]) for place in range(len(parts))]
+    expected = [
+        start + n for start, (_, kept) in zip(starts, parts, strict=True) for n in range(kept)
+    ]
+    entries = entries_of_parts(parts)
+    whole = np.arange(sum(size for size, _ in parts))
+    assert np.concatenate(pieces(whole, 0, entries)).tolist() == expected
+    assert count_of(entries) == len(expected)
+    assert isinstance(entries, int) == (expected == list(range(len(expected))))
+
+
+@given(st.builds(View, PARTS, PARTS, SHARES, st.one_of(
     st.none(), st.builds(Rounding, st.integers(8, 16), st.floats(1e-30, 1e30), st.integers(0, 255)),
 )))  # fmt: skip
 def test_views_survive_json(view: View):
@@ -50,6 +99,16 @@ def test_views_survive_json(view: View):
         ({"groups": True}, r"`groups` \(=True\) must be"),
         ({"rows": 1.5}, r"`rows` \(=1.5\) must be"),
         ({"rows": "2"}, r"`rows` \(='2'\) must be"),
+        ({"rows": []}, r"`rows` \(=\[\]\) must be a whole number above 0, or ranges that ascend"),
+        ({"rows": [3]}, r"`rows` \(=\[3\]\) must be"),
+        ({"rows": [[0, 2, 3]]}, r"`rows` \(=\[\[0, 2, 3\]\]\) must be"),
+        ({"rows": [[0, 2], "34"]}, r"`rows` .* must be"),
+        ({"rows": [[0, 2.0]]}, r"`rows` .* must be"),
+        ({"columns": [[-1, 2]]}, r"`columns` .* must be"),
+        ({"columns": [[2, 2]]}, r"`columns` .* must be"),
+        ({"columns": [[0, 2], [2, 4]]}, r"`columns` .* do not touch"),
+        ({"columns": [[4, 6], [0, 2]]}, r"`columns` .* ascend"),
+        ({"groups": [[0, 2]]}, r"`groups` .* must be a whole number above 0"),
         ({"slices": 2}, "a view has no 'slices'"),
         ({"bits": 8, "scale": 1.0}, "zero"),
         (

@@ -336,3 +336,18 @@ def test_a_range_that_was_never_seen_is_asked_for(tmp_path: Path):
     ):
         we.export(net.eval(), ["8-bit"], tmp_path / "net.wen")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_exit_goes_with_a_network_that_ends_in_another_operation(tmp_path: Path):
+    """The branch ends in a product, and the network in a change of shape: outputs are called alike."""
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 4), nn.Flatten()]
+    net = we.convert(
+        nn.Sequential(*layers).eval(), torch.zeros(1, 3, 6, 6), method=we.EarlyExits("1")
+    )
+    x = torch.randn(2, 3, 6, 6)
+    path = we.export(net.eval(), ["end", "1"], tmp_path / "net.wen")
+    with Session(path, engine="onnxruntime") as session:
+        for mode in ("end", "1"):
+            with torch.no_grad(), net.using(mode):
+                expected = net(x).numpy()
+            np.testing.assert_allclose(session.run(x.numpy(), mode=mode), expected, atol=1e-6)

@@ -19,7 +19,8 @@ import wenable as we
 from tests.helpers.algorithm_2 import algorithm_2
 from tests.helpers.networks import IMAGES, SmallResNet, Tokens, dense_network, small_resnet
 from tests.helpers.references import mask, shuffled_order
-from tests.methods.test_precision import drawn, slow_product
+from tests.helpers.rounded_integers import slow_product
+from tests.methods.test_precision import drawn
 from wenable.core.cost_table import BIT_OPERATIONS, tabulated
 from wenable.core.space import Knob
 from wenable.exporting.int8 import export_int8

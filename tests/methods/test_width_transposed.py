@@ -228,7 +228,7 @@ def test_it_writes_all_channels_for_what_cannot_be_followed():
     net = converted(Skip(), (1, 4, 6))
     reasons = {each.name: each.reason for each in net.left_alone}
     assert list(reasons) == ["up"]
-    assert "it concatenates channels" in reasons["up"]
+    assert "it takes part of its channels by number" in reasons["up"]
     assert [each.name for each in net.switchable_layers] == ["hidden", "head"]
 
 

@@ -23,8 +23,9 @@ from tests.helpers.networks import (
     give_norms_a_past,
     small_resnet,
 )
+from tests.helpers.rounded_integers import input_integers, weight_integers
 from tests.helpers.small_families import SMALL_FAMILIES
-from tests.methods.test_precision import drawn, input_integers, weight_integers
+from tests.methods.test_precision import drawn
 from tests.methods.test_width import Flattened, slow_active
 from wenable import zoo
 from wenable.core.cost_table import BIT_OPERATIONS

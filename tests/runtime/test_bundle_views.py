@@ -79,6 +79,14 @@ HOSTILE: dict[str, tuple[str, Change, str]] = {
     "half a row": ("slimmable", _view(LAYER, rows=3.5), r"`rows` \(=3.5\) must be"),
     "rows before the first": ("slimmable", _view(LAYER, rows=-4), r"`rows` \(=-4\) must be"),
     "rows of 2**80": ("slimmable", _view(LAYER, rows=2**80), "leaves a tensor"),
+    "ranges beyond the weight": (
+        "slimmable", _view(LAYER, columns=[[0, 4], [15, 17]]), r"`columns` \(=\(\(0, 4\), .* leaves",
+    ),
+    "ranges of fewer columns than the input has": (
+        "slimmable", _view(LAYER, columns=[[0, 3], [8, 12]]), "Conv in 1 groups reads",
+    ),
+    "ranges that turn back": ("slimmable", _view(LAYER, rows=[[4, 8], [0, 4]]), "ranges that ascend"),
+    "a range without an end": ("slimmable", _view(LAYER, rows=[[0]]), r"`rows` \(=\[\[0\]\]\) must be"),
     "columns of a bias": ("slimmable", _view("fc.bias", columns=1), r"`columns` \(=1\) leaves"),
     "rows that the next layer lacks": ("slimmable", _view(LAYER, rows=5), "is made: Conv|folded|channels"),
     "columns that the input lacks": ("slimmable", _view(LAYER, columns=7), "Conv in 1 groups reads"),

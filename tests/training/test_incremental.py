@@ -140,12 +140,46 @@ def test_layers_that_do_not_switch_are_trained_in_the_first_stage():
     assert torch.equal(seen[1], seen[2])
 
 
+@pytest.mark.parametrize("widths", [SLIMMABLE, UNIVERSAL], ids=["slimmable", "universal"])
+def test_exits_of_a_width_are_trained_together_and_keep_their_bits(widths):
+    """A wider stage moves the columns of each branch that it adds, and nothing a narrower exit reads."""
+    net = converted([widths, we.EarlyExits(("block1",))])
+    kept: dict[we.Mode, torch.Tensor] = {}
+    weights, passes = [], set()
+
+    def answers(mode: we.Mode) -> torch.Tensor:
+        if not net.is_calibrated(mode):
+            we.calibrate(net, mode, [X])
+        return outputs(net, mode)
+
+    def end_stage(mode: we.Mode) -> None:
+        both = [mode, mode.replace({"exit": 2})]
+        kept.update({each: answers(each) for each in both})
+        weights.append(net.get_parameter("block1.exit_weight").detach().clone())
+
+    begun = net.get_parameter("block1.exit_weight").detach().clone()
+    config = we.TrainConfig(epochs=2, learning_rate=0.1, weight_decay=0.1)
+    we.train_incrementally(
+        net, BATCHES, config, on_step=lambda r: passes.add(len(r.losses)), on_stage=end_stage
+    )
+    assert passes == {2}
+    assert len(kept) == 8
+    for mode, expected in kept.items():
+        assert torch.equal(answers(mode), expected), mode
+    channels = begun.shape[1]
+    for stage, after in enumerate(weights):
+        before, narrower = (weights[stage - 1], stage * channels // 4) if stage else (begun, 0)
+        added = (after != before).any(dim=0).nonzero().flatten().tolist()
+        assert added == list(range(narrower, (stage + 1) * channels // 4))
+
+
 @pytest.mark.parametrize(
     ("method", "config", "message"),
     [
         (we.WeightEnabling((1, 2)), None, "the method 'weight-enabling', whose modes do not add"),
         (we.SwitchablePrecision((32, 8)), None, "the method 'precision'"),
         (we.EarlyExits(("block1",)), None, "the method 'early-exits'"),
+        ([we.WeightEnabling((1, 2)), we.EarlyExits(("block1",))], None, "the method 'composition'"),
         (SLIMMABLE, we.TrainConfig(distillation=True), "has `distillation`"),
     ],
 )

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from wenable.core.entries import Entries, checked_entries, count_of, end_of, pieces
+
 MOST_BITS = 16
 """Of numbers that are rounded; 32 are those that are not."""
 
@@ -45,41 +47,64 @@ _COARSEST = 1e30
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The part of a parameter that a mode uses: its first outputs and inputs, and how it is read.
+    """The part of a parameter that a mode uses: some of its outputs and inputs, and how it is read.
 
-    - `rows`, `columns`: how many entries of its first and its second dimension; None for all.
+    - `rows`, `columns`: which entries of its first and its second dimension: how many of the first, or
+      ranges of them, where a layer reads what others concatenate; None for all.
     - `groups`: of a convolution that keeps its groups apart in every mode, a depthwise one say: how
       many of them there are; None for as many as the graph says.
     - `rounding`: the grid that the layer's weight and input are rounded to; None for floating point.
 
-    Raises `ValueError` for sizes that are no whole numbers above 0.
+    Raises `ValueError` for sizes that are no whole numbers above 0, and for ranges that do not ascend.
 
     >>> View(rows=2, columns=1).cut(np.arange(12).reshape(3, 4)).tolist()
     [[0], [4]]
+    >>> View(columns=((0, 1), (2, 4))).cut(np.arange(8).reshape(2, 4)).tolist()
+    [[0, 2, 3], [4, 6, 7]]
     """
 
-    rows: int | None = None
-    columns: int | None = None
+    rows: Entries | None = None
+    columns: Entries | None = None
     groups: int | None = None
     rounding: Rounding | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rows", "columns", "groups"):
-            size = getattr(self, name)
-            if size is not None and (type(size) is not int or size < 1):
-                raise ValueError(f"`{name}` (={size!r:.100}) must be a whole number above 0")
+        for name in ("rows", "columns"):
+            if getattr(self, name) is not None:
+                kept = checked_entries(getattr(self, name), f"`{name}`")
+                object.__setattr__(self, name, kept)
+        if self.groups is not None and (type(self.groups) is not int or self.groups < 1):
+            raise ValueError(f"`groups` (={self.groups!r:.100}) must be a whole number above 0")
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """Return the part of an array, without a copy.
+        """Return the part of an array: without a copy, unless it lies in several ranges.
 
         Raises `ValueError` where the view leaves the array.
         """
-        wanted = (self.rows, self.columns)
-        for place, (name, size) in enumerate(zip(("rows", "columns"), wanted, strict=True)):
-            if size is not None and (place >= array.ndim or size > array.shape[place]):
-                raise ValueError(f"`{name}` (={size}) leaves a tensor of shape {array.shape}")
-        slices = [slice(size) for size in wanted]
-        return array[tuple(slices[: array.ndim])]
+        for axis, kept in self._checked(array):
+            found = pieces(array, axis, kept)
+            array = found[0] if len(found) == 1 else np.concatenate(found, axis)
+        return array
+
+    def sized(self, array: np.ndarray) -> np.ndarray:
+        """Return an array of the shape of the part, never a copy: its values may be others.
+
+        Raises `ValueError` where the view leaves the array.
+        """
+        for axis, kept in self._checked(array):
+            (array,) = pieces(array, axis, count_of(kept))
+        return array
+
+    def _checked(self, array: np.ndarray) -> list[tuple[int, Entries]]:
+        """Return which entries of which dimensions are meant; raises where the array lacks them."""
+        found: list[tuple[int, Entries]] = []
+        for axis, (name, kept) in enumerate((("rows", self.rows), ("columns", self.columns))):
+            if kept is None:
+                continue
+            if axis >= array.ndim or end_of(kept) > array.shape[axis]:
+                raise ValueError(f"`{name}` (={kept}) leaves a tensor of shape {array.shape}")
+            found.append((axis, kept))
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back, without what is as a whole weight has it."""

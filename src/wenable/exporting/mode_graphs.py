@@ -16,7 +16,7 @@ import numpy as np
 from wenable.core.space import Mode
 from wenable.core.views import View
 from wenable.exporting.image_sizes import Sides
-from wenable.exporting.output_names import unlike
+from wenable.exporting.output_names import unlike, with_outputs_named
 from wenable.exporting.tracing import bundle_graph, layers_with_views
 from wenable.layers.batch_norm import SwitchableBatchNorm
 from wenable.layers.exits import HEAD, NAMES_IN_HEAD, ExitPoint
@@ -48,6 +48,9 @@ class ModeGraphs:
         traced = space.mode(options)
         if (traced, sides) not in self._numbers:
             graph, read = bundle_graph(self._net, self._outputs, traced, sides)
+            if self.graphs:  # those of an exit are made by another operation, and called after that
+                alike = [each.name for each in self.graphs[0].outputs]
+                graph = with_outputs_named(graph, alike, taken=read)
             names = _names_of_branch(self._net, traced)
             graph = _renamed(graph, names)
             read = {names.get(name, name): array for name, array in read.items()}

@@ -1,9 +1,10 @@
-"""How many channels each layer reads and writes where every width is cut to its first channels.
+"""Which channels each layer reads and writes where every width is cut to its first channels.
 
 Layers write the first so many of their channels, as many as a function of their number says. What
 follows from that is computed here for every operation of a trace: what stands behind a layer has as
-many channels as it; what an addition joins must have equally many on both sides. An operation that
-cannot be followed is refused by the module it runs in, never guessed at.
+many channels as it; what an addition joins must have the same on both sides; a concatenation has the
+first channels of each of its parts. An operation that cannot be followed is refused by the module it runs
+in, never guessed at.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Any
 from torch.fx import Node
 
 from wenable.graph.calls import TracedGraph
-from wenable.graph.narrowed import Counts, NarrowedLayer, NarrowedPadding, Narrowing
+from wenable.graph.narrowed import Counts, Kept, NarrowedLayer, NarrowedPadding, Narrowing, kept_of
 from wenable.graph.nodes import argument, operation, shape_of
 
 
 def narrow(
     graph: TracedGraph, active: Callable[[int], Counts], rigid: Mapping[str, str]
 ) -> Narrowing:
-    """Return how many channels everything has where each layer writes `active` of its own.
+    """Return which channels everything has where each layer writes `active` of its own.
 
     The network's inputs and outputs keep all their channels. Channels that keep to themselves
     (depthwise and grouped convolutions, norms, pooling, sums) are as many as they come in. A convolution
@@ -55,13 +56,13 @@ def narrow(
     return Narrowing(walk.layers, walk.norms, walk.paddings, reasons, _ends(walk))
 
 
-def _ends(walk: _Walk) -> dict[str, Counts]:
+def _ends(walk: _Walk) -> dict[str, Kept]:
     states = {node.name: state for node, state in walk.states.items()}
     found = {}
     for name, end in walk.graph.ends.items():
         state = states.get(end.node)
         if isinstance(state, _Channels) and state.axis == 1 - len(end.shape):
-            found[name] = state.counts
+            found[name] = state.kept
     return found
 
 
@@ -75,14 +76,25 @@ _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 @dataclass(frozen=True, slots=True)
 class _Channels:
-    """The one dimension of a tensor that shrinks: its first channels are there.
+    """The one dimension of a tensor that shrinks: of each of its parts the first channels are there.
 
+    - `parts`: the channels of each in every mode; more than one behind a concatenation.
     - `writers`: the layers that would have to write all channels for it not to shrink.
     """
 
     axis: int
-    counts: Counts
+    parts: tuple[Counts, ...]
     writers: frozenset[str]
+
+    @property
+    def counts(self) -> Counts:
+        """How many channels there are in each mode."""
+        return tuple(map(sum, zip(*self.parts, strict=True)))
+
+    @property
+    def kept(self) -> Kept:
+        """Which of all the channels there are in each mode."""
+        return kept_of(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +120,7 @@ class _Walk:
     kept: frozenset[str]
     states: dict[Node, _State] = field(default_factory=dict)
     layers: dict[str, NarrowedLayer] = field(default_factory=dict)
-    norms: dict[str, Counts] = field(default_factory=dict)
+    norms: dict[str, Kept] = field(default_factory=dict)
     paddings: dict[str, NarrowedPadding] = field(default_factory=dict)
     refusals: list[tuple[str, frozenset[str]]] = field(default_factory=list)
     write_outputs: frozenset[str] = frozenset()
@@ -159,9 +171,10 @@ class _Walk:
         """Return the counts of a dimension that is the same in every mode."""
         return (channels,) * len(self.active(1))
 
-    def result(self, axis: int, counts: Counts, writers: frozenset[str]) -> _State:
+    def result(self, axis: int, parts: tuple[Counts, ...], writers: frozenset[str]) -> _State:
         """Return the state of a tensor: None where nothing shrinks."""
-        return _Channels(axis, counts, writers) if len(set(counts)) > 1 else None
+        shrinks = any(len(set(part)) > 1 for part in parts)
+        return _Channels(axis, parts, writers) if shrinks else None
 
 
 # --- layers and norms -----------------------------------------------------------------------------
@@ -174,7 +187,7 @@ def _layer(walk: _Walk, node: Node) -> _State:
     inputs, outputs = shape_of(node.args[0])[axis], shape_of(node)[axis]
     name = walk.graph.operations.owners.get(node, "")
     rigid = walk.rigid.get(name, "") if name else "its weight is computed before its use"
-    read = walk.counts_of(inputs)
+    read: tuple[Counts, ...] = (walk.counts_of(inputs),)
     if isinstance(source, _Channels):
         if rigid:
             raise _RefusedError(rigid)
@@ -182,7 +195,7 @@ def _layer(walk: _Walk, node: Node) -> _State:
             raise _RefusedError(
                 "the dimension that it multiplies along is not that of the channels"
             )
-        read = source.counts
+        read = source.parts
     groups = argument(node, 6, "groups", 1) if is_convolution else 1
     if groups > 1:
         written, runs = _grouped(read, inputs, outputs, groups)
@@ -190,10 +203,10 @@ def _layer(walk: _Walk, node: Node) -> _State:
     else:
         runs = walk.counts_of(1)
         stays = bool(rigid) or name in walk.kept
-        written = walk.counts_of(outputs) if stays else walk.active(outputs)
+        written = (walk.counts_of(outputs) if stays else walk.active(outputs),)
         writers = frozenset({name})
     _check_weights(walk, node)
-    layer = NarrowedLayer(read, written, runs)
+    layer = NarrowedLayer(kept_of(read), kept_of(written), runs)
     if name and walk.layers.setdefault(name, layer) != layer:
         raise _RefusedError("it is called more than once, with different numbers of channels")
     return walk.result(axis, written, writers)
@@ -206,32 +219,35 @@ def _check_weights(walk: _Walk, node: Node) -> None:
         raise _RefusedError("its weights are computed from channels that become fewer")
 
 
-def _grouped(read: Counts, inputs: int, outputs: int, groups: int) -> tuple[Counts, Counts]:
+def _grouped(
+    read: tuple[Counts, ...], inputs: int, outputs: int, groups: int
+) -> tuple[tuple[Counts, ...], Counts]:
     """Return what a grouped convolution writes, and in how many groups, all as large as before."""
     size = inputs // groups
-    unfit = [count for count in read if count % size]
+    unfit = [count for part in read for count in part if count % size]
     if unfit:
         raise _RefusedError(
             f"its {groups} groups read {size} channels each, and {unfit[0]} of {inputs} channels are"
             " no whole number of groups"
         )
-    runs = tuple(count // size for count in read)
-    return tuple(each * (outputs // groups) for each in runs), runs
+    runs = [tuple(count // size for count in part) for part in read]
+    written = tuple(tuple(each * (outputs // groups) for each in part) for part in runs)
+    return written, tuple(map(sum, zip(*runs, strict=True)))
 
 
 def _batch_norm(walk: _Walk, node: Node) -> _State:
     source = walk.states.get(node.args[0]) if isinstance(node.args[0], Node) else None
     name = walk.graph.operations.owners.get(node, "")
     channels = shape_of(node.args[0])[1]
-    counts = walk.counts_of(channels)
+    kept: Kept = walk.counts_of(channels)
     _check_weights(walk, node)
     if isinstance(source, _Channels):
         if source.axis != 1 - len(shape_of(node.args[0])):
             raise _RefusedError("it normalises along another dimension than that of the channels")
         if not name and any(isinstance(each, Node) for each in node.args[1:]):
             raise _RefusedError("its weights belong to no batch norm that is known")
-        counts = source.counts
-    if name and walk.norms.setdefault(name, counts) != counts:
+        kept = source.kept
+    if name and walk.norms.setdefault(name, kept) != kept:
         raise _RefusedError("it is called more than once, with different numbers of channels")
     return source
 
@@ -245,9 +261,10 @@ def _elementwise(walk: _Walk, node: Node) -> _State:
     channels = [state for _, state in several if isinstance(state, _Channels)]
     first = channels[0]
     for other in channels[1:]:
-        if (other.axis, other.counts) != (first.axis, first.counts):
+        if (other.axis, other.kept) != (first.axis, first.kept):
             raise _RefusedError(
                 f"the operation {operation(node)!r} joins {_counted(first)} with {_counted(other)}"
+                + (" of other parts" if other.counts == first.counts else "")
             )
     for each, state in several:
         shape = shape_of(each)
@@ -259,7 +276,7 @@ def _elementwise(walk: _Walk, node: Node) -> _State:
                 + f" that keeps {shape[first.axis]} in every mode"
             )
     writers = frozenset().union(*(state.writers for state in channels))
-    return _Channels(first.axis, first.counts, writers)
+    return _Channels(first.axis, first.parts, writers)
 
 
 def _counted(channels: _Channels) -> str:
@@ -323,8 +340,8 @@ def _reshape(walk: _Walk, node: Node) -> _State:
         if math.prod(after[:i]) == leading and size % width == 0 and size > 1:
             factor = size // width
             if math.prod(before[position + 1 :]) == factor * math.prod(after[i + 1 :]):
-                counts = tuple(count * factor for count in source.counts)
-                return _Channels(i - len(after), counts, source.writers)
+                parts = tuple(tuple(each * factor for each in part) for part in source.parts)
+                return _Channels(i - len(after), parts, source.writers)
     raise _RefusedError(
         f"the operation {operation(node)!r} from {before} to {after} splits or mixes its channels"
     )
@@ -342,7 +359,7 @@ def _permute(walk: _Walk, node: Node) -> _State:
         second: Any = node.args[2]
         a, b = first % rank, second % rank
         order[a], order[b] = order[b], order[a]
-    return _Channels(order.index(rank + source.axis) - rank, source.counts, source.writers)
+    return _Channels(order.index(rank + source.axis) - rank, source.parts, source.writers)
 
 
 def _reduction(walk: _Walk, node: Node) -> _State:
@@ -355,7 +372,7 @@ def _reduction(walk: _Walk, node: Node) -> _State:
     if position in gone:
         return None  # over the channels that are there, as a network of that width has it
     behind = 0 if len(shape_of(node)) == rank else sum(dim > position for dim in gone)
-    return _Channels(source.axis + behind, source.counts, source.writers)
+    return _Channels(source.axis + behind, source.parts, source.writers)
 
 
 def _selection(walk: _Walk, node: Node) -> _State:
@@ -367,7 +384,7 @@ def _selection(walk: _Walk, node: Node) -> _State:
     if operation(node) == "select":
         if dim == position:
             raise _RefusedError("it takes one of its channels by number")
-        return _Channels(source.axis + (dim > position), source.counts, source.writers)
+        return _Channels(source.axis + (dim > position), source.parts, source.writers)
     if dim == position and before[dim] != after[dim]:
         raise _RefusedError("it takes part of its channels by number")
     return source
@@ -382,14 +399,24 @@ def _split(walk: _Walk, node: Node) -> _State:
 
 
 def _concatenation(walk: _Walk, node: Node) -> _State:
-    state = next(walk.states[each] for each in node.all_input_nodes if walk.states.get(each))
-    assert isinstance(state, _Channels)
+    """Follow parts beside each other: along the channels those of each, the first ones of every part."""
+    tensors: Any = node.args[0]
+    states = [walk.states.get(each) for each in tensors]
+    channels = [state for state in states if isinstance(state, _Channels)]
     rank = len(shape_of(node))
-    if argument(node, 1, "dim", 0) % rank == rank + state.axis:
-        raise _RefusedError(
-            "it concatenates channels, and the first channels of each part are not the first of all"
-        )
-    return _elementwise(walk, node)
+    axis = argument(node, 1, "dim", 0) % rank - rank
+    if all(each.axis != axis for each in channels):
+        return _elementwise(walk, node)
+    parts: list[Counts] = []
+    for each, state in zip(tensors, states, strict=True):
+        if not isinstance(state, _Channels):
+            parts.append(walk.counts_of(shape_of(each)[axis]))
+        elif state.axis == axis:
+            parts += state.parts
+        else:
+            raise _RefusedError("it concatenates channels of one tensor with rows of another")
+    writers = frozenset().union(*(each.writers for each in channels))
+    return _Channels(axis, tuple(parts), writers)
 
 
 def _rearrangement(walk: _Walk, node: Node) -> _State:
@@ -413,6 +440,8 @@ def _padding(walk: _Walk, node: Node) -> _State:
     before, behind = (*sizes[at : at + 2], 0, 0)[:2]
     if not before and not behind:
         return source
+    if len(source.parts) > 1:
+        raise _RefusedError("it pads channels by number, behind a concatenation of channels")
     module = walk.graph.operations.running.get(node, "")
     ends = walk.graph.ends.get(module)
     if before < 0 or behind < 0:
@@ -431,7 +460,7 @@ def _padding(walk: _Walk, node: Node) -> _State:
     if min(*added, *cuts[0], *cuts[1]) < 0:
         raise _RefusedError("it pads channels by number, and at some width by too many or too few")
     walk.paddings[module] = NarrowedPadding(source.axis, *cuts)
-    return walk.result(source.axis, counts, source.writers)
+    return walk.result(source.axis, (counts,), source.writers)
 
 
 _ELEMENTWISE = """

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wenable.core.entries import Entries, count_of
+from wenable.layers.enabled import enabled
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -123,12 +126,13 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
         return self.num_features
 
     def _copy(
-        self, option: int = 1, features: int | None = None
+        self, option: int = 1, features: Entries | None = None
     ) -> nn.modules.batchnorm._BatchNorm:
-        """Return a plain copy of an option's batch norm, of all its channels or of the first."""
+        """Return a plain copy of an option's batch norm, of all its channels or of some."""
         source = self.of_option(option)
+        features = self.num_features if features is None else features
         plain = self._plain_class()(
-            self.num_features if features is None else features,
+            count_of(features),
             self.eps,
             self.momentum,
             self.affine,
@@ -136,7 +140,7 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
             dtype=source.running_mean.dtype if source.running_mean is not None else None,
         )
         own = {
-            name: tensor[:features] if tensor.ndim else tensor
+            name: enabled(tensor, 0, features) if tensor.ndim else tensor
             for name, tensor in source.state_dict().items()
             if "." not in name
         }
@@ -350,7 +354,7 @@ class SwitchableSyncBatchNorm(SwitchableBatchNorm, nn.SyncBatchNorm):
         self.process_group = cast(nn.SyncBatchNorm, norm).process_group
 
     def _copy(
-        self, option: int = 1, features: int | None = None
+        self, option: int = 1, features: Entries | None = None
     ) -> nn.modules.batchnorm._BatchNorm:
         plain = super()._copy(option, features)
         cast(nn.SyncBatchNorm, plain).process_group = self.process_group

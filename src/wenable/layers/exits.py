@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from wenable.core.entries import Entries, count_of
 from wenable.core.views import View
+from wenable.layers.enabled import enabled, mark
 
 KNOB = "exit"
 """The knob that says where a pass ends; its option 1 is the end of the network."""
@@ -41,8 +43,8 @@ class ExitPoint(nn.Module):
     exit_weight: nn.Parameter
     exit_bias: nn.Parameter
     exit_option: int
-    exit_channels: int
-    exit_widths: Mapping[int, int]
+    exit_channels: Entries
+    exit_widths: Mapping[int, Entries]
     stops: bool
     listener: Any
 
@@ -50,12 +52,12 @@ class ExitPoint(nn.Module):
         """End forward passes here in option `exit_option`, and pass on in any other."""
         self.__dict__["stops"] = n == self.exit_option
 
-    def narrow_exit(self, widths: Mapping[int, int]) -> None:
-        """Say how many channels the module writes in each option of a width, the widest first."""
+    def narrow_exit(self, widths: Mapping[int, Entries]) -> None:
+        """Say which channels the module writes in each option of a width, the widest first."""
         self.__dict__["exit_widths"] = dict(widths)
 
     def set_exit_width(self, n: int) -> None:
-        """Let the branch read the channels of the `n`-th width: the first columns of its weight."""
+        """Let the branch read the channels of the `n`-th width: the same columns of its weight."""
         self.__dict__["exit_channels"] = self.exit_widths[n]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -70,12 +72,21 @@ class ExitPoint(nn.Module):
         return nn.functional.linear(pooled(features), self.exit_enabled(), self.exit_bias)
 
     def exit_enabled(self) -> torch.Tensor:
-        """Return the weight of the branch for the channels of the present width, as a view."""
-        return self.exit_weight[:, : self.exit_channels]
+        """Return the weight of the branch for the channels of the present width."""
+        return enabled(self.exit_weight, 1, self.exit_channels)
+
+    def enabled_entries(self) -> dict[str, torch.Tensor]:
+        """Return for each parameter of the branch which of its entries the present width uses."""
+        weight = torch.zeros_like(self.exit_weight, dtype=torch.bool)
+        mark(weight, len(weight), self.exit_channels)
+        return {
+            "exit_weight": weight,
+            "exit_bias": torch.ones_like(self.exit_bias, dtype=torch.bool),
+        }
 
     def exit_views(self) -> Mapping[str, View]:
         """Return the part of the branch that the present width uses; nothing for the widest."""
-        whole = self.exit_channels == self.exit_weight.shape[1]
+        whole = count_of(self.exit_channels) == self.exit_weight.shape[1]
         return {} if whole else {"exit_weight": View(columns=self.exit_channels)}
 
     def exit_head(self) -> nn.Sequential:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from wenable.core.entries import Entries
 from wenable.layers.batch_norm import Statistics, SwitchableBatchNorm2d
 
 _BUFFERS = ("weight", "bias", "running_mean", "running_var")
@@ -65,7 +66,7 @@ class SwitchableFrozenBatchNorm2d(SwitchableBatchNorm2d):
         return Statistics(mean.clone(), var.clone())
 
     def _copy(
-        self, option: int = 1, features: int | None = None
+        self, option: int = 1, features: Entries | None = None
     ) -> nn.modules.batchnorm._BatchNorm:
         # While the norm is made it has the parameters of an ordinary one.
         own = option == 1 and "weight" in self._buffers

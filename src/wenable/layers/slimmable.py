@@ -10,25 +10,44 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from wenable.core.entries import Entries
 from wenable.core.space import Knob
 from wenable.core.views import View
 from wenable.layers.convolution import geometry
+from wenable.layers.enabled import enabled, mark
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWidth:
-    """How many channels a layer reads and writes, and in how many groups."""
+    """How many channels a layer reads and writes, and in how many groups.
+
+    - `read`, `written`: which of all channels these are; None for the first ones. Behind a
+      concatenation they are the first of each part.
+    """
 
     inputs: int
     outputs: int
     groups: int = 1
+    read: Entries | None = None
+    written: Entries | None = None
+
+    @property
+    def read_entries(self) -> Entries:
+        """Which of all the inputs are read."""
+        return self.inputs if self.read is None else self.read
+
+    @property
+    def written_entries(self) -> Entries:
+        """Which of all the outputs are written."""
+        return self.outputs if self.written is None else self.written
 
 
 class SlimmableLayer(nn.Module):
     """A layer of which the first inputs and outputs alone are enabled (Yu et al., 2019).
 
     The widest option is the layer it was made from, to the bit. A narrower one multiplies by the
-    corner `weight[:outputs, :inputs]` of the same weight, so that the widths nest.
+    corner `weight[:outputs, :inputs]` of the same weight, so that the widths nest. Behind a
+    concatenation the inputs are the first of each of its parts.
     """
 
     inputs_axis: ClassVar[int] = 1
@@ -56,23 +75,29 @@ class SlimmableLayer(nn.Module):
         self.__dict__["option"] = n
 
     @property
-    def corner(self) -> tuple[int, int]:
-        """How many of the weight's first rows and columns the present option uses."""
-        return self.width.outputs, self.width.inputs // self.width.groups
+    def corner(self) -> tuple[Entries, Entries]:
+        """Which of the weight's rows and columns the present option uses."""
+        width = self.width
+        if self._is_grouped:
+            return width.written_entries, width.inputs // width.groups
+        return width.written_entries, width.read_entries
+
+    @property
+    def _is_grouped(self) -> bool:
+        return self.widths[self.knob.options[0]].groups > 1
 
     def enabled(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the weight and the bias of the present option, as views."""
+        """Return the weight and the bias of the present option: views, or copies of several ranges."""
         rows, columns = self.corner
-        bias = None if self.bias is None else self.bias[: self.width.outputs]
-        return self.weight[:rows, :columns], bias
+        bias = None if self.bias is None else enabled(self.bias, 0, self.width.written_entries)
+        return enabled(enabled(self.weight, 0, rows), 1, columns), bias
 
     def enabled_entries(self) -> dict[str, torch.Tensor]:
         """Return for each parameter which of its entries the present option uses."""
         masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in self.named_parameters()}
-        rows, columns = self.corner
-        masks["weight"][:rows, :columns] = True
+        mark(masks["weight"], *self.corner)
         if self.bias is not None:
-            masks["bias"][: self.width.outputs] = True
+            mark(masks["bias"], self.width.written_entries)
         return masks
 
     def views(self) -> Mapping[str, View]:
@@ -84,7 +109,7 @@ class SlimmableLayer(nn.Module):
         groups = None if width.groups == whole.groups else width.groups
         found = {"weight": View(*self.corner, groups)}
         if self.bias is not None:
-            found["bias"] = View(width.outputs)
+            found["bias"] = View(width.written_entries)
         return found
 
     def _check_inputs(self, input: torch.Tensor) -> None:

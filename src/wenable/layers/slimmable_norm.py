@@ -1,4 +1,4 @@
-"""Batch norms of layers that run with their first channels only."""
+"""Batch norms of layers that run with some of their channels only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from wenable.core.entries import Entries, count_of
 from wenable.layers.batch_norm import (
     SwitchableBatchNorm,
     SwitchableBatchNorm1d,
@@ -15,13 +16,14 @@ from wenable.layers.batch_norm import (
     SwitchableBatchNormAct2d,
     SwitchableSyncBatchNorm,
 )
+from wenable.layers.enabled import enabled, mark
 
 
 class SlimmableBatchNorm(SwitchableBatchNorm):
-    """A batch norm over the first channels of its input, as many as the option says.
+    """A batch norm over the channels that the option leaves: the first, or the first of several parts.
 
     - `norm`: the batch norm to take over; its parameters are shared, not copied.
-    - `features`: option -> how many channels, the widest option 1 first.
+    - `features`: option -> how many channels, or which, the widest option 1 first.
     - `private`: whether every option has an affine and running averages of its own (switchable
       batch norm, Yu et al., 2019). Otherwise all share one affine, of which they use the first
       part; the running averages are those of the widest, and any other has its statistics from
@@ -32,7 +34,7 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
     def __init__(
         self,
         norm: nn.modules.batchnorm._BatchNorm,
-        features: Mapping[int, int],
+        features: Mapping[int, Entries],
         private: bool,
         name: str = "a batch norm",
     ) -> None:
@@ -42,18 +44,25 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
         self.features = dict(features)
         if private:
             self.by_pattern = nn.ModuleDict(
-                {str(n): self._copy(1, count) for n, count in features.items() if n != 1}
+                {str(n): self._copy(1, kept) for n, kept in features.items() if n != 1}
             )
 
     @property
     def present_features(self) -> int:
         """How many channels the present option has."""
+        return count_of(self._present_entries)
+
+    @property
+    def _present_entries(self) -> Entries:
         return self.features[self.slice_options[0]]
 
     def _copy(
-        self, option: int = 1, features: int | None = None
+        self, option: int = 1, features: Entries | None = None
     ) -> nn.modules.batchnorm._BatchNorm:
-        return super()._copy(option, self.features[option] if features is None else features)
+        kept = self.features[option] if features is None else features
+        if self.of_option(option) is not self:  # an option's own tensors are cut already
+            kept = count_of(kept)
+        return super()._copy(option, kept)
 
     def of_option(self, n: int) -> nn.modules.batchnorm._BatchNorm:
         """Return the batch norm whose parameters option `n` uses: this one where all share them."""
@@ -63,7 +72,7 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
         tensor = super()._present(name)
         if tensor is None or len(tensor) == self.present_features:
             return tensor
-        return tensor[: self.present_features]
+        return enabled(tensor, 0, self._present_entries)
 
     def enabled_entries(self) -> dict[str, torch.Tensor]:
         """Return for each parameter which of its entries the present option uses."""
@@ -71,9 +80,9 @@ class SlimmableBatchNorm(SwitchableBatchNorm):
         own = "" if self.of_option(n) is self else f"by_pattern.{n}."
         masks = {}
         for name, parameter in self.named_parameters():
-            used = name.rpartition(".")[0] == own.removesuffix(".")
             masks[name] = torch.zeros_like(parameter, dtype=torch.bool)
-            masks[name][: self.present_features] = used
+            if name.rpartition(".")[0] == own.removesuffix("."):
+                mark(masks[name], self.present_features if own else self._present_entries)
         return masks
 
     def _affine(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:

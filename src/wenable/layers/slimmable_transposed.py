@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wenable.core.entries import Entries
 from wenable.layers.slimmable import SlimmableConvolution
 from wenable.layers.transposed_convolution import output_padding
 
@@ -23,9 +24,9 @@ class SlimmableTransposedConvolution(SlimmableConvolution):
     output_padding: Any
 
     @property
-    def corner(self) -> tuple[int, int]:
-        """How many of the weight's first rows and columns the present option uses."""
-        return self.width.inputs, self.width.outputs // self.width.groups
+    def corner(self) -> tuple[Entries, Entries]:
+        """Which of the weight's rows and columns the present option uses."""
+        return self.width.read_entries, self.width.outputs // self.width.groups
 
     def forward(
         self, input: torch.Tensor, output_size: Sequence[int] | None = None

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from wenable.core.space import Knob, Space
 from wenable.graph import Product, TracedGraph
+from wenable.graph.narrowed import counts_of
 from wenable.layers.exits import HEAD, KNOB, ExitPoint, with_exit, without_exit
 from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 
@@ -205,10 +206,10 @@ def read_by_width(exits: Plan, widths: Plan) -> Plan:
     layers = {layer.name: layer for layer in exits.layers}
     for name, point in points.items():
         assert isinstance(point, ExitPoint)
-        channels = widths.written[name]
-        point.narrow_exit(dict(zip(width.options, channels, strict=True)))
+        kept = widths.written[name]
+        point.narrow_exit(dict(zip(width.options, kept, strict=True)))
         branch = layers[f"{name}.exit"]
-        macs = tuple(branch.outputs * each for each in channels)
+        macs = tuple(branch.outputs * each for each in counts_of(kept))
         layers[branch.name] = replace(
             branch,
             knob=width.name,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from wenable.core.entries import Entries
 from wenable.core.space import Knob
 from wenable.graph import Slice, TracedGraph
 from wenable.layers.batch_norm import (
@@ -163,7 +164,7 @@ def _switchable_norm(
 
 
 def slimmable_norm(
-    norm: nn.modules.batchnorm._BatchNorm, features: Mapping[int, int], private: bool, name: str
+    norm: nn.modules.batchnorm._BatchNorm, features: Mapping[int, Entries], private: bool, name: str
 ) -> SlimmableBatchNorm:
     """Return a norm in several widths for one of `known_norms`.
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from wenable.core.entries import Entries
 from wenable.core.space import Mode, Space
 from wenable.graph import TracedGraph
 from wenable.layers.image_size import INPUTS as INPUTS
@@ -139,8 +140,8 @@ class Plan:
     are asked for their plain forms."""
     image_sizes: ImageSizes | None = None
     """What the inputs go through, if the mode says how large images are."""
-    written: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Module -> how many channels it writes in each option of the only knob, if not always all."""
+    written: Mapping[str, tuple[Entries, ...]] = field(default_factory=dict)
+    """Module -> which channels it writes in each option of the only knob, if not always all."""
 
     @property
     def size_knob(self) -> str | None:

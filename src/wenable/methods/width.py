@@ -11,7 +11,7 @@ from torch import nn
 
 from wenable.core.space import Knob, Space
 from wenable.graph import LayerCall, TracedGraph
-from wenable.graph.narrowed import Counts, NarrowedLayer, Narrowing
+from wenable.graph.narrowed import Counts, NarrowedLayer, Narrowing, counts_of
 from wenable.graph.narrowing import narrow
 from wenable.layers.slimmable import (
     LayerWidth,
@@ -68,14 +68,15 @@ class Slimmable:
 
     There is one knob, `width`. Its options are written as multipliers, `"0.75"`; option n is the
     n-th width from the widest. A layer of C channels runs with its first `active_channels(C, width,
-    divisor)`, so that the widths nest. The network's inputs and outputs keep all their channels.
+    divisor)`, so that the widths nest. Behind a concatenation it reads the first of each part. The
+    network's inputs and outputs keep all their channels.
 
     - `widths`: the multipliers, from 1.0 down. Widths at which every layer has the same channels
       are one.
     - `divisor`: channels are rounded to multiples of it.
 
     Raises `ValueError` for other widths or divisors; and when it meets a network, where channels are
-    concatenated, split or counted otherwise, with the module that does it.
+    split, mixed or counted otherwise, with the module that does it.
 
     Source: Yu et al., Slimmable Neural Networks (ICLR 2019).
 
@@ -232,8 +233,9 @@ def _plan(
         replacements[name] = _slimmable(name, layer, knob, narrowed)
         described.append(_describe(name, layer, knob, narrowed, macs))
     for name, norm in norms.items():
-        counts = narrowing.norms.get(name, (norm.num_features,) * len(widths))
-        features = dict(zip(knob.options, counts, strict=True))
+        kept = narrowing.norms.get(name, (norm.num_features,) * len(widths))
+        counts = counts_of(kept)
+        features = dict(zip(knob.options, kept, strict=True))
         replacements[name] = slimmable_norm(norm, features, private_norms, name)
         if norm.affine and counts[0] != counts[-1]:
             described.append(_describe_norm(name, norm, knob, counts))
@@ -340,7 +342,10 @@ def _rigidity(layer: nn.Module, call: LayerCall, graph: TracedGraph, shared: set
 
 
 def _slimmable(name: str, layer: nn.Module, knob: Knob, narrowed: NarrowedLayer) -> nn.Module:
-    sizes = zip(narrowed.inputs, narrowed.outputs, narrowed.groups, strict=True)
+    sizes = zip(
+        narrowed.inputs, narrowed.outputs, narrowed.groups, narrowed.read, narrowed.written,
+        strict=True,
+    )  # fmt: skip
     widths = {n: LayerWidth(*each) for n, each in zip(knob.options, sizes, strict=True)}
     if isinstance(layer, nn.Linear):
         return SlimmableLinear(layer, knob, widths, name)

@@ -201,7 +201,7 @@ class Bundle:
         exported, graph = self.modes[number], self.graph_of(number)
         check_inputs(self.inputs, graph.inputs)
         check_alike(self._graphs[0].outputs, graph.outputs, "outputs")
-        tensors, channels = self._cut.of(exported.views), self._channels_of(number)
+        tensors, channels = self._cut.sized(exported.views), self._channels_of(number)
         found = check_mode(graph, tensors, exported.views, self.layers, channels)
         if outputs is not None and not self._fit(found, outputs, graph):
             raise ValueError(f"mode {exported.mode} makes outputs of shapes {found}, not {outputs}")
@@ -239,14 +239,14 @@ class Bundle:
         """Return about how many bytes of values live at once while mode `number` runs a batch, at most."""
         key = batch, self._like[number]
         if key not in self._computed:
-            tensors = self._cut.of(self.modes[number].views)
+            tensors = self._cut.sized(self.modes[number].views)
             self._computed[key] = 4 * most_held(self.graph_of(number), tensors, batch)
         return self._computed[key]
 
     def _each_unlike(self) -> Iterator[tuple[Graph, Mapping[str, np.ndarray]]]:
         """Yield graph and tensors of one mode of each kind."""
         for number in self._unlike:
-            yield self.graph_of(number), self._cut.of(self.modes[number].views)
+            yield self.graph_of(number), self._cut.sized(self.modes[number].views)
 
     @property
     def networks(self) -> tuple[str, ...]:

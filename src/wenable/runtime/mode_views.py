@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from wenable.core.entries import Entries
 from wenable.core.views import View
 from wenable.runtime.graph import Graph, Node
 
@@ -30,29 +31,45 @@ def _grouped(node: Node, groups: Mapping[str, int]) -> Node:
 class CutTensors:
     """The tensors of a bundle, cut as modes want them; what several modes cut alike is one array.
 
+    Parts that lie together are views of the whole. Others are copies, made when a mode is first built
+    and kept from then on: our kernels know by the array whether modes share it.
+
     - `whole`: the tensors as they are stored, by name.
     """
 
     def __init__(self, whole: Mapping[str, np.ndarray]) -> None:
         self._whole = whole
-        self._cut: dict[tuple[str, int | None, int | None], np.ndarray] = {}
+        self._cut: dict[tuple[str, Entries | None, Entries | None], np.ndarray] = {}
 
     def of(self, views: Mapping[str, View]) -> Mapping[str, np.ndarray]:
         """Return the tensors of a mode.
 
         Raises `ValueError` for a view of a tensor that is not there, or that leaves it.
         """
-        if not views:
-            return self._whole
-        return {**self._whole, **{name: self._one(name, view) for name, view in views.items()}}
+        return self._each(views, self._one)
 
-    def _one(self, name: str, view: View) -> np.ndarray:
-        if name not in self._whole:
-            raise ValueError(f"it lacks the tensor {name!r:.100}, of which a mode has a view")
-        key = (name, view.rows, view.columns)
-        if key not in self._cut:
+    def sized(self, views: Mapping[str, View]) -> Mapping[str, np.ndarray]:
+        """Return tensors of the shapes of a mode's, whose values may be others: nothing is copied.
+
+        Raises `ValueError` as `of` does.
+        """
+        return self._each(views, lambda name, view: view.sized(self._whole[name]))
+
+    def _each(
+        self, views: Mapping[str, View], cut: Callable[[str, View], np.ndarray]
+    ) -> Mapping[str, np.ndarray]:
+        found = dict(self._whole)
+        for name, view in views.items():
+            if name not in self._whole:
+                raise ValueError(f"it lacks the tensor {name!r:.100}, of which a mode has a view")
             try:
-                self._cut[key] = view.cut(self._whole[name])
+                found[name] = cut(name, view)
             except ValueError as error:
                 raise ValueError(f"the view of {name!r}: {error}") from error
+        return found
+
+    def _one(self, name: str, view: View) -> np.ndarray:
+        key = (name, view.rows, view.columns)
+        if key not in self._cut:
+            self._cut[key] = view.cut(self._whole[name])
         return self._cut[key]

@@ -51,19 +51,6 @@ def _thread(work: Callable[[], None]) -> Helper:
     return thread
 
 
-class _Call:
-    """A call of one mode, made ready where it is not."""
-
-    def __init__(
-        self, prepared: PreparedModes | PreparedAtSize, number: int, batch: int, inputs: Any
-    ) -> None:
-        self._prepared, self._number, self._batch = prepared, number, batch
-        self._inputs = inputs
-
-    def __call__(self) -> None:
-        self._prepared.call(self._number, self._batch, self._inputs)
-
-
 class LimitedRequests:
     """Runs requests with a limit in the modes that are chosen for them.
 
@@ -196,7 +183,7 @@ class LimitedRequests:
     def _time_cheapest(self, batch: int) -> None:
         """Prepare the cheapest mode and call it twice, so that there is something to go by."""
         clock, number = self._watch.clock, self._cheapest
-        call = _Call(self._prepared, number, batch, self._example(batch))
+        call = partial(self._prepared.call, number, batch, self._example(batch))
         call()
         begun = clock()
         call()
@@ -299,7 +286,7 @@ class LimitedRequests:
             groups = [[number] for number in numbers]
         found: dict[int, Timed] = {}
         for group in groups:
-            calls = {number: _Call(self._prepared, number, batch, inputs) for number in group}
+            calls = {n: partial(self._prepared.call, n, batch, inputs) for n in group}
             for call in calls.values():
                 call()  # the first call takes memory, which may need room
             patience = _PATIENCE_S / len(groups)

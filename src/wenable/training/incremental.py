@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from wenable.core.space import Mode
+from wenable.layers.exits import KNOB as EXIT
+from wenable.layers.slimmable import SlimmableLayer
 from wenable.modules.passes import device_of
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
@@ -38,12 +40,14 @@ def train_incrementally(
     ended. Each stage is a run of `config.epochs` with an optimizer and a schedule of its own; layers
     that do not switch are trained in the first.
 
-    - `net`: converted by `Slimmable` or `UniversallySlimmable`. With the first, norms belong to a
-      width and the narrower modes keep their very outputs. With the second, widths share their
-      affine, of which each trains what it adds, and have their statistics from calibration: the
-      outputs are the same when calibrated on the same images.
-    - `loader`, `loss`: as in `train`. `config`: as in `train`; a step has one pass, so `passes`,
-      `counting`, `grow_from` and `sampling` mean nothing here.
+    - `net`: converted by `Slimmable` or `UniversallySlimmable`, alone or with `EarlyExits`, `ImageSize`
+      or `SwitchablePrecision`. With the first, norms belong to a width and the narrower modes keep
+      their very outputs. With the second, widths share their affine, of which each trains what it adds,
+      and have their statistics from calibration: the outputs are the same when calibrated on the same
+      images. All exits of a width are trained together; image sizes and precisions add no weights, and
+      stages run at the first of each.
+    - `loader`, `loss`: as in `train`. `config`: as in `train`; a step has one pass, with exits one for
+      each, so `passes`, `counting`, `grow_from` and `sampling` mean nothing here.
     - `on_step`: called after every step, counted within its stage; `on_stage`: after every stage
       with its mode, the network in eval mode and in that mode.
 
@@ -70,7 +74,7 @@ def train_incrementally(
             "`config` has `distillation`, where modes learn from the full one, which is trained last"
         )
     start = start_of_run(net, loader, config, loss)
-    _check_method(net)
+    _check_widths(net)
     if config.channels_last:
         net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     trained = {p: torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()}
@@ -80,7 +84,7 @@ def train_incrementally(
             for mode in reversed(net.space.uniform_modes()):
                 used = _used_entries(net, mode)
                 added = {p: used[p] & ~trained[p] for p in trained}
-                _train_stage(net, loader, start, config, mode, added, on_step)
+                _train_stage(net, loader, start, config, _exits_of(net, mode), added, on_step)
                 trained = {p: used[p] | trained[p] for p in trained}
                 net.eval()
                 net.set_mode(mode)
@@ -96,13 +100,13 @@ def _train_stage(
     loader: Any,
     start: Start,
     config: TrainConfig,
-    mode: Mode,
+    modes: tuple[Mode, ...],
     added: Entries,
     on_step: Callable[[StepReport], None] | None,
 ) -> None:
     state = TrainState(net, config, start.batches * config.epochs)
     with _all_but(added, state.optimizer) as put_back:
-        run_steps(state, loader, start, lambda step: (mode,), on_step)
+        run_steps(state, loader, start, lambda step: modes, on_step)
         if state.average is not None:
             net.load_state_dict(state.average.module.state_dict())
             put_back()  # an average of equal numbers need not be that number
@@ -141,8 +145,18 @@ def _switching(net: DynamicNetwork) -> list[Any]:
     return [module for module in modules if next(module.parameters(), None) is not None]
 
 
-def _check_method(net: DynamicNetwork) -> None:
-    if not all(hasattr(module, "enabled_entries") for module in _switching(net)):
+def _exits_of(net: DynamicNetwork, mode: Mode) -> tuple[Mode, ...]:
+    """Return a mode once for each exit of the network, that at its end first; alone without exits."""
+    exits = [knob for knob in net.space.knobs if knob.name == EXIT]
+    return tuple(mode.replace({EXIT: n}) for knob in exits for n in knob.options) or (mode,)
+
+
+def _check_widths(net: DynamicNetwork) -> None:
+    """Refuse a network without widths, and one whose other knobs set modules that widths know not."""
+    switching = _switching(net)
+    if not any(isinstance(module, SlimmableLayer) for module in switching) or not all(
+        hasattr(module, "enabled_entries") for module in switching
+    ):
         method = net.conversion_method.to_json()["method"]
         raise ValueError(
             f"`net` was converted by the method {method!r}, whose modes do not add weights to one"
