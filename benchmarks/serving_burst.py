@@ -6,9 +6,10 @@
 `wenable serve` runs in a process of its own, the clients in this one, on the same machine. First the rate
 is measured that the full network serves (16 clients that wait for each answer). Then requests come at
 random times (Poisson): calm at half of that rate, the burst, calm again. A request's time counts from
-when it was due, so one that finds all clients busy has lost that time. Results go to
-`results/serving-burst.jsonl`, where those of other machines stay, and the tables to
-`docs/results/serving-burst.md`.
+when it was due, so one that finds all clients busy has lost that time; how long a refusal takes counts
+from when the request was sent. What the server and the clients use of the processor is read at the end of
+each phase. Results go to `results/serving-burst.jsonl`, where those of other machines stay, and the tables
+to `docs/results/serving-burst.md`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ IN_TIME, LATE, REFUSED, EXPIRED, UNSENT, LOST = (
     "in time", "late", "refused", "given up", "not sent", "lost",
 )  # fmt: skip
 OUTCOMES = (IN_TIME, LATE, REFUSED, EXPIRED, UNSENT, LOST)
+_FIGURES = ("median ms", "p99 ms", "refused p99 ms", "cores server", "cores clients")
 _OF_STATUS = {429: REFUSED, 503: REFUSED, 504: EXPIRED}
 
 
@@ -178,11 +180,13 @@ class Requests:
 
     - `due`: seconds from the start, and the phase.
     - `found`: the phase, the outcome, the seconds from when it was due, and when it was due.
+    - `refusals`: the phase, and the seconds from when it was sent, of those that were refused.
     """
 
     due: Sequence[tuple[float, str]]
     deadline_ms: float
     found: list[tuple[str, str, float, float]] = field(default_factory=list)
+    refusals: list[tuple[str, float]] = field(default_factory=list)
     _next: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -214,6 +218,7 @@ def burst(server: Server, deadline_ms: float, seed: int) -> dict[str, Any]:
     ]
     for each in clients:
         each.start()
+    cores = _cores(server, begun)
     for each in clients:
         each.join()
     over = sum(seconds for phase, _, seconds in PHASES if phase != "calm again")
@@ -224,21 +229,44 @@ def burst(server: Server, deadline_ms: float, seed: int) -> dict[str, Any]:
     ]
     return {
         "full_rate": round(rate, 1),
-        "phases": {phase: _figures(requests, phase) for phase, _, _ in PHASES},
+        "phases": {
+            phase: _figures(requests, phase) | {"cores": cores[phase]} for phase, _, _ in PHASES
+        },
         "last_miss_after_burst_s": round(max(missed) - over, 3) if missed else 0.0,
         "memory_mib": round(psutil.Process(server.process.pid).memory_info().rss / 2**20, 1),
     }
+
+
+def _cores(server: Server, begun: float) -> dict[str, dict[str, float]]:
+    """Return how many cores the server and the clients, with this process, keep busy in each phase."""
+    processes = {"server": psutil.Process(server.process.pid), "clients": psutil.Process()}
+
+    def used() -> dict[str, float]:
+        times = {name: process.cpu_times() for name, process in processes.items()}
+        return {name: each.user + each.system for name, each in times.items()}
+
+    found, before, end = {}, used(), begun
+    for phase, _, seconds in PHASES:
+        end += seconds
+        time.sleep(max(0.0, end - time.perf_counter()))
+        after = used()
+        found[phase] = {name: round((after[name] - before[name]) / seconds, 2) for name in after}
+        before = after
+    return found
 
 
 def _figures(requests: Requests, phase: str) -> dict[str, Any]:
     own = [each for each in requests.found if each[0] == phase]
     counts = Counter(outcome for _, outcome, _, _ in own)
     answered = sorted(1e3 * seconds for _, outcome, seconds, _ in own if outcome in (IN_TIME, LATE))
+    refused = [1e3 * seconds for refused_in, seconds in requests.refusals if refused_in == phase]
     return {
         "requests": len(own),
         "outcomes": {name: counts[name] for name in OUTCOMES},
         "median_ms": round(float(np.median(answered)), 2) if answered else None,
         "p99_ms": round(float(np.percentile(answered, 99)), 2) if answered else None,
+        "refusal_median_ms": round(float(np.median(refused)), 2) if refused else None,
+        "refusal_p99_ms": round(float(np.percentile(refused, 99)), 2) if refused else None,
     }
 
 
@@ -252,6 +280,7 @@ def _client(server: Server, requests: Requests, begun: float) -> None:
         if left <= 0:
             requests.note(phase, UNSENT, 0.0, due)
             continue
+        sent = time.perf_counter()
         try:
             status, _ = server.ask(connection, **{"x-deadline-ms": repr(left)})
         except (OSError, http.client.HTTPException):
@@ -262,6 +291,8 @@ def _client(server: Server, requests: Requests, begun: float) -> None:
         outcome = IN_TIME if 1e3 * seconds <= requests.deadline_ms else LATE
         if status != 200:
             outcome = _OF_STATUS.get(status, LOST)
+        if outcome == REFUSED:
+            requests.refusals.append((phase, time.perf_counter() - sent))
         requests.note(phase, outcome, seconds, due)
     connection.close()
 
@@ -325,16 +356,18 @@ def page(bursts: list[dict[str, Any]], soaks: list[dict[str, Any]]) -> str:
             f" {run['deadline_ms']:g} ms. The full network serves"
             f" {', '.join(str(each['full_rate']) for each in run['bursts'])} requests a second.",
             "",
-            f"| run | phase | requests | {' | '.join(OUTCOMES)} | median ms | p99 ms |",
-            f"|--:|---|--:|{'--:|' * (len(OUTCOMES) + 2)}",
+            f"| run | phase | requests | {' | '.join(OUTCOMES)} | {' | '.join(_FIGURES)} |",
+            f"|--:|---|--:|{'--:|' * (len(OUTCOMES) + len(_FIGURES))}",
         ]
         for number, each in enumerate(run["bursts"], 1):
             for name, found in each["phases"].items():
-                times = (found["median_ms"], found["p99_ms"])
+                cores = found.get("cores", {})
+                times = [found.get(name) for name in ("median_ms", "p99_ms", "refusal_p99_ms")]
                 cells = [
                     str(number), name, str(found["requests"]),
                     *(str(found["outcomes"][outcome]) for outcome in OUTCOMES),
                     *("-" if each is None else f"{each:.1f}" for each in times),
+                    *(f"{cores[name]:.2f}" if name in cores else "-" for name in ("server", "clients")),
                 ]  # fmt: skip
                 lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
@@ -363,8 +396,9 @@ def _introduction() -> list[str]:
         f" network serves to clients that wait for each answer: {phases}.",
         "",
         "*In time* counts from when a request was due. *Refused* were told at once that there is no time or"
-        " no room (429), *given up* that their time was over before they ran (504), *not sent* found all"
-        " clients busy until their deadline, *lost* got no answer.",
+        " no room (429), *given up* that their time would be over before they are done (504), *not sent*"
+        " found all clients busy until their deadline, *lost* got no answer. *Refused p99* counts from when"
+        " such a request was sent, its body included; *cores* are what the processes keep busy.",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import wenable as we
 from tests.helpers.networks import converted, small_resnet
 from wenable.core.preprocessing import Preprocessing
 from wenable.runtime import Session, prepare_image
+from wenable.runtime.images import prepare_pixels
 
 SETTINGS = Preprocessing(6, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), crop_pct=0.8, interpolation="bicubic")
 RNG = np.random.default_rng(0)
@@ -54,6 +56,18 @@ def test_images_are_answered_as_their_files_would_be(session: Session, tmp_path:
     both = session.run(batch, deadline_ms=1000.0)
     assert both.shape == (2, 5)
     np.testing.assert_allclose(both[0], session.run(x[:1])[0], atol=1e-5)
+
+
+def test_bytes_are_normalised_to_the_bit_as_numbers_are():
+    image = pixels(6, 6)
+    image.flat[:9] = (0, 255, 1, 254, 127, 128, 0, 255, 3)
+    mean, std = (np.array(each, np.float32) for each in (SETTINGS.mean, SETTINGS.std))
+    expected = (image.astype(np.float32) / np.float32(255) - mean) / std
+    whole = dataclasses.replace(SETTINGS, crop_pct=1.0)
+    found = prepare_pixels(image, whole)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1)[None])
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,42 @@ def test_raw_bytes_go_in_and_out(server: Server, expected):
     np.testing.assert_array_equal(np.frombuffer(data[-20:], np.float32), expected["1"][0])
 
 
+def in_bytes(**parameters) -> tuple[bytes, dict[str, str]]:
+    head = {"name": "input", "datatype": "FP32", "shape": [1, *SHAPE]}
+    head["parameters"] = {"binary_data_size": EXAMPLE.nbytes}
+    text = json.dumps({"id": "7", "inputs": [head], "parameters": parameters}).encode()
+    return text + EXAMPLE.tobytes(), {"inference-header-content-length": str(len(text))}
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain"])
+def test_bytes_are_answered_in_json_as_json_is(server: Server, kind: str):
+    body, headers = in_bytes(mode="1")
+    status, data = server.ask(
+        "POST", "/v2/models/net/infer", body, {**headers, "content-type": kind}
+    )
+    _, expected = server.infer(request(mode="1"))
+    found = json.loads(data)
+    assert status == 200
+    for each in (found, expected):
+        each["parameters"] = sorted(each["parameters"])
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "cut", "status", "words"),
+    [
+        ("/v2/models/net/infer", 1, 400, "has neither `data` nor a `binary_data_size`"),
+        ("/v2/models/other/infer", 0, 404, "other"),
+        ("/v2/models/net/versions/1/infer", 0, 501, "versioning"),
+    ],
+)
+def test_bytes_are_refused_as_json_is(server: Server, path: str, cut: int, status: int, words: str):
+    body, headers = in_bytes()
+    headers["content-type"] = "application/octet-stream"
+    got, data = server.ask("POST", path, body[: len(body) - cut], headers)
+    assert (got, words in json.loads(data)["error"]) == (status, True), data
+
+
 def test_a_body_that_comes_slowly_takes_time_from_its_deadline(server: Server):
     data = json.dumps(request(deadline_ms=150)).encode()
     head = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,13 +78,28 @@ def _prepared(image: Any, preprocessing: Preprocessing) -> np.ndarray:
     sizes = (wide * shown // short, high * shown // short)
     if sizes != (wide, high):
         image = image.resize(sizes, resampling)
-    left, top = (round((length - size) / 2) for length in sizes)
-    image = image.crop((left, top, left + size, top + size))
-    pixels_hwc = np.asarray(image, np.float32).reshape(size, size, -1)
-    mean = np.array(preprocessing.mean, np.float32)
-    std = np.array(preprocessing.std, np.float32)
-    prepared_hwc = (pixels_hwc / np.float32(255) - mean) / std
-    return np.ascontiguousarray(prepared_hwc.transpose(2, 0, 1)[None], np.float32)
+    if sizes != (size, size):
+        left, top = (round((length - size) / 2) for length in sizes)
+        image = image.crop((left, top, left + size, top + size))
+    return _normalised(np.asarray(image).reshape(size, size, -1), preprocessing)
+
+
+def _normalised(pixels_hwc: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Return bytes as a batch of one: by a table of what becomes of each, which is faster than sums."""
+    tables = _tables(tuple(preprocessing.mean), tuple(preprocessing.std))
+    prepared = np.empty((1, len(tables), *pixels_hwc.shape[:2]), np.float32)
+    for channel, table in enumerate(tables):
+        # No byte is clipped; to check each would take longer than to look it up.
+        np.take(table, pixels_hwc[..., channel], out=prepared[0, channel], mode="clip")
+    return prepared
+
+
+@lru_cache(maxsize=16)
+def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Return what becomes of the bytes 0 to 255 in each channel."""
+    shares = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    prepared = (shares - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return np.ascontiguousarray(prepared.T)
 
 
 def _filter(name: str) -> Any:

@@ -1,43 +1,35 @@
-"""When the request at hand came, and how long answers take from their batch to their client."""
+"""A request on its way through the server: what is noted of it, from its headers to its answer."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
-import numpy as np
-
-CAME_S: ContextVar[float | None] = ContextVar("CAME_S", default=None)
-"""When the server saw the first of the request that this task answers, by `time.perf_counter`."""
+from wenable.serving.batcher import Answer, Coming
 
 
-def came_s() -> float:
-    """Return when the request of this task came; now, if nobody noted it."""
-    noted = CAME_S.get()
-    return time.perf_counter() if noted is None else noted
+@dataclass
+class Visit:
+    """What is known of the request at hand.
 
-
-class WayBack:
-    """How long answers take from the end of their batch until the thread that sends them goes on.
-
-    On a busy server that thread has other requests to read first, and no batch can make up for it. Of the
-    last 64 answers nine in ten took no longer than `ms`.
-
-    >>> way = WayBack()
-    >>> way.ms
-    0.0
-    >>> for took in range(1, 11):
-    ...     way.note(float(took))
-    >>> way.ms
-    9.1
+    - `came_s`: when the server saw its headers, by `time.perf_counter`.
+    - `coming`: its place in the count of those that are still read; None where nobody counts.
+    - `seen_late_ms`: how long it was there before, or about that.
+    - `deadline_ms`, `answer`: set when it was answered.
     """
 
-    def __init__(self) -> None:
-        self._last: deque[float] = deque(maxlen=64)
-        self.ms = 0.0
+    came_s: float = field(default_factory=time.perf_counter)
+    coming: Coming | None = None
+    seen_late_ms: float = 0.0
+    deadline_ms: float | None = None
+    answer: Answer | None = None
 
-    def note(self, took_ms: float) -> None:
-        """Note how long one answer took."""
-        self._last.append(max(took_ms, 0.0))
-        self.ms = round(float(np.percentile(self._last, 90)), 3)
+
+VISIT: ContextVar[Visit | None] = ContextVar("VISIT", default=None)
+"""That of the request which this task answers."""
+
+
+def present_visit() -> Visit:
+    """Return what is noted of the request of this task; one that begins now, if nobody noted it."""
+    return VISIT.get() or Visit()

@@ -3,8 +3,9 @@
 Requests run in the order they came, with the session's own threads behind each call. Those that wait
 behind the first and fit it (same mode, same shapes) join its batch, as far as the fastest mode is
 predicted to bring the larger batch home before the earliest deadline in it. A batch's own deadline is the
-earliest of its requests, less what those that go on waiting need. Whatever cannot be in time is refused
-when it comes, or given up when its time is over, so that a burst leaves no long queue behind.
+earliest of its requests, less what those that go on waiting need (`estimate.py`). Whatever cannot be in
+time is refused when it comes, before its body is read if its deadline is known by then (`announce`), or
+given up before it runs, so that the time goes to those that can be, and a burst leaves no long queue.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.controller import left_beside
 from wenable.runtime.session import Session
+from wenable.serving.estimate import Estimate
+from wenable.serving.recent import ArrivalRate, RecentTimes
 from wenable.serving.refusals import RefusedError
 
 Inputs = tuple[np.ndarray, ...]
+_MOST_KEPT = 0.75
+_SLOW_S = 1.0
+"""A body that takes longer has a slow client, and says nothing of when its request will wait."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class _Waiting:
     came_s: float
     deadline_ms: float
     mode: str
+    margin_ms: float
     future: Future[Answer] = field(default_factory=Future)
 
     @property
@@ -57,13 +63,25 @@ class _Waiting:
         return len(self.inputs[0])
 
     def left_ms(self, now_s: float) -> float:
-        return self.deadline_ms - 1e3 * (now_s - self.came_s)
+        """Return the time until its batch has to be done, for its answer to be back in time."""
+        return self.deadline_ms - self.margin_ms - 1e3 * (now_s - self.came_s)
 
     def fits(self, first: _Waiting) -> bool:
         return self.mode == first.mode and all(
             a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
             for a, b in zip(self.inputs, first.inputs, strict=True)
         )
+
+
+class Coming:
+    """A request that was announced to a queue; it counts there until `end`."""
+
+    def __init__(self, ended: Callable[[Coming], None]) -> None:
+        self._ended = ended
+
+    def end(self) -> None:
+        """It waits now, or will never come. To say it again changes nothing."""
+        self._ended(self)
 
 
 class Batcher:
@@ -75,7 +93,8 @@ class Batcher:
     - `capacity`: how many requests may wait.
     - `clock`: seconds; replaced in tests. `start`: False to run batches by `run_next` only, in tests.
 
-    `close` finishes what waits.
+    `ways` is told how long each request took to be seen and its answer to leave; so much of the deadlines
+    of those that follow is kept for that. `close` finishes what waits.
     """
 
     def __init__(
@@ -89,9 +108,15 @@ class Batcher:
     ) -> None:
         self._session, self._batches = session, tuple(sorted(batches))
         self._capacity, self._clock = capacity, clock
+        self._estimate = Estimate(session, self._batches)
+        self.ways = RecentTimes(clock)
+        self._reading_takes = RecentTimes(clock)
+        self._arrivals = ArrivalRate(clock)
         self._waiting: deque[_Waiting] = deque()
+        self._coming: dict[Coming, float] = {}  # and when each was announced, in that order
         self._changed = threading.Condition()
-        self._closed = self._running = False
+        self._closed = False
+        self._ends_s: float | None = None  # of the batch that runs, as predicted
         self._next: Session | None = None
         self._thread = threading.Thread(target=self._serve, name="wenable-serve", daemon=True)
         if start:
@@ -102,6 +127,33 @@ class Batcher:
         """How many requests wait."""
         return len(self._waiting)
 
+    @property
+    def coming(self) -> int:
+        """How many requests were announced of late and do not wait yet."""
+        oldest_s = self._clock() - _SLOW_S
+        with self._changed:
+            return self._coming_since(oldest_s)
+
+    def announce(self, *, deadline_ms: float | None = None) -> Coming:
+        """Say that a request comes whose body is not yet read; it counts as one that waits.
+
+        - `deadline_ms`: as far as it is known by now, from now on.
+
+        Raises `RefusedError` as `submit` does, so that the body of what is refused need not be read.
+        """
+        now_s = self._clock()
+        with self._changed:
+            self._arrivals.note()
+            before = len(self._waiting) + self._coming_since(now_s - _SLOW_S)
+            self._check_room(before)
+            if deadline_ms is not None and (before or self._ends_s is not None):
+                examples = sum(each.size for each in self._waiting) + before - len(self._waiting)
+                left_ms = deadline_ms - self._margin_ms(deadline_ms)
+                self._check_time(deadline_ms, left_ms, before, examples + 1, self._reading_takes.ms)
+            coming = Coming(self._ended_coming)
+            self._coming[coming] = now_s
+        return coming
+
     def submit(
         self,
         inputs: Inputs,
@@ -109,6 +161,7 @@ class Batcher:
         deadline_ms: float | None = None,
         mode: str = "",
         came_s: float | None = None,
+        coming: Coming | None = None,
     ) -> Future[Answer]:
         """Take a request and return what will hold its answer.
 
@@ -116,6 +169,7 @@ class Batcher:
         - `deadline_ms`: from when it came; None for no deadline.
         - `came_s`: when that was, by the clock; None for now.
         - `mode`: instead of a deadline's choice.
+        - `coming`: what it was announced as, if it was; ended here.
 
         Raises `RefusedError` if the queue is full, the deadline cannot be met, or `close` was called.
         """
@@ -125,18 +179,23 @@ class Batcher:
             now_s if came_s is None else came_s,
             math.inf if deadline_ms is None else deadline_ms,
             mode,
+            self._margin_ms(math.inf if deadline_ms is None else deadline_ms),
         )
-        if request.left_ms(now_s) <= 0:
-            raise RefusedError(504, "`deadline_ms` passed before the request was read", "expired")
         with self._changed:
-            if self._closed:
-                raise RefusedError(503, "the server is stopping", "refused")
-            if len(self._waiting) >= self._capacity:
+            if coming is None:
+                self._arrivals.note()
+            else:
+                coming.end()
+                self._reading_takes.note(1e3 * (now_s - request.came_s))
+            if request.deadline_ms <= 1e3 * (now_s - request.came_s):
                 raise RefusedError(
-                    429, f"the queue is full: {len(self._waiting)} requests wait", "refused"
+                    504, "`deadline_ms` passed before the request was read", "expired"
                 )
-            if deadline_ms is not None and (self._waiting or self._running):
-                self._check_time(request)
+            self._check_room(len(self._waiting))
+            if deadline_ms is not None and (self._waiting or self._ends_s is not None):
+                examples = sum(each.size for each in self._waiting) + request.size
+                left_ms = request.left_ms(now_s)
+                self._check_time(deadline_ms, left_ms, len(self._waiting), examples)
             self._waiting.append(request)
             self._changed.notify()
         return request.future
@@ -165,14 +224,16 @@ class Batcher:
         with self._changed:
             now_s = self._clock()
             batch = self._taken(now_s)
-            deadline_ms = self._deadline_ms(batch, now_s) if batch else math.inf
-            self._running = bool(batch)
-        if not batch:
-            return
+            if not batch:
+                return
+            deadline_ms = self._deadline_ms(batch, now_s)
+            size = sum(each.size for each in batch)
+            runs_ms = self._estimate.batch_ms(size, deadline_ms, batch[0].mode)
+            self._ends_s = now_s + runs_ms / 1e3
         try:
             self._run(batch, deadline_ms)
         finally:
-            self._running = False
+            self._ends_s = None
 
     def _serve(self) -> None:
         while True:
@@ -183,25 +244,58 @@ class Batcher:
                 before, following = self._session, self._next
                 if following is not None:
                     self._session, self._next = following, None
+                    self._estimate = Estimate(following, self._batches)
             if following is not None:
                 before.close()
             self.run_next()
 
-    def _check_time(self, request: _Waiting) -> None:
-        """Refuse a request that those before it leave no time, in the fastest mode and full batches."""
-        examples = sum(each.size for each in self._waiting) + request.size
-        largest = self._batches[-1]
-        needed_ms = self._fastest_ms(largest) * math.ceil(examples / largest)
-        if needed_ms > request.left_ms(self._clock()):
+    def _margin_ms(self, deadline_ms: float) -> float:
+        """Return what is kept of a deadline for the ways; not all of it, or nothing would run and teach."""
+        return min(self.ways.ms, _MOST_KEPT * deadline_ms)
+
+    def _coming_since(self, oldest_s: float) -> int:
+        return sum(announced_s >= oldest_s for announced_s in self._coming.values())
+
+    def _ended_coming(self, coming: Coming) -> None:
+        with self._changed:
+            self._coming.pop(coming, None)
+
+    def _check_room(self, waiting: int) -> None:
+        if self._closed:
+            raise RefusedError(503, "the server is stopping", "refused")
+        if waiting >= self._capacity:
+            raise RefusedError(429, f"the queue is full: {waiting} requests wait", "refused")
+
+    def _check_time(
+        self,
+        deadline_ms: float,
+        left_ms: float,
+        before: int,
+        examples: int,
+        reading_ms: float = 0.0,
+    ) -> None:
+        """Refuse a request that those before it leave no time, in the fastest mode and full batches.
+
+        - `left_ms`: until its batch has to be done; `before`: how many requests wait before it.
+        - `examples`: its own and theirs; `reading_ms`: until it can run at the earliest.
+        """
+        needed_ms = self._runs_on_ms() + self._estimate.needed_ms(examples)
+        needed_ms = max(needed_ms, reading_ms + self._estimate.fastest_ms(1))
+        if needed_ms > left_ms:
             raise RefusedError(
                 429,
-                f"`deadline_ms` (={request.deadline_ms:g}) cannot be met: {len(self._waiting)} requests"
+                f"`deadline_ms` (={deadline_ms:g}) cannot be met: {before} requests"
                 f" wait before it, about {needed_ms:.0f} ms",
                 "refused",
             )
 
-    def _fastest_ms(self, batch: int) -> float:
-        return min(self._session.controller(batch).predictions_ms)
+    def _runs_on_ms(self) -> float:
+        """Return how long the batch that runs will go on.
+
+        One that is over its time is taken to go on for as long as it is over it.
+        """
+        ends_s = self._ends_s
+        return 0.0 if ends_s is None else 1e3 * abs(ends_s - self._clock())
 
     def _taken(self, now_s: float) -> list[_Waiting]:
         """Take the first request and those that join it off the queue; what is too late is given up."""
@@ -209,11 +303,10 @@ class Batcher:
             first = self._waiting.popleft()
             if not first.future.set_running_or_notify_cancel():
                 continue  # its client has gone
-            if first.left_ms(now_s) > 0:
+            reason = self._lost(first, now_s)
+            if not reason:
                 break
-            first.future.set_exception(
-                RefusedError(504, "`deadline_ms` passed while the request waited", "expired")
-            )
+            first.future.set_exception(RefusedError(504, reason, "expired"))
         else:
             return []
         batch = [first]
@@ -223,6 +316,23 @@ class Batcher:
                 batch.append(joined)
             del count
         return batch
+
+    def _lost(self, request: _Waiting, now_s: float) -> str:
+        """Say why the first of those that wait cannot be in time; nothing if it can.
+
+        The last one is tried while any of its time is left: only what runs shows how slow a machine is now.
+        """
+        left_ms = request.left_ms(now_s)
+        needed_ms = self._estimate.fastest_ms(request.size) if self._waiting else 0.0
+        if needed_ms <= left_ms and left_ms > 0:
+            return ""
+        left_ms, needed_ms = left_ms + request.margin_ms, needed_ms + request.margin_ms
+        if left_ms <= 0:
+            return "`deadline_ms` passed while the request waited"
+        return (
+            f"`deadline_ms` (={request.deadline_ms:g}) cannot be met any more: {left_ms:.0f} ms are left,"
+            f" about {needed_ms:.0f} are needed"
+        )
 
     def _joining(self, first: _Waiting, now_s: float) -> int:
         """Return how many of those that wait join: the most whose batch has one of the sizes, in time."""
@@ -234,17 +344,17 @@ class Batcher:
             size, earliest_ms = size + each.size, min(earliest_ms, left_ms)
             if size > self._batches[-1]:
                 break
-            if size in self._batches and self._fastest_ms(size) <= earliest_ms:
+            if size in self._batches and self._estimate.fastest_ms(size) <= earliest_ms:
                 joining = count
         return joining
 
     def _deadline_ms(self, batch: list[_Waiting], now_s: float) -> float:
-        left_ms = min(each.left_ms(now_s) for each in batch)
-        behind_ms = [each.left_ms(now_s) for each in self._waiting]
-        if not behind_ms:
-            return left_ms
-        largest = self._batches[-1]
-        return left_beside(left_ms, behind_ms, self._fastest_ms(largest) / largest)
+        return self._estimate.allowed_ms(
+            len(batch),
+            min(each.left_ms(now_s) for each in batch),
+            [each.left_ms(now_s) for each in self._waiting],
+            self._arrivals.per_ms,
+        )
 
     def _run(self, batch: list[_Waiting], deadline_ms: float) -> None:
         began_s = self._clock()
@@ -275,6 +385,6 @@ class Batcher:
             rows = tuple(array[start : start + each.size] for array in arrays)
             start += each.size
             total_ms = 1e3 * (ended_s - each.came_s)
-            met = total_ms <= each.deadline_ms if math.isfinite(each.deadline_ms) else None
+            met = None if math.isinf(each.deadline_ms) else each.left_ms(ended_s) >= 0
             waited_ms = 1e3 * (began_s - each.came_s)
             each.future.set_result(Answer(rows, mode, waited_ms, total_ms, size, met))

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from wenable.serving import metrics
-from wenable.serving.arrival import CAME_S
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
-
-BODY_PATIENCE_S = 30.0
-"""For a part of a body that does not come."""
-_READ_ON = 8
-"""Times the limit: so much is read and dropped; most clients read no answer before they have sent all."""
+from wenable.serving.asgi import BODY_PATIENCE_S, READ_ON, App, Receive, Send, begin_error
 
 
 class Limits:
@@ -36,24 +24,24 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"].startswith(("/v2/repository", "/v1")):
-            await _answer(send, 404, "models are loaded by the server's own side; see SIGHUP")
+            await _refuse(send, 404, "models are loaded by the server's own side; see SIGHUP")
         elif scope["method"] != "POST":
             await self._app(scope, receive, send)
         else:
             await self._with_body(scope, receive, send)
 
     async def _with_body(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        CAME_S.set(time.perf_counter())  # before the body, which a busy server reads late
         too_large = f"the body is larger than {self._most} bytes (`--max-body-mb`)"
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         parts, size, more = [], 0, True
         while more:
-            if size > _READ_ON * self._most or len(declared) > 15:
+            if size > READ_ON * self._most or len(declared) > 15:
                 break
             try:
-                message = await asyncio.wait_for(receive(), BODY_PATIENCE_S)
+                async with asyncio.timeout(BODY_PATIENCE_S):
+                    message = await receive()
             except TimeoutError:
-                await _answer(send, 408, f"the body did not come within {BODY_PATIENCE_S:.0f} s")
+                await _refuse(send, 408, f"the body did not come within {BODY_PATIENCE_S:.0f} s")
                 return
             if message["type"] != "http.request":  # the client has gone
                 return
@@ -64,7 +52,7 @@ class Limits:
             else:
                 parts.clear()
         if size > self._most or len(declared) > 15:
-            await _answer(send, 413, too_large)
+            await _refuse(send, 413, too_large)
             return
         whole = {"type": "http.request", "body": b"".join(parts), "more_body": False}
         parts.clear()
@@ -76,10 +64,7 @@ class Limits:
         await self._app(scope, body, send)
 
 
-async def _answer(send: Send, status: int, reason: str) -> None:
+async def _refuse(send: Send, status: int, reason: str) -> None:
     metrics.count("invalid")
-    body = json.dumps({"error": reason}).encode()
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await begin_error(send, status, reason, close=True)
+    await send({"type": "http.response.body"})

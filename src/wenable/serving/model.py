@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,12 @@ from wenable.runtime.graph import TensorType
 from wenable.runtime.images import prepare_pixels
 from wenable.runtime.session import Session
 from wenable.serving import metrics
-from wenable.serving.arrival import WayBack, came_s
+from wenable.serving.arrival import present_visit
 from wenable.serving.batcher import Answer, Batcher, Inputs
 from wenable.serving.binary import Output
+from wenable.serving.deadlines import DEADLINE_HEADER, deadline_of
 from wenable.serving.refusals import RefusedError
 
-DEADLINE_HEADER = "x-deadline-ms"
 _DATATYPES = {
     "float32": "FP32", "float64": "FP64", "int64": "INT64", "int32": "INT32", "int8": "INT8",
     "uint8": "UINT8", "bool": "BOOL",
@@ -50,7 +48,6 @@ class ServedBundle(Model):
         super().__init__(name)
         self._session, self._batcher = session, batcher
         self._default_ms, self._most = default_deadline_ms, most_examples
-        self._way_back = WayBack()
         self.ready = True
 
     def replace(self, session: Session) -> None:
@@ -71,17 +68,22 @@ class ServedBundle(Model):
     ) -> InferResponse:
         """Answer one request; raises `RefusedError` with the reason where it gets no answer."""
         try:
-            answer = await self._answer(payload, headers or {})
+            answer, deadline_ms = await self._answer(payload, headers or {})
+            response = _response(payload, self.name, answer, _outputs(self._session))
         except RefusedError as error:
             metrics.count(error.outcome)
             raise
         except Exception:
             metrics.count("failed")
             raise
-        metrics.answered(answer)
-        return _response(payload, self.name, answer, _outputs(self._session))
+        visit = present_visit()
+        visit.answer, visit.deadline_ms = answer, deadline_ms  # counted when it has left
+        return response
 
-    async def _answer(self, request: Any, headers: Mapping[str, str]) -> Answer:
+    async def _answer(
+        self, request: Any, headers: Mapping[str, str]
+    ) -> tuple[Answer, float | None]:
+        """Return an answer, and the deadline that it was for."""
         if not isinstance(request, InferRequest):
             raise RefusedError(400, "only the Open Inference Protocol (v2) is spoken here")
         parameters = request.parameters or {}
@@ -101,29 +103,16 @@ class ServedBundle(Model):
                 self._session.bundle.path
             )  # where files lie here is none of a client's business
             raise RefusedError(400, str(error).replace(str(path), path.name)) from error
-        came = came_s()
-        if deadline_ms is not None:  # the answer has to be back by then, not only found
-            deadline_ms -= self._way_back.ms
-        waiting = self._batcher.submit(inputs, deadline_ms=deadline_ms, mode=mode, came_s=came)
-        metrics.queued(self._batcher.length)
-        answer = await asyncio.wrap_future(waiting)
-        self._way_back.note(1e3 * (time.perf_counter() - came) - answer.total_ms)
-        return answer
+        visit = present_visit()
+        waiting = self._batcher.submit(
+            inputs, deadline_ms=deadline_ms, mode=mode, came_s=visit.came_s, coming=visit.coming
+        )
+        return await asyncio.wrap_future(waiting), deadline_ms
 
     def _deadline(self, parameters: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
         """Return the deadline of a request: its parameter, its header, or the server's own."""
         given = parameters.get("deadline_ms", headers.get(DEADLINE_HEADER, self._default_ms))
-        if given is None:
-            return None
-        try:
-            deadline_ms = math.nan if isinstance(given, bool) else float(given)
-        except (TypeError, ValueError):
-            deadline_ms = math.nan
-        if not 0 < deadline_ms < math.inf:
-            raise RefusedError(
-                400, f"`deadline_ms` (={given!r:.40}) must be a finite number above 0"
-            )
-        return deadline_ms
+        return deadline_of(given)
 
     def _inputs(self, request: InferRequest) -> Inputs:
         """Return the arrays of a request in the order of the network's inputs."""

@@ -70,12 +70,14 @@ def serve(
     Raises `ImportError` without KServe, `OSError` for an address that is taken.
     """
     _import_kserve()
+    from wenable.serving import metrics
     from wenable.serving.model import ServedBundle
 
     listening = socket.create_server((options.host, options.port), backlog=_BACKLOG)
     session = open_session()
     session.warm_up(options.batches)
     batcher = Batcher(session, batches=options.batches, capacity=options.queue)
+    metrics.watch(batcher)
     model = ServedBundle(
         name,
         session,
@@ -96,7 +98,7 @@ def serve(
     port = listening.getsockname()[1]
     tell(f"serving {name} on http://{options.host}:{port}/v2/models/{name}/infer")
     try:
-        _run(model, options, listening)
+        _run(model, batcher, options, listening)
     finally:
         ended.set()
         reload.set()
@@ -104,21 +106,29 @@ def serve(
         tell("stopped: all requests that were taken have been answered")
 
 
-def _run(model: Any, options: ServeOptions, listening: socket.socket) -> None:
+def _run(model: Any, batcher: Batcher, options: ServeOptions, listening: socket.socket) -> None:
     from kserve import ModelRepository
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
 
     from wenable.serving.answers import OurDataPlane, add_handlers
+    from wenable.serving.bytes_route import BytesRoute
     from wenable.serving.limits import Limits
+    from wenable.serving.shedding import Shedding
 
     class Server(RESTServer):
+        def _register_endpoints(self, app: Any) -> None:
+            app.router.routes.insert(0, BytesRoute(self.dataplane))
+            super()._register_endpoints(app)
+
         def _add_exception_handlers(self, app: Any) -> None:
             super()._add_exception_handlers(app)
             add_handlers(app)
 
         def _add_middlewares(self, app: Any) -> None:  # without KServe's timing of each request
-            app.add_middleware(Limits, most_bytes=int(options.max_body_mb * 2**20))
+            most_bytes = int(options.max_body_mb * 2**20)
+            app.add_middleware(Limits, most_bytes=most_bytes)
+            app.add_middleware(Shedding, batcher=batcher, most_bytes=most_bytes)  # before it
 
     models = ModelRepository()
     models.update(model)
