@@ -310,11 +310,10 @@ class Batcher:
         else:
             return []
         batch = [first]
-        for count in range(self._joining(first, now_s)):
+        for _ in range(self._joining(first, now_s)):
             joined = self._waiting.popleft()
             if joined.future.set_running_or_notify_cancel():
                 batch.append(joined)
-            del count
         return batch
 
     def _lost(self, request: _Waiting, now_s: float) -> str:
