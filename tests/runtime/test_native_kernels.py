@@ -83,6 +83,28 @@ def test_convolutions(engines: list[Native], data: st.DataObject):
 
 
 @given(st.data())
+@settings(max_examples=CASES // 4, deadline=None)
+def test_groups_of_many_and_of_few_outputs(engines: list[Native], data: st.DataObject):
+    """Many outputs are computed over short ranges of positions, few over long ones."""
+    groups, inputs = data.draw(st.sampled_from([1, 2, 5])), data.draw(st.integers(30, 70))
+    outputs = data.draw(st.sampled_from([1, 4, 60, 64, 65, 71]))
+    kernel = data.draw(st.sampled_from([1, 1, 3]))
+    sizes = [data.draw(st.integers(3, 60)) for _ in range(2)]
+    x = values(data.draw, 1, groups * inputs, *sizes)
+    weight = values(data.draw, groups * outputs, inputs, kernel, kernel)
+    bias = values(data.draw, groups * outputs)
+    attributes = {
+        "group": groups, "kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4,
+    }  # fmt: skip
+    expected = reference_convolution(x, weight, bias, attributes)
+    nodes = [("Conv", ["x", "w", "b"], "y", attributes)]
+    run = network_of(nodes, {"x": x}, {"w": weight, "b": bias}, {"y": expected.shape})
+    for engine in engines:
+        [found] = run(engine)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * max(np.abs(expected).max(), 1))
+
+
+@given(st.data())
 @settings(max_examples=CASES, deadline=None)
 def test_depthwise_windows_of_three_by_three(engines: list[Native], data: st.DataObject):
     """They have kernels of their own, for planes of some height and below it, by ones and by twos."""

@@ -7,7 +7,7 @@ namespace wenable {
 namespace {
 
 constexpr std::size_t entries = 4;
-// As in a convolution by itself: sources of a range stay in the first cache.
+// Sources of a range stay in the first cache: they were just written, and many units may read them.
 constexpr std::int64_t values_of_a_range = 4096;
 
 std::int64_t count(Table table) { return static_cast<std::int64_t>(table.size()); }

@@ -6,8 +6,19 @@ namespace wenable {
 
 namespace {
 
-// Sources of one piece stay in the first cache: a range of positions takes this many values of all of them.
-constexpr std::int64_t values_of_a_piece = 4096;
+// A piece takes so many values of all its sources together. Where many units read them, they stay in the first
+// cache. Where few do, most of the time goes into reading them first: then a piece goes further along each
+// source, for the processor to fetch it ahead, and they stay in the second cache.
+constexpr std::int64_t values_of_a_piece = 4096, values_of_a_long_piece = 16384;
+constexpr std::int64_t few_units = 16;
+// Long pieces are as many as that for each task at least, so that threads end together.
+constexpr std::int64_t pieces_of_a_task = 4;
+
+// Positions of a piece, before they are rounded to whole tiles.
+std::int64_t piece_length(std::int64_t units, std::int64_t sources, std::int64_t most) {
+    const std::int64_t length = values_of_a_piece / sources;
+    return units > few_units ? length : std::max(length, std::min(values_of_a_long_piece / sources, most));
+}
 
 }  // namespace
 
@@ -108,6 +119,8 @@ ConvolutionStep::ConvolutionStep(const ConvolutionParts& parts, const Memory& me
     require_places("input_scales", parts.input_scales, 0, 1, memory.arena);
     const std::vector<Unit>& units = convolution_.units();
     const std::int64_t count = static_cast<std::int64_t>(units.size());
+    std::vector<Piece> wholes;
+    std::int64_t positions = 0;
     for (std::int64_t first = 0; first < count;) {
         const Unit& unit = units[static_cast<std::size_t>(first)];
         std::int64_t last = first + 1;
@@ -115,13 +128,19 @@ ConvolutionStep::ConvolutionStep(const ConvolutionParts& parts, const Memory& me
                units[static_cast<std::size_t>(last)].plane == unit.plane) {
             ++last;
         }
-        const std::int64_t extent = convolution_.plane(unit.plane).extent();
-        std::int64_t length = values_of_a_piece / std::max<std::int64_t>(unit.source_count, 1);
-        length = std::max(length / memory.kernels->tile, std::int64_t{1}) * memory.kernels->tile;
-        for (std::int64_t from = 0; from < extent; from += length) {
-            pieces_.push_back({first, last, from, std::min(from + length, extent)});
-        }
+        wholes.push_back({first, last, 0, convolution_.plane(unit.plane).extent()});
+        positions += wholes.back().to;
         first = last;
+    }
+    const std::int64_t tile = memory.kernels->tile, most = positions / (pieces_of_a_task * memory.pieces());
+    for (const Piece& whole : wholes) {
+        const Unit& unit = units[static_cast<std::size_t>(whole.first_unit)];
+        const std::int64_t sources = std::max<std::int64_t>(unit.source_count, 1);
+        const std::int64_t length = piece_length(whole.last_unit - whole.first_unit, sources, most);
+        const std::int64_t step = std::max(length / tile, std::int64_t{1}) * tile;
+        for (std::int64_t from = 0; from < whole.to; from += step) {
+            pieces_.push_back({whole.first_unit, whole.last_unit, from, std::min(from + step, whole.to)});
+        }
     }
     share_units(memory.pieces());
     tasks_ = std::min(static_cast<std::int64_t>(pieces_.size()), memory.pieces());
