@@ -233,3 +233,32 @@ def test_why_nothing_can_be_narrower_is_told_truly(model: nn.Module, shape, mess
     with pytest.raises(ValueError, match=message) as caught:
         we.convert(model, torch.zeros(shape), method=we.Slimmable())
     assert "\n" not in str(caught.value)
+
+
+class WithAuxiliary(nn.Module):
+    """A classifier beside the network that runs in training alone, as in GoogLeNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last, self.head = (
+            nn.Conv2d(3, 16, 1),
+            nn.Conv2d(16, 16, 1),
+            nn.Linear(16, 5),
+        )
+        self.beside = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        features = torch.relu(self.stem(x))
+        answer = self.head(torch.relu(self.last(features)).mean((2, 3)))
+        if not self.training:
+            return (answer,)
+        return answer, self.beside(features.mean((2, 3)))
+
+
+def test_what_runs_in_training_alone_is_found_before_the_network_is_handed_back():
+    with pytest.raises(
+        ValueError, match=r"smallest mode in training: .*; 'beside' does not run in"
+    ):
+        converted(WithAuxiliary(), method=we.Slimmable(WIDTHS, divisor=4))
+    grouped = we.convert(WithAuxiliary(), torch.zeros(IMAGES), method=we.WeightEnabling((1, 2)))
+    assert len(grouped.train()(torch.zeros(IMAGES))) == 2

@@ -222,9 +222,12 @@ def _check_converted(
             " this is a defect of wenable: please report the network"
         )
     entered: set[str] = set()
+    own = [
+        (name, module) for name, module in net.named_modules() if list(module.parameters(False))
+    ]
     handles = [
-        norm.register_forward_pre_hook(lambda *_, name=name: entered.add(name))
-        for name, norm in net.switchable_norms().items()
+        module.register_forward_pre_hook(lambda *_, name=name: entered.add(name))
+        for name, module in (*own, *net.switchable_norms().items())
     ]
     smallest = net.space.smallest
     counts = [_macs_found_and_said(net, smallest, inputs)]
@@ -240,6 +243,32 @@ def _check_converted(
                 f"{what} reached past its registered place (through a plain list, say), so its mode"
                 f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
             )
+    idle = [name for name, _ in own if name not in entered]
+    if idle:
+        _check_in_training(net, inputs, idle[0])
+
+
+def _check_in_training(net: Any, inputs: tuple[Any, ...], idle: str) -> None:
+    """Refuse a network whose smallest mode does not run in training, if its full one does.
+
+    The trace is of a pass in eval mode. What runs in training alone, as the auxiliary classifiers of
+    GoogLeNet do, is not in it.
+
+    - `idle`: a module that does not run in eval mode.
+    """
+    net.train()
+    for mode in (net.space.full, net.space.smallest):
+        try:
+            with torch.no_grad(), net.using(mode), same_random_numbers(net):
+                net(*net.of_present_size(inputs))
+        except Exception as error:
+            if mode == net.space.full:  # it wants more examples than one, or targets
+                return
+            raise ValueError(
+                f"`model` (={net.original_class.__name__}) does not run in its smallest mode in training:"
+                f" {first_line(error)}; {idle!r} does not run in eval mode, where the network is traced:"
+                " build it without what is for training alone"
+            ) from error
 
 
 def _macs_found_and_said(net: Any, mode: Mode, inputs: tuple[Any, ...]) -> tuple[int, int]:
