@@ -47,7 +47,8 @@ def main() -> None:
     results, commit = records_file(arguments.out, "width-coverage"), present_commit()
     before = read_records(results)["networks"] if results.exists() else []
     rows = {(row["library"], row["name"]): row for row in before}
-    for candidate in (*smallest_of_families(), *timm_networks()):
+    candidates = [*smallest_of_families(), *timm_networks()]
+    for candidate in candidates:
         key = (candidate.library, candidate.name)
         done = key in rows and rows[key]["at"] == commit
         if done or (arguments.only and candidate.name not in arguments.only):
@@ -58,6 +59,7 @@ def main() -> None:
             "command": "python -m benchmarks.width_coverage",
             "machine": describe_device(),
             "versions": {m.__name__: m.__version__ for m in (torch, torchvision, timm)},
+            "candidates": len(candidates),
             "networks": list(rows.values()),
         }
         write_records(results, content)
@@ -91,7 +93,10 @@ def tried(candidate: Candidate) -> dict[str, Any]:
     except ValueError as error:
         row["refusal"] = str(error)
     else:
-        row["defects"] = _defects(model, net, x)
+        try:
+            row["defects"] = _defects(model, net, x)
+        except Exception as error:  # a defect is a result here, and the next network is to be tried
+            row["defects"] = [f"{type(error).__name__}: {error}"]
         row["macs"] = {mode: net.macs(mode) for mode in ("full", *_widths(net))}
     return row | {"seconds": round(time.perf_counter() - started, 1)}
 
@@ -141,7 +146,7 @@ weights and converted by `wenable.UniversallySlimmable(0.25, 0.25)` as it is. {c
 
 Checked for each: the full width equals the original bit for bit; each narrower one, calibrated, agrees
 with its extracted network to {tolerance:g} of the largest output; `macs` agrees with a count of what
-runs in it; it runs forward and backward in training. Accuracy was not looked at.
+runs in it; it runs forward and backward in training. Accuracy was not looked at.{missing}
 
 Made by `{command}` on {machine} with {versions}. The figures are in `results/width-coverage.jsonl`.
 """
@@ -154,6 +159,7 @@ def page(results: Mapping[str, Any]) -> str:
         _HEAD.format(
             counts=" ".join(_counts(rows, library) for library in ("torchvision", "timm")),
             tolerance=TOLERANCE,
+            missing=_missing(results["candidates"] - len(rows)),
             command=results["command"],
             machine=results["machine"],
             versions=", ".join(f"{name} {v}" for name, v in results["versions"].items()),
@@ -169,6 +175,10 @@ def page(results: Mapping[str, Any]) -> str:
             text += [f"- `{row['name']}`: {row['refusal']}" for row in refused]
         text.append("")
     return "\n".join(text)
+
+
+def _missing(count: int) -> str:
+    return f" {count} networks of the list were not tried yet." if count else ""
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], library: str) -> str:

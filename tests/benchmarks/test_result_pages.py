@@ -140,7 +140,8 @@ def test_the_page_of_widths_tells_what_was_refused_and_what_is_wrong():
         same | {"name": "c", "macs": {"full": 10**9}, "defects": ["extract differs"]},
     ]
     about = {"command": "c", "machine": "m", "versions": {"torch": "2"}}
-    text = width_coverage.page(about | {"networks": rows})
+    text = width_coverage.page(about | {"networks": rows, "candidates": 5})
+    assert "2 networks of the list were not tried yet." in text
     assert "Of 3 of timm, **1 convert**, 1 refused, 1 wrong." in text
     assert "| `a` | 4.00 | 4.0x | 8.0x |" in text
     assert "| `c` **wrong**: extract differs | 1.00 | - | - |" in text
