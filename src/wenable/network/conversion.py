@@ -222,9 +222,7 @@ def _check_converted(
             " this is a defect of wenable: please report the network"
         )
     entered: set[str] = set()
-    own = [
-        (name, module) for name, module in net.named_modules() if list(module.parameters(False))
-    ]
+    own = [(name, module) for name, module in net.named_modules() if list(module.parameters(False))]
     handles = [
         module.register_forward_pre_hook(lambda *_, name=name: entered.add(name))
         for name, module in (*own, *net.switchable_norms().items())
