@@ -46,11 +46,12 @@ def test_what_modes_share_is_set_by_a_name_with_a_dot():
     found = with_set({"epochs": 2}, ["sharing.delay=0.5", "sharing.losses=mean"])
     assert found == {"epochs": 2, "sharing": {"delay": 0.5, "losses": "mean"}}
     assert with_settings(TrainConfig(), found).sharing == Sharing(delay=0.5, losses="mean")
+    pool = with_set({}, ["sharing.pool = 1/2; 1/4,layer1.*=1/2;"])
+    assert pool == {"sharing": {"pool": ("1/2", "1/4,layer1.*=1/2")}}
     recipe = TrainConfig(sharing=Sharing(delay=0.25, rise=0.1), distillation=True)
     assert with_settings(recipe, found).sharing == Sharing(delay=0.5, losses="mean", rise=0.1)
     for text, message in (
         ("sharing=1", "names no setting"),
-        ("sharing.pool=1/2", "names no setting"),
         ("sharing.delay=half", "sharing.delay must be a number"),
         ("sharing.losses=most", "must be one of 'sum', 'mean'"),
     ):

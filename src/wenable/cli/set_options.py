@@ -11,7 +11,8 @@ from wenable.training import Sharing, TrainConfig
 from wenable.training.config import RENAMED
 
 SHARING = "sharing"
-"""The field of `TrainConfig` that holds settings of its own; a list of modes is not for an option."""
+"""The field of `TrainConfig` that holds settings of its own."""
+_POOL = f"{SHARING}.pool"
 
 
 def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any
 
     - `settings`: what other options say; None for those that were not given.
     - `texts`: as `clip_grad=5`, `grow_from=none` or `sharing.delay=0.5`: a name of `TrainConfig` or of its
-      `Sharing`, and a number, true, false, none or a word.
+      `Sharing`, and a number, true, false, none or a word; for `sharing.pool` modes, as `1/2;1/4`.
 
     Those of `Sharing` stand under `"sharing"`, the given ones alone (`with_settings`).
 
@@ -29,7 +30,7 @@ def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any
     {'epochs': 3, 'clip_grad': 5}
     """
     known = [field.name for field in fields(TrainConfig) if field.name != SHARING]
-    known += [f"{SHARING}.{field.name}" for field in fields(Sharing) if field.name != "pool"]
+    known += [f"{SHARING}.{field.name}" for field in fields(Sharing)]
     found = {key: value for key, value in settings.items() if value is not None}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -42,6 +43,9 @@ def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any
             raise ValueError(f"`--set` (={text!r}) names no setting; allowed: {', '.join(known)}")
         if name in found:
             raise ValueError(f"`--set` (={text!r}): {name} was given already")
+        if name == _POOL:
+            found[name] = tuple(mode.strip() for mode in value.split(";") if mode.strip())
+            continue
         found[name] = _value(value.strip())
         _check_type(text, name, found[name])
     return _with_sharing(found)
