@@ -12,7 +12,8 @@ Weight-enabling beside US-Net, and both with the size of the images as a knob. E
 same multiply-accumulates in training, forward and backward: so a side with cheaper passes makes more of
 them. *US-Net* and *weight-enabling* learn from labels alone, as the paper's Algorithm 1 says; US-Net's
 own authors let the full network teach the others, which is *US-Net, distillation*. *As found*: the full
-mode alone for half of the steps, then distillation; for groups also a shuffle before every layer. Each
+mode alone for half of the steps, then distillation; for groups also a shuffle before every layer.
+*Uniform modes*: the same, and random passes are drawn from the uniform modes between the ends alone. Each
 side's front is searched on the search split (knapsack); every figure is of the test split, every mode
 calibrated. *Above*: the share of a side's modes, within the range of costs that the other covers, that
 are more accurate than the other's front at their cost, with a 95 % interval over the test images, drawn

@@ -16,6 +16,7 @@ from experiments.worth_sides import (
     JOINT,
     MAIN,
     PAPER,
+    POOLED,
     SCALES,
     US_JOINT,
     US_NET,
@@ -28,8 +29,8 @@ from experiments.worth_sides import (
 from results.records import read_records, records_file
 
 PAIRS = (
-    (FOUND, US_NET_FOUND), (PAPER, US_NET), (FOUND, US_NET), (FOUND, US_NET_TAUGHT), (JOINT, US_NET),
-    (JOINT, US_JOINT), (FOUND, PAPER), (US_NET_FOUND, US_NET),
+    (FOUND, US_NET_FOUND), (POOLED, US_NET_FOUND), (POOLED, FOUND), (PAPER, US_NET), (FOUND, US_NET),
+    (FOUND, US_NET_TAUGHT), (JOINT, US_NET), (JOINT, US_JOINT), (FOUND, PAPER), (US_NET_FOUND, US_NET),
 )  # fmt: skip
 """Whose front is held against whose."""
 Part = tuple[str, int]

@@ -21,9 +21,10 @@ PAPER, FOUND, US_NET = "weight-enabling", "weight-enabling, as found", "US-Net"
 US_NET_TAUGHT, US_NET_FOUND, JOINT, US_JOINT = (
     "US-Net, distillation", "US-Net, as found", "weight-enabling x image size", "US-Net x image size",
 )  # fmt: skip
+POOLED = "weight-enabling, uniform modes"
 ACCOUNTING = "weight-enabling, s = 20 for US-Net's steps"
 ALONE = "alone"
-MAIN = (PAPER, FOUND, US_NET, US_NET_FOUND, JOINT)
+MAIN = (PAPER, FOUND, US_NET, US_NET_FOUND, POOLED, JOINT)
 """The sides that get all seeds."""
 
 AS_FOUND: dict[str, Any] = {"distillation": True, "sharing": {"delay": 0.5}}
@@ -66,11 +67,14 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
     size = we.ImageSize(scale.sizes)
     taught = {"distillation": True}
     as_found = taught if scale.warm else AS_FOUND
+    between = tuple(f"1/{n}" for n in scale.groups[1:-1])
+    pooled = as_found | {"sharing": {**as_found.get("sharing", {}), "pool": between}}
     return (
         Side(PAPER, (groups,)),
         Side(US_NET, (widths,)),
         Side(FOUND, (found,), as_found),
         Side(US_NET_FOUND, (widths,), as_found),
+        Side(POOLED, (found,), pooled),
         Side(JOINT, (found, size), as_found),
         Side(US_JOINT, (widths, size), as_found),
         Side(US_NET_TAUGHT, (widths,), taught),
