@@ -60,6 +60,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "training-speed": lambda: training_speed.page(ROOT / "results"),
     "under-load": lambda: under_load_page.page(results("under-load")),
     "which-method": lambda: which_method.page(results("which-method")["runs"]),
+    "width-coverage": lambda: width_coverage.page(results("width-coverage")),
     "worth": lambda: page_worth.page(all_scales(ROOT)),
     "unprofiled": lambda: unprofiled.page(results("unprofiled")["runs"]),
 }
