@@ -65,7 +65,7 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
     found = we.WeightEnabling(scale.groups, shuffle=SHUFFLE_FOUND)
     widths = we.UniversallySlimmable(0.25, scale.width_step, divisor=scale.divisor)
     size = we.ImageSize(scale.sizes)
-    taught = {"distillation": True}
+    taught: dict[str, Any] = {"distillation": True}
     as_found = taught if scale.warm else AS_FOUND
     between = tuple(f"1/{n}" for n in scale.groups[1:-1])
     pooled = as_found | {"sharing": {**as_found.get("sharing", {}), "pool": between}}
