@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 import wenable as we
-from benchmarks.coverage.check import with_telling_values
+from benchmarks.coverage.check import outputs_of, with_telling_values
 from benchmarks.coverage.networks import Candidate, timm_networks, torchvision_networks
 from results.provenance import present_commit
 from results.records import ROOT, read_records, records_file, write_page, write_records
@@ -90,14 +90,13 @@ def tried(candidate: Candidate) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             net = we.convert(model, x, method=METHOD).eval()
-    except ValueError as error:
-        row["refusal"] = str(error)
-    else:
-        try:
-            row["defects"] = _defects(model, net, x)
-        except Exception as error:  # a defect is a result here, and the next network is to be tried
-            row["defects"] = [f"{type(error).__name__}: {error}"]
         row["macs"] = {mode: net.macs(mode) for mode in ("full", *_widths(net))}
+        row["defects"] = _defects(model, net, x)
+    except Exception as error:  # a defect is a result here, and the next network is to be tried
+        if isinstance(error, ValueError) and not row["macs"]:
+            row["refusal"] = str(error)
+        else:
+            row["defects"] = [f"{type(error).__name__}: {error}"]
     return row | {"seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -110,15 +109,15 @@ def _defects(model: nn.Module, net: we.DynamicNetwork, x: torch.Tensor) -> list[
     """Return what is wrong with a converted network."""
     found = []
     if not all(
-        torch.equal(a, b) for a, b in zip(_outputs(model, x), _outputs(net, x), strict=True)
+        torch.equal(a, b) for a, b in zip(outputs_of(model, x), outputs_of(net, x), strict=True)
     ):
         found.append("the full width does not equal the original bit for bit")
     for mode in _widths(net):
         we.calibrate(net, mode, [x])
         plain = we.extract(net, mode).eval()
         with net.using(mode):
-            ours = _outputs(net, x)
-        for a, b in zip(ours, _outputs(plain, x), strict=True):
+            ours = outputs_of(net, x)
+        for a, b in zip(ours, outputs_of(plain, x), strict=True):
             difference = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))
             if not difference < TOLERANCE:
                 found.append(f"width {mode}: extract differs by {difference:.1e}")
@@ -129,12 +128,6 @@ def _defects(model: nn.Module, net: we.DynamicNetwork, x: torch.Tensor) -> list[
         torch.stack([each.square().mean() for each in tree_flatten(net(x))[0]]).sum().backward()
         net.eval()
     return found
-
-
-def _outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)  # some networks draw random numbers even in eval mode
-        return tree_flatten(model(x))[0]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -148,7 +141,8 @@ Checked for each: the full width equals the original bit for bit; each narrower 
 with its extracted network to {tolerance:g} of the largest output; `macs` agrees with a count of what
 runs in it; it runs forward and backward in training. Accuracy was not looked at.{missing}
 
-Made by `{command}` on {machine} with {versions}. The figures are in `results/width-coverage.jsonl`.
+Made by `{command}` at commit {commits} on {machine} with {versions}. The figures
+are in `results/width-coverage.jsonl`.
 """
 
 
@@ -161,6 +155,7 @@ def page(results: Mapping[str, Any]) -> str:
             tolerance=TOLERANCE,
             missing=_missing(results["candidates"] - len(rows)),
             command=results["command"],
+            commits=", ".join(dict.fromkeys(row["at"] for row in rows)),
             machine=results["machine"],
             versions=", ".join(f"{name} {v}" for name, v in results["versions"].items()),
         )

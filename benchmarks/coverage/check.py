@@ -112,7 +112,7 @@ def with_telling_values(model: nn.Module) -> nn.Module:
 
 
 def _check_converted(outcome: Outcome, model: nn.Module, batch: torch.Tensor) -> None:
-    expected = _outputs(model, batch)
+    expected = outputs_of(model, batch)
     if not all(bool(each.isfinite().all()) for each in expected):
         outcome.defects.append("the original's own output is not finite: nothing can be compared")
         return
@@ -128,7 +128,7 @@ def _check_converted(outcome: Outcome, model: nn.Module, batch: torch.Tensor) ->
         outcome.refusal = str(error)
         return
     _note(outcome, net)
-    found = _outputs(net, batch)
+    found = outputs_of(net, batch)
     if not all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)):
         outcome.defects.append("the full mode does not equal the original bit for bit")
     rng = random.Random(3)
@@ -163,8 +163,8 @@ def _check_extracted(outcome: Outcome, net: Any, mode: we.Mode, batch: torch.Ten
     net.eval()
     plain = we.extract(net, mode)
     with net.using(mode):
-        ours = _outputs(net, batch)
-    theirs = _outputs(plain, batch)
+        ours = outputs_of(net, batch)
+    theirs = outputs_of(plain, batch)
     # Of the plain network, without the switch: what the mode costs by what runs.
     if run_counted(plain, (batch,))[1] != BATCH * net.macs(mode):
         outcome.defects.append(f"mode {mode}: macs() disagrees with a count of what runs")
@@ -188,7 +188,8 @@ def _check_training(outcome: Outcome, net: Any, mode: we.Mode, batch: torch.Tens
             return
 
 
-def _outputs(model: nn.Module, batch: torch.Tensor) -> list[torch.Tensor]:
+def outputs_of(model: nn.Module, batch: torch.Tensor) -> list[torch.Tensor]:
+    """Return the outputs of a network, flattened, with the same random numbers each time."""
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)  # some networks draw random numbers even in eval mode
         return tree_flatten(model(batch))[0]
