@@ -26,11 +26,11 @@ import torch
 from torch import nn
 
 import wenable as we
-from experiments.page_worth import page
 from experiments.pixels import PixelSplits, load_pixels
 from experiments.side_runs import answers_of, trained
 from experiments.sides import Side, config_of, converted, steps_of_side
-from experiments.worth_records import all_scales, answers_file, parts_of, records_of
+from experiments.worth_output import write_results
+from experiments.worth_records import answers_file, parts_of
 from experiments.worth_sides import (
     SCALES,
     Scale,
@@ -38,7 +38,7 @@ from experiments.worth_sides import (
     sides_of,
 )
 from results.provenance import made_by_command
-from results.records import ROOT, records_file, write_page, write_records
+from results.records import ROOT
 from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.zoo import load_weights, read_weights
@@ -91,9 +91,7 @@ def run(
             known[name], sizes, seed, pixels, folder, stop_at
         ):
             break
-        results = records_of(scale, sizes, folder)
-        write_records(records_file(out, f"worth-{scale}"), results)
-        write_page(out, "worth", page(all_scales(out)))
+        results = write_results(scale, sizes, folder, out)
     return results
 
 

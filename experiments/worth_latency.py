@@ -28,18 +28,12 @@ import numpy as np
 
 import wenable as we
 from experiments.engine_calls import quiet
-from experiments.page_worth import page
 from experiments.pixels import load_pixels
-from experiments.worth_records import (
-    all_scales,
-    answers_file,
-    latencies_file,
-    parts_of,
-    records_of,
-)
+from experiments.worth_output import write_results
+from experiments.worth_records import answers_file, latencies_file, parts_of
 from experiments.worth_sides import SCALES, Scale, alone_sides
 from results.provenance import made_by_command
-from results.records import ROOT, records_file, write_page, write_records
+from results.records import ROOT
 from wenable.core.files import write_whole
 from wenable.core.readings import Reading
 from wenable.measure.latency import TimingPlan, measure_latencies
@@ -88,10 +82,7 @@ def run(
     for part, found in _timed(sizes, folder, finished, engines, threads, timing).items():
         text = json.dumps({"made": made, "modes": found}, indent=1)
         write_whole(latencies_file(folder, *part), text + "\n")
-    results = records_of(scale, sizes, folder)
-    write_records(records_file(out, f"worth-{scale}"), results)
-    write_page(out, "worth", page(all_scales(out)))
-    return results
+    return write_results(scale, sizes, folder, out)
 
 
 def _timed(
