@@ -185,7 +185,7 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         "Nothing here was timed. The modes and their latencies are made up, after a ResNet-50; the load is"
         " a trace, and the clock moves only when told to. So the figures judge the controller and nothing"
-        " else, and are the same on every machine. [Deadlines under real loads](under-load.md) is a"
+        " else, and are the same on every machine. [Deadlines under real loads](under-load-short.md) is a"
         " measurement.",
         "",
         f"{results['requests']} requests for each row, one every 30 ms, with a deadline of"

@@ -1,7 +1,7 @@
 """Trains what `benchmarks.under_load` lets keep deadlines, and writes one bundle for each party.
 
-    python -m experiments.deadline_networks --data data/cifar10 [--scale short] [--work out/worth]
-        [--folder out/deadlines]
+    python -m experiments.deadline_networks --data data/cifar10 [--scale short] [--batch 32]
+        [--work out/worth] [--folder out/deadlines] [--parties NAME ...]
 
 Each party may spend the same multiply-accumulates in training, forward and backward:
 
@@ -11,46 +11,84 @@ Each party may spend the same multiply-accumulates in training, forward and back
   The budget is shared so that each goes through the images equally often.
 - `exits`: one network with early exits, which is also run by confidence.
 
-A run that was stopped goes on where it was. Every mode's accuracy, on the test split, is in the bundle.
+A run that was stopped goes on where it was. A bundle of an elastic network holds the front of its modes by
+accuracy on the search split and by how long a batch takes on this machine: leave it alone when they are
+written. Every mode's accuracy, on the test split, is in the bundle.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from torch import nn
 
 import wenable as we
+from benchmarks.under_load.policies import spread
 from experiments.networks import SmallBottleneckResNet
 from experiments.pixels import PixelSplits, load_pixels
-from experiments.side_runs import answers_of, trained
+from experiments.side_runs import answers_of, searched, trained
 from experiments.sides import Side, converted
 from experiments.worth_sides import AS_FOUND, JOINT, SCALES, US_JOINT, Scale, sides_of
-from wenable.core.readings import Reading
+from wenable.core.readings import Reading, non_dominated
+from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.evaluation import wilson_interval
+from wenable.runtime import Session
 
-LADDERS: Mapping[str, Sequence[Callable[[int], nn.Module]]] = {
-    "short": [functools.partial(SmallBottleneckResNet, width) for width in (32, 22, 16)],
-    "smoke": [functools.partial(SmallBottleneckResNet, width, blocks=2) for width in (8, 6, 4)],
-}
-"""Scale -> the networks of the ladder, the largest first: that of the scale itself."""
-EXITS: Mapping[str, tuple[str, ...]] = {"short": ("layer1", "layer2"), "smoke": ("layer1",)}
+
+@dataclass(frozen=True)
+class Rivals:
+    """What stands beside the elastic networks of a scale.
+
+    - `ladder`: what makes its networks for a number of classes, the largest first: one that is as large as
+      the elastic network, and two smaller ones. Each runs at every one of `sizes`.
+    - `exits`: the layers of the scale's network after which it may end.
+    """
+
+    ladder: tuple[Callable[[int], nn.Module], ...]
+    sizes: tuple[int, int]
+    exits: tuple[str, ...]
+
+
+def _of_timm(name: str) -> Callable[[int], nn.Module]:
+    return lambda classes: timm.create_model(name, num_classes=classes)
+
+
+RIVALS: Mapping[str, Rivals] = {
+    "smoke": Rivals(
+        tuple(functools.partial(SmallBottleneckResNet, width, blocks=2) for width in (8, 6, 4)),
+        (16, 8), ("layer1",),
+    ),
+    "short": Rivals(
+        tuple(functools.partial(SmallBottleneckResNet, width) for width in (32, 22, 16)),
+        (16, 12), ("layer1", "layer2"),
+    ),
+    "B64": Rivals(
+        tuple(map(_of_timm, ("mobilenetv2_050", "mobilenetv2_035", "mobilenetv3_small_050"))),
+        (64, 48), ("features.6", "features.13"),
+    ),
+}  # fmt: skip
+"""Scale -> what its elastic networks are held against."""
 SEED, MOST_MODES = 0, 12
+TIMING = TimingPlan(blocks=5, calls=10, warmup=2, gap_ms=0.0)
 CPU = torch.device("cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.deadline_networks")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--scale", choices=list(LADDERS), default="short")
+    parser.add_argument("--scale", choices=list(RIVALS), default="short")
+    parser.add_argument("--batch", type=int, default=32, help="images in a request")
     parser.add_argument("--work", type=Path, default=Path("out/worth"))
     parser.add_argument("--folder", type=Path, default=Path("out/deadlines"))
     parser.add_argument("--parties", nargs="*", choices=list(PARTIES), default=list(PARTIES))
@@ -61,61 +99,68 @@ def main() -> None:
 
 
 def make_bundles(
-    data: Path, scale: str, work: Path, folder: Path, parties: Sequence[str]
+    data: Path, scale: str, batch: int, work: Path, folder: Path, parties: Sequence[str]
 ) -> dict[str, Path]:
-    """Train what is missing, and return party -> its bundle."""
-    pixels = load_pixels(data, SCALES[scale].image_size, work)
+    """Train what is missing, and return party -> its bundle, in a folder of the scale's name."""
+    pixels, folder = load_pixels(data, SCALES[scale].image_size, work), folder / scale
     folder.mkdir(parents=True, exist_ok=True)
-    _write_requests(folder / "requests.npz", pixels)
+    _write_requests(folder / "requests.npz", scale, pixels)
     made = {}
     for party in parties:
         path = folder / f"{party}.wen"
         if not path.is_file():
-            PARTIES[party](scale, pixels, work / scale, path)
+            PARTIES[party](scale, batch, pixels, work / scale, path)
         made[party] = path
     return made
 
 
-def _write_requests(path: Path, pixels: PixelSplits) -> None:
-    """Write the test images as networks take them, in a fixed random order, with their labels."""
+def _write_requests(path: Path, scale: str, pixels: PixelSplits) -> None:
+    """Write the test images as networks take them, in a fixed random order, and what they are."""
     order = torch.randperm(len(pixels.test), generator=torch.Generator().manual_seed(SEED))
     (whole,) = pixels.test.batches(len(order), CPU)
-    np.savez(path, images=whole[0][order].numpy(), labels=whole[1][order].numpy())
+    size = SCALES[scale].image_size
+    np.savez(
+        path, images=whole[0][order].numpy(), labels=whole[1][order].numpy(),
+        scale=scale, data=f"{SCALES[scale].data} at {size} x {size} pixels",
+    )  # fmt: skip
 
 
-def _of_worth(name: str, scale: str, pixels: PixelSplits, work: Path, path: Path) -> None:
-    """Write the bundle of a side of `experiments.worth`: the modes of its front."""
+def _of_worth(
+    name: str, scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path
+) -> None:
+    """Write the bundle of a side of `experiments.worth`: the modes of its front that save time."""
     sizes = SCALES[scale]
     side = next(each for each in sides_of(sizes) if each.name == name)
     net = _trained(side, functools.partial(sizes.make, pixels.classes), sizes, pixels, work)
     search = pixels.search.some(sizes.search_images).batches(250, CPU)
-    front = we.explore(
-        net, search, [images for images, _ in _calibration(sizes, pixels)], min_accuracy=0.0,
-        strategy=we.Knapsack(count=sizes.front_modes),
-    )  # fmt: skip
-    modes = [*front.modes, net.space.full]
-    _export(net, _spread(list(dict.fromkeys(modes)), net), sizes, pixels, path)
+    front = searched(net, _calibration(sizes, pixels), search, sizes.front_modes)
+    _export(net, spread(_front_in_ms(net, front, batch), MOST_MODES), sizes, pixels, path)
 
 
-def _spread(modes: Sequence[we.Mode], net: DynamicNetwork) -> list[we.Mode]:
-    """Return at most `MOST_MODES` of some modes, from the dearest to the cheapest."""
-    ordered = sorted(modes, key=net.macs, reverse=True)
-    if len(ordered) <= MOST_MODES:
-        return ordered
-    step = (len(ordered) - 1) / (MOST_MODES - 1)
-    return [ordered[round(place * step)] for place in range(MOST_MODES)]
+def _front_in_ms(net: DynamicNetwork, front: we.Front, batch: int) -> list[we.Mode]:
+    """Return the modes of a front that save time too, in a session as the benchmark opens it."""
+    modes = {str(point.mode): point for point in front.points}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = we.export(net.eval(), front.modes, Path(folder) / "candidates.wen")
+        with Session(bundle, threads=1) as session:
+            x = session.example(batch)
+            session.warm_up([batch])
+            calls = {mode: functools.partial(session.run, x, mode=mode) for mode in modes}
+            latencies = measure_latencies(calls, TIMING, source="deadline_networks")
+    timed = [replace(point, cost=latencies[mode]) for mode, point in modes.items()]
+    return [point.mode for point in non_dominated(tuple(timed))]
 
 
-def _exits(scale: str, pixels: PixelSplits, work: Path, path: Path) -> None:
+def _exits(scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path) -> None:
     """Write the bundle of the network with early exits."""
     sizes = SCALES[scale]
-    passes = len(EXITS[scale]) + 1
-    side = Side("early exits", (we.EarlyExits(EXITS[scale]),), AS_FOUND | {"passes": passes})
+    passes = len(RIVALS[scale].exits) + 1
+    side = Side("early exits", (we.EarlyExits(RIVALS[scale].exits),), AS_FOUND | {"passes": passes})
     net = _trained(side, functools.partial(sizes.make, pixels.classes), sizes, pixels, work)
     _export(net, net.space.uniform_modes(), sizes, pixels, path)
 
 
-def _ladder(scale: str, pixels: PixelSplits, work: Path, path: Path) -> None:
+def _ladder(scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path) -> None:
     """Write the ladder's networks, each at two image sizes, as one file."""
     sizes, networks = SCALES[scale], ladder(scale)
     nets = [converted(side, make(pixels.classes), example(pixels)) for side, make in networks]
@@ -131,10 +176,10 @@ def _ladder(scale: str, pixels: PixelSplits, work: Path, path: Path) -> None:
 
 def ladder(scale: str) -> list[tuple[Side, Callable[[int], nn.Module]]]:
     """Return the ladder's networks as sides, and what makes each for a number of classes."""
-    method = we.ImageSize(SCALES[scale].sizes[:2])
+    method = we.ImageSize(RIVALS[scale].sizes)
     return [
         (Side(f"ladder, network {place}", (method,), {"passes": 2}), make)
-        for place, make in enumerate(LADDERS[scale])
+        for place, make in enumerate(RIVALS[scale].ladder)
     ]
 
 
@@ -181,7 +226,7 @@ def _accuracy(right: int, count: int) -> Reading:
     )
 
 
-PARTIES: Mapping[str, Callable[[str, PixelSplits, Path, Path], None]] = {
+PARTIES: Mapping[str, Callable[[str, int, PixelSplits, Path, Path], None]] = {
     "ladder": _ladder,
     "exits": _exits,
     "elastic": functools.partial(_of_worth, JOINT),

@@ -141,3 +141,13 @@ def answers_of(
         with in_eval_mode(net), net.using(mode):
             rows.append(right_answers(net, batches))
     return np.stack(rows)
+
+
+def searched(
+    net: DynamicNetwork, calibration: Sequence[Batch], search: Sequence[Batch], count: int
+) -> we.Front:
+    """Return the front that the search split finds, at `count` budgets of multiply-accumulates."""
+    return we.explore(
+        net, search, [images for images, _ in calibration], min_accuracy=0.0,
+        strategy=we.Knapsack(count=count),
+    )  # fmt: skip

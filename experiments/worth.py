@@ -27,7 +27,7 @@ from torch import nn
 
 import wenable as we
 from experiments.pixels import PixelSplits, load_pixels
-from experiments.side_runs import answers_of, trained
+from experiments.side_runs import answers_of, searched, trained
 from experiments.sides import Side, config_of, converted, steps_of_side
 from experiments.worth_output import write_results
 from experiments.worth_records import answers_file, parts_of
@@ -149,10 +149,7 @@ def _modes(
     """Return the uniform modes of a side, and those of its front that the search split finds."""
     if side.alone:
         return [net.space.uniform(side.alone)]
-    front = we.explore(
-        net, search, [images for images, _ in calibration], min_accuracy=0.0,
-        strategy=we.Knapsack(count=sizes.front_modes),
-    )  # fmt: skip
+    front = searched(net, calibration, search, sizes.front_modes)
     return list(dict.fromkeys((*net.space.uniform_modes(), *front.modes)))
 
 

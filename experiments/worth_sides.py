@@ -41,6 +41,7 @@ class Scale:
     - `make`: classes -> the network; `image_size`: of the data; `sizes`: the options of image size.
     - `spending`: what every side may spend; `front_modes`: how many budgets a front is searched at.
     - `divisor`: channels of US-Net's widths are multiples of it; `width_step`: how far they lie apart.
+    - `data`: the data set that it is meant for, in words.
     - `warm`: whether the network comes with weights that are good already, so that no mode needs a start of
       its own: nothing is delayed.
     """
@@ -56,6 +57,7 @@ class Scale:
     search_images: int | None = 2000
     groups: tuple[int, ...] = (1, 2, 4, 8, 16)
     width_step: float = 0.025
+    data: str = "CIFAR-10"
     warm: bool = False
 
 
@@ -123,12 +125,12 @@ SCALES: Mapping[str, Scale] = {
     "B": Scale(
         "mobilenet-v2 x 0.5", _small_mobilenet, 128, (128, 112, 96, 80, 64),
         Spending(60.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
-        search_images=None, divisor=8,
+        search_images=None, divisor=8, data="Caltech-101",
     ),
     "B64": Scale(
         "mobilenet-v2 x 0.5", _small_mobilenet, 64, (64, 56, 48, 40, 32),
         Spending(60.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
-        search_images=None, divisor=8,
+        search_images=None, divisor=8, data="Caltech-101",
     ),
     "gpu": Scale(
         "small-bottleneck-resnet of 48 channels", functools.partial(SmallBottleneckResNet, 48), 32,

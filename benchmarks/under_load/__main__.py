@@ -1,25 +1,30 @@
 """Deadlines under real loads: an elastic network beside a ladder of networks, a cascade, early exits.
 
     python -m experiments.deadline_networks --data data/cifar10        # once: trains the parties
-    python -m benchmarks.under_load [--folder out/deadlines] [--requests 5000] [--runs 3] [--batch 32]
-        [--loads NAME ...] [--out .]
+    python -m benchmarks.under_load [--scale short] [--folder out/deadlines] [--requests 5000] [--runs 3]
+        [--batch 32] [--loads NAME ...] [--out .]
 
 Every party is a bundle in a process of its own, all on the same core, one thread; one answers at a time,
 the others sleep. Each policy gets the same requests under the same load, in an order drawn anew for each
 load. The deadline is `FACTOR` times the 99th percentile of the elastic network's full mode alone. Nothing
-else may run meanwhile. Results go to `results/under-load.jsonl`, the page to `docs/results/under-load.md`.
+else may run meanwhile. Results go to `results/under-load-SCALE.jsonl`, the page to
+`docs/results/under-load-SCALE.md`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.under_load.figures import kept, oracle
 from benchmarks.under_load.loads import Load, loaded, loads
@@ -28,7 +33,7 @@ from benchmarks.under_load.party import Party
 from benchmarks.under_load.policies import CASCADE
 from benchmarks.under_load.serving import Requests
 from results.provenance import present_commit
-from results.records import ROOT, records_file, write_page, write_records
+from results.records import ROOT, read_records, records_file, write_page, write_records
 from wenable.measure.device import describe_device
 
 FACTOR, PERIOD = 1.3, 1.6
@@ -48,6 +53,7 @@ PARTIES: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.under_load")
+    parser.add_argument("--scale", default="short", help="of `experiments.deadline_networks`")
     parser.add_argument("--folder", type=Path, default=Path("out/deadlines"))
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--runs", type=int, default=3)
@@ -57,31 +63,66 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = [each for each in loads() if not arguments.loads or each.name in arguments.loads]
     run(
-        arguments.folder, arguments.requests, arguments.runs, arguments.batch, chosen, arguments.out
-    )
+        arguments.folder / arguments.scale, arguments.requests, arguments.runs, arguments.batch, chosen,
+        arguments.out,
+    )  # fmt: skip
 
 
 def run(
     folder: Path, requests: int, runs: int, batch: int, chosen: Sequence[Load], out: Path
 ) -> dict[str, Any]:
-    """Measure what is asked for, write records and page after each load, and return the records."""
-    core = max(os.sched_getaffinity(0))
-    results: dict[str, Any] = {
-        "command": f"python -m benchmarks.under_load --requests {requests} --runs {runs} --batch {batch}",
-        "commit": present_commit(),
-        "machine": describe_device(),
-        "requests": requests, "runs": runs, "batch": batch, "target": TARGET, "rows": [],
-    }  # fmt: skip
+    """Measure what is not measured yet, write records and page after each load, and return the records.
+
+    - `folder`: of one scale's bundles and its `requests.npz`.
+    """
+    results = _asked_for(folder, requests, runs, batch)
+    name, core = f"under-load-{results['scale'].lower()}", max(os.sched_getaffinity(0))
     with held(folder, core, batch) as parties:
         results["parties"] = [{"party": name} | each.about for name, each in parties.items()]
         plan = planned(parties["elastic"].about["modes"], requests, batch)
         results |= {"deadline_ms": plan.deadline_ms, "period_ms": plan.period_ms}
-        for number in range(runs):
-            for load in chosen:
+        results = _unless_begun(results, records_file(out, name))
+        plan = replace(plan, deadline_ms=results["deadline_ms"], period_ms=results["period_ms"])
+        done = {(row["run"], row["load"]) for row in results["rows"]}
+        for number, load in itertools.product(range(runs), chosen):
+            if (number, load.name) not in done:
                 results["rows"] += measured(parties, load, plan, core, number)
-                write_records(records_file(out, "under-load"), results)
-                write_page(out, "under-load", page(results))
+                write_records(records_file(out, name), results)
+                write_page(out, name, page(results))
     return results
+
+
+def _asked_for(folder: Path, requests: int, runs: int, batch: int) -> dict[str, Any]:
+    """Return the records before anything is measured."""
+    with np.load(folder / "requests.npz") as file:
+        scale, data = str(file["scale"]), str(file["data"])
+    asked = f"--scale {scale} --requests {requests} --runs {runs} --batch {batch}"
+    return {
+        "command": f"python -m benchmarks.under_load {asked}",
+        "commit": present_commit(), "machine": describe_device(),
+        "scale": scale, "data": data, "requests": requests, "runs": runs, "batch": batch,
+        "target": TARGET, "rows": [],
+    }  # fmt: skip
+
+
+def _unless_begun(results: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the records of the same command, parties and modes that a file holds, or those given.
+
+    A benchmark of hours goes on where it was stopped, with the deadline that it began with.
+    """
+    if not path.is_file():
+        return results
+    begun = read_records(path)
+    same = all(begun.get(key) == results[key] for key in ("command", "commit", "machine"))
+    return begun if same and _held_in(begun) == _held_in(results) else results
+
+
+def _held_in(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Return each party with its modes and their accuracies."""
+    return [
+        (each["party"], [(mode["mode"], mode["accuracy"]) for mode in each["modes"]])
+        for each in results["parties"]
+    ]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ WORDS = {
 
 
 HOW = """\
-Requests of {batch} images of CIFAR-10 at 16 x 16 pixels, one every {period_ms:.1f} ms, each with a
+Requests of {batch} images of {data}, one every {period_ms:.1f} ms, each with a
 deadline of {deadline_ms:.1f} ms from when it comes: 1.3 times the 99th percentile of the elastic
 network's most accurate mode alone. One that waits for the one before loses its time. One thread; what
 loads the machine runs on the same core, with the same priority. Every party has spent the same
@@ -43,7 +43,13 @@ def page(results: Mapping[str, Any]) -> str:
     rows, parties = results["rows"], results["parties"]
     times = "one run" if results["runs"] == 1 else f"{results['runs']} runs"
     told = {**results, "target": 100 * results["target"], "times": times}
-    lines = ["# Deadlines under real loads", "", *_verdicts(rows, parties), "", HOW.format(**told)]
+    lines = [
+        f"# Deadlines under real loads: {results['data']}",
+        "",
+        *_verdicts(rows, parties),
+        "",
+        HOW.format(**told),
+    ]
     lines += [*_of_parties(parties), ""]
     absent = WORDS.keys() - {each["party"] for each in parties}
     if absent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from wenable.runtime import Session
 
 Policy = Callable[[np.ndarray, float], tuple[str, np.ndarray]]
 """Inputs and the milliseconds left -> the mode that ran, and its answers `(N, classes)`."""
+
+Mode = TypeVar("Mode")
 
 CONTROLLER, CASCADE = "controller", "by confidence"
 THRESHOLD = 0.5
@@ -44,7 +46,7 @@ def policies(session: Session, batch: int, plan: Mapping[str, Any]) -> dict[str,
     return found | {f"always {mode}": always(mode) for mode in spread(session.modes, plan["fixed"])}
 
 
-def spread(modes: Sequence[str], count: int) -> list[str]:
+def spread(modes: Sequence[Mode], count: int) -> list[Mode]:
     """Return some of the modes, the first and the last among them."""
     if count < 2 or len(modes) <= count:
         return list(modes[:count])

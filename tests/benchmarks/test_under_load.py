@@ -16,7 +16,7 @@ from benchmarks.under_load.figures import kept, oracle
 from benchmarks.under_load.loads import Load, loaded, loads
 from benchmarks.under_load.policies import spread
 from benchmarks.under_load.serving import Answered, Requests, serve
-from results.records import read_records
+from results.records import read_records, write_records
 from tests.helpers.networks import give_norms_a_past
 from wenable.core.readings import Reading
 from wenable.runtime.simulation import LoadTrace
@@ -137,7 +137,7 @@ def test_the_command_measures_every_party_and_writes_a_page(
         "exits": {"fixed": 0, "cascade": ()},
     })  # fmt: skip
     command.run(tmp_path, requests=12, runs=2, batch=4, chosen=loads()[:1], out=tmp_path)
-    results = read_records(tmp_path / "results" / "under-load.jsonl")
+    results = read_records(tmp_path / "results" / "under-load-b64.jsonl")
     assert {each["party"] for each in results["parties"]} == {
         "elastic",
         "ladder",
@@ -146,10 +146,20 @@ def test_the_command_measures_every_party_and_writes_a_page(
     once = [("elastic", "always 1"), ("elastic", "always 1/4"), ("elastic", "controller"),
             ("ladder", "by confidence"), ("ladder", "controller")]  # fmt: skip
     assert named == [(run, *each) for run in (0, 1) for each in once]
-    text = (tmp_path / "docs" / "results" / "under-load.md").read_text()
+    text = (tmp_path / "docs" / "results" / "under-load-b64.md").read_text()
     assert text == command.page(results)
+    assert text.startswith("# Deadlines under real loads: noise at 16 x 16 pixels\n")
     assert "Beside the ladder" in text
     assert json.loads(json.dumps(results["rows"])) == results["rows"]
+    # It goes on where it was: nothing is measured again, and another command is another benchmark.
+    records = tmp_path / "results" / "under-load-b64.jsonl"
+    write_records(records, results | {"rows": results["rows"][:5]})
+    again = command.run(tmp_path, requests=12, runs=2, batch=4, chosen=loads()[:1], out=tmp_path)
+    assert again["rows"][:5] == results["rows"][:5]
+    assert [(row["run"], row["party"], row["policy"]) for row in again["rows"]] == named
+    assert again["deadline_ms"] == results["deadline_ms"]
+    other = command.run(tmp_path, requests=6, runs=1, batch=4, chosen=loads()[:1], out=tmp_path)
+    assert [row["run"] for row in other["rows"]] == [0] * 5
 
 
 def _write_bundles(folder: Path) -> None:
@@ -171,4 +181,6 @@ def _write_bundles(folder: Path) -> None:
         folder / "requests.npz",
         images=np.random.default_rng(0).random((8, 1, 16, 16), np.float32),
         labels=labels,
+        scale="B64",
+        data="noise at 16 x 16 pixels",
     )

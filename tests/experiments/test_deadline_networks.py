@@ -19,7 +19,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_party_is_a_bundle_with_the_accuracy_of_each_mode(images: Path, tmp_path: Path):
     made = deadline_networks.make_bundles(
-        images, "smoke", tmp_path / "work", tmp_path / "out", list(deadline_networks.PARTIES)
+        images, "smoke", 2, tmp_path / "work", tmp_path / "out", list(deadline_networks.PARTIES)
     )
     assert list(made) == ["ladder", "exits", "elastic", "widths"]
     modes = {}
@@ -32,7 +32,9 @@ def test_every_party_is_a_bundle_with_the_accuracy_of_each_mode(images: Path, tm
     assert len(modes["ladder"]) == 6  # three networks at two sizes
     assert modes["exits"] == ("end", "layer1")
     written = {path: path.stat().st_mtime_ns for path in made.values()}
-    deadline_networks.make_bundles(images, "smoke", tmp_path / "work", tmp_path / "out", list(made))
+    deadline_networks.make_bundles(
+        images, "smoke", 2, tmp_path / "work", tmp_path / "out", list(made)
+    )
     assert all(path.stat().st_mtime_ns == before for path, before in written.items())
 
 
