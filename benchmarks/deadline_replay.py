@@ -184,7 +184,9 @@ def page(results: Mapping[str, Any]) -> str:
         *_verdicts(rows),
         "",
         "Nothing here was timed. The modes and their latencies are made up, after a ResNet-50; the load is"
-        " a trace, and the clock moves only when told to. So the figures judge the controller and nothing"
+        " a trace, and the clock moves only when told to. Two traces were recorded beside a program on one"
+        " core (`benchmarks.record_load`): a compiler that starts anew every few seconds, and a video that"
+        " plays; the others are made up too. So the figures judge the controller and nothing"
         " else, and are the same on every machine. [Deadlines under real loads](under-load-short.md) is a"
         " measurement.",
         "",
@@ -199,7 +201,7 @@ def page(results: Mapping[str, Any]) -> str:
         f"Made by `{results['command']}` at commit {results['commit']}.",
         "",
         "*in time*: of all requests; *steady*: of those no part of which ran in the first 200 ms after the"
-        " load came or went. *to the oracle*: by how many points the accuracy is below that of an"
+        " load came or went, which is one in fifteen of a recorded load. *to the oracle*: by how many points the accuracy is below that of an"
         " oracle which knows how long each request will take, and is late as often.",
         "",
         "```{image} deadline-replay.svg",
