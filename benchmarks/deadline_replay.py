@@ -201,8 +201,9 @@ def page(results: Mapping[str, Any]) -> str:
         f"Made by `{results['command']}` at commit {results['commit']}.",
         "",
         "*in time*: of all requests; *steady*: of those no part of which ran in the first 200 ms after the"
-        " load came or went, which is one in fifteen of a recorded load. *to the oracle*: by how many points the accuracy is below that of an"
-        " oracle which knows how long each request will take, and is late as often.",
+        " load came or went, which is one in fifteen of a recorded load. *to the oracle*: by how many"
+        " points the accuracy is below that of an oracle which knows how long each request will take, and"
+        " is late as often.",
         "",
         "```{image} deadline-replay.svg",
         ":alt: Over 16 seconds the load comes and goes every two seconds; the mode changes with it, and"
