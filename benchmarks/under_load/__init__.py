@@ -2,5 +2,6 @@
 
 `loads.py`: processes that load the machine as a trace says. `policies.py`: what answers a request.
 `serving.py`: requests that come whether the last one is done or not. `party.py`: the process in which one
-bundle is held. `figures.py`: what was kept, and what an oracle would have. `page.py`: the page.
+bundle is held. `figures.py`: what was kept, and what an oracle would have. `verdicts.py` and
+`page.py`: the page.
 """

@@ -7,15 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.under_load.verdicts import WORDS, verdicts
+
 Row = Mapping[str, Any]
-
-WORDS = {
-    "elastic": "elastic, groups x image size",
-    "widths": "elastic, widths x image size",
-    "ladder": "ladder of three networks x two image sizes",
-    "exits": "network with early exits",
-}
-
 
 HOW = """\
 Requests of {batch} images of {data}, one every {period_ms:.1f} ms, each with a
@@ -46,7 +40,7 @@ def page(results: Mapping[str, Any]) -> str:
     lines = [
         f"# Deadlines under real loads: {results['data']}",
         "",
-        *_verdicts(rows, parties),
+        *verdicts(_means(rows), parties, results["target"]),
         "",
         HOW.format(**told),
     ]
@@ -60,35 +54,6 @@ def page(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, MADE.format(**results), ""])
 
 
-def _verdicts(rows: Sequence[Row], parties: Sequence[Row]) -> list[str]:
-    """Say for each rival how the elastic network did beside it, load by load."""
-    ours = {row["load"]: row for row in _means(rows) if _is(row, "elastic", "controller")}
-    found = []
-    for name in ("ladder", "widths", "exits"):
-        theirs = {row["load"]: row for row in _means(rows) if _is(row, name, "controller")}
-        both = [load for load in ours if load in theirs]
-        if not both:
-            continue
-        gains = [100 * (ours[k]["right_in_time"] - theirs[k]["right_in_time"]) for k in both]
-        kept = [100 * (ours[k]["met"] - theirs[k]["met"]) for k in both]
-        found.append(
-            f"- Beside the {WORDS[name]}, the elastic network (groups x image size) has"
-            f" {min(gains):+.1f} to {max(gains):+.1f} points of images right in time (mean"
-            f" {np.mean(gains):+.1f} over {len(both)} loads), and {min(kept):+.1f} to {max(kept):+.1f}"
-            " points of deadlines kept."
-        )
-    memory = {each["party"]: each["memory_mb"] for each in parties}
-    if "ladder" in memory:
-        found.append(
-            f"- It takes {memory['elastic']:.0f} MiB where the ladder takes {memory['ladder']:.0f}."
-        )
-    return found
-
-
-def _is(row: Row, party: str, policy: str) -> bool:
-    return row["party"] == party and row["policy"] == policy
-
-
 def _means(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return one row for the runs of each load and policy: means, and the least and the most."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
@@ -97,8 +62,16 @@ def _means(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for (load, party, policy), same in groups.items():
         mean: dict[str, Any] = {"load": load, "party": party, "policy": policy, "rows": same}
-        for key in ("met", "met_steady", "accuracy", "right_in_time", "p99_ms"):
-            values = [row[key] for row in same if row[key] is not None]
+        for key in (
+            "met",
+            "met_steady",
+            "accuracy",
+            "right_in_time",
+            "p99_ms",
+            "by_modes",
+            "oracle",
+        ):
+            values = [row[key] for row in same if row.get(key) is not None]
             mean[key] = float(np.mean(values)) if values else None
         found.append(mean)
     return found
@@ -130,8 +103,8 @@ def _of_load(load: str, rows: Sequence[Row]) -> list[str]:
     ]
     for mean in _means(rows):
         same = mean["rows"]
-        oracles = [100 * (row["by_modes"] - row["oracle"]) for row in same if "oracle" in row]
-        beside = f"{np.mean(oracles):+.1f}" if oracles else "-"
+        known = mean["oracle"] is not None
+        beside = f"{100 * (mean['by_modes'] - mean['oracle']):+.1f}" if known else "-"
         steady = "-" if mean["met_steady"] is None else f"{100 * mean['met_steady']:.1f} %"
         lines.append(
             f"| {mean['party']} | `{mean['policy']}` | {_in_time(same)} | {steady} |"

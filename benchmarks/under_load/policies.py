@@ -14,7 +14,7 @@ Policy = Callable[[np.ndarray, float], tuple[str, np.ndarray]]
 
 Mode = TypeVar("Mode")
 
-CONTROLLER, CASCADE = "controller", "by confidence"
+CONTROLLER, CASCADE, FIXED = "controller", "by confidence", "always "
 THRESHOLD = 0.5
 """Margin of the likeliest class before the second at which an answer stands."""
 _LEAST_MS = 0.01
@@ -43,7 +43,7 @@ def policies(session: Session, batch: int, plan: Mapping[str, Any]) -> dict[str,
     found: dict[str, Policy] = {CONTROLLER: controlled}
     if plan["cascade"]:
         found[CASCADE] = by_confidence
-    return found | {f"always {mode}": always(mode) for mode in spread(session.modes, plan["fixed"])}
+    return found | {FIXED + mode: always(mode) for mode in spread(session.modes, plan["fixed"])}
 
 
 def spread(modes: Sequence[Mode], count: int) -> list[Mode]:
