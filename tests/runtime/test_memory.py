@@ -60,6 +60,32 @@ for mode in session.modes:
     session.run(x[32], mode=mode)
 print(0, resident_mb() - begin, session.prepared_mb)
 """
+IN_ONE_PLACE = """
+import gc
+for mode in session.modes:
+    session.run(x[64], mode=mode)
+most, counted = resident_mb() - begin, session.prepared_mb
+session.run(x[1], mode="1")  # what is there serves again
+session.close()
+del session
+gc.collect()
+print(most, resident_mb() - begin, counted)
+"""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of few weights that computes some 40 MB for a batch of 64, and five modes of it."""
+    layers = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU()]
+    for _ in range(3):
+        layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
+    net = we.convert(
+        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+        torch.zeros(1, 3, 32, 32),
+    ).eval()
+    modes = net.space.uniform_modes()
+    we.calibrate(net, modes, [torch.randn(2, 3, 32, 32)])
+    return we.export(net, modes, tmp_path_factory.mktemp("memory") / "wide.wen")
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +137,13 @@ def test_many_threads_take_no_more_with_a_budget_than_without(bundle: Path, engi
 def test_what_is_counted_is_what_is_held(bundle: Path, engine: str):
     _, held, counted = megabytes(bundle, COUNTED, engine, 1000)
     assert 0.6 * held - SLACK_MB < counted < 1.6 * held + SLACK_MB
+
+
+def test_the_modes_of_onnxruntime_compute_in_one_place(wide: Path):
+    computed = 64 * 64 * 32 * 32 * 4 / 2**20  # one layer's values
+    most, closed, counted = megabytes(wide, IN_ONE_PLACE, "onnxruntime", 0)
+    apart, _, each = megabytes(wide, IN_ONE_PLACE, "onnxruntime", 1000)
+    # Two layers' values live at once, and arenas grow by powers of two. Five modes need that five times.
+    assert most < 4 * computed + SLACK_MB < 5 * 2 * computed < apart
+    assert counted < 3 * computed + SLACK_MB < each
+    assert closed < computed + SLACK_MB / 2

@@ -154,7 +154,8 @@ def test_modes_unused_for_longest_are_dropped_beyond_the_budget(path: Path):
     session.run(images(), mode=session.modes[0])
     assert session.prepared_modes == (*session.modes[1:], session.modes[0])
 
-    counted = [session._held_bytes(number, len(session.model(number)), 2) for number in range(3)]
+    roomy = opened(path, memory_budget_mb=1000)
+    counted = [roomy._held_bytes(number, len(roomy.model(number)), 2) for number in range(3)]
     session = opened(path, memory_budget_mb=(sum(counted) + 100) / 2**20)
     session.engine = counting = Counting(session.engine)
     first, second, third, fourth = session.modes[:4]

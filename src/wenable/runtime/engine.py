@@ -116,6 +116,20 @@ class ModeEngine(Engine, Protocol):
         ...
 
 
+@runtime_checkable
+class SharesMemory(Engine, Protocol):
+    """An engine whose models may compute in one place, which is as large as the largest of them needs."""
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether they do."""
+        ...
+
+    def with_memory_apart(self) -> Engine:
+        """Return the same engine, whose models keep memory of their own, given back with them."""
+        ...
+
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 """In which an engine can be asked to compute, the exact one first."""
 

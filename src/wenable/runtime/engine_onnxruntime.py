@@ -14,11 +14,12 @@ import numpy as np
 from wenable.runtime.engine import EngineError, Lost, OperationTime, reason_of
 from wenable.runtime.forking import abandon, tell_after_fork
 from wenable.runtime.quiet_onnxruntime import onnxruntime
+from wenable.runtime.shared_arena import SHARED_ARENA, SHRINK
 
 _COMPUTES = frozenset(
     ["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"]
 )
-_SHRINK = "memory.enable_memory_arena_shrinkage"
+_CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntime:
@@ -26,12 +27,14 @@ class OnnxRuntime:
 
     - `threads`: for one model; they sleep between calls instead of spinning, since the pools of
       several modes would take each other's cores.
+    - `apart`: each model computes in memory of its own, which is given back with it. Otherwise all models
+      of the process compute in one place, which is as large as the largest of them needs.
     """
 
     name = "onnxruntime"
     per_batch = False
 
-    def __init__(self, threads: int, provider: str = "CPUExecutionProvider") -> None:
+    def __init__(self, threads: int, provider: str = _CPU, *, apart: bool = False) -> None:
         available = onnxruntime.get_available_providers()
         if provider not in available:
             raise EngineError(
@@ -39,10 +42,22 @@ class OnnxRuntime:
             )
         self.version = str(onnxruntime.__version__)
         self.threads, self.provider = threads, provider
+        self._apart = apart or provider != _CPU
+
+    def with_memory_apart(self) -> OnnxRuntime:
+        """Return the same engine, whose models compute in memory of their own."""
+        return OnnxRuntime(self.threads, self.provider, apart=True)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether all models compute in one place."""
+        return not self._apart
 
     def prepare(self, model: bytes, batch: int | None = None) -> _Runner:
         """Return a runner for an ONNX model; raises `EngineError` where it is refused."""
-        return _Runner(self._open(model, onnxruntime.SessionOptions()))
+        options = onnxruntime.SessionOptions()
+        shares = self.shares_memory and SHARED_ARENA.joined_by(options)
+        return _Runner(self._open(model, options), shares_memory=shares)
 
     def held_bytes(self, model: int, computed: int) -> int:
         """Return what a prepared model takes: its weights, packed, and the largest batch so far."""
@@ -102,9 +117,15 @@ def _let_go_of_the_model(session: onnxruntime.InferenceSession) -> None:
 
 
 class _Runner:
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, *, shares_memory: bool) -> None:
         self._session: Any = session
+        self._shares_memory = shares_memory
         tell_after_fork(self)
+
+    def __del__(self) -> None:
+        self._session = None
+        if self._shares_memory:
+            SHARED_ARENA.sweep()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         return self._run(inputs, None)
@@ -112,7 +133,7 @@ class _Runner:
     def run_and_shrink(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run, and give the memory back that only so large a batch takes."""
         options = onnxruntime.RunOptions()
-        options.add_run_config_entry(_SHRINK, "cpu:0")
+        options.add_run_config_entry(SHRINK, "cpu:0")
         return self._run(inputs, options)
 
     def after_fork(self) -> None:

@@ -20,7 +20,7 @@ from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
 from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_of
-from wenable.runtime.engine import ModeEngine, PlannedMode, Runner, precision_of
+from wenable.runtime.engine import ModeEngine, PlannedMode, Runner, SharesMemory, precision_of
 from wenable.runtime.escalating import Limit, Score, check_can_escalate, escalate, sure
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
@@ -93,6 +93,9 @@ class Session:
                 raise ValueError(f"`{name}` (={value!r}) must be a number above 0, below {most}")
         self.bundle = Bundle(path)
         self.engine, kernels = opened_engine(self.bundle, engine, threads, precision)
+        if memory_budget_mb is not None and isinstance(self.engine, SharesMemory):
+            self.engine = self.engine.with_memory_apart()  # what is dropped is given back at once
+        self._computed = 0  # the most that a mode computes at once, where all compute in one place
         self._pool = pool = threads if isinstance(threads, ThreadPool) else None
         self._numbers: dict[ModeChoice, int] = {}
         bundles = (self.bundle, *self.bundle.at_other_sizes)
@@ -158,7 +161,8 @@ class Session:
     @property
     def prepared_mb(self) -> float:
         """What is counted for the modes that are held ready, in MiB; see `memory_budget_mb`."""
-        return self._prepared.held_bytes / 2**20
+        held = self._prepared.held_bytes
+        return (held + self._computed if held else 0) / 2**20
 
     def engine_of(self, mode: ModeChoice) -> str:
         """Return the name of the engine that a mode runs on, which is prepared where it is not ready.
@@ -453,6 +457,8 @@ class Session:
     def _held_bytes(self, number: int, model: int, batch: int) -> int:
         place, own = divmod(number, len(self.bundle.modes))
         computed = self._sized[place].bundle.computed_bytes(batch, own)
+        if isinstance(self.engine, SharesMemory) and self.engine.shares_memory:
+            self._computed, computed = max(self._computed, computed), 0
         return self.engine.held_bytes(model, computed)
 
     def _size(self, batch: int, place: int = 0) -> int:
