@@ -13,8 +13,10 @@ same multiply-accumulates in training, forward and backward: so a side with chea
 them. *US-Net* and *weight-enabling* learn from labels alone, as the paper's Algorithm 1 says; US-Net's
 own authors let the full network teach the others, which is *US-Net, distillation*. *As found*: the full
 mode alone for half of the steps, then distillation; for groups also a shuffle before every layer.
-*Uniform modes*: the same, and random passes are drawn from the uniform modes between the ends alone. Each
-side's front is searched on the search split (knapsack); every figure is of the test split, every mode
+*Uniform modes*: the same, and random passes are drawn from the uniform modes between the ends alone.
+*Slimmable, as many widths*: the same for as many widths of about these costs, each with its own norms. Of
+these two sides the uniform modes are compared, since they trained no others. Each other side's front is
+searched on the search split (knapsack); every figure is of the test split, every mode
 calibrated. *Above*: the share of a side's modes, within the range of costs that the other covers, that
 are more accurate than the other's front at their cost, with a 95 % interval over the test images, drawn
 anew. *Gap*: how far one front lies above the other in the mean over the range that both cover, in points.

@@ -18,6 +18,8 @@ from experiments.worth_sides import (
     PAPER,
     POOLED,
     SCALES,
+    SLIM_POOLED,
+    UNIFORM_ALONE,
     US_JOINT,
     US_NET,
     US_NET_FOUND,
@@ -29,7 +31,8 @@ from experiments.worth_sides import (
 from results.records import read_records, records_file
 
 PAIRS = (
-    (FOUND, US_NET_FOUND), (POOLED, US_NET_FOUND), (POOLED, FOUND), (PAPER, US_NET), (FOUND, US_NET),
+    (POOLED, SLIM_POOLED), (POOLED, US_NET_FOUND), (POOLED, FOUND), (SLIM_POOLED, US_NET_FOUND),
+    (FOUND, US_NET_FOUND), (PAPER, US_NET), (FOUND, US_NET),
     (FOUND, US_NET_TAUGHT), (JOINT, US_NET), (JOINT, US_JOINT), (FOUND, PAPER), (US_NET_FOUND, US_NET),
 )  # fmt: skip
 """Whose front is held against whose."""
@@ -119,7 +122,7 @@ def _pairs(
             parts = [(name, seed) for name in (ours, theirs)]
             if not all(part in found for part in parts):
                 continue
-            fronts = [_front(*found[part]) for part in parts]
+            fronts = [_front(part[0], *found[part]) for part in parts]
             row = {"ours": ours, "theirs": theirs, "seed": seed, **beside(*fronts)}
             if all(part in timed for part in parts) and _in_one_run(*(timed[p] for p in parts)):
                 in_ms = [
@@ -150,10 +153,15 @@ def by_latency(front: SideFront, latency_ms: Mapping[str, float]) -> SideFront:
     return SideFront(modes, np.asarray([latency_ms[mode] for mode in modes]), front.right[kept])
 
 
-def _front(header: Mapping[str, Any], right: Any) -> SideFront:
-    """Return the modes that the search found, the cheapest first."""
-    places = range(header["uniform"], len(header["modes"]))
-    places = [*places] or [*range(len(header["modes"]))]
+def _front(side: str, header: Mapping[str, Any], right: Any) -> SideFront:
+    """Return the modes that the search found, the cheapest first.
+
+    Of a side that trains the uniform modes alone, or in which nothing else was found, these are returned.
+    """
+    uniform, every = header["uniform"], len(header["modes"])
+    places = [*range(uniform, every)]
+    if not places or side in UNIFORM_ALONE:
+        places = [*range(uniform)]
     places = sorted(places, key=lambda place: header["costs"][place])
     return SideFront(
         tuple(header["modes"][place] for place in places),

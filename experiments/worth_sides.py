@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,12 @@ PAPER, FOUND, US_NET = "weight-enabling", "weight-enabling, as found", "US-Net"
 US_NET_TAUGHT, US_NET_FOUND, JOINT, US_JOINT = (
     "US-Net, distillation", "US-Net, as found", "weight-enabling x image size", "US-Net x image size",
 )  # fmt: skip
-POOLED = "weight-enabling, uniform modes"
+POOLED, SLIM_POOLED = "weight-enabling, uniform modes", "slimmable, as many widths"
+UNIFORM_ALONE = (POOLED, SLIM_POOLED)
+"""Sides that train their uniform modes and no others: these are compared, without a search."""
 ACCOUNTING = "weight-enabling, s = 20 for US-Net's steps"
 ALONE = "alone"
-MAIN = (PAPER, FOUND, US_NET, US_NET_FOUND, POOLED, JOINT)
+MAIN = (PAPER, FOUND, US_NET, US_NET_FOUND, POOLED, SLIM_POOLED, JOINT)
 """The sides that get all seeds."""
 
 AS_FOUND: dict[str, Any] = {"distillation": True, "sharing": {"delay": 0.5}}
@@ -69,19 +71,32 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
     size = we.ImageSize(scale.sizes)
     taught: dict[str, Any] = {"distillation": True}
     as_found = taught if scale.warm else AS_FOUND
-    between = tuple(f"1/{n}" for n in scale.groups[1:-1])
-    pooled = as_found | {"sharing": {**as_found.get("sharing", {}), "pool": between}}
+
+    def pooled(modes: Iterable[str]) -> dict[str, Any]:
+        return as_found | {"sharing": {**as_found.get("sharing", {}), "pool": tuple(modes)}}
+
+    few = we.Slimmable(tuple(map(width_of_groups, scale.groups)), divisor=scale.divisor)
     return (
         Side(PAPER, (groups,)),
         Side(US_NET, (widths,)),
         Side(FOUND, (found,), as_found),
         Side(US_NET_FOUND, (widths,), as_found),
-        Side(POOLED, (found,), pooled),
+        Side(POOLED, (found,), pooled(f"1/{n}" for n in scale.groups[1:-1])),
+        Side(SLIM_POOLED, (few,), pooled(f"{width:g}" for width in few.widths[1:-1])),
         Side(JOINT, (found, size), as_found),
         Side(US_JOINT, (widths, size), as_found),
         Side(US_NET_TAUGHT, (widths,), taught),
         Side(ACCOUNTING, (groups,), {"passes": 20}, steps_of=US_NET),
     )
+
+
+def width_of_groups(groups: int) -> float:
+    """Return the width whose cost is about that of so many groups, in steps of 0.05.
+
+    >>> [width_of_groups(n) for n in (1, 2, 4, 8, 16)]
+    [1.0, 0.7, 0.5, 0.35, 0.25]
+    """
+    return round(round(20 * groups**-0.5) / 20, 2)
 
 
 def alone_sides(scale: Scale) -> tuple[Side, ...]:

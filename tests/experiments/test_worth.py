@@ -10,13 +10,22 @@ from experiments import worth, worth_latency
 from experiments.fronts_of_sides import SideFront, beside, gap_between
 from experiments.pixels import load_pixels
 from experiments.sides import Spending, config_of, converted, steps_of_side
-from experiments.worth_records import PAIRS, by_latency, latencies_file, parts_of, records_of
+from experiments.worth_records import (
+    PAIRS,
+    _front,
+    by_latency,
+    latencies_file,
+    parts_of,
+    records_of,
+)
 from experiments.worth_sides import (
     ACCOUNTING,
     FOUND,
     JOINT,
     PAPER,
+    POOLED,
     SCALES,
+    UNIFORM_ALONE,
     US_NET,
     alone_sides,
     sides_of,
@@ -24,6 +33,7 @@ from experiments.worth_sides import (
 from results.records import read_records
 from tests.data.test_data import write_images
 from wenable.measure.latency import TimingPlan
+from wenable.training import sample_modes
 
 
 def front(costs: list[float], shares: list[float], seed: int, images: int = 300) -> SideFront:
@@ -115,6 +125,22 @@ def test_sides_are_trained_searched_and_compared_and_go_on_where_they_were(
     path.write_text(path.read_text().replace(made["commit"], "0000000"))
     pairs = records_of("smoke", SCALES["smoke"], tmp_path / "work" / "smoke")["pairs"]
     assert ["at_equal_ms" in pair for pair in pairs] == [True, False]
+
+
+def test_sides_of_uniform_modes_train_and_compare_no_others():
+    pooled, few = (next(s for s in sides_of(SCALES["short"]) if s.name == n) for n in UNIFORM_ALONE)
+    for side, between in ((pooled, ("1/2", "1/4", "1/8")), (few, ("0.7", "0.5", "0.35"))):
+        net = converted(side, SCALES["short"].make(10), torch.zeros(2, 3, 16, 16))
+        config = config_of(side, SCALES["short"].spending, seed=0)
+        drawn = [sample_modes(net, config, step, 1000) for step in range(500, 560)]
+        assert {str(mode) for modes in drawn for mode in modes[2:]} == set(between)
+        assert {modes[:2] for modes in drawn} == {(net.space.full, net.space.smallest)}
+        costs = [net.macs(mode) / net.macs("full") for mode in net.space.uniform_modes()]
+        assert costs == pytest.approx([1, 0.5, 0.25, 0.135, 0.07], rel=0.08)
+    header = {"uniform": 2, "modes": ["1", "1/2", "a", "b"], "costs": [1.0, 0.5, 0.7, 0.6]}
+    right = np.eye(4, dtype=bool)
+    assert _front(POOLED, header, right).modes == ("1/2", "1")
+    assert _front(FOUND, header, right).modes == ("b", "a")
 
 
 def test_a_front_in_milliseconds_leaves_out_what_is_no_faster_than_a_larger_mode():
