@@ -45,7 +45,8 @@ def with_earlier(results: Record, earlier: Record, sizes: Scale) -> dict[str, An
     runs = new | {part: old[part] for part in unchanged if not _is_timed(new.get(part))}
     pairs = {_key(pair): pair for pair in results["pairs"]}
     for pair in earlier["pairs"]:
-        if _parts(pair) <= unchanged and "at_equal_ms" not in pairs.get(_key(pair), {}):
+        known = pairs.get(_key(pair))
+        if _parts(pair) <= unchanged and (known is None or _says_more(pair, known)):
             pairs[_key(pair)] = pair
     order = [part for part in parts_of(sizes) if part in runs]
     return {
@@ -69,6 +70,10 @@ def _is_same(run: Record, other: Record) -> bool:
 
 def _is_timed(run: Record | None) -> bool:
     return run is not None and any("latency_ms" in mode for mode in run["modes"])
+
+
+def _says_more(pair: Record, other: Record) -> bool:
+    return "at_equal_ms" in pair and "at_equal_ms" not in other
 
 
 def _key(pair: Record) -> tuple[str, str, int]:

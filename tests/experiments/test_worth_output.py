@@ -53,6 +53,11 @@ def test_what_was_timed_of_the_same_run_stays_until_it_is_timed_again():
     again = record([run(PAPER, 0.5), run(US_NET, 0.6)], [pair(PAPER, US_NET)])
     assert with_earlier(again, old, SIZES)["runs"] == old["runs"]
     assert with_earlier(again, old, SIZES)["pairs"] == old["pairs"]
+    anew = record([run(PAPER, 0.5)], [pair(PAPER, US_NET, gap=2)])
+    untimed = record(old["runs"], [pair(PAPER, US_NET, gap=1)])
+    assert (
+        with_earlier(anew, untimed, SIZES)["pairs"] == anew["pairs"]
+    )  # compared in another way now
     timed = record([run(PAPER, 0.5, latency_ms=3.0), run(US_NET, 0.6, latency_ms=2.5)],
                    [pair(PAPER, US_NET, at_equal_ms=2)])  # fmt: skip
     assert with_earlier(timed, old, SIZES)["runs"] == timed["runs"]
