@@ -271,6 +271,26 @@ def test_random_modes_can_be_drawn_from_a_pool():
         assert found == pytest.approx(shares_of, abs=0.08)
 
 
+def test_a_pool_can_be_the_uniform_modes():
+    net = converted(groups=(1, 2, 4, 8))
+    config = TrainConfig(passes=4, sharing=Sharing(pool="uniform"))
+    drawn = {str(m) for step in range(50) for m in sample_modes(net, config, step, 50)[2:]}
+    assert drawn == {"1/2", "1/4"}
+    few = converted(groups=(1, 2))  # nothing lies between the ends
+    drawn = {str(m) for step in range(50) for m in sample_modes(few, config, step, 50)[2:]}
+    assert drawn == {"1", "1/2"}
+
+
+def test_a_pool_of_what_is_no_mode_is_refused_before_the_delay():
+    net = converted(groups=(1, 2, 4))
+    for pool in (("1/2", "1/3"), "1/3", ("Uniform",)):
+        config = TrainConfig(passes=3, sharing=Sharing(delay=0.9, pool=pool))
+        with pytest.raises(
+            ValueError, match=r"`sharing\.pool` holds '(1/3|Uniform)', which is no mode"
+        ):
+            we.train(net, [(X, Y)] * 2, config)
+
+
 def test_settings_are_kept_in_checkpoints_and_those_of_older_files_are_the_defaults(tmp_path):
     config = TrainConfig(
         passes=3, epochs=1, distillation=True,

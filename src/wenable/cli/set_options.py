@@ -20,7 +20,8 @@ def with_set(settings: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any
 
     - `settings`: what other options say; None for those that were not given.
     - `texts`: as `clip_grad=5`, `grow_from=none` or `sharing.delay=0.5`: a name of `TrainConfig` or of its
-      `Sharing`, and a number, true, false, none or a word; for `sharing.pool` modes, as `1/2;1/4`.
+      `Sharing`, and a number, true, false, none or a word; for `sharing.pool` modes, as `1/2;1/4`, or
+      `uniform`.
 
     Those of `Sharing` stand under `"sharing"`, the given ones alone (`with_settings`).
 

@@ -9,7 +9,7 @@ from wenable.core.space import Mode, RandomSource, Space
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.mode_costs import knobs_of_products
 from wenable.training.config import TrainConfig
-from wenable.training.sharing import Sharing
+from wenable.training.sharing import UNIFORM, Sharing
 
 
 def sample_modes(
@@ -43,12 +43,27 @@ def mode_alone(space: Space, sharing: Sharing, step: int, steps: int) -> Mode | 
 
 def _draw_from_pool(net: DynamicNetwork, rng: random.Random, sharing: Sharing, by: str) -> Mode:
     """Draw a mode of the pool: each equally often, or the one nearest to a cost drawn uniformly."""
-    pool = [net.space.mode(text) for text in sharing.pool]
+    pool = modes_of_pool(net.space, sharing)
     if by == "options":
         return pool[int(rng.random() * len(pool))]
     costs = [net.macs(mode) for mode in pool]
     target = rng.uniform(min(costs), max(costs))
     return pool[min(range(len(pool)), key=lambda i: abs(costs[i] - target))]
+
+
+def modes_of_pool(space: Space, sharing: Sharing) -> list[Mode]:
+    """Return the modes of a pool; raises `ValueError` for a text that names none."""
+    found: list[Mode] = []
+    for text in sharing.pool:
+        if text == UNIFORM:
+            uniform = space.uniform_modes()
+            found += uniform[1:-1] or uniform
+            continue
+        try:
+            found.append(space.mode(text))
+        except ValueError as error:
+            raise ValueError(f"`sharing.pool` holds {text!r}, which is no mode: {error}") from None
+    return found
 
 
 def _draw_by_options(net: DynamicNetwork, rng: RandomSource) -> Mode:

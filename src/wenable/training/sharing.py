@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,9 @@ First = Literal["full", "outward"]
 Losses = Literal["sum", "mean"]
 Divergence = Literal["kl", "alpha"]
 Teacher = Literal["full", "earlier"]
+
+UNIFORM = "uniform"
+"""In a pool: the uniform modes between the ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class Sharing:
       one come in: their weight rises linearly from 0 to 1 (the rising learning rate of DepS).
     - `pool`: the modes that random ones are drawn from, as text, by cost as `sampling` says: `"options"`
       draws each equally often. Empty: from the whole space. A front that a search found goes here, so
-      that passes are spent on modes worth having (after the pools of good networks of PSS-Net).
+      that passes are spent on modes worth having (after the pools of good networks of PSS-Net). `"uniform"`
+      stands for the uniform modes between the full and the smallest one.
 
     How much each counts:
 
@@ -53,19 +57,22 @@ class Sharing:
 
     >>> Sharing(delay=0.5, losses="mean").first
     'full'
+    >>> Sharing(pool="uniform").pool
+    ('uniform',)
     """
 
     delay: float = 0.0
     first: First = "full"
     rise: float = 0.0
-    pool: tuple[str, ...] = ()
+    pool: Sequence[str] = ()
     losses: Losses = "sum"
     project: bool = False
     divergence: Divergence = "kl"
     teacher: Teacher = "full"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pool", tuple(map(str, self.pool)))
+        pool = (self.pool,) if isinstance(self.pool, str) else self.pool
+        object.__setattr__(self, "pool", tuple(map(str, pool)))
         choices: dict[str, Any] = {
             "first": First, "losses": Losses, "divergence": Divergence, "teacher": Teacher,
         }  # fmt: skip

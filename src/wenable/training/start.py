@@ -26,6 +26,7 @@ from wenable.training.losses import (
     without_ignored,
 )
 from wenable.training.mixing import Mix, mixing
+from wenable.training.sampling import modes_of_pool
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def start_of_run(
     check_dynamic(net)
     with failing_together(device_of(net)):
         _check_parameters(net)
+        modes_of_pool(net.space, config.sharing)  # refuses what is no mode, before the delay
         loss_function = loss_of_run(loss, config)
         outputs = _outputs(net)
         scores: tuple[int, ...] = ()
