@@ -3,7 +3,8 @@
 Modes whose layers use other parts of their weights run the graph of the full mode; see
 `layers.roles.HasViews`. A knob that sets a module which does something else in each option, an early
 exit say, has a graph for each of its options. So has one that makes the images smaller: its graphs take
-images of the mode's size, and the runtime makes those that it is given smaller.
+images of the mode's size, and the runtime makes those that it is given smaller. So has a width that the
+graph of the full mode does not fit, since the network's code names numbers of channels.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from wenable.exporting.output_names import unlike, with_outputs_named
 from wenable.exporting.tracing import bundle_graph, layers_with_views
 from wenable.layers.batch_norm import SwitchableBatchNorm
 from wenable.layers.exits import HEAD, NAMES_IN_HEAD, ExitPoint
+from wenable.layers.slimmable import SlimmableLayer
 from wenable.modules.outputs import OutputNames
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.runtime.graph import Graph
+from wenable.runtime.mode_views import CutTensors, in_mode
+from wenable.runtime.sizes import value_shapes
 
 
 class ModeGraphs:
@@ -35,6 +39,7 @@ class ModeGraphs:
         self._net, self._outputs = net, outputs
         self._numbers: dict[tuple[Mode, Sides | None], int] = {}
         self._own = _knobs_with_own_graphs(net)
+        self._widths = _knobs_of_widths(net)
         self.graphs: list[Graph] = []
         self.tensors: dict[str, np.ndarray] = {}
 
@@ -43,9 +48,19 @@ class ModeGraphs:
 
         - `sides`: another size of images than the example's.
         """
+        number = self._traced(mode, self._own, sides)
+        full = self._net.space.full
+        shared = any(mode[name] != full[name] for name in self._widths - self._own)
+        if shared and not self._fits(mode, self.graphs[number]):
+            return self._traced(mode, self._own | self._widths, sides)
+        return number
+
+    def _traced(self, mode: Mode, own: frozenset[str], sides: Sides | None) -> int:
+        """Return the number of the graph of a mode in which only the knobs `own` are not at full."""
         space = self._net.space
-        options = {name: mode[name] if name in self._own else space.full[name] for name in mode}
-        traced = space.mode(options)
+        traced = space.mode(
+            {name: mode[name] if name in own else space.full[name] for name in mode}
+        )
         if (traced, sides) not in self._numbers:
             graph, read = bundle_graph(self._net, self._outputs, traced, sides)
             if self.graphs:  # those of an exit are made by another operation, and called after that
@@ -56,6 +71,15 @@ class ModeGraphs:
             read = {names.get(name, name): array for name, array in read.items()}
             self._numbers[traced, sides] = self._added(graph, read)
         return self._numbers[traced, sides]
+
+    def _fits(self, mode: Mode, graph: Graph) -> bool:
+        """Say whether the operations of a graph fit what a mode leaves of its weights."""
+        views = views_of(self._net, mode, graph.tensors_read())
+        try:
+            value_shapes(in_mode(graph, views), CutTensors(self.tensors).sized(views))
+        except ValueError:
+            return False
+        return True
 
     def _added(self, graph: Graph, read: Mapping[str, np.ndarray]) -> int:
         """Put a graph beside the others; a tensor of theirs is shared where it is the same."""
@@ -126,6 +150,13 @@ def _knobs_with_own_graphs(net: DynamicNetwork) -> frozenset[str]:
             each.module not in same_graph and each.setter != "set_exit_width"
             for each in followers  # the inputs among them
         )
+    )
+
+
+def _knobs_of_widths(net: DynamicNetwork) -> frozenset[str]:
+    """Return the knobs that leave layers fewer channels."""
+    return frozenset(
+        module.knob.name for module in net.modules() if isinstance(module, SlimmableLayer)
     )
 
 
