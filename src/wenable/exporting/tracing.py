@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from wenable.core.reasons import root_reason
 from wenable.core.space import ModeChoice
@@ -112,6 +113,7 @@ def _onnx_program(net: DynamicNetwork, mode: ModeChoice, sides: Sides | None) ->
                 dynamic_shapes=(tuple({0: batch} for _ in examples),),
             )
             model = program.model_proto
+            _call_by_first_names(model, plain)
     except torch.onnx.errors.OnnxExporterError as error:
         raise ValueError(
             f"the network cannot be exported: torch.onnx does not trace it: {root_reason(error)}"
@@ -119,6 +121,23 @@ def _onnx_program(net: DynamicNetwork, mode: ModeChoice, sides: Sides | None) ->
     finally:
         logger.setLevel(level)
     return model
+
+
+def _call_by_first_names(model: Any, plain: nn.Module) -> None:
+    """Give the tensors of a module that stands in several places the name of the first, as torch does."""
+    firsts = {id(module): name for name, module in plain.named_modules()}
+    first_of = {
+        name: firsts[id(module)] for name, module in plain.named_modules(remove_duplicate=False)
+    }
+    new: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        place, _, leaf = tensor.name.rpartition(".")
+        if first_of.get(place, place) != place:
+            new[tensor.name] = ".".join(filter(None, (first_of[place], leaf)))
+            tensor.name = new[tensor.name]
+    for node in model.graph.node:
+        for number, name in enumerate(node.input):
+            node.input[number] = new.get(name, name)
 
 
 def _array(tensor: Any) -> np.ndarray:
