@@ -153,6 +153,39 @@ def test_what_does_not_fit_fewer_channels_is_refused_by_name(name: str):
         converted(model, method=we.Slimmable(WIDTHS, divisor=4))
 
 
+def test_an_only_channel_that_would_be_dropped_is_refused():
+    def gated(drop):
+        return _net(
+            lambda m, x: x * drop(m.a(x.mean((2, 3), keepdim=True))), a=nn.Conv2d(16, 16, 1)
+        )
+
+    model = gated(lambda scale: scale.squeeze()[..., None, None])
+    with pytest.raises(
+        ValueError, match=r"forward cannot .* drops every dimension of size 1, and at"
+    ):
+        converted(model, method=we.Slimmable((1.0, 1 / 16), divisor=1))
+    converted(model, method=we.Slimmable((1.0, 1 / 8), divisor=1))
+    by_name = gated(lambda scale: scale.squeeze(-1).squeeze(-1)[..., None, None])
+    converted(by_name, method=we.Slimmable((1.0, 1 / 16), divisor=1))
+
+
+def test_a_module_that_pads_what_is_narrower_and_what_is_not_is_refused():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pad = nn.ConstantPad3d((0, 0, 0, 0, 4, 4), 0.5)
+            self.stem, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(24, 5, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            image = self.pad(x).mean(1, keepdim=True)
+            return (self.head(self.pad(self.stem(x))) + image).mean((2, 3))
+
+    with pytest.raises(
+        ValueError, match=r"'pad' cannot run narrower: its module pads .* in several"
+    ):
+        converted(Both(), method=we.Slimmable(WIDTHS, divisor=4))
+
+
 def test_shared_weights_are_refused():
     model = _net(lambda m, x: m.b(m.a(x)), a=nn.Conv2d(16, 16, 1), b=nn.Conv2d(16, 16, 1))
     model.get_submodule("b").weight = model.get_submodule("a").weight
@@ -184,7 +217,13 @@ def test_a_number_of_channels_in_the_code_is_found_before_the_network_is_handed_
             lambda: we.UniversallySlimmable(lowest=0),
             "`lowest` \\(=0\\) must be above 0 and below 1",
         ),
-        (lambda: we.UniversallySlimmable(step=0), "`step` \\(=0\\) must be above 0"),
+        (lambda: we.UniversallySlimmable(step=0), "`step` \\(=0\\) must be at least 0.001"),
+        (lambda: we.UniversallySlimmable(step=1e-9), "`step` \\(=1e-09\\) must be at least"),
+        (lambda: we.UniversallySlimmable(step="0.1"), "`step` \\(='0.1'\\) must be a number"),
+        (lambda: we.UniversallySlimmable(None), "`lowest` \\(=None\\) must be a number"),
+        (lambda: we.Slimmable(0.5), "`widths` \\(=0.5\\) must be a sequence of numbers"),
+        (lambda: we.Slimmable((1.0, None)), "`widths` .* must be a sequence of numbers"),
+        (lambda: we.Slimmable("1.0"), "`widths` \\(='1.0'\\) must be a sequence of numbers"),
         (lambda: we.UniversallySlimmable(0.5, 0.6), "at most 1 - `lowest` \\(=0.5\\)"),
         (lambda: we.UniversallySlimmable(divisor=2.0), "`divisor` \\(=2.0\\)"),
         (lambda: we.Slimmable.from_json({"method": "width"}), "is not 'slimmable'"),

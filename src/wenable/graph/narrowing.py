@@ -18,7 +18,7 @@ from torch.fx import Node
 
 from wenable.graph.calls import TracedGraph
 from wenable.graph.narrowed import Counts, Kept, NarrowedLayer, NarrowedPadding, Narrowing, kept_of
-from wenable.graph.nodes import argument, operation, shape_of
+from wenable.graph.nodes import ELEMENTWISE, OVER_MAPS, argument, operation, shape_of
 
 
 def narrow(
@@ -347,6 +347,20 @@ def _reshape(walk: _Walk, node: Node) -> _State:
     )
 
 
+def _squeeze(walk: _Walk, node: Node) -> _State:
+    """Follow what drops dimensions of one entry, which the channels may be at some width."""
+    source = walk.source(node)
+    rank = len(shape_of(node.args[0]))
+    dims: Any = argument(node, 1, "dim")
+    meant = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
+    if 1 in source.counts and rank + source.axis in {dim % rank for dim in meant}:
+        raise _RefusedError(
+            "it drops every dimension of size 1, and at some width that of its only channel: name the"
+            " dimensions that it is to drop"
+        )
+    return _reshape(walk, node)
+
+
 def _permute(walk: _Walk, node: Node) -> _State:
     source = walk.source(node)
     rank = len(shape_of(node.args[0]))
@@ -450,6 +464,11 @@ def _padding(walk: _Walk, node: Node) -> _State:
         raise _RefusedError("it pads channels that have more than two dimensions behind them")
     if not module or ends is None or ends.node != node.name:
         raise _RefusedError("it pads channels by number, and more follows in the same module")
+    of_module = (n for n, each in walk.graph.operations.running.items() if each == module)
+    if (
+        sum(operation(n) == operation(node) for n in of_module) > 1
+    ):  # maybe of what is never narrower
+        raise _RefusedError("its module pads channels by number in several places")
     counts = walk.active(shape_of(node)[source.axis])
     added = [after - count for after, count in zip(counts, source.counts, strict=True)]
     first = [each * before // (before + behind) for each in added]
@@ -463,33 +482,18 @@ def _padding(walk: _Walk, node: Node) -> _State:
     return walk.result(source.axis, (counts,), source.writers)
 
 
-_ELEMENTWISE = """
-    relu relu6 hardtanh silu hardswish hardsigmoid sigmoid tanh gelu leaky_relu elu selu celu mish
-    softplus log_softmax logsigmoid softmax clamp clamp_min clamp_max abs neg exp log sqrt rsqrt
-    square dropout alpha_dropout feature_dropout clone contiguous detach to _to_copy alias type_as
-    float copy add sub mul div pow maximum minimum where addcmul lerp
-""".split()
-_OVER_MAPS = """
-    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d
-    upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
-    reflection_pad1d reflection_pad2d reflection_pad3d
-    replication_pad1d replication_pad2d replication_pad3d
-""".split()
-
 _RULES: dict[str, Callable[[_Walk, Node], _State]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", *_TRANSPOSED, "linear"), _layer),
     "batch_norm": _batch_norm,
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(_OVER_MAPS, _over_maps),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(OVER_MAPS, _over_maps),
     "prelu": _prelu,
     **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
     "instance_norm": _instance_norm,
     "group_norm": _group_norm,
     **dict.fromkeys(("expand", "getitem"), _keep),
-    **dict.fromkeys(("reshape", "view", "flatten", "squeeze", "unsqueeze", "unflatten"), _reshape),
+    **dict.fromkeys(("reshape", "view", "flatten", "unsqueeze", "unflatten"), _reshape),
+    "squeeze": _squeeze,
     **dict.fromkeys(("permute", "transpose"), _permute),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduction),
     **dict.fromkeys(("select", "slice", "narrow"), _selection),

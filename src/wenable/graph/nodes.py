@@ -16,6 +16,23 @@ VIEWS = tuple(
     split split_with_sizes chunk getitem detach alias unbind movedim t
     """.split()
 )
+# Operations on single values, or on several that lie in one place.
+ELEMENTWISE = """
+    relu relu6 hardtanh silu hardswish hardsigmoid sigmoid tanh gelu leaky_relu elu selu celu mish
+    softplus log_softmax logsigmoid softmax clamp clamp_min clamp_max abs neg exp log sqrt rsqrt
+    square dropout alpha_dropout feature_dropout clone contiguous detach to _to_copy alias type_as
+    float copy add sub mul div pow maximum minimum where addcmul lerp
+""".split()
+# Operations along the last dimensions, as many as the name says.
+OVER_MAPS = """
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
+    reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d
+""".split()
 
 
 def operation(node: Node) -> str:

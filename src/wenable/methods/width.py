@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 from torch import nn
@@ -31,6 +32,7 @@ from wenable.methods.plan import KnobTarget, LeftAlone, Method, Plan, Switchable
 from wenable.methods.remaining import kind_of, parametrization, remaining
 
 KNOB = "width"
+_FINEST_STEP = 0.001
 _CONVOLUTIONS: Mapping[type[nn.Module], Any] = {
     nn.Conv1d: SlimmableConv1d,
     nn.Conv2d: SlimmableConv2d,
@@ -90,7 +92,13 @@ class Slimmable:
     divisor: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(map(float, self.widths)))
+        try:
+            widths = tuple(map(float, self.widths))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`widths` (={self.widths!r:.100}) must be a sequence of numbers, as (1.0, 0.5)"
+            ) from None
+        object.__setattr__(self, "widths", widths)
         descending = list(self.widths) == sorted(set(self.widths), reverse=True)
         if not descending or self.widths[:1] != (1.0,) or not self.widths[-1] > 0:
             raise ValueError(
@@ -130,7 +138,7 @@ class UniversallySlimmable:
     come from calibration. `train` follows the sandwich rule (the full width, the smallest and random
     ones); for in-place distillation say `TrainConfig(distillation=True)`.
 
-    - `lowest`: the narrowest width, above 0 and below 1. `step`: between two widths.
+    - `lowest`: the narrowest width, above 0 and below 1. `step`: between two widths, at least 0.001.
     - `divisor`: channels are rounded to multiples of it. Widths at which every layer has the same
       channels are one.
 
@@ -149,11 +157,14 @@ class UniversallySlimmable:
     divisor: int = 8
 
     def __post_init__(self) -> None:
+        for name in ("lowest", "step"):
+            if not isinstance(getattr(self, name), Real):
+                raise ValueError(f"`{name}` (={getattr(self, name)!r:.100}) must be a number")
         if not 0 < self.lowest < 1:
             raise ValueError(f"`lowest` (={self.lowest}) must be above 0 and below 1")
-        if not 0 < self.step <= 1 - self.lowest + 1e-9:
+        if not _FINEST_STEP <= self.step <= 1 - self.lowest + 1e-9:
             raise ValueError(
-                f"`step` (={self.step}) must be above 0 and at most 1 - `lowest`"
+                f"`step` (={self.step}) must be at least {_FINEST_STEP} and at most 1 - `lowest`"
                 f" (={1 - self.lowest:g})"
             )
         _check_divisor(self.divisor)
