@@ -464,10 +464,8 @@ def _padding(walk: _Walk, node: Node) -> _State:
         raise _RefusedError("it pads channels that have more than two dimensions behind them")
     if not module or ends is None or ends.node != node.name:
         raise _RefusedError("it pads channels by number, and more follows in the same module")
-    of_module = (n for n, each in walk.graph.operations.running.items() if each == module)
-    if (
-        sum(operation(n) == operation(node) for n in of_module) > 1
-    ):  # maybe of what is never narrower
+    places = [n for n, each in walk.graph.operations.running.items() if each == module]
+    if len([n for n in places if operation(n) == operation(node)]) > 1:
         raise _RefusedError("its module pads channels by number in several places")
     counts = walk.active(shape_of(node)[source.axis])
     added = [after - count for after, count in zip(counts, source.counts, strict=True)]
