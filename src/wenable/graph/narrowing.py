@@ -355,8 +355,7 @@ def _squeeze(walk: _Walk, node: Node) -> _State:
     meant = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
     if 1 in source.counts and rank + source.axis in {dim % rank for dim in meant}:
         raise _RefusedError(
-            "it drops every dimension of size 1, and at some width that of its only channel: name the"
-            " dimensions that it is to drop"
+            "it drops every dimension of size 1, and at some width its only channel: name those to drop"
         )
     return _reshape(walk, node)
 
