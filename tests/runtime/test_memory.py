@@ -73,34 +73,30 @@ print(most, resident_mb() - begin, counted)
 """
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of few weights that computes some 40 MB for a batch of 64, and five modes of it."""
-    layers = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU()]
-    for _ in range(3):
-        layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
+def _exported(folder: Path, channels: int, layers: int, side: int) -> Path:
+    """Return a bundle of a chain of convolutions, in five modes."""
+    chain = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU()]
+    for _ in range(layers):
+        chain += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
     net = we.convert(
-        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
-        torch.zeros(1, 3, 32, 32),
+        nn.Sequential(*chain, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)),
+        torch.zeros(1, 3, side, side),
     ).eval()
     modes = net.space.uniform_modes()
-    we.calibrate(net, modes, [torch.randn(2, 3, 32, 32)])
-    return we.export(net, modes, tmp_path_factory.mktemp("memory") / "wide.wen")
+    we.calibrate(net, modes, [torch.randn(2, 3, side, side)])
+    return we.export(net, modes, folder / "net.wen")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of few weights that computes some 40 MB for a batch of 64."""
+    return _exported(tmp_path_factory.mktemp("memory"), channels=64, layers=3, side=32)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of 19 MB of weights that computes little, and five modes of it."""
-    layers = [nn.Conv2d(3, 512, 3, padding=1), nn.ReLU()]
-    for _ in range(2):
-        layers += [nn.Conv2d(512, 512, 3, padding=1), nn.ReLU()]
-    net = we.convert(
-        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)),
-        torch.zeros(1, 3, 8, 8),
-    ).eval()
-    modes = net.space.uniform_modes()
-    we.calibrate(net, modes, [torch.randn(2, 3, 8, 8)])
-    return we.export(net, modes, tmp_path_factory.mktemp("memory") / "net.wen")
+    """A network of 19 MB of weights that computes little."""
+    return _exported(tmp_path_factory.mktemp("memory"), channels=512, layers=2, side=8)
 
 
 def megabytes(bundle: Path, code: str, engine: str, budget: float) -> tuple[float, float, float]:

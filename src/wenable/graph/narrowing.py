@@ -349,8 +349,7 @@ def _reshape(walk: _Walk, node: Node) -> _State:
 
 def _squeeze(walk: _Walk, node: Node) -> _State:
     """Follow what drops dimensions of one entry, which the channels may be at some width."""
-    source = walk.source(node)
-    rank = len(shape_of(node.args[0]))
+    source, rank = walk.source(node), len(shape_of(node.args[0]))
     dims: Any = argument(node, 1, "dim")
     meant = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
     if 1 in source.counts and rank + source.axis in {dim % rank for dim in meant}:
@@ -463,8 +462,8 @@ def _padding(walk: _Walk, node: Node) -> _State:
         raise _RefusedError("it pads channels that have more than two dimensions behind them")
     if not module or ends is None or ends.node != node.name:
         raise _RefusedError("it pads channels by number, and more follows in the same module")
-    places = [n for n, each in walk.graph.operations.running.items() if each == module]
-    if len([n for n in places if operation(n) == operation(node)]) > 1:
+    called = [operation(n) for n, each in walk.graph.operations.running.items() if each == module]
+    if called.count(operation(node)) > 1:
         raise _RefusedError("its module pads channels by number in several places")
     counts = walk.active(shape_of(node)[source.axis])
     added = [after - count for after, count in zip(counts, source.counts, strict=True)]
