@@ -282,13 +282,13 @@ def test_a_pool_can_be_the_uniform_modes():
 
 
 def test_a_pool_of_what_is_no_mode_is_refused_before_the_delay():
-    net = converted(groups=(1, 2, 4))
+    net, reports = converted(groups=(1, 2, 4)), []
     for pool in (("1/2", "1/3"), "1/3", ("Uniform",)):
-        config = TrainConfig(passes=3, sharing=Sharing(delay=0.9, pool=pool))
-        with pytest.raises(
-            ValueError, match=r"`sharing\.pool` holds '(1/3|Uniform)', which is no mode"
-        ):
-            we.train(net, [(X, Y)] * 2, config)
+        config = TrainConfig(passes=3, sharing=Sharing(delay=0.5, pool=pool))
+        refused = r"`sharing\.pool` holds '(1/3|Uniform)', which is no mode"
+        with pytest.raises(ValueError, match=refused):
+            we.train(net, [(X, Y)] * 4, config, on_step=reports.append)
+    assert not reports
 
 
 def test_settings_are_kept_in_checkpoints_and_those_of_older_files_are_the_defaults(tmp_path):
