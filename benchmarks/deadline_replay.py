@@ -101,7 +101,7 @@ def compare(
     count: int,
     targets: Sequence[float],
     *,
-    fixed: int = 3,
+    fixed: int = len(MODES),
     spread: float = 0.03,
     outliers: float = 0.0005,
 ) -> list[Kept]:
@@ -242,12 +242,42 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         kept_all = sum(row["met"] >= target for row in own)
         kept_steady = sum(row["met_steady"] >= target for row in own)
         far = sorted(100 * (row["oracle"] - row["accuracy"]) for row in own)
+        beside = [(row, _best_fixed(row, rows)) for row in own]
+        behind = [
+            (row, best) for row, best in beside if best and best["accuracy"] > row["accuracy"]
+        ]
         found.append(
             f"- At a target of {target:g} the controller kept it on {kept_all} of {len(own)} loads over all"
             f" requests, and on {kept_steady} in steady state; it was {far[0]:.2f} to {far[-1]:.2f} points"
-            f" less accurate than the oracle (median {far[len(far) // 2]:.2f})."
+            f" less accurate than the oracle (median {far[len(far) // 2]:.2f}). {_behind_words(behind)}"
         )
     return found
+
+
+def _best_fixed(
+    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """Return the most accurate fixed mode that is in time as often under the same load, if one is."""
+    enough = [
+        each
+        for each in rows
+        if each["policy"].startswith("fixed")
+        and each["trace"] == row["trace"]
+        and each["met"] >= row["met"]
+    ]
+    return max(enough, key=lambda each: each["accuracy"], default=None)
+
+
+def _behind_words(behind: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Say under which loads one mode all the time is the better choice, by hindsight."""
+    if not behind:
+        return "No mode by itself was more accurate and in time as often."
+    named = ", ".join(
+        f"{row['trace']} ({best['policy'].removeprefix('fixed ')} by"
+        f" {100 * (best['accuracy'] - row['accuracy']):.2f} points)"
+        for row, best in behind
+    )
+    return f"A mode by itself was more accurate and in time as often under: {named}."
 
 
 if __name__ == "__main__":

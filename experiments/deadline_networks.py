@@ -11,8 +11,9 @@ Each party may spend the same multiply-accumulates in training, forward and back
   The budget is shared so that each goes through the images equally often.
 - `exits`: one network with early exits, which is also run by confidence.
 
-A run that was stopped goes on where it was. A bundle of an elastic network holds the front of its modes by
-accuracy on the search split and by how long a batch takes on this machine: leave it alone when they are
+A run that was stopped goes on where it was. A bundle of an elastic network holds, of the modes that
+`experiments.worth` found for it, the front by accuracy on the search split and by how long a batch takes on
+this machine: leave it alone when they are
 written. Every mode's accuracy, on the test split, is in the bundle.
 """
 
@@ -22,7 +23,7 @@ import argparse
 import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ import wenable as we
 from benchmarks.under_load.policies import spread
 from experiments.networks import SmallBottleneckResNet
 from experiments.pixels import PixelSplits, load_pixels
-from experiments.side_runs import answers_of, searched, trained
+from experiments.side_runs import answers_of, trained
 from experiments.sides import Side, converted
+from experiments.worth import finished, search_batches
+from experiments.worth_records import modes_of
 from experiments.worth_sides import AS_FOUND, JOINT, SCALES, US_JOINT, Scale, sides_of
-from wenable.core.readings import Reading, non_dominated
+from wenable.core.readings import Point, Reading, non_dominated
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
@@ -128,26 +131,31 @@ def _write_requests(path: Path, scale: str, pixels: PixelSplits) -> None:
 def _of_worth(
     name: str, scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path
 ) -> None:
-    """Write the bundle of a side of `experiments.worth`: the modes of its front that save time."""
+    """Write the bundle of a side of `experiments.worth`: of its modes those that save time."""
     sizes = SCALES[scale]
     side = next(each for each in sides_of(sizes) if each.name == name)
+    finished(side, sizes, SEED, pixels, work)
     net = _trained(side, functools.partial(sizes.make, pixels.classes), sizes, pixels, work)
-    search = pixels.search.some(sizes.search_images).batches(250, CPU)
-    front = searched(net, _calibration(sizes, pixels), search, sizes.front_modes)
-    _export(net, spread(_front_in_ms(net, front, batch), MOST_MODES), sizes, pixels, path)
+    modes = list(map(net.space.mode, modes_of(work, name, SEED)))
+    we.calibrate(net, modes, [images for images, _ in _calibration(sizes, pixels)])
+    search = search_batches(sizes, pixels, CPU)
+    accuracies = {mode: we.evaluate(net, mode, search) for mode in modes}
+    _export(net, spread(_front_in_ms(net, accuracies, batch), MOST_MODES), sizes, pixels, path)
 
 
-def _front_in_ms(net: DynamicNetwork, front: we.Front, batch: int) -> list[we.Mode]:
-    """Return the modes of a front that save time too, in a session as the benchmark opens it."""
-    modes = {str(point.mode): point for point in front.points}
+def _front_in_ms(
+    net: DynamicNetwork, accuracies: Mapping[we.Mode, Reading], batch: int
+) -> list[we.Mode]:
+    """Return the modes that no other is better and faster than, in a session as the benchmark opens it."""
+    modes = {str(mode): mode for mode in accuracies}
     with tempfile.TemporaryDirectory() as folder:
-        bundle = we.export(net.eval(), front.modes, Path(folder) / "candidates.wen")
+        bundle = we.export(net.eval(), list(accuracies), Path(folder) / "candidates.wen")
         with Session(bundle, threads=1) as session:
             x = session.example(batch)
             session.warm_up([batch])
             calls = {mode: functools.partial(session.run, x, mode=mode) for mode in modes}
             latencies = measure_latencies(calls, TIMING, source="deadline_networks")
-    timed = [replace(point, cost=latencies[mode]) for mode, point in modes.items()]
+    timed = [Point(mode, accuracies[mode], latencies[text]) for text, mode in modes.items()]
     return [point.mode for point in non_dominated(tuple(timed))]
 
 

@@ -144,10 +144,14 @@ def answers_of(
 
 
 def searched(
-    net: DynamicNetwork, calibration: Sequence[Batch], search: Sequence[Batch], count: int
-) -> we.Front:
-    """Return the front that the search split finds, at `count` budgets of multiply-accumulates."""
+    net: DynamicNetwork, calibration: Sequence[Batch], search: Sequence[Batch], count: int,
+    journal: Path | None = None,
+) -> we.Front:  # fmt: skip
+    """Return the front that the search split finds, at `count` budgets of multiply-accumulates.
+
+    - `journal`: a file from which a search that was stopped goes on.
+    """
     return we.explore(
         net, search, [images for images, _ in calibration], min_accuracy=0.0,
-        strategy=we.Knapsack(count=count),
+        strategy=we.Knapsack(count=count, journal=journal),
     )  # fmt: skip

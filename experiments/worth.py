@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 import wenable as we
-from experiments.pixels import PixelSplits, load_pixels
+from experiments.pixels import Batch, PixelSplits, load_pixels
 from experiments.side_runs import answers_of, searched, trained
 from experiments.sides import Side, config_of, converted, steps_of_side
 from experiments.worth_output import write_results
@@ -87,7 +87,7 @@ def run(
     for name, seed in parts_of(sizes):
         if (sides and name not in sides) or (seeds is not None and seed not in seeds):
             continue
-        if time.monotonic() > stop_at or not _finished(
+        if time.monotonic() > stop_at or not finished(
             known[name], sizes, seed, pixels, folder, stop_at
         ):
             break
@@ -102,9 +102,10 @@ def _with_weights(make: Callable[[int], nn.Module], weights: Path, classes: int)
     return model
 
 
-def _finished(
-    side: Side, sizes: Scale, seed: int, pixels: PixelSplits, folder: Path, stop_at: float
-) -> bool:
+def finished(
+    side: Side, sizes: Scale, seed: int, pixels: PixelSplits, folder: Path,
+    stop_at: float = float("inf"),
+) -> bool:  # fmt: skip
     """Train a side, search its front and keep what its modes answer; say whether it is done."""
     path = answers_file(folder, side.name, seed)
     if path.is_file():
@@ -120,8 +121,8 @@ def _finished(
         return False
     net, about = done
     calibration = pixels.train.some(sizes.spending.calibration_images).batches(256, device)
-    search = pixels.search.some(sizes.search_images).batches(250, device)
-    modes = _modes(side, net, sizes, calibration, search)
+    journal = path.with_suffix(".search")
+    modes = _modes(side, net, sizes, calibration, search_batches(sizes, pixels, device), journal)
     right = answers_of(net, modes, calibration, pixels.test.batches(250, device))
     header = about | {
         "modes": [str(mode) for mode in modes], "macs": net.macs("full"),
@@ -132,7 +133,13 @@ def _finished(
     partial = path.with_suffix(".partial.npz")
     np.savez_compressed(partial, right=right, header=json.dumps(header))
     partial.replace(path)
+    journal.unlink(missing_ok=True)
     return True
+
+
+def search_batches(sizes: Scale, pixels: PixelSplits, device: torch.device) -> list[Batch]:
+    """Return the images that fronts are searched on."""
+    return pixels.search.some(sizes.search_images).batches(250, device)
 
 
 def _steps_of(side: Side, sizes: Scale, seed: int, pixels: PixelSplits, make: Any) -> int:
@@ -144,12 +151,12 @@ def _steps_of(side: Side, sizes: Scale, seed: int, pixels: PixelSplits, make: An
 
 
 def _modes(
-    side: Side, net: DynamicNetwork, sizes: Scale, calibration: Any, search: Any
+    side: Side, net: DynamicNetwork, sizes: Scale, calibration: Any, search: Any, journal: Path
 ) -> list[we.Mode]:
     """Return the uniform modes of a side, and those of its front that the search split finds."""
     if side.alone:
         return [net.space.uniform(side.alone)]
-    front = searched(net, calibration, search, sizes.front_modes)
+    front = searched(net, calibration, search, sizes.front_modes, journal)
     return list(dict.fromkeys((*net.space.uniform_modes(), *front.modes)))
 
 

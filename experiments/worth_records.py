@@ -55,6 +55,12 @@ def answers_file(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{Side(name, ()).file_name}-{seed}.answers.npz"
 
 
+def modes_of(folder: Path, name: str, seed: int) -> list[str]:
+    """Return the modes of a side that is finished: the uniform ones, and those of its front."""
+    with np.load(answers_file(folder, name, seed)) as answers:
+        return json.loads(str(answers["header"]))["modes"]
+
+
 def latencies_file(folder: Path, name: str, seed: int) -> Path:
     """Return where it is kept how long a side's modes take; see `experiments.worth_latency`."""
     return folder / f"{Side(name, ()).file_name}-{seed}.latency.json"

@@ -30,7 +30,7 @@ from benchmarks.under_load.figures import kept, oracle
 from benchmarks.under_load.loads import Load, loaded, loads
 from benchmarks.under_load.page import page
 from benchmarks.under_load.party import Party
-from benchmarks.under_load.policies import CASCADE
+from benchmarks.under_load.policies import CASCADE, EVERY_MODE
 from benchmarks.under_load.serving import Requests
 from results.provenance import present_commit
 from results.records import ROOT, read_records, records_file, write_page, write_records
@@ -46,7 +46,7 @@ PARTIES: dict[str, dict[str, Any]] = {
     "elastic": {"fixed": 4, "cascade": ()},
     "widths": {"fixed": 4, "cascade": ()},
     "ladder": {"fixed": 0, "cascade": ("network=network2,full", "network=network0,full")},
-    "exits": {"fixed": 0, "cascade": ("layer1", "layer2", "end")},
+    "exits": {"fixed": 0, "cascade": EVERY_MODE},
 }
 """Bundle -> how many of its modes are also run by themselves, and which are asked in turn."""
 

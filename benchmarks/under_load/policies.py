@@ -15,6 +15,8 @@ Policy = Callable[[np.ndarray, float], tuple[str, np.ndarray]]
 Mode = TypeVar("Mode")
 
 CONTROLLER, CASCADE, FIXED = "controller", "by confidence", "always "
+EVERY_MODE = ("every mode",)
+"""A cascade through all modes of a bundle, which holds the most accurate first."""
 THRESHOLD = 0.5
 """Margin of the likeliest class before the second at which an answer stands."""
 _LEAST_MS = 0.01
@@ -24,24 +26,26 @@ _LEAST_MS = 0.01
 def policies(session: Session, batch: int, plan: Mapping[str, Any]) -> dict[str, Policy]:
     """Return the policies of one party.
 
-    - `plan`: `fixed`, how many fixed modes; `cascade`, the modes that are asked in turn, if any.
+    - `plan`: `fixed`, how many fixed modes; `cascade`, the modes that are asked in turn, if any, or
+      `EVERY_MODE`.
     """
+    in_turn = tuple(plan["cascade"])
+    if in_turn == EVERY_MODE:
+        in_turn = tuple(reversed(session.modes))
 
     def controlled(x: np.ndarray, left_ms: float) -> tuple[str, np.ndarray]:
         answers = session.run(x, deadline_ms=max(left_ms, _LEAST_MS))
         return session.controller(batch).decisions[-1].name, answers
 
     def by_confidence(x: np.ndarray, left_ms: float) -> tuple[str, np.ndarray]:
-        done = session.escalate(
-            x, THRESHOLD, modes=plan["cascade"], deadline_ms=max(left_ms, _LEAST_MS)
-        )
+        done = session.escalate(x, THRESHOLD, modes=in_turn, deadline_ms=max(left_ms, _LEAST_MS))
         return CASCADE, done.outputs
 
     def always(mode: str) -> Policy:
         return lambda x, left_ms: (mode, session.run(x, mode=mode))
 
     found: dict[str, Policy] = {CONTROLLER: controlled}
-    if plan["cascade"]:
+    if in_turn:
         found[CASCADE] = by_confidence
     return found | {FIXED + mode: always(mode) for mode in spread(session.modes, plan["fixed"])}
 

@@ -15,7 +15,7 @@ import wenable as we
 from benchmarks.under_load import __main__ as command
 from benchmarks.under_load.figures import kept, oracle
 from benchmarks.under_load.loads import Load, loaded, loads
-from benchmarks.under_load.policies import spread
+from benchmarks.under_load.policies import EVERY_MODE, spread
 from benchmarks.under_load.serving import Answered, Requests, serve
 from benchmarks.under_load.verdicts import verdicts
 from results.records import read_records, write_records
@@ -165,7 +165,7 @@ def test_the_command_measures_every_party_and_writes_a_page(
     monkeypatch.setattr(command, "SOONEST_S", 0.05)
     monkeypatch.setattr(command, "PARTIES", {
         "elastic": {"fixed": 2, "cascade": ()},
-        "ladder": {"fixed": 0, "cascade": ("1/4", "1")},
+        "ladder": {"fixed": 0, "cascade": EVERY_MODE},
         "exits": {"fixed": 0, "cascade": ()},
     })  # fmt: skip
     command.run(tmp_path, requests=12, runs=2, batch=4, chosen=loads()[:1], out=tmp_path)

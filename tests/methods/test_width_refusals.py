@@ -83,6 +83,10 @@ REFUSED = {
     "instance norm": (
         _net(lambda m, x: m.a(x), a=nn.InstanceNorm2d(16, affine=True)), "'a' .*weights for each"
     ),
+    "statistics of each batch": (
+        _net(lambda m, x: m.a(x), a=nn.BatchNorm2d(16, track_running_stats=False)),
+        r"'a' cannot run narrower: it has no running statistics \(`track_running_stats=False`\)",
+    ),
     "shuffle": (_net(lambda m, x: m.a(x), a=Shuffle()), "'a' cannot.*splits or mixes its channels"),
     "split": (_net(lambda m, x: x.chunk(2, 1)[0].repeat(1, 2, 1, 1)), "'chunk' splits its chan"),
     "unbound": (_net(lambda m, x: torch.stack(x.unbind(2), 2)), "'unbind' is not known to fit"),

@@ -13,8 +13,11 @@ from wenable.runtime.headroom import Headroom
 from wenable.runtime.replay import FakeClock
 from wenable.runtime.simulation import Controlled, LoadTrace, simulate
 
-FARTHEST = {"Pareto bursts": 0.040, "memory hog": 0.018}
-"""How far from the oracle's accuracy, which knows when a burst comes; 0.015 elsewhere."""
+FARTHEST = {
+    "Pareto bursts": 0.040, "memory hog": 0.018, "recorded: video": 0.021, "recorded: compile": 0.050
+}  # fmt: skip
+"""How far from the oracle's accuracy, which knows when a burst comes; 0.015 elsewhere. A compiler is slow
+for tens of milliseconds at a time, which nothing announces."""
 
 
 @pytest.mark.parametrize("trace", traces(), ids=lambda trace: trace.name)

@@ -1,6 +1,7 @@
 """Exploring a real network: modes calibrated, costs real, the network left in order."""
 
 import copy
+import json
 import os
 import signal
 import time
@@ -18,7 +19,7 @@ from wenable.core.journal import JournalError
 from wenable.core.outcomes import Outcomes
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan
-from wenable.search import candidates
+from wenable.search import candidates, exploring
 from wenable.search.measured_costs import mode_energies, mode_latencies
 from wenable.strategies.constraints import Constraint
 
@@ -196,7 +197,7 @@ def seeded(groups: tuple[int, ...]) -> we.DynamicNetwork:
     return converted(groups=groups)
 
 
-def explore_until_killed(journal: Path, steps: int) -> None:
+def explore_until_killed(journal: Path, steps: int, strategy: Any = we.Greedy) -> None:
     net, left = seeded((1, 2, 4)), [steps]
     data = labelled(net)
 
@@ -205,7 +206,8 @@ def explore_until_killed(journal: Path, steps: int) -> None:
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    we.explore(net, data, data, min_accuracy=0.3, strategy=we.Greedy(journal), on_step=die)
+    strategy = strategy(journal=journal)
+    we.explore(net, data, data, min_accuracy=0.3, strategy=strategy, on_step=die)
 
 
 def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeypatch):
@@ -235,6 +237,41 @@ def test_a_search_that_was_killed_goes_on_by_its_journal(tmp_path: Path, monkeyp
     assert we.explore(net, data, data, strategy=we.Greedy(journal), **search) == expected
     assert seen == []
     assert set(net.calibrated_modes) == {*expected.modes, expected.chosen.mode, net.space.full}
+
+
+@pytest.mark.parametrize("strategy", [we.Knapsack, we.NSGA2])
+def test_a_search_of_sums_that_was_killed_evaluates_no_mode_twice(
+    strategy: Any, tmp_path: Path, monkeypatch
+):
+    journal = tmp_path / "search.jsonl"
+    assert exit_status(explore_until_killed, journal, 6, strategy) == -9
+    noted = [json.loads(line)["entry"] for line in journal.read_text().splitlines()[1:]]
+    seen: list[we.Mode] = []
+    evaluate_each = exploring.evaluate_each
+
+    def counted(net, mode, *rest, **settings):
+        seen.append(mode)
+        return evaluate_each(net, mode, *rest, **settings)
+
+    net = seeded((1, 2, 4))
+    data = labelled(net)
+    expected = we.explore(copy.deepcopy(net), data, data, min_accuracy=0.3, strategy=strategy())
+    monkeypatch.setattr(exploring, "evaluate_each", counted)
+    kept = {"min_accuracy": 0.3, "strategy": strategy(journal=journal)}
+    found = we.explore(net, data, data, **kept)
+    assert found == expected
+    assert {str(point.mode): point.outcomes for point in found} == {
+        str(point.mode): point.outcomes for point in expected
+    }
+    before = [net.space.mode(entry["mode"]) for entry in noted]
+    assert len(before) >= 6
+    assert sorted(map(str, [*before, *seen])) == sorted({str(p.mode) for p in expected.explored})
+    # Modes that only the journal knew are calibrated all the same, and answer as they did.
+    assert set(net.calibrated_modes) == {*found.modes, found.chosen.mode, net.space.full}
+    for point in found:
+        assert we.evaluate(net, point.mode, data).known == point.accuracy.known
+    with pytest.raises(JournalError, match=r"threshold: 0\.3 there, 0\.4 here"):
+        we.explore(net, data, data, **{**kept, "min_accuracy": 0.4})
 
 
 def test_two_searches_on_one_journal_are_refused_and_the_first_goes_on(tmp_path: Path):

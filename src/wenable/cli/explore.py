@@ -18,6 +18,7 @@ from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_c
 from wenable.core.accuracy_comparison import compare_accuracies
 from wenable.core.cost_parts import CostParts
 from wenable.core.files import write_whole
+from wenable.core.journal import SUPPORTED
 from wenable.core.readings import Front
 from wenable.core.space import Mode
 from wenable.modules.denormals import flush_denormals
@@ -82,7 +83,7 @@ def run_explore(
     known = known_costs(net, cast(Cost, cost), profile=of_cost)
     progress.print(_images_words(data))
     out.mkdir(parents=True, exist_ok=True)
-    journal = out / "search.journal" if known is not None else None
+    journal = out / "search.journal" if known is not None and SUPPORTED else None
     chosen = _strategy(strategy, journal, kept)
     progress.print(evaluations_words(net, chosen, known))
     with stdout_kept_clean():
@@ -94,8 +95,8 @@ def run_explore(
     write_whole(out / "front.csv", csv_table({network.stem: front}))
     picture = plot_fronts({cost: Panel(front.found, (), TEST)}, out / "front.png")
     saved = we.save(net, out / "net.safetensors")
-    if isinstance(chosen, Greedy | GreedyLazy) and journal is not None:
-        journal.unlink()
+    if chosen is not None and chosen.journal is not None:
+        Path(chosen.journal).unlink()
     if as_json:
         test = {str(mode): asdict(reading) for mode, (reading, _) in tested.items()}
         print_json({"front": front.to_json(), "test": test, "network": str(saved)})
@@ -123,14 +124,15 @@ def _check_out(out: Path, overwrite: bool) -> None:
 def _strategy(
     name: str, journal: Path | None, constraints: Sequence[Constraint]
 ) -> Strategy | None:
-    """Return the strategy of a name with what the command line says besides; None for the default."""
-    if constraints and not name:
-        name = Knapsack.name
-    if not name:
+    """Return the strategy of a name with what the command line says besides; None for the default.
+
+    - `journal`: None where costs are measured and no sums over knobs, or this system cannot keep one.
+    """
+    if not name and not constraints and journal is None:
         return None
-    chosen = strategy_named(name)
+    chosen = strategy_named(name or Knapsack.name)
     if isinstance(chosen, Knapsack | NSGA2):
-        return replace(chosen, constraints=constraints)
+        return replace(chosen, constraints=constraints, journal=journal)
     if constraints:
         raise ValueError(
             f"`--constraint` is for the strategies {Knapsack.name!r} and {NSGA2.name!r}, not {name!r}"
@@ -146,12 +148,17 @@ def evaluations_words(
     - `strategy`: None for the default; `known`: the costs of all modes, if they are not measured.
     """
     chosen = strategy or (Greedy() if known is None else Knapsack())
+    journal = chosen.journal
+    going_on = f"; goes on from {journal}" if journal and Path(journal).exists() else ""
+    return f"{_most_words(net, chosen, known)}{going_on}"
+
+
+def _most_words(net: we.DynamicNetwork, chosen: Strategy, known: CostParts | None) -> str:
+    """Return the most modes that a strategy evaluates, in words."""
     if isinstance(chosen, NSGA2):
         return f"at most {chosen.trials} modes"
     if known is None or isinstance(chosen, Greedy | GreedyLazy):
-        journal = getattr(chosen, "journal", None)
-        going_on = f"; goes on from {journal}" if journal and Path(journal).exists() else ""
-        return f"at most {most_evaluations(net.space)} modes{going_on}"
+        return f"at most {most_evaluations(net.space)} modes"
     most = planned_evaluations_of_each(
         net.space, known.tables, budgets=chosen.budgets, count=chosen.count,
         constraints=chosen.constraints, rounds=chosen.rounds,

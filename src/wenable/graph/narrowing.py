@@ -245,6 +245,8 @@ def _batch_norm(walk: _Walk, node: Node) -> _State:
         if source.axis != 1 - len(shape_of(node.args[0])):
             raise _RefusedError("it normalises along another dimension than that of the channels")
         if not name and any(isinstance(each, Node) for each in node.args[1:]):
+            if node.args[3] is None:
+                raise _RefusedError("it has no running statistics (`track_running_stats=False`)")
             raise _RefusedError("its weights belong to no batch norm that is known")
         kept = source.kept
     if name and walk.norms.setdefault(name, kept) != kept:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from wenable.network.calibration import calibrate
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.evaluation import evaluate_each
 from wenable.search.certain_errors import certainly_wrong, margins, rounding
+from wenable.search.noted import NotedEvaluations
 from wenable.search.prefix_reuse import EXAMPLES, Outputs, PrefixReuse
 from wenable.search.recorded import RecordedModes, Source
 from wenable.search.work import Work
@@ -53,13 +53,7 @@ class Candidates:
         self.margins: dict[Mode, torch.Tensor] = {}
         self.images: tuple[torch.Tensor, ...] | None = None
         self.held = torch.empty(0, dtype=torch.long)
-        done = [e for e in (journal.entries if journal else []) if e["kind"] == "evaluation"]
-        self.known = {entry["mode"]: Reading(**entry["accuracy"]) for entry in done}
-        self.outcomes: dict[Mode, Outcomes] = {
-            net.space.mode(entry["mode"]): Outcomes.from_json(entry["outcomes"])
-            for entry in done
-            if "outcomes" in entry  # journals of earlier versions lack them
-        }
+        self.noted = NotedEvaluations(net.space, journal)
 
     # --- evaluation on all images -----------------------------------------------------------------
 
@@ -68,32 +62,25 @@ class Candidates:
 
         - `source`: a mode that was evaluated, and the one knob in which this one differs from it.
         """
-        if str(mode) in self.known:
-            return self.known[str(mode)]
-        reading, self.margins[mode] = self._evaluate(mode, source)
-        if self.journal is not None:
-            errors, total = self.errors_in(reading), reading.count
-            self.journal.append(
-                {
-                    "kind": "evaluation", "mode": str(mode), "right": total - errors,
-                    "total": total, "accuracy": asdict(reading),
-                    "outcomes": self.outcomes[mode].to_json(),
-                }
-            )  # fmt: skip
-            self.known[str(mode)] = reading
+        if mode in self.noted.readings:
+            return self.noted.readings[mode]
+        reading, outcomes, self.margins[mode] = self._evaluate(mode, source)
+        self.noted.note(mode, reading, outcomes)
         return reading
 
     def margins_of(self, mode: Mode) -> torch.Tensor:
         """Return by how much each label is ahead of the best other class, shape `(images,)`."""
         if mode not in self.margins:
-            self.margins[mode] = self._evaluate(mode)[1]
+            *_, self.margins[mode] = self._evaluate(mode)
         return self.margins[mode]
 
     def errors_in(self, reading: Reading) -> int:
         """Return how many images an accuracy leaves wrong."""
         return reading.count - round(reading.known * reading.count)
 
-    def _evaluate(self, mode: Mode, source: Source | None = None) -> tuple[Reading, torch.Tensor]:
+    def _evaluate(
+        self, mode: Mode, source: Source | None = None
+    ) -> tuple[Reading, Outcomes, torch.Tensor]:
         self.calibrate([mode])
         labels, outputs = list[torch.Tensor](), list[torch.Tensor]()
         used = source if self._share(mode, source) else None
@@ -110,7 +97,7 @@ class Candidates:
         handle = self.net.register_forward_hook(lambda *given: outputs.append(given[-1].cpu()))
         try:
             with running:
-                reading, self.outcomes[mode] = evaluate_each(
+                reading, outcomes = evaluate_each(
                     self.net, mode, watched(), split="the search split"
                 )
         finally:
@@ -119,7 +106,8 @@ class Candidates:
         self.work.add("evaluation", macs, reading.count)
         self._check_order(torch.cat(labels).cpu())
         self.recorded.use_batches([len(each) for each in labels])
-        return reading, torch.cat([margins(*pair) for pair in zip(outputs, labels, strict=True)])
+        ahead = torch.cat([margins(*pair) for pair in zip(outputs, labels, strict=True)])
+        return reading, outcomes, ahead
 
     def _share(self, mode: Mode, source: Source | None) -> bool:
         """Say whether a mode's layers give what a source's gave, up to the knob in which they differ.

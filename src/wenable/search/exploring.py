@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import BIT_OPERATIONS, CostTable
 from wenable.core.journal import Journal
-from wenable.core.outcomes import Outcomes
 from wenable.core.readings import Front, Reading
 from wenable.core.renamed import refuse_renamed
 from wenable.core.space import Mode
@@ -24,6 +23,7 @@ from wenable.search.greedy import search_greedily
 from wenable.search.known_costs import Cost, HasTables, known_costs
 from wenable.search.measured_costs import meter_for, mode_energies, mode_latencies
 from wenable.search.merit import Judged, described_metric, limit_of
+from wenable.search.noted import NotedEvaluations
 from wenable.search.run_identity import run_identity
 from wenable.strategies.greedy import SearchStep, greedy
 from wenable.strategies.greedy_lazy import greedy_lazy
@@ -140,8 +140,8 @@ def explore(
     ):
         if iter(batches) is batches:
             raise ValueError(f"`{name}` is an iterator; pass a list or a DataLoader")
+    splits = {"search": search_batches, "calibration": calibration_batches}
     if judge is not None:
-        splits = {"search": search_batches, "calibration": calibration_batches}
         with _opened_journal(net, splits, chosen, counted or known, limit, judge) as journal:
             return _explore_with(
                 net, Judged(net, search_batches, calibration_batches, judge, limit, journal), chosen,
@@ -153,20 +153,21 @@ def explore(
             cost=counted or known, on_step=on_step,
         )  # fmt: skip
         return replace(front, cost=cost)
-    evaluated = _Evaluated(net, search_batches, calibration_batches, pooled)
-    if known is None or isinstance(chosen, Greedy | GreedyLazy):
-        costs = _costs(net, cost, known, timing)
+    with _opened_journal(net, splits, chosen, counted or known, limit) as journal:
+        evaluated = _Evaluated(net, search_batches, calibration_batches, pooled, journal)
+        if known is None or isinstance(chosen, Greedy | GreedyLazy):
+            costs = _costs(net, cost, known, timing)
 
-        def run() -> Front:
-            ended = evaluated.keeping_the_path(on_step)
-            return greedy(net.space, evaluated.accuracy, costs, limit, cost=cost, on_step=ended)
+            def run() -> Front:
+                ended = evaluated.keeping_the_path(on_step)
+                return greedy(net.space, evaluated.accuracy, costs, limit, cost=cost, on_step=ended)
 
-    else:
+        else:
 
-        def run() -> Front:
-            return _run_on_sums(net, chosen, evaluated.accuracy, known, limit, cost, on_step)
+            def run() -> Front:
+                return _run_on_sums(net, chosen, evaluated.accuracy, known, limit, cost, on_step)
 
-    return evaluated.front(run)
+        return evaluated.front(run)
 
 
 @contextmanager
@@ -176,7 +177,7 @@ def _opened_journal(
     strategy: Strategy,
     cost: Literal["macs"] | CostParts | None,
     limit: float,
-    metric: Metric,
+    metric: Metric | None = None,
 ) -> Iterator[Journal | None]:
     """Open the journal that a strategy asks for; None if it asks for none."""
     path = getattr(strategy, "journal", None)
@@ -184,7 +185,7 @@ def _opened_journal(
         yield None
         return
     assert cost is not None  # costs that are measured have no journal
-    judge = described_metric(metric)
+    judge = "" if metric is None else described_metric(metric)
     with Journal(path, run_identity(net, splits, cost, strategy.name, limit, judge)) as journal:
         yield journal
 
@@ -237,7 +238,10 @@ def _run_on_sums(
 
 
 class _Evaluated:
-    """Modes that a search had evaluated: calibrated first, and forgotten unless they are kept."""
+    """Modes that a search had evaluated: calibrated first, and forgotten unless they are kept.
+
+    - `journal`: is told every evaluation, and asked first.
+    """
 
     def __init__(
         self,
@@ -245,21 +249,28 @@ class _Evaluated:
         search_batches: Iterable[Any],
         calibration_batches: Iterable[Any],
         pooled: bool,
+        journal: Journal | None = None,
     ) -> None:
         self.net, self.pooled = net, pooled
+        self.noted = NotedEvaluations(net.space, journal)
         self.search_batches, self.calibration_batches = search_batches, calibration_batches
         self.before = set(net.calibrated_modes)
         self.modes: set[Mode] = set()
-        self.outcomes: dict[Mode, Outcomes] = {}
+        """Those that were calibrated here."""
 
     def accuracy(self, mode: Mode) -> Reading:
-        self.modes.add(mode)
-        if mode not in self.before:
+        if mode not in self.noted.readings:
+            self._calibrate(mode)
+            found = evaluate_each(
+                self.net, mode, self.search_batches, split="the search split", pooled=self.pooled
+            )
+            self.noted.note(mode, *found)
+        return self.noted.readings[mode]
+
+    def _calibrate(self, mode: Mode) -> None:
+        if mode not in self.before | self.modes:
             calibrate(self.net, mode, self.calibration_batches)
-        reading, self.outcomes[mode] = evaluate_each(
-            self.net, mode, self.search_batches, split="the search split", pooled=self.pooled
-        )
-        return reading
+            self.modes.add(mode)
 
     def keeping_the_path(
         self, on_step: Callable[[SearchStep], None] | None
@@ -281,14 +292,14 @@ class _Evaluated:
         try:
             front = run()
             found = {*front.modes, front.chosen.mode}
+            for mode in found:  # those that a journal told were not calibrated yet
+                self._calibrate(mode)
         finally:
             self._forget_all_but(found)
-        return front.with_outcomes(self.outcomes)
+        return front.with_outcomes(self.noted.outcomes)
 
     def _forget_all_but(self, keep: set[Mode]) -> None:
-        self.net.forget_calibrations(
-            [mode for mode in self.modes if mode not in self.before | keep]
-        )
+        self.net.forget_calibrations([mode for mode in self.modes if mode not in keep])
         self.modes.intersection_update(keep)
 
 

@@ -156,7 +156,7 @@ class _Search:
                 self.candidates.calibrate([mode])
         finally:
             self.candidates.forget_all_but(found)
-        return front.with_outcomes(self.candidates.outcomes)
+        return front.with_outcomes(self.candidates.noted.outcomes)
 
     def end_step(self, step: SearchStep) -> None:
         self.path.add(step.taken.mode)

@@ -64,6 +64,7 @@ class Knapsack:
     - `constraints`: on further costs, which every mode on the front keeps.
     - `budgets`: what a mode may cost, in the unit of the cost; None for `count` of them, spread evenly.
     - `rounds`: how often the budgets are gone through, with losses fitted anew.
+    - `journal`: as in `Greedy`. What it holds counts for other budgets and constraints too.
 
     >>> Knapsack(count=6).rounds
     8
@@ -75,6 +76,7 @@ class Knapsack:
     budgets: Sequence[float] | None = None
     count: int = 12
     rounds: int = 8
+    journal: Journal = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class NSGA2:
     - `constraints`: on further costs, which every mode on the front keeps.
     - `trials`: the most modes that are evaluated; `population`: how many there are in a generation.
     - `seed`: of its random numbers; `start`: modes that it begins with.
+    - `journal`: as in `Greedy`. What it holds counts for another seed too.
 
     >>> NSGA2(trials=50).name
     'nsga2'
@@ -96,6 +99,7 @@ class NSGA2:
     population: int = 20
     seed: int = 0
     start: Sequence[ModeChoice] = ()
+    journal: Journal = None
 
 
 Strategy: TypeAlias = Greedy | GreedyLazy | Knapsack | NSGA2
@@ -112,7 +116,7 @@ def strategy_named(choice: Strategy | str) -> Strategy:
     Raises `ValueError` for any other, with the names that are allowed.
 
     >>> strategy_named("knapsack")
-    Knapsack(constraints=(), budgets=None, count=12, rounds=8)
+    Knapsack(constraints=(), budgets=None, count=12, rounds=8, journal=None)
     """
     if isinstance(choice, Strategy):
         return choice
