@@ -56,7 +56,8 @@ def trained(
         found = json.loads(stamp.read_text(encoding="utf-8"))
         if found["identity"] != identity:
             raise ValueError(f"{path} was trained with other settings; take another --work")
-        return we.load(path, make()).to(device), found
+        memory = torch.channels_last if config.channels_last else torch.preserve_format
+        return we.load(path, make()).to(device, memory_format=memory), found
     work.mkdir(parents=True, exist_ok=True)
     net = net.to(device)
     checkpoint, spent = path.with_suffix(".checkpoint"), _Spent(side.name, seed)
