@@ -57,6 +57,17 @@ def expanded(net, x: torch.Tensor) -> torch.Tensor:
     return net.head(x + x.mean((2, 3), keepdim=True).expand(b, c, h, w))
 
 
+def scaled(net, x: torch.Tensor) -> torch.Tensor:
+    """As attention is: by the square root of how many channels there are."""
+    x = joined(net, x)
+    return net.head(x / x.shape[1] ** 0.5)
+
+
+def averaged(net, x: torch.Tensor) -> torch.Tensor:
+    x = joined(net, x)
+    return net.head(x - x.sum(1, keepdim=True) / x.size(1))
+
+
 METHODS = {
     "slimmable": we.Slimmable((1.0, 0.75), divisor=2),
     "with precision": [
@@ -81,7 +92,10 @@ def check(net: we.DynamicNetwork, modes, path: Path, x: torch.Tensor, atol: floa
                     assert np.abs(found - expected).max() <= atol * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("middle", [excited, tokens, folded, expanded], ids=lambda f: f.__name__)
+MIDDLES = [excited, tokens, folded, expanded, scaled, averaged]
+
+
+@pytest.mark.parametrize("middle", MIDDLES, ids=lambda f: f.__name__)
 def test_sizes_in_the_code_are_those_of_each_width(middle, tmp_path: Path):
     model, x = give_norms_a_past(Network(middle)).eval(), torch.randn(3, 3, 4, 4)
     net = we.convert(model, x[:1], method=METHODS["slimmable"]).eval()
@@ -95,17 +109,18 @@ def test_widths_that_one_graph_fits_share_it(tmp_path: Path):
         return net.head(joined(net, x))
 
     numbers = {}
-    for middle in (plain, excited):
+    for middle in (plain, excited, scaled):
         x = torch.randn(2, 3, 4, 4)
         net = we.convert(Network(middle), x[:1], method=METHODS["slimmable"]).eval()
         path = exported(net, net.space.uniform_modes(), x, tmp_path)
         numbers[middle] = [mode.graph for mode in Bundle(path).modes]
-    assert numbers == {plain: [0, 0], excited: [0, 1]}
+    assert numbers == {plain: [0, 0], excited: [0, 1], scaled: [0, 1]}
 
 
-def test_widths_with_graphs_of_their_own_run_in_every_precision(tmp_path: Path):
+@pytest.mark.parametrize("middle", [excited, scaled], ids=lambda f: f.__name__)
+def test_widths_with_graphs_of_their_own_run_in_every_precision(middle, tmp_path: Path):
     x = torch.randn(3, 3, 4, 4)
-    net = we.convert(Network(excited), x[:1], method=METHODS["with precision"]).eval()
+    net = we.convert(Network(middle), x[:1], method=METHODS["with precision"]).eval()
     modes = ["full", "width=0.5", "width=0.5,precision=8-bit"]
     path = exported(net, modes, x, tmp_path)
     check(net, modes, path, x, atol=2e-2)

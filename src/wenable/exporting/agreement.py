@@ -22,6 +22,10 @@ MOST = 1e-2
 """What no rounding error excuses: such answers cannot be checked."""
 
 
+class DisagreementError(RuntimeError):
+    """An engine does not give the answers of the extracted network."""
+
+
 def check_agreement(
     plain: nn.Module,
     inputs: tuple[torch.Tensor, ...],
@@ -29,7 +33,7 @@ def check_agreement(
     mode: Mode,
     engine: str,
 ) -> None:
-    """Raise `RuntimeError` where what an engine gives is not what the extracted network gives.
+    """Raise `DisagreementError` where what an engine gives is not what the extracted network gives.
 
     - `plain`: the extracted network, whose outputs are one tensor or several; `found`: the engine's.
 
@@ -40,7 +44,7 @@ def check_agreement(
     with torch.no_grad():
         expected = [each.numpy() for each in tensors_of(plain(*inputs))]
     if len(expected) != len(found):
-        raise RuntimeError(f"{engine} gives {len(found)} outputs, the network {len(expected)}")
+        raise DisagreementError(f"{engine} gives {len(found)} outputs, the network {len(expected)}")
     noise: list[float] | None = None
     for number, (ours, other) in enumerate(zip(expected, found, strict=True)):
         difference = difference_of(ours, other)
@@ -50,7 +54,7 @@ def check_agreement(
             noise = own_rounding(plain, inputs, expected)
         allowed = allowed_difference(noise[number])
         if not difference <= allowed:
-            raise RuntimeError(
+            raise DisagreementError(
                 f"mode {mode} differs on {engine} from the extracted network by {difference:.1e} of its"
                 f" largest output, more than {allowed:.1e}; nothing was written"
             )

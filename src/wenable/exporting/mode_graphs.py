@@ -4,7 +4,8 @@ Modes whose layers use other parts of their weights run the graph of the full mo
 `layers.roles.HasViews`. A knob that sets a module which does something else in each option, an early
 exit say, has a graph for each of its options. So has one that makes the images smaller: its graphs take
 images of the mode's size, and the runtime makes those that it is given smaller. So has a width that the
-graph of the full mode does not fit, since the network's code names numbers of channels.
+graph of the full mode does not fit, since the network's code names numbers of channels, or whose code
+computes with them, which shows in its answers only.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ class ModeGraphs:
     """Traces the graphs of modes as they are asked for.
 
     - `graphs`: in the order of their numbers; `tensors`: what they read, parameters as a whole.
+    - `widths_apart`: whether each width has a graph of its own, if that of the full mode fits it too.
     """
 
-    def __init__(self, net: DynamicNetwork, outputs: OutputNames | None) -> None:
-        self._net, self._outputs = net, outputs
+    def __init__(
+        self, net: DynamicNetwork, outputs: OutputNames | None, *, widths_apart: bool = False
+    ) -> None:
+        self._net, self._outputs, self._apart = net, outputs, widths_apart
         self._numbers: dict[tuple[Mode, Sides | None], int] = {}
         self._own = _knobs_with_own_graphs(net)
-        self._widths = _knobs_of_widths(net)
+        self._widths = knobs_of_widths(net)
         self.graphs: list[Graph] = []
         self.tensors: dict[str, np.ndarray] = {}
 
@@ -48,12 +52,13 @@ class ModeGraphs:
 
         - `sides`: another size of images than the example's.
         """
-        number = self._traced(mode, self._own, sides)
         full = self._net.space.full
         shared = any(mode[name] != full[name] for name in self._widths - self._own)
-        if shared and not self._fits(mode, self.graphs[number]):
-            return self._traced(mode, self._own | self._widths, sides)
-        return number
+        if not (shared and self._apart):
+            number = self._traced(mode, self._own, sides)
+            if not shared or self._fits(mode, self.graphs[number]):
+                return number
+        return self._traced(mode, self._own | self._widths, sides)
 
     def _traced(self, mode: Mode, own: frozenset[str], sides: Sides | None) -> int:
         """Return the number of the graph of a mode in which only the knobs `own` are not at full."""
@@ -153,7 +158,7 @@ def _knobs_with_own_graphs(net: DynamicNetwork) -> frozenset[str]:
     )
 
 
-def _knobs_of_widths(net: DynamicNetwork) -> frozenset[str]:
+def knobs_of_widths(net: DynamicNetwork) -> frozenset[str]:
     """Return the knobs that leave layers fewer channels."""
     return frozenset(
         module.knob.name for module in net.modules() if isinstance(module, SlimmableLayer)

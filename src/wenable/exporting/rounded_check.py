@@ -14,6 +14,7 @@ from torch import nn
 
 from wenable.core.resampling import resampled
 from wenable.core.space import Mode
+from wenable.exporting.agreement import DisagreementError
 from wenable.exporting.int8_check import (
     LAYER_TOLERANCE,
     TOLERANCE,
@@ -40,7 +41,7 @@ def check_rounded(
     mode: Mode,
     engine: str,
 ) -> None:
-    """Raise `RuntimeError` where what an engine gives is not what the simulated mode gives.
+    """Raise `DisagreementError` where what an engine gives is not what the simulated mode gives.
 
     - `plain`: the extracted network, which rounds in floating point; `found`: the engine's answers.
 
@@ -53,10 +54,10 @@ def check_rounded(
         noise = simulation_noise(plain, inputs, expected)
     answers = [torch.from_numpy(np.asarray(each)) for each in found]
     if [each.shape for each in answers] != [each.shape for each in expected]:
-        raise RuntimeError(f"{engine} gives outputs of other shapes than mode {mode} has")
+        raise DisagreementError(f"{engine} gives outputs of other shapes than mode {mode} has")
     difference, allowed = largest_difference(answers, expected), TOLERANCE + NOISE_TIMES * noise
     if not difference <= allowed:
-        raise RuntimeError(
+        raise DisagreementError(
             f"mode {mode} differs on {engine} from the extracted network by {difference:.1%} of its"
             f" largest output, more than {allowed:.1%}; nothing was written"
         )
@@ -69,7 +70,7 @@ def check_rounded_layers(
     mode: Mode,
     inputs: tuple[np.ndarray, ...],
 ) -> None:
-    """Raise `RuntimeError` where a rounded layer gives another output than the simulated one.
+    """Raise `DisagreementError` where a rounded layer gives another output than the simulated one.
 
     Both are given what the engine gives the layer. One integer of its input may be rounded otherwise, so
     2 % of the largest output are allowed.
@@ -108,7 +109,7 @@ def check_rounded_layers(
                 expected = network.get_submodule(".".join(filter(None, (norm, part))))(expected)
         difference = largest_difference([torch.from_numpy(values[end])], [expected])
         if not difference <= LAYER_TOLERANCE:
-            raise RuntimeError(
+            raise DisagreementError(
                 f"the layer {name!r} in mode {mode} differs on {session.engine.name} from the simulated"
                 f" one by {difference:.1%} of its largest output; at most {LAYER_TOLERANCE:.0%} is allowed,"
                 " and nothing was written"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import warnings
@@ -18,10 +19,10 @@ from wenable.core.files import check_writable, write_whole
 from wenable.core.mode_ids import is_id
 from wenable.core.readings import Reading
 from wenable.core.space import Mode, ModeChoice
-from wenable.exporting.agreement import check_agreement
+from wenable.exporting.agreement import DisagreementError, check_agreement
 from wenable.exporting.half_weights import check_weights, with_rounded_weights
 from wenable.exporting.image_sizes import Sides, checked_sizes
-from wenable.exporting.mode_graphs import ModeGraphs, views_of
+from wenable.exporting.mode_graphs import ModeGraphs, knobs_of_widths, views_of
 from wenable.exporting.plain_networks import (
     check_exportable,
     other_numbers,
@@ -109,8 +110,16 @@ def export(
     net = with_rounded_weights(net, weights)
     with in_eval_mode(net), torch.no_grad():
         sizes = checked_sizes(net, image_sizes)
-        content = _bundle(net, wanted, given, ids or {}, outputs, sizes, weights)
-        _check(net, wanted, content, engine, sizes)
+        bundled = functools.partial(_bundle, net, wanted, given, ids or {}, outputs, sizes, weights)
+        content = bundled()
+        try:
+            _check(net, wanted, content, engine, sizes)
+        except DisagreementError:
+            if not knobs_of_widths(net):
+                raise
+            # The network's code may compute with its number of channels, which a graph has as constants.
+            content = bundled(widths_apart=True)
+            _check(net, wanted, content, engine, sizes)
     return write_whole(path, content)
 
 
@@ -174,12 +183,13 @@ def _bundle(
     outputs: OutputNames,
     sizes: Sequence[Sides] = (),
     stored_in: str = "float32",
+    widths_apart: bool = False,
 ) -> bytes:
     short = {mode: name for name, mode in ids.items() if is_id(name)}
     names = (
         [{"id": short[mode]} for mode in modes] if set(modes) <= set(short) else [{}] * len(modes)
     )
-    graphs = ModeGraphs(net, outputs)
+    graphs = ModeGraphs(net, outputs, widths_apart=widths_apart)
     numbers = [graphs.number_of(mode) for mode in modes]
     at_sizes = [{"graphs": [graphs.number_of(mode, each) for mode in modes]} for each in sizes]
     layers = {node.layer for graph in graphs.graphs for node in graph.nodes if node.op in GROUPED}
