@@ -15,14 +15,15 @@ own authors let the full network teach the others, which is *US-Net, distillatio
 mode alone for half of the steps, then distillation; for groups also a shuffle before every layer.
 *Uniform modes*: the same, and random passes are drawn from the uniform modes between the ends alone.
 *Slimmable, as many widths*: the same for as many widths of about these costs, each with its own norms. Of
-these two sides the uniform modes are compared, since they trained no others. Each other side's front is
-searched on the search split (knapsack); every figure is of the test split, every mode
-calibrated. *Above*: the share of a side's modes, within the range of costs that the other covers, that
-are more accurate than the other's front at their cost, with a 95 % interval over the test images, drawn
-anew. *Gap*: how far one front lies above the other in the mean over the range that both cover, in points.
-Intervals do not know of other seeds. *At equal ms*: the same with latencies in the place of
-multiply-accumulates, one example at a time, each mode on the engine where it is fastest (our own kernels
-among them); a mode that is no faster than a larger one of its front is left out."""
+these two sides the uniform modes are compared, since they trained no others; with image size besides, those
+of them at every size that none is better and cheaper than on the search split. Each other side's front is
+searched there (knapsack); every figure is of the test split, every mode calibrated. *Above*: the share of
+a side's modes, within the range of costs that the other covers, that are more accurate than the other's
+front at their cost, with a 95 % interval over the test images, drawn anew. *Gap*: how far one front lies
+above the other in the mean over the range that both cover, in points. Intervals do not know of other seeds.
+*At equal ms*: the same with latencies in the place of multiply-accumulates, one example at a time, each
+mode on the engine where it is fastest (our own kernels among them); a mode that is no faster than a larger
+one of its front is left out."""
 
 
 def page(scales: Sequence[Mapping[str, Any]]) -> str:

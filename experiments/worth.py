@@ -32,13 +32,16 @@ from experiments.sides import Side, config_of, converted, steps_of_side
 from experiments.worth_output import write_results
 from experiments.worth_records import answers_file, parts_of
 from experiments.worth_sides import (
+    COMBINED,
     SCALES,
+    UNIFORM_ALONE,
     Scale,
     alone_sides,
     sides_of,
 )
 from results.provenance import made_by_command
 from results.records import ROOT
+from wenable.core.readings import Point, Reading, non_dominated
 from wenable.modules.denormals import flush_denormals
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.zoo import load_weights, read_weights
@@ -122,12 +125,15 @@ def finished(
     net, about = done
     calibration = pixels.train.some(sizes.spending.calibration_images).batches(256, device)
     journal = path.with_suffix(".search")
-    modes = _modes(side, net, sizes, calibration, search_batches(sizes, pixels, device), journal)
+    modes, front = _modes(
+        side, net, sizes, calibration, search_batches(sizes, pixels, device), journal
+    )
     right = answers_of(net, modes, calibration, pixels.test.batches(250, device))
     header = about | {
         "modes": [str(mode) for mode in modes], "macs": net.macs("full"),
         "costs": [net.macs(mode) / net.macs("full") for mode in modes],
         "uniform": len(net.space.uniform_modes()) if side.alone == 0 else 1,
+        "front": [str(mode) for mode in front],
         "made": made_by_command(f"python -m experiments.worth --scale {folder.name}"),
     }  # fmt: skip
     partial = path.with_suffix(".partial.npz")
@@ -152,12 +158,30 @@ def _steps_of(side: Side, sizes: Scale, seed: int, pixels: PixelSplits, make: An
 
 def _modes(
     side: Side, net: DynamicNetwork, sizes: Scale, calibration: Any, search: Any, journal: Path
-) -> list[we.Mode]:
-    """Return the uniform modes of a side, and those of its front that the search split finds."""
+) -> tuple[list[we.Mode], list[we.Mode]]:
+    """Return the modes of a side to be tested, and those of its front, by the search split."""
     if side.alone:
-        return [net.space.uniform(side.alone)]
-    front = searched(net, calibration, search, sizes.front_modes, journal)
-    return list(dict.fromkeys((*net.space.uniform_modes(), *front.modes)))
+        return [net.space.uniform(side.alone)], []
+    uniform = net.space.uniform_modes()
+    if side.name in UNIFORM_ALONE:
+        return list(uniform), list(uniform)
+    if side.name in COMBINED:
+        modes = list(net.space.uniform_combinations())
+        return modes, _front_of(net, modes, calibration, search)
+    found = searched(net, calibration, search, sizes.front_modes, journal).modes
+    return list(dict.fromkeys((*uniform, *found))), [m for m in found if m not in uniform]
+
+
+def _front_of(
+    net: DynamicNetwork, modes: Sequence[we.Mode], calibration: Any, search: Any
+) -> list[we.Mode]:
+    """Return the modes that no other is better and cheaper than, on the search split."""
+    we.calibrate(net, modes, [images for images, _ in calibration])
+    points = [
+        Point(mode, we.evaluate(net, mode, search), Reading(net.macs(mode), "MACs"))
+        for mode in modes
+    ]
+    return [point.mode for point in non_dominated(tuple(points))]
 
 
 if __name__ == "__main__":

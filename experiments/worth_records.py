@@ -12,12 +12,15 @@ import numpy as np
 from experiments.fronts_of_sides import SideFront, beside
 from experiments.sides import Side
 from experiments.worth_sides import (
+    COMBINED,
     FOUND,
     JOINT,
+    JOINT_POOLED,
     MAIN,
     PAPER,
     POOLED,
     SCALES,
+    SLIM_JOINT,
     SLIM_POOLED,
     UNIFORM_ALONE,
     US_JOINT,
@@ -32,6 +35,8 @@ from results.records import read_records, records_file
 
 PAIRS = (
     (POOLED, SLIM_POOLED), (POOLED, US_NET_FOUND), (POOLED, FOUND), (SLIM_POOLED, US_NET_FOUND),
+    (JOINT_POOLED, SLIM_JOINT), (JOINT_POOLED, US_NET_FOUND), (SLIM_JOINT, US_NET_FOUND),
+    (JOINT_POOLED, POOLED), (JOINT_POOLED, US_JOINT), (SLIM_JOINT, US_JOINT),
     (FOUND, US_NET_FOUND), (PAPER, US_NET), (FOUND, US_NET),
     (FOUND, US_NET_TAUGHT), (JOINT, US_NET), (JOINT, US_JOINT), (FOUND, PAPER), (US_NET_FOUND, US_NET),
 )  # fmt: skip
@@ -166,6 +171,8 @@ def _front(side: str, header: Mapping[str, Any], right: Any) -> SideFront:
     """
     uniform, every = header["uniform"], len(header["modes"])
     places = [*range(uniform, every)]
+    if side in COMBINED:
+        places = [header["modes"].index(mode) for mode in header["front"]]
     if not places or side in UNIFORM_ALONE:
         places = [*range(uniform)]
     places = sorted(places, key=lambda place: header["costs"][place])

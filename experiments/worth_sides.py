@@ -22,11 +22,18 @@ US_NET_TAUGHT, US_NET_FOUND, JOINT, US_JOINT = (
     "US-Net, distillation", "US-Net, as found", "weight-enabling x image size", "US-Net x image size",
 )  # fmt: skip
 POOLED, SLIM_POOLED = "weight-enabling, uniform modes", "slimmable, as many widths"
+JOINT_POOLED, SLIM_JOINT = (
+    "weight-enabling x image size, uniform modes", "slimmable, as many widths, x image size"
+)  # fmt: skip
 UNIFORM_ALONE = (POOLED, SLIM_POOLED)
 """Sides that train their uniform modes and no others: these are compared, without a search."""
+COMBINED = (JOINT_POOLED, SLIM_JOINT)
+"""Sides that train their uniform modes at every image size: of these the search split takes a front."""
 ACCOUNTING = "weight-enabling, s = 20 for US-Net's steps"
 ALONE = "alone"
-MAIN = (PAPER, FOUND, US_NET, US_NET_FOUND, POOLED, SLIM_POOLED, JOINT)
+MAIN = (
+    PAPER, FOUND, US_NET, US_NET_FOUND, POOLED, SLIM_POOLED, JOINT_POOLED, SLIM_JOINT, JOINT
+)  # fmt: skip
 """The sides that get all seeds."""
 
 AS_FOUND: dict[str, Any] = {"distillation": True, "sharing": {"delay": 0.5}}
@@ -83,6 +90,8 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
         Side(US_NET_FOUND, (widths,), as_found),
         Side(POOLED, (found,), pooled(f"1/{n}" for n in scale.groups[1:-1])),
         Side(SLIM_POOLED, (few,), pooled(f"{width:g}" for width in few.widths[1:-1])),
+        Side(JOINT_POOLED, (found, size), pooled(["uniform"])),
+        Side(SLIM_JOINT, (few, size), pooled(["uniform"])),
         Side(JOINT, (found, size), as_found),
         Side(US_JOINT, (widths, size), as_found),
         Side(US_NET_TAUGHT, (widths,), taught),

@@ -433,6 +433,18 @@ def test_uniform_modes_leave_knobs_that_only_their_name_sets():
         space.mode("1/2,size=40")
 
 
+def test_uniform_modes_are_combined_with_knobs_that_only_their_name_sets():
+    space = Space((SIZE, *GROUPS))
+    found = [str(mode) for mode in space.uniform_combinations()]
+    sizes = ["", ",size=48", ",size=32"]
+    assert found == [f"{groups}{size}" for size in sizes for groups in ("1", "1/2", "1/4")]
+    assert Space(GROUPS).uniform_combinations() == Space(GROUPS).uniform_modes()
+    assert [str(mode) for mode in Space((SIZE,)).uniform_combinations()] == ["64", "48", "32"]
+    many = tuple(Knob(f"k{i}", (1, 2), by_name=True) for i in range(14))
+    with pytest.raises(ValueError, match=r"16,384 combinations .* at most 10,000"):
+        Space((*many, Knob("a", (1,)))).uniform_combinations()
+
+
 def test_a_part_of_a_space_has_one_option_of_some_knobs():
     space = Space((SIZE, *GROUPS))
     part = space.fixed({"size": 3})

@@ -20,8 +20,10 @@ from experiments.worth_records import (
 )
 from experiments.worth_sides import (
     ACCOUNTING,
+    COMBINED,
     FOUND,
     JOINT,
+    JOINT_POOLED,
     PAPER,
     POOLED,
     SCALES,
@@ -82,14 +84,14 @@ def test_sides_are_trained_searched_and_compared_and_go_on_where_they_were(
     data = write_images(tmp_path / "images", {"train": 40, "test": 10}, size=32)
     arguments = {"scale": "smoke", "data": data, "work": tmp_path / "work", "out": tmp_path}
     assert worth.run(**arguments, minutes=0.0) is None
-    names = [PAPER, US_NET, JOINT, "alone, full"]
+    names = [PAPER, US_NET, JOINT, JOINT_POOLED, "alone, full"]
     results = worth.run(**arguments, sides=names)
     assert results is not None
     assert read_records(tmp_path / "results" / "worth-smoke.jsonl") == results
     runs = {run["side"]: run for run in results["runs"]}
     assert set(runs) == set(names)
     assert f"{FOUND}, seed 0" in results["missing"]
-    for name in (PAPER, US_NET, JOINT):
+    for name in (PAPER, US_NET, JOINT, JOINT_POOLED):
         # As near as whole steps come: half of one, and what is left to chance of its modes.
         step = runs[name]["full_passes"] / runs[name]["steps"]
         assert abs(runs[name]["full_passes"] - 2.0) <= 0.5 * step + 0.3
@@ -102,6 +104,8 @@ def test_sides_are_trained_searched_and_compared_and_go_on_where_they_were(
     assert [(pair["ours"], pair["theirs"]) for pair in results["pairs"]] == [
         (PAPER, US_NET), (JOINT, US_NET)
     ]  # fmt: skip
+    combined = ["1", "1/2", "1,size=8", "1/2,size=8"]
+    assert [mode["mode"] for mode in runs[JOINT_POOLED]["modes"]] == combined
     page = (tmp_path / "docs" / "results" / "worth.md").read_text()
     assert f"**Not run: {FOUND}, seed 0" in page
     assert "The price of sharing" in page
@@ -141,6 +145,17 @@ def test_sides_of_uniform_modes_train_and_compare_no_others():
     right = np.eye(4, dtype=bool)
     assert _front(POOLED, header, right).modes == ("1/2", "1")
     assert _front(FOUND, header, right).modes == ("b", "a")
+    assert _front(JOINT_POOLED, header | {"front": ["1", "b"]}, right).modes == ("b", "1")
+
+
+def test_joint_sides_of_uniform_modes_train_every_size_and_draw_no_mixture():
+    for name in COMBINED:
+        (side,) = [each for each in sides_of(SCALES["short"]) if each.name == name]
+        net = converted(side, SCALES["short"].make(10), torch.zeros(2, 3, 16, 16))
+        config = config_of(side, SCALES["short"].spending, seed=0)
+        drawn = {m for step in range(500, 560) for m in sample_modes(net, config, step, 1000)[2:]}
+        assert drawn == {*net.space.uniform_combinations()} - {net.space.full, net.space.smallest}
+        assert len(drawn) == 5 * 3 - 2
 
 
 def test_a_front_in_milliseconds_leaves_out_what_is_no_faster_than_a_larger_mode():

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import wenable as we
-from tests.helpers.networks import IMAGES, converted
+from tests.helpers.networks import IMAGES, converted, small_resnet
 from wenable.cli.train_words import cost_line
 from wenable.training import Sharing, StepReport, TrainConfig, sample_modes, train_step
 from wenable.training.config import Sampling
@@ -279,6 +279,14 @@ def test_a_pool_can_be_the_uniform_modes():
     few = converted(groups=(1, 2))  # nothing lies between the ends
     drawn = {str(m) for step in range(50) for m in sample_modes(few, config, step, 50)[2:]}
     assert drawn == {"1", "1/2"}
+
+
+def test_a_pool_of_uniform_modes_has_them_at_every_image_size():
+    method = [we.WeightEnabling((1, 2, 4)), we.ImageSize((6, 4))]
+    net = we.convert(small_resnet(), torch.zeros(1, 3, 6, 6), method=method)
+    config = TrainConfig(passes=4, sharing=Sharing(pool="uniform"))
+    drawn = {str(m) for step in range(50) for m in sample_modes(net, config, step, 50)[2:]}
+    assert drawn == {"1/2", "1/4", "1,size=4", "1/2,size=4"}
 
 
 def test_a_pool_of_what_is_no_mode_is_refused_before_the_delay():

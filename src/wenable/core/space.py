@@ -8,6 +8,7 @@ such shares has a label for each, and is written by them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ from typing import Any, Protocol, TypeAlias
 from wenable.core.knob import Knob as Knob
 from wenable.core.mode_text import meant_by_all, read_mode, refuse_unknown, write_mode
 from wenable.core.networks import own_knob, places_of_networks, split_network, with_network
+
+_MOST_COMBINATIONS = 10_000
 
 
 class RandomSource(Protocol):
@@ -239,6 +242,38 @@ class Space:
     def uniform_modes(self) -> tuple[Mode, ...]:
         """Return the uniform modes, from the full one to the smallest."""
         return tuple(self.uniform(n) for n in self.uniform_options)
+
+    def uniform_combinations(self) -> tuple[Mode, ...]:
+        """Return the uniform modes at every image size, exit and the like, as the full one first.
+
+        These are the uniform modes in each combination of the knobs that only their name sets
+        (`Knob.by_name`); without such knobs, the uniform modes. Of several networks, those of each.
+
+        Raises `ValueError` where there are more than 10,000 of them.
+
+        >>> size = Knob("size", (1, 2), labels=("64", "48"), by_name=True)
+        >>> [str(mode) for mode in Space((size, Knob("a", (1, 4)))).uniform_combinations()]
+        ['1', '1/4', '1,size=48', '1/4,size=48']
+        """
+        if self.networks:
+            return tuple(
+                self.of_network(name, own)
+                for name, space in self.networks.items()
+                for own in space.uniform_combinations()
+            )
+        set_by_all = set(meant_by_all(self.knobs))
+        named = [knob for knob in self.knobs if knob not in set_by_all]
+        count = math.prod(len(knob.options) for knob in named) * len(self.uniform_options)
+        if count > _MOST_COMBINATIONS:
+            raise ValueError(
+                f"there are {count:,} combinations of the uniform modes with {len(named)} knobs that only"
+                f" their name sets; at most {_MOST_COMBINATIONS:,} are listed"
+            )
+        return tuple(
+            mode.replace({knob.name: n for knob, n in zip(named, options, strict=True)})
+            for options in itertools.product(*(knob.options for knob in named))
+            for mode in self.uniform_modes()
+        )
 
     def sample(self, rng: RandomSource) -> Mode:
         """Draw one option per knob, independently and uniformly (Algorithm 1, line 13).

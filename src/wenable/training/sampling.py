@@ -52,12 +52,13 @@ def _draw_from_pool(net: DynamicNetwork, rng: random.Random, sharing: Sharing, b
 
 
 def modes_of_pool(space: Space, sharing: Sharing) -> list[Mode]:
-    """Return the modes of a pool; raises `ValueError` for a text that names none."""
+    """Return the modes of a pool; raises `ValueError` for a text that names none, or too many."""
     found: list[Mode] = []
     for text in sharing.pool:
         if text == UNIFORM:
-            uniform = space.uniform_modes()
-            found += uniform[1:-1] or uniform
+            uniform = space.uniform_combinations()
+            between = [mode for mode in uniform if mode not in (space.full, space.smallest)]
+            found += between or uniform
             continue
         try:
             found.append(space.mode(text))

@@ -12,7 +12,7 @@ Divergence = Literal["kl", "alpha"]
 Teacher = Literal["full", "earlier"]
 
 UNIFORM = "uniform"
-"""In a pool: the uniform modes between the ends."""
+"""In a pool: the uniform modes between the ends, at every image size and exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Sharing:
     - `pool`: the modes that random ones are drawn from, as text, by cost as `sampling` says: `"options"`
       draws each equally often. Empty: from the whole space. A front that a search found goes here, so
       that passes are spent on modes worth having (after the pools of good networks of PSS-Net). `"uniform"`
-      stands for the uniform modes between the full and the smallest one.
+      stands for the uniform modes between the full and the smallest one, at every image size, exit and
+      whatever else only its name sets (`Space.uniform_combinations`).
 
     How much each counts:
 
