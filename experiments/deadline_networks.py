@@ -5,7 +5,8 @@
 
 Each party may spend the same multiply-accumulates in training, forward and backward:
 
-- `elastic`: one network, groups x image size, as `experiments.worth` trains it (and from its files).
+- `elastic`: one network, groups x image size, of which the uniform modes at every size are trained, as
+  `experiments.worth` does it (and from its files).
 - `widths`: one network, US-Net's widths x image size, likewise.
 - `ladder`: three plain networks of different width, each at two image sizes, as people hold ready today.
   The budget is shared so that each goes through the images equally often.
@@ -13,8 +14,8 @@ Each party may spend the same multiply-accumulates in training, forward and back
 
 A run that was stopped goes on where it was. A bundle of an elastic network holds, of the modes that
 `experiments.worth` found for it, the front by accuracy on the search split and by how long a batch takes on
-this machine: leave it alone when they are
-written. Every mode's accuracy, on the test split, is in the bundle.
+this machine: leave it alone when they are written. Every mode's accuracy, on the test split, is in the
+bundle.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from experiments.side_runs import answers_of, trained
 from experiments.sides import Side, converted
 from experiments.worth import finished, search_batches
 from experiments.worth_records import modes_of
-from experiments.worth_sides import AS_FOUND, JOINT, SCALES, US_JOINT, Scale, sides_of
+from experiments.worth_sides import AS_FOUND, JOINT_POOLED, SCALES, US_JOINT, Scale, sides_of
 from wenable.core.readings import Point, Reading, non_dominated
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.modules.denormals import flush_denormals
@@ -237,7 +238,7 @@ def _accuracy(right: int, count: int) -> Reading:
 PARTIES: Mapping[str, Callable[[str, int, PixelSplits, Path, Path], None]] = {
     "ladder": _ladder,
     "exits": _exits,
-    "elastic": functools.partial(_of_worth, JOINT),
+    "elastic": functools.partial(_of_worth, JOINT_POOLED),
     "widths": functools.partial(_of_worth, US_JOINT),
 }
 """What keeps deadlines, those first that are not trained for anything else."""

@@ -13,8 +13,8 @@ Row = Mapping[str, Any]
 
 HOW = """\
 Requests of {batch} images of {data}, one every {period_ms:.1f} ms, each with a
-deadline of {deadline_ms:.1f} ms from when it comes: 1.3 times the 99th percentile of the elastic
-network's most accurate mode alone. One that waits for the one before loses its time. One thread; what
+deadline of {deadline_ms:.1f} ms from when it comes: 1.3 times the 99th percentile of the most accurate
+mode of *{deadline_of}* alone. One that waits for the one before loses its time. One thread; what
 loads the machine runs on the same core, with the same priority. Every party has spent the same
 multiply-accumulates in training, and stays resident in a process of its own; each session has
 `engine="auto"` and aims at {target:g} % of its deadlines. {requests} requests for each row, {times}.
@@ -37,6 +37,7 @@ def page(results: Mapping[str, Any]) -> str:
     rows, parties = results["rows"], results["parties"]
     times = "one run" if results["runs"] == 1 else f"{results['runs']} runs"
     told = {**results, "target": 100 * results["target"], "times": times}
+    told["deadline_of"] = WORDS[results.get("deadline_of", "elastic")]
     lines = [
         f"# Deadlines under real loads: {results['data']}",
         "",

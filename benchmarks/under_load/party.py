@@ -33,6 +33,7 @@ class Party:
             target=_hold, args=(theirs, dict(plan), images, core, batch)
         )
         self._process.start()
+        theirs.close()  # or a process that ends in an error would be waited for without end
         self.about: dict[str, Any] = self._asked(("about",))
 
     def serve(self, policy: str, requests: Requests, start_s: float) -> list[Answered]:
@@ -45,10 +46,10 @@ class Party:
         self._process.join()
 
     def _asked(self, question: tuple[Any, ...]) -> Any:
-        self._pipe.send(question)
         try:
+            self._pipe.send(question)
             return self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self._process.join()
             raise RuntimeError(
                 f"the process of a party ended with status {self._process.exitcode}"

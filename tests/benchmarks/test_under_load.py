@@ -194,6 +194,25 @@ def test_the_command_measures_every_party_and_writes_a_page(
     assert [row["run"] for row in other["rows"]] == [0] * 5
 
 
+def test_a_party_that_fails_ends_it_and_widths_alone_set_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _write_bundles(tmp_path)
+    (tmp_path / "elastic.wen").rename(tmp_path / "widths.wen")
+    monkeypatch.setattr(command, "SOONEST_S", 0.05)
+    with pytest.raises(RuntimeError, match="process of a party ended with status 1"):
+        command.run(tmp_path, requests=6, runs=1, batch=4, chosen=loads()[:1], out=tmp_path)
+    monkeypatch.setitem(command.PARTIES, "ladder", {"fixed": 0, "cascade": ()})
+    results = command.run(tmp_path, requests=6, runs=1, batch=4, chosen=loads()[:1], out=tmp_path)
+    assert {row["party"] for row in results["rows"]} == {"widths", "ladder"}
+    assert results["deadline_of"] == "widths"
+    text = (tmp_path / "docs" / "results" / "under-load-b64.md").read_text()
+    assert "most accurate\nmode of *elastic, widths x image size* alone" in text
+    (tmp_path / "widths.wen").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither elastic\.wen nor widths\.wen"):
+        command.run(tmp_path, requests=6, runs=1, batch=4, chosen=loads()[:1], out=tmp_path)
+
+
 def _write_bundles(folder: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 1, 16, 16)
