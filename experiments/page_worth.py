@@ -20,10 +20,10 @@ of them at every size that none is better and cheaper than on the search split. 
 searched there (knapsack); every figure is of the test split, every mode calibrated. *Above*: the share of
 a side's modes, within the range of costs that the other covers, that are more accurate than the other's
 front at their cost, with a 95 % interval over the test images, drawn anew. *Gap*: how far one front lies
-above the other in the mean over the range that both cover, in points. Intervals do not know of other seeds.
-*At equal ms*: the same with latencies in the place of multiply-accumulates, one example at a time, each
-mode on the engine where it is fastest (our own kernels among them); a mode that is no faster than a larger
-one of its front is left out."""
+above the other in the mean over the range that both cover, in points. Intervals know neither of other seeds
+nor of other timings. *At equal ms*: the same with latencies in the place of multiply-accumulates, one
+example at a time, each mode on the engine where it is fastest (our own kernels among them); a mode that is
+no faster than a larger one of its front is left out."""
 
 
 def page(scales: Sequence[Mapping[str, Any]]) -> str:
