@@ -171,7 +171,7 @@ def _front(side: str, header: Mapping[str, Any], right: Any) -> SideFront:
     """
     uniform, every = header["uniform"], len(header["modes"])
     places = [*range(uniform, every)]
-    if side in COMBINED:
+    if side in COMBINED:  # whose uniform modes are on the front too; sides of before say no front
         places = [header["modes"].index(mode) for mode in header["front"]]
     if not places or side in UNIFORM_ALONE:
         places = [*range(uniform)]

@@ -298,10 +298,30 @@ class WithAuxiliary(nn.Module):
         return answer, self.beside(features.mean((2, 3)))
 
 
+class Narrowing(nn.Sequential):
+    """Images of 8 pixels come out as one place, images of 16 as four."""
+
+    def __init__(self) -> None:
+        layers = [nn.Conv2d(3, 16, 3, 4, 1), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, 2, 1)]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)]
+        super().__init__(*layers, nn.BatchNorm2d(16), *head)
+
+
+@pytest.mark.parametrize("first", [we.WeightEnabling((1, 2, 4)), we.Slimmable((1.0, 0.5))])
+def test_one_example_is_enough_though_norms_in_training_want_two(first):
+    method = [first, we.ImageSize((16, 8))]
+    net = we.convert(Narrowing(), torch.zeros(1, 3, 16, 16), method=method)
+    with net.using(net.space.smallest):
+        assert net.train()(torch.randn(2, 3, 16, 16)).shape[0] == 2
+
+
 def test_what_runs_in_training_alone_is_found_before_the_network_is_handed_back():
-    with pytest.raises(
-        ValueError, match=r"smallest mode in training: .*; 'beside' does not run in"
-    ):
+    refused = r"smallest mode in training: .*; 'beside' does not run in"
+    with pytest.raises(ValueError, match=refused):
         converted(WithAuxiliary(), method=we.Slimmable(WIDTHS, divisor=4))
+    model = WithAuxiliary()
+    model.last = nn.Sequential(nn.Conv2d(16, 16, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(16))
+    with pytest.raises(ValueError, match=refused):  # with one example its full mode would not run
+        we.convert(model, torch.zeros(1, *IMAGES[1:]), method=we.Slimmable(WIDTHS, divisor=4))
     grouped = we.convert(WithAuxiliary(), torch.zeros(IMAGES), method=we.WeightEnabling((1, 2)))
     assert len(grouped.train()(torch.zeros(IMAGES))) == 2

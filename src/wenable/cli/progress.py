@@ -61,7 +61,7 @@ def explore_with_bar(
     profile: HasTables | None = None,
 ) -> Front:
     """Run a search and show how far it is."""
-    journal = getattr(strategy, "journal", None)
+    journal = None if strategy is None else strategy.journal
     with progress_bar(console, f"searching by {cost}") as update:
         # A search that goes on has its first steps from the journal, which says nothing of the time.
         going_on = journal is not None and Path(journal).exists()

@@ -238,11 +238,11 @@ def _grouped(
 def _batch_norm(walk: _Walk, node: Node) -> _State:
     source = walk.states.get(node.args[0]) if isinstance(node.args[0], Node) else None
     name = walk.graph.operations.owners.get(node, "")
-    channels = shape_of(node.args[0])[1]
-    kept: Kept = walk.counts_of(channels)
+    shape = shape_of(node.args[0])
+    kept: Kept = walk.counts_of(shape[1])
     _check_weights(walk, node)
     if isinstance(source, _Channels):
-        if source.axis != 1 - len(shape_of(node.args[0])):
+        if source.axis != 1 - len(shape):
             raise _RefusedError("it normalises along another dimension than that of the channels")
         if not name and any(isinstance(each, Node) for each in node.args[1:]):
             if node.args[3] is None:

@@ -241,7 +241,8 @@ def _check_converted(
                 f"{what} reached past its registered place (through a plain list, say), so its mode"
                 f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
             )
-    idle = [name for name, _ in own if name not in entered]
+    within = tuple(f"{norm}." for norm in net.switchable_norms())
+    idle = [name for name, _ in own if name not in entered and not name.startswith(within)]
     if idle:
         _check_in_training(net, inputs, idle[0])
 
@@ -255,12 +256,16 @@ def _check_in_training(net: Any, inputs: tuple[Any, ...], idle: str) -> None:
     - `idle`: a module that does not run in eval mode.
     """
     net.train()
+    twice = tuple(  # in training a norm over one place wants more examples than one
+        torch.cat([each, each]) if isinstance(each, torch.Tensor) and each.ndim else each
+        for each in inputs
+    )
     for mode in (net.space.full, net.space.smallest):
         try:
             with torch.no_grad(), net.using(mode), same_random_numbers(net):
-                net(*net.of_present_size(inputs))
+                net(*net.of_present_size(twice))
         except Exception as error:
-            if mode == net.space.full:  # it wants more examples than one, or targets
+            if mode == net.space.full:  # it wants targets, say
                 return
             raise ValueError(
                 f"`model` (={net.original_class.__name__}) does not run in its smallest mode in training:"

@@ -130,7 +130,7 @@ def explore(
     chosen = _checked_strategy(strategy, known is not None, pooled)
     journaled = known is not None
     counted = "macs" if cost == "macs" and table is None else None
-    if getattr(chosen, "journal", None) is not None and (several_processes() or not journaled):
+    if chosen.journal is not None and (several_processes() or not journaled):
         raise ValueError("`journal` needs MACs, or costs that are sums over knobs, in one process")
     if judge is not None and pooled:
         raise ValueError(f"`pooled` needs top-1, and `metric` is {judge.name}")
@@ -180,13 +180,13 @@ def _opened_journal(
     metric: Metric | None = None,
 ) -> Iterator[Journal | None]:
     """Open the journal that a strategy asks for; None if it asks for none."""
-    path = getattr(strategy, "journal", None)
-    if path is None:
+    if strategy.journal is None:
         yield None
         return
     assert cost is not None  # costs that are measured have no journal
     judge = "" if metric is None else described_metric(metric)
-    with Journal(path, run_identity(net, splits, cost, strategy.name, limit, judge)) as journal:
+    header = run_identity(net, splits, cost, strategy.name, limit, judge)
+    with Journal(strategy.journal, header) as journal:
         yield journal
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from wenable.core.space import Mode, RandomSource, Space
 from wenable.network.dynamic_network import DynamicNetwork
@@ -43,12 +46,26 @@ def mode_alone(space: Space, sharing: Sharing, step: int, steps: int) -> Mode | 
 
 def _draw_from_pool(net: DynamicNetwork, rng: random.Random, sharing: Sharing, by: str) -> Mode:
     """Draw a mode of the pool: each equally often, or the one nearest to a cost drawn uniformly."""
-    pool = modes_of_pool(net.space, sharing)
+    kept = _POOLS.get(net)
+    if kept is None or kept.texts != sharing.pool:  # once a run: a step is not to wait for it
+        modes = modes_of_pool(net.space, sharing)
+        kept = _POOLS[net] = _Pool(sharing.pool, modes, [net.macs(mode) for mode in modes])
     if by == "options":
-        return pool[int(rng.random() * len(pool))]
-    costs = [net.macs(mode) for mode in pool]
-    target = rng.uniform(min(costs), max(costs))
-    return pool[min(range(len(pool)), key=lambda i: abs(costs[i] - target))]
+        return kept.modes[int(rng.random() * len(kept.modes))]
+    target = rng.uniform(min(kept.costs), max(kept.costs))
+    return kept.modes[min(range(len(kept.modes)), key=lambda i: abs(kept.costs[i] - target))]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The modes that texts name in one network, and their multiply-accumulates."""
+
+    texts: Sequence[str]
+    modes: list[Mode]
+    costs: list[int]
+
+
+_POOLS: WeakKeyDictionary[DynamicNetwork, _Pool] = WeakKeyDictionary()
 
 
 def modes_of_pool(space: Space, sharing: Sharing) -> list[Mode]:
