@@ -16,6 +16,7 @@ from torch import nn
 from wenable.core.files import check_writable, write_whole
 from wenable.core.space import ModeChoice
 from wenable.exporting.fake_tensors import without_fakes_left
+from wenable.exporting.global_pooling import GlobalPoolingAsMean
 from wenable.exporting.int8_check import Simulation, check_int8
 from wenable.exporting.plain_networks import (
     check_exportable,
@@ -224,6 +225,7 @@ def _onnx_of(plain: nn.Module, x: torch.Tensor, outputs: list[str]) -> bytes:
         warnings.catch_warnings(),
         tempfile.TemporaryDirectory() as folder,
         without_fakes_left(plain),
+        GlobalPoolingAsMean(),
     ):
         warnings.simplefilter("ignore")  # the exporter warns of its own parts
         program = torch.onnx.export(

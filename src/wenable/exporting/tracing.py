@@ -15,6 +15,7 @@ from torch import nn
 
 from wenable.core.reasons import root_reason
 from wenable.core.space import ModeChoice
+from wenable.exporting.global_pooling import GlobalPoolingAsMean
 from wenable.exporting.image_sizes import Sides
 from wenable.exporting.output_names import with_outputs_named
 from wenable.exporting.plain_networks import (
@@ -101,7 +102,11 @@ def _onnx_program(net: DynamicNetwork, mode: ModeChoice, sides: Sides | None) ->
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), traced_by_exporter(plain, examples):
+        with (
+            warnings.catch_warnings(),
+            traced_by_exporter(plain, examples),
+            GlobalPoolingAsMean(),
+        ):
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
                 plain,
