@@ -87,9 +87,10 @@ class ServedBundle(Model):
         if not isinstance(request, InferRequest):
             raise RefusedError(400, "only the Open Inference Protocol (v2) is spoken here")
         parameters = request.parameters or {}
-        deadline_ms, mode = self._deadline(parameters, headers), str(parameters.get("mode", ""))
+        deadline_ms, mode = self._deadline(parameters, headers), parameters.get("mode")
+        mode = "" if mode is None else str(mode)
         if mode and deadline_ms is not None:
-            if DEADLINE_HEADER in headers or "deadline_ms" in parameters:
+            if DEADLINE_HEADER in headers or parameters.get("deadline_ms") is not None:
                 raise RefusedError(
                     400, "`mode` and a deadline were both given; ask for one of them"
                 )
@@ -97,6 +98,7 @@ class ServedBundle(Model):
         inputs = self._inputs(request)
         x = inputs if len(inputs) != 1 else inputs[0]
         try:
+            mode = self._own_name(mode)
             self._session.check(x, mode=mode or None)
         except (ValueError, KeyError, BundleError) as error:
             path = Path(
@@ -111,8 +113,18 @@ class ServedBundle(Model):
 
     def _deadline(self, parameters: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
         """Return the deadline of a request: its parameter, its header, or the server's own."""
-        given = parameters.get("deadline_ms", headers.get(DEADLINE_HEADER, self._default_ms))
+        given = parameters.get("deadline_ms")
+        if given is None:  # a null says nothing
+            given = headers.get(DEADLINE_HEADER, self._default_ms)
         return deadline_of(given)
+
+    def _own_name(self, mode: str) -> str:
+        """Return an exported mode as it calls itself: it can be written in any number of ways.
+
+        Each way would be a label of the metrics for ever, and no batch would join two of them.
+        """
+        modes = self._session.modes
+        return mode if mode in ("", *modes) else modes[self._session.bundle.number_of(mode)]
 
     def _inputs(self, request: InferRequest) -> Inputs:
         """Return the arrays of a request in the order of the network's inputs."""
