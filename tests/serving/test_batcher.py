@@ -169,7 +169,7 @@ def test_another_session_takes_over_between_two_batches():
     old, new = FakeSession(clock), FakeSession(clock)
     queue = Batcher(old, clock=clock)  # pyright: ignore[reportArgumentType]
     queue.submit(example()).result(10)
-    queue.replace(new)  # pyright: ignore[reportArgumentType]
+    queue.replace(new, (1, 2))  # pyright: ignore[reportArgumentType]
     queue.submit(example()).result(10)
     queue.close()
     assert (old.calls, new.calls, old.closed, new.closed) == ([1], [1], True, True)

@@ -50,10 +50,10 @@ class ServedBundle(Model):
         self._default_ms, self._most = default_deadline_ms, most_examples
         self.ready = True
 
-    def replace(self, session: Session) -> None:
-        """Answer from now on with another session of the same bundle."""
+    def replace(self, session: Session, batches: tuple[int, ...]) -> None:
+        """Answer from now on with another session of the same bundle, warmed up for these batches."""
         self._session = session
-        self._batcher.replace(session)
+        self._batcher.replace(session, batches)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Return names, types and shapes of the inputs, as the protocol shows them."""
