@@ -316,6 +316,16 @@ def test_prometheus_reads_what_happened(server: Server):
     assert "wenable_request_seconds_bucket" in text
 
 
+class TakingPixels(torch.nn.Sequential):
+    def forward(self, pixels):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(pixels)
+
+
+class TakingWholeNumbers(torch.nn.Sequential):
+    def forward(self, input):
+        return super().forward(input.float())
+
+
 def test_a_new_file_is_taken_when_told_and_a_bad_one_never(server: Server, bundle: Path, expected):
     kept = bundle.with_suffix(".kept")
     shutil.copy(bundle, kept)
@@ -335,6 +345,13 @@ def test_a_new_file_is_taken_when_told_and_a_bad_one_never(server: Server, bundl
     status, answer = server.infer(request(mode="1"))
     assert status == 200
     assert not np.allclose(answer["outputs"][0]["data"], expected["1"][0])
+    for taking, kind in ((TakingPixels, torch.float32), (TakingWholeNumbers, torch.int64)):
+        bundle.unlink()
+        other = taking(*layers, torch.nn.Flatten(), torch.nn.Linear(16 * 16, 5))
+        we.export(we.convert(other, torch.zeros(1, *SHAPE, dtype=kind)), ["1", "1/4"], bundle)
+        server.process.send_signal(signal.SIGHUP)
+        assert server.says("the one before goes on: its inputs are")
+        assert server.infer(request(mode="1"))[0] == 200
     bundle.unlink()
     shutil.move(kept, bundle)
 

@@ -57,7 +57,7 @@ class ServedBundle(Model):
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Return names, types and shapes of the inputs, as the protocol shows them."""
-        return [_described(each) for each in self._session.bundle.inputs]
+        return described_inputs(self._session)
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Return names, types and shapes of the outputs."""
@@ -163,6 +163,11 @@ class ServedBundle(Model):
             return prepare_pixels(array, bundle.preprocessing)
         except ValueError as error:
             raise RefusedError(400, str(error)) from error
+
+
+def described_inputs(session: Session) -> list[dict[str, Any]]:
+    """Return names, types and shapes of the inputs of a bundle, as the protocol shows them."""
+    return [_described(each) for each in session.bundle.inputs]
 
 
 def _outputs(session: Session) -> tuple[TensorType, ...]:

@@ -176,11 +176,12 @@ def _warmed_up(session: Session, options: ServeOptions) -> tuple[int, ...]:
 
 
 def _check_same(session: Session, model: Any) -> None:
-    kinds = [(each["datatype"], each["shape"]) for each in model.get_input_types()]
-    new = [list(each.shape[1:]) for each in session.bundle.inputs]
-    if new != [shape[1:] for _, shape in kinds]:
+    from wenable.serving.model import described_inputs
+
+    new, sent = described_inputs(session), model.get_input_types()
+    if new != sent:
         session.close()
-        raise RefusedError(400, f"its inputs have the shapes {new}, and clients send others")
+        raise RefusedError(400, f"its inputs are {new}, and clients send {sent}")
 
 
 def _import_kserve() -> None:
