@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from wenable.runtime.session import Session
+from wenable.runtime.sized import size_given
 from wenable.serving.estimate import Estimate
 from wenable.serving.recent import ArrivalRate, RecentTimes
 from wenable.serving.refusals import RefusedError
@@ -370,7 +371,8 @@ class Batcher:
                 mode = mode or session.modes[0]
             else:
                 outputs = session.run(x, deadline_ms=max(deadline_ms, 1e-3))
-                mode = session.controller(size).decisions[-1].name
+                sized = size_given(x, session.image_sizes)
+                mode = session.controller(size, sized).decisions[-1].name
         except Exception as error:  # whoever waits for an answer is told; the others go on
             for each in batch:
                 each.future.set_exception(error)
