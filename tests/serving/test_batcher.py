@@ -18,14 +18,14 @@ from wenable.serving.refusals import RefusedError
 class FakeSession:
     """Two modes; a call takes 4 ms and 1 ms an example in the fast one, ten times as long in the other."""
 
-    modes = ("1", "1/4")
+    modes, image_sizes = ("1", "1/4"), ("",)
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock, self.calls, self.closed = clock, [], False
         self.deadlines: list[float | None] = []
         self.fails = False
 
-    def controller(self, batch: int):
+    def controller(self, batch: int, image_size: str | None = None):
         predicted = (10.0 * (4 + batch), 4.0 + batch)
         return SimpleNamespace(predictions_ms=predicted, decisions=[SimpleNamespace(name="1/4")])
 
@@ -169,7 +169,7 @@ def test_another_session_takes_over_between_two_batches():
     old, new = FakeSession(clock), FakeSession(clock)
     queue = Batcher(old, clock=clock)  # pyright: ignore[reportArgumentType]
     queue.submit(example()).result(10)
-    queue.replace(new)  # pyright: ignore[reportArgumentType]
+    queue.replace(new, (1, 2))  # pyright: ignore[reportArgumentType]
     queue.submit(example()).result(10)
     queue.close()
     assert (old.calls, new.calls, old.closed, new.closed) == ([1], [1], True, True)

@@ -21,7 +21,7 @@ DEADLINE_MS = 100.0
 class World:
     """A machine with a clock, on which a session computes while requests come."""
 
-    modes = ("1", "1/4")
+    modes, image_sizes = ("1", "1/4"), ("",)
 
     def __init__(self, arrivals_s: list[float], seed: int = 0) -> None:
         self.clock, self.slowdown, self.rng = FakeClock(), lambda now_s: 1.0, random.Random(seed)
@@ -29,7 +29,7 @@ class World:
         self.controllers: dict[int, Controller] = {}
         self.queue = Batcher(self, clock=self.clock, start=False)  # pyright: ignore
 
-    def controller(self, batch: int) -> Controller:
+    def controller(self, batch: int, image_size: str | None = None) -> Controller:
         if batch not in self.controllers:
             modes = [
                 ModeFigures("1", 0.8, BEGIN_MS + FULL_MS * batch),

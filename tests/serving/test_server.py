@@ -183,6 +183,24 @@ def test_a_deadline_is_a_header_or_a_parameter(server: Server, where: str):
     assert answer["parameters"]["deadline_met"] is True
 
 
+def test_a_deadline_and_a_mode_of_null_say_nothing(server: Server):
+    """In JSON without bytes KServe refuses a null."""
+    body, headers = in_bytes(deadline_ms=None, mode=None)
+    headers |= {"content-type": "application/octet-stream", "x-deadline-ms": "5000"}
+    status, data = server.ask("POST", "/v2/models/net/infer", body, headers)
+    assert (status, json.loads(data)["parameters"]["deadline_met"]) == (200, True)
+
+
+def test_a_mode_is_answered_and_counted_by_its_own_name_however_it_is_written(server: Server):
+    for written in ("m02", " 1/4 ", "1/4,*=1/4"):
+        status, answer = server.infer(request(mode=written))
+        assert (status, answer["parameters"]["mode"]) == (200, "1/4")
+    counted = re.findall(
+        r'wenable_mode_total{mode="(.*)"}', server.ask("GET", "/metrics")[1].decode()
+    )
+    assert set(counted) <= {"1", "1/4"}
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
@@ -208,6 +226,7 @@ BAD = [
     (request(deadline_ms="soon"), 400, "must be a finite number above 0"),
     (request(deadline_ms=True), 400, "must be a finite number above 0"),
     (request(deadline_ms="nan"), 400, "must be a finite number above 0"),
+    (request(deadline_ms=10**400), 400, "must be a finite number above 0"),
     (request(mode="1/2"), 400, "was not exported; net.wen has 1, 1/4"),
     (request(mode="1", deadline_ms=9), 400, "ask for one of them"),
     (request(np.zeros((5, *SHAPE), np.float32)), 400, "from 1 to 4 examples"),
@@ -297,6 +316,16 @@ def test_prometheus_reads_what_happened(server: Server):
     assert "wenable_request_seconds_bucket" in text
 
 
+class TakingPixels(torch.nn.Sequential):
+    def forward(self, pixels):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(pixels)
+
+
+class TakingWholeNumbers(torch.nn.Sequential):
+    def forward(self, input):
+        return super().forward(input.float())
+
+
 def test_a_new_file_is_taken_when_told_and_a_bad_one_never(server: Server, bundle: Path, expected):
     kept = bundle.with_suffix(".kept")
     shutil.copy(bundle, kept)
@@ -316,6 +345,13 @@ def test_a_new_file_is_taken_when_told_and_a_bad_one_never(server: Server, bundl
     status, answer = server.infer(request(mode="1"))
     assert status == 200
     assert not np.allclose(answer["outputs"][0]["data"], expected["1"][0])
+    for taking, kind in ((TakingPixels, torch.float32), (TakingWholeNumbers, torch.int64)):
+        bundle.unlink()
+        other = taking(*layers, torch.nn.Flatten(), torch.nn.Linear(16 * 16, 5))
+        we.export(we.convert(other, torch.zeros(1, *SHAPE, dtype=kind)), ["1", "1/4"], bundle)
+        server.process.send_signal(signal.SIGHUP)
+        assert server.says("the one before goes on: its inputs are")
+        assert server.infer(request(mode="1"))[0] == 200
     bundle.unlink()
     shutil.move(kept, bundle)
 

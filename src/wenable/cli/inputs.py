@@ -43,6 +43,8 @@ class Named:
                 raise ValueError(f"the array {self.name} cannot be read: {error}") from error
             if not isinstance(array, np.ndarray):
                 raise ValueError(f"the array {self.name} cannot be read: it holds several arrays")
+            if not array.ndim:
+                raise ValueError(f"the array {self.name} is a single value, without a batch")
             return array
         if preprocessing is None:
             raise ValueError(

@@ -14,6 +14,7 @@ from rich.console import Console
 from wenable.cli.inputs import Named, named_inputs
 from wenable.cli.terminal import consoles, counted, print_json
 from wenable.runtime import Session
+from wenable.runtime.sized import size_given
 
 
 def run_once(
@@ -73,7 +74,7 @@ def _run_each(
 ) -> tuple[list[dict[str, Any]], int]:
     """Return what is known of each example, and how many inputs could not be run; print both."""
     console, problems = terminal
-    warm: set[int] = set()
+    warm: set[tuple[int, str | None]] = set()
     rows: list[dict[str, Any]] = []
     failed = 0
     for each in given:
@@ -93,20 +94,25 @@ def _run_each(
 
 
 def _warm_up(
-    x: np.ndarray, session: Session, mode: str, deadline_ms: float | None, warm: set[int]
+    x: np.ndarray,
+    session: Session,
+    mode: str,
+    deadline_ms: float | None,
+    warm: set[tuple[int, str | None]],
 ) -> None:
     """Make ready what an input will run in, so that its time is not that of a first call.
 
-    - `warm`: the sizes of batch for which that was done.
+    - `warm`: the sizes of batch and of images for which that was done.
     """
-    if len(x) in warm:
+    size = size_given(x, session.image_sizes)
+    if (len(x), size) in warm:
         return
     if deadline_ms is None:
         session.run(x, mode=mode or None)
     else:
         session.run(x)  # refuses an input that does not fit, before anything is timed for its batch
-        session.warm_up([len(x)])
-    warm.add(len(x))
+        session.warm_up([len(x)], size)
+    warm.add((len(x), size))
 
 
 def _rows(
@@ -126,7 +132,8 @@ def _rows(
     used = session.modes[session.bundle.number_of(mode) if mode else 0]
     met: dict[str, Any] = {}
     if deadline_ms is not None:
-        outcome = session.controller(len(x)).outcomes[-1]
+        size = size_given(x, session.image_sizes)
+        outcome = session.controller(len(x), size).outcomes[-1]
         used, taken = outcome.name, outcome.total_ms
         met = {"deadline_ms": deadline_ms, "met": taken <= deadline_ms}
     for number in range(len(x)):

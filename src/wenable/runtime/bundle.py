@@ -235,6 +235,16 @@ class Bundle:
                 raise BundleError(one_line(f"{self.path} {error}")) from error
             self._checked_batches.add(batch)
 
+    @cached_property
+    def answers_row_by_row(self) -> bool:
+        """Whether each output has one row for each example; others cannot be told apart in a batch."""
+        return all(
+            check_sizes(graph, tensors, batch)[each.name][:1] == (batch,)
+            for graph, tensors in self._each_unlike()
+            for batch in (2, 3)  # one of them may happen to be another size
+            for each in graph.outputs
+        )
+
     def computed_bytes(self, batch: int, number: int) -> int:
         """Return about how many bytes of values live at once while mode `number` runs a batch, at most."""
         key = batch, self._like[number]

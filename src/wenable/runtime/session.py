@@ -184,24 +184,24 @@ class Session:
         return tuple(size_words(each.bundle) for each in self._sized)
 
     def prepare(
-        self, mode: ModeChoice, batch: int = 1, image_size: tuple[int, int] | None = None
+        self, mode: ModeChoice, batch: int = 1, image_size: tuple[int, int] | str | None = None
     ) -> None:
         """Make a mode ready for a size of batch, so that its first call takes no longer than the next.
 
         Only OpenVINO prepares a mode for each size of batch.
 
-        - `image_size`: height and width; those of the example where nothing is said.
+        - `image_size`: height and width, or one of `image_sizes`; without it the example's.
         """
         place = self._place(image_size)
         number = place * len(self.bundle.modes) + self._number_of(mode)
         self._prepared.leave(self._prepared.take(number, self._size(batch, place)))
 
     def warm_up(
-        self, batches: Iterable[int] = (1,), image_size: tuple[int, int] | None = None
+        self, batches: Iterable[int] = (1,), image_size: tuple[int, int] | str | None = None
     ) -> None:
         """Prepare all modes for these sizes of batch, and time them, so that no request waits for it.
 
-        - `image_size`: height and width; those of the example where nothing is said.
+        - `image_size`: height and width, or one of `image_sizes`; without it the example's.
 
         Where a budget does not hold all of them, the cheaper ones stay ready. Each size is timed
         unless the profile has it, and while nothing else runs: under load, for as long as three
@@ -348,7 +348,9 @@ class Session:
         number = None if mode is None else self._number_of(mode)
         self._inputs.checked(given, number, self._inputs.place_of(given))
 
-    def controller(self, batch: int = 1, image_size: tuple[int, int] | None = None) -> Controller:
+    def controller(
+        self, batch: int = 1, image_size: tuple[int, int] | str | None = None
+    ) -> Controller:
         """Return what chooses modes under a limit: its decisions, counters, predicted latencies.
 
         Each size of batch has its own, and each size of images. Where no request of this size came yet,
@@ -421,12 +423,12 @@ class Session:
             self._numbers[mode] = self.bundle.number_of(mode)
         return self._numbers[mode]
 
-    def _place(self, image_size: tuple[int, int] | None) -> int:
+    def _place(self, image_size: tuple[int, int] | str | None) -> int:
         """Return which of the sizes of images one is; refuses one that the bundle does not take."""
         names = self.image_sizes
         if image_size is None:
             return 0
-        wanted = "x".join(map(str, image_size))
+        wanted = image_size if isinstance(image_size, str) else "x".join(map(str, image_size))
         if wanted not in names:
             raise ValueError(
                 f"`image_size` (={image_size}) is none of the bundle's; allowed: {', '.join(names)}"

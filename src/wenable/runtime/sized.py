@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.first_choice import FirstChoice
@@ -38,5 +42,21 @@ def size_words(bundle: Bundle) -> str:
     >>> size_words(Bundle("net.wen"))  # doctest: +SKIP
     '128x128'
     """
-    sides = [each.shape[2:] for each in bundle.inputs if len(each.shape) == 4]
+    return _words([each.shape for each in bundle.inputs])
+
+
+def size_given(x: Any, sizes: Sequence[str]) -> str | None:
+    """Return which of a session's `image_sizes` inputs have; None where it is none of them.
+
+    - `x`: an array, or a tuple of them.
+
+    >>> size_given(np.zeros((1, 3, 128, 160), np.float32), ["64x80", "128x160"])
+    '128x160'
+    """
+    found = _words([np.shape(each) for each in (x if isinstance(x, tuple) else (x,))])
+    return found if found in sizes else None
+
+
+def _words(shapes: Iterable[tuple[Any, ...]]) -> str:
+    sides = [each[2:] for each in shapes if len(each) == 4]
     return " and ".join(dict.fromkeys("x".join(map(str, each)) for each in sides))

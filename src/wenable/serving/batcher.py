@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from wenable.runtime.session import Session
+from wenable.runtime.sized import size_given
 from wenable.serving.estimate import Estimate
 from wenable.serving.recent import ArrivalRate, RecentTimes
 from wenable.serving.refusals import RefusedError
@@ -89,7 +90,7 @@ class Batcher:
 
     - `session`: warmed up for `batches`.
     - `batches`: the sizes that requests are joined to, ascending; a request that is larger than the
-      first of them by itself runs as it is.
+      first of them by itself runs as it is. `(1,)` where outputs have not a row for each example.
     - `capacity`: how many requests may wait.
     - `clock`: seconds; replaced in tests. `start`: False to run batches by `run_next` only, in tests.
 
@@ -117,7 +118,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self._ends_s: float | None = None  # of the batch that runs, as predicted
-        self._next: Session | None = None
+        self._next: tuple[Session, tuple[int, ...]] | None = None
         self._thread = threading.Thread(target=self._serve, name="wenable-serve", daemon=True)
         if start:
             self._thread.start()
@@ -200,13 +201,13 @@ class Batcher:
             self._changed.notify()
         return request.future
 
-    def replace(self, session: Session) -> None:
+    def replace(self, session: Session, batches: Sequence[int]) -> None:
         """Go on with another session after the batch that runs; the one before is closed then."""
         with self._changed:
-            unused, self._next = self._next, session
+            unused, self._next = self._next, (session, tuple(sorted(batches)))
             self._changed.notify()
         if unused is not None:
-            unused.close()
+            unused[0].close()
 
     def close(self) -> None:
         """Take no more requests, finish those that wait, and close the session."""
@@ -217,7 +218,7 @@ class Batcher:
             self._thread.join()
         self._session.close()
         if self._next is not None:
-            self._next.close()
+            self._next[0].close()
 
     def run_next(self) -> None:
         """Run the next batch, if a request waits."""
@@ -243,8 +244,8 @@ class Batcher:
                     return
                 before, following = self._session, self._next
                 if following is not None:
-                    self._session, self._next = following, None
-                    self._estimate = Estimate(following, self._batches)
+                    (self._session, self._batches), self._next = following, None
+                    self._estimate = Estimate(self._session, self._batches)
             if following is not None:
                 before.close()
             self.run_next()
@@ -370,7 +371,8 @@ class Batcher:
                 mode = mode or session.modes[0]
             else:
                 outputs = session.run(x, deadline_ms=max(deadline_ms, 1e-3))
-                mode = session.controller(size).decisions[-1].name
+                sized = size_given(x, session.image_sizes)
+                mode = session.controller(size, sized).decisions[-1].name
         except Exception as error:  # whoever waits for an answer is told; the others go on
             for each in batch:
                 each.future.set_exception(error)
@@ -381,7 +383,9 @@ class Batcher:
         arrays = outputs if isinstance(outputs, tuple) else (outputs,)
         size, start, ended_s = sum(each.size for each in batch), 0, self._clock()
         for each in batch:
-            rows = tuple(array[start : start + each.size] for array in arrays)
+            rows = arrays  # of a request alone, also where outputs have not a row for each example
+            if len(batch) > 1:
+                rows = tuple(array[start : start + each.size] for array in arrays)
             start += each.size
             total_ms = 1e3 * (ended_s - each.came_s)
             met = None if math.isinf(each.deadline_ms) else each.left_ms(ended_s) >= 0

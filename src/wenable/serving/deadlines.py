@@ -22,7 +22,7 @@ def deadline_of(given: Any) -> float | None:
         return None
     try:
         deadline_ms = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # of whole numbers above all floats
         deadline_ms = math.nan
     if not 0 < deadline_ms < math.inf:
         raise RefusedError(400, f"`deadline_ms` (={given!r:.40}) must be a finite number above 0")

@@ -50,14 +50,14 @@ class ServedBundle(Model):
         self._default_ms, self._most = default_deadline_ms, most_examples
         self.ready = True
 
-    def replace(self, session: Session) -> None:
-        """Answer from now on with another session of the same bundle."""
+    def replace(self, session: Session, batches: tuple[int, ...]) -> None:
+        """Answer from now on with another session of the same bundle, warmed up for these batches."""
         self._session = session
-        self._batcher.replace(session)
+        self._batcher.replace(session, batches)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Return names, types and shapes of the inputs, as the protocol shows them."""
-        return [_described(each) for each in self._session.bundle.inputs]
+        return described_inputs(self._session)
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Return names, types and shapes of the outputs."""
@@ -87,9 +87,10 @@ class ServedBundle(Model):
         if not isinstance(request, InferRequest):
             raise RefusedError(400, "only the Open Inference Protocol (v2) is spoken here")
         parameters = request.parameters or {}
-        deadline_ms, mode = self._deadline(parameters, headers), str(parameters.get("mode", ""))
+        deadline_ms, mode = self._deadline(parameters, headers), parameters.get("mode")
+        mode = "" if mode is None else str(mode)
         if mode and deadline_ms is not None:
-            if DEADLINE_HEADER in headers or "deadline_ms" in parameters:
+            if DEADLINE_HEADER in headers or parameters.get("deadline_ms") is not None:
                 raise RefusedError(
                     400, "`mode` and a deadline were both given; ask for one of them"
                 )
@@ -97,6 +98,7 @@ class ServedBundle(Model):
         inputs = self._inputs(request)
         x = inputs if len(inputs) != 1 else inputs[0]
         try:
+            mode = self._own_name(mode)
             self._session.check(x, mode=mode or None)
         except (ValueError, KeyError, BundleError) as error:
             path = Path(
@@ -111,8 +113,18 @@ class ServedBundle(Model):
 
     def _deadline(self, parameters: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
         """Return the deadline of a request: its parameter, its header, or the server's own."""
-        given = parameters.get("deadline_ms", headers.get(DEADLINE_HEADER, self._default_ms))
+        given = parameters.get("deadline_ms")
+        if given is None:  # a null says nothing
+            given = headers.get(DEADLINE_HEADER, self._default_ms)
         return deadline_of(given)
+
+    def _own_name(self, mode: str) -> str:
+        """Return an exported mode as it calls itself: it can be written in any number of ways.
+
+        Each way would be a label of the metrics for ever, and no batch would join two of them.
+        """
+        modes = self._session.modes
+        return mode if mode in ("", *modes) else modes[self._session.bundle.number_of(mode)]
 
     def _inputs(self, request: InferRequest) -> Inputs:
         """Return the arrays of a request in the order of the network's inputs."""
@@ -151,6 +163,11 @@ class ServedBundle(Model):
             return prepare_pixels(array, bundle.preprocessing)
         except ValueError as error:
             raise RefusedError(400, str(error)) from error
+
+
+def described_inputs(session: Session) -> list[dict[str, Any]]:
+    """Return names, types and shapes of the inputs of a bundle, as the protocol shows them."""
+    return [_described(each) for each in session.bundle.inputs]
 
 
 def _outputs(session: Session) -> tuple[TensorType, ...]:

@@ -75,8 +75,8 @@ def serve(
 
     listening = socket.create_server((options.host, options.port), backlog=_BACKLOG)
     session = open_session()
-    session.warm_up(options.batches)
-    batcher = Batcher(session, batches=options.batches, capacity=options.queue)
+    batches = _warmed_up(session, options)
+    batcher = Batcher(session, batches=batches, capacity=options.queue)
     metrics.watch(batcher)
     model = ServedBundle(
         name,
@@ -159,21 +159,29 @@ def _reload_when_told(
         reload.clear()
         try:
             session = open_session()
-            session.warm_up(options.batches)
+            batches = _warmed_up(session, options)
             _check_same(session, model)
         except Exception as error:  # whatever is wrong with the new file, the old one goes on
             tell(f"the bundle was not loaded anew, the one before goes on: {error}")
             continue
-        model.replace(session)
+        model.replace(session, batches)
         tell(f"loaded anew: {Path(session.bundle.path).name}")
 
 
+def _warmed_up(session: Session, options: ServeOptions) -> tuple[int, ...]:
+    """Make a session ready for requests, and return the sizes of batch that they are joined to."""
+    batches = options.batches if session.bundle.answers_row_by_row else (1,)
+    session.warm_up(batches)
+    return batches
+
+
 def _check_same(session: Session, model: Any) -> None:
-    kinds = [(each["datatype"], each["shape"]) for each in model.get_input_types()]
-    new = [list(each.shape[1:]) for each in session.bundle.inputs]
-    if new != [shape[1:] for _, shape in kinds]:
+    from wenable.serving.model import described_inputs
+
+    new, sent = described_inputs(session), model.get_input_types()
+    if new != sent:
         session.close()
-        raise RefusedError(400, f"its inputs have the shapes {new}, and clients send others")
+        raise RefusedError(400, f"its inputs are {new}, and clients send {sent}")
 
 
 def _import_kserve() -> None:
