@@ -187,6 +187,16 @@ def test_labels_of_any_type_and_shares_are_mixed():
     assert len(set(results)) == 1
 
 
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_labels_to_be_ignored_are_not_mixed(name: str):
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    message = rf"`{name}` \(=0.4\) makes shares .*\(`ignore_index`=255\)"
+    with pytest.raises(ValueError, match=message):
+        labels = torch.tensor([0, 1, 2, 255])
+        settings = TrainConfig(epochs=1, **{name: 0.4})
+        we.train(converted(), [(IMAGES, labels)], settings, loss=loss)
+
+
 @pytest.mark.parametrize("ignored", [0, 1, 30, 80])  # pixels of 4 images of 36
 @pytest.mark.parametrize("weight", [None, torch.arange(1.0, 6.0)])
 @pytest.mark.parametrize("distillation", [False, True])

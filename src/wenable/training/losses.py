@@ -70,6 +70,12 @@ def loss_of_run(loss: Loss | None, config: TrainConfig) -> Loss:
             f"`{mixed[0]}` (={getattr(config, mixed[0])}) mixes classes, and `loss` is {name_of(loss)}: set"
             " it to 0"
         )
+    ignored = getattr(loss, "ignore_index", NEVER_MEANT)
+    if mixed and ignored != NEVER_MEANT:
+        raise ValueError(
+            f"`{mixed[0]}` (={getattr(config, mixed[0])}) makes shares of classes of the labels, and `loss`"
+            f" ignores a label (`ignore_index`={ignored}), which has no share: set it to 0"
+        )
     check_loss(loss, config)
     return loss
 
