@@ -191,10 +191,10 @@ def test_labels_of_any_type_and_shares_are_mixed():
 def test_labels_to_be_ignored_are_not_mixed(name: str):
     loss = nn.CrossEntropyLoss(ignore_index=255)
     message = rf"`{name}` \(=0.4\) makes shares .*\(`ignore_index`=255\)"
+    labels = torch.tensor([0, 1, 2, 255])
+    settings: dict[str, Any] = {"epochs": 1, name: 0.4}
     with pytest.raises(ValueError, match=message):
-        labels = torch.tensor([0, 1, 2, 255])
-        settings = TrainConfig(epochs=1, **{name: 0.4})
-        we.train(converted(), [(IMAGES, labels)], settings, loss=loss)
+        we.train(converted(), [(IMAGES, labels)], TrainConfig(**settings), loss=loss)
 
 
 @pytest.mark.parametrize("ignored", [0, 1, 30, 80])  # pixels of 4 images of 36
