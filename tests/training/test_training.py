@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -361,7 +362,7 @@ def test_channels_last_is_the_layout_of_images_and_leaves_volumes_and_sounds():
     x, labels = torch.randn(4, 4, 3, 6, 6), torch.arange(4) % 3
     model, found = Kinds(), []
     for channels_last in (False, True):
-        net = we.convert(model, x, method=we.WeightEnabling((1, 2)))
+        net: Any = we.convert(model, x, method=we.WeightEnabling((1, 2)))
         settings = TrainConfig(passes=2, epochs=2, channels_last=channels_last)
         we.train(net, [(x, labels)], settings)
         found.append(net)

@@ -141,6 +141,13 @@ def parts_of(inputs: Inputs, targets: Any, config: TrainConfig, device: torch.de
     ]
 
 
+def to_channels_last(net: nn.Module) -> None:
+    """Give a network the memory format of images; `nn.Module.to` fails for the weights of volumes."""
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
 def _split(targets: Any, examples: int, parts: int) -> list[Any]:
     """Return targets in parts as `torch.chunk` makes them; one part holds them whatever they are."""
     if parts == 1:
