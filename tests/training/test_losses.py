@@ -185,3 +185,38 @@ def test_labels_of_any_type_and_shares_are_mixed():
         )
         results.append(json.dumps(found[0].losses))
     assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_labels_to_be_ignored_are_not_mixed(name: str):
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    message = rf"`{name}` \(=0.4\) makes shares .*\(`ignore_index`=255\)"
+    labels = torch.tensor([0, 1, 2, 255])
+    settings: dict[str, Any] = {"epochs": 1, name: 0.4}
+    with pytest.raises(ValueError, match=message):
+        we.train(converted(), [(IMAGES, labels)], TrainConfig(**settings), loss=loss)
+
+
+@pytest.mark.parametrize("ignored", [0, 1, 30, 80])  # pixels of 4 images of 36
+@pytest.mark.parametrize("weight", [None, torch.arange(1.0, 6.0)])
+@pytest.mark.parametrize("distillation", [False, True])
+def test_a_batch_in_parts_has_the_loss_of_the_whole(
+    ignored: int, weight: torch.Tensor | None, distillation: bool
+):
+    net, labels = maps().train(), PIXELS.clone()
+    labels.view(-1)[:ignored] = 255
+    loss = nn.CrossEntropyLoss(weight, ignore_index=255, label_smoothing=0.1)
+    found: list[Any] = []
+    for parts in (1, 2):
+        still = torch.optim.SGD(net.parameters(), lr=0.0)
+        config = TrainConfig(grad_accum_steps=parts, distillation=distillation)
+        modes = (net.space.full, net.space.smallest)
+        losses = train_step(net, (IMAGES, labels), modes, loss, still, config)
+        found.append(
+            (
+                torch.tensor(losses),
+                *(p.grad.clone() for p in net.parameters() if p.grad is not None),
+            )
+        )
+    for whole, in_parts in zip(*found, strict=True):
+        torch.testing.assert_close(in_parts, whole)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -345,3 +346,27 @@ def test_settings_survive_json():
     assert TrainConfig.from_json(config.to_json()) == config
     with pytest.raises(ValueError, match="unknown to this version: 'colour'"):
         TrainConfig.from_json({"colour": 1})
+
+
+def test_channels_last_is_the_layout_of_images_and_leaves_volumes_and_sounds():
+    class Kinds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.volume, self.image = nn.Conv3d(4, 8, 2), nn.Conv2d(8, 8, 2)
+            self.sound, self.last = nn.Conv1d(8, 8, 2), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.sound(self.image(self.volume(x).mean(2)).mean(2)).mean(2))
+
+    torch.manual_seed(0)
+    x, labels = torch.randn(4, 4, 3, 6, 6), torch.arange(4) % 3
+    model, found = Kinds(), []
+    for channels_last in (False, True):
+        net: Any = we.convert(model, x, method=we.WeightEnabling((1, 2)))
+        settings = TrainConfig(passes=2, epochs=2, channels_last=channels_last)
+        we.train(net, [(x, labels)], settings)
+        found.append(net)
+    plain, last = found
+    assert last.image.weight.is_contiguous(memory_format=torch.channels_last)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(last.state_dict()[name], tensor, check_stride=False)

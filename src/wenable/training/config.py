@@ -62,7 +62,7 @@ class TrainConfig:
     How it is computed:
 
     - `precision`: `"bfloat16"` or `"float16"` autocast (the latter with scaled losses).
-    - `channels_last`: the memory format of the network and of its images.
+    - `channels_last`: the memory format of images and of the layers that read them.
     - `implementations`: `"grouped"` computes each layer as it is written. `"timed"` times the ways to
       compute it on this device before the first step (`wenable.layers.implementations`), once for all
       runs, and takes the fastest; the choice is written into the checkpoint. Runs with different

@@ -20,6 +20,7 @@ from wenable.training.loop import StepReport, run_steps
 from wenable.training.losses import Loss
 from wenable.training.start import Start, start_of_run
 from wenable.training.state import TrainState
+from wenable.training.step import to_channels_last
 
 Entries = dict[nn.Parameter, torch.Tensor]
 """Parameter -> which of its entries are meant, a mask of its shape."""
@@ -76,7 +77,7 @@ def train_incrementally(
     start = start_of_run(net, loader, config, loss)
     _check_widths(net)
     if config.channels_last:
-        net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        to_channels_last(net)
     trained = {p: torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()}
     devices = [device_of(net)] if device_of(net).type == "cuda" else []
     try:

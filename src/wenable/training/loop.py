@@ -29,7 +29,7 @@ from wenable.training.parallel import agree_on_statistics, in_parallel
 from wenable.training.sampling import sample_modes
 from wenable.training.start import Start, buffers_put_back, start_of_run
 from wenable.training.state import ScheduleChangeWarning, TrainState
-from wenable.training.step import autocast_of, parts_of, train_step
+from wenable.training.step import autocast_of, parts_of, to_channels_last, train_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def train(
     config = TrainConfig() if config is None else config
     start = start_of_run(net, loader, config, loss)
     if config.channels_last:
-        net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        to_channels_last(net)
     state = TrainState(net, config, start.batches * config.epochs)
     if checkpoint is not None and checkpoint.resume and Path(checkpoint.path).is_file():
         state.load(checkpoint.path)

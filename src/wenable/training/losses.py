@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,12 @@ def loss_of_run(loss: Loss | None, config: TrainConfig) -> Loss:
         raise ValueError(
             f"`{mixed[0]}` (={getattr(config, mixed[0])}) mixes classes, and `loss` is {name_of(loss)}: set"
             " it to 0"
+        )
+    ignored = getattr(loss, "ignore_index", NEVER_MEANT)
+    if mixed and ignored != NEVER_MEANT:
+        raise ValueError(
+            f"`{mixed[0]}` (={getattr(config, mixed[0])}) makes shares of classes of the labels, and `loss`"
+            f" ignores a label (`ignore_index`={ignored}), which has no share: set it to 0"
         )
     check_loss(loss, config)
     return loss
@@ -165,6 +171,34 @@ def _check_logarithms(loss_function: Loss, outputs: Any) -> None:
                 f"{name_of(loss_function)} takes logarithms of class shares, at most 0, and the outputs go"
                 f" up to {most:.4g}: end the network with log_softmax, or give torch.nn.CrossEntropyLoss()"
             )
+
+
+def shares_of_parts(loss_function: Loss, parts: Sequence[tuple[Any, float]]) -> list[float]:
+    """Return how much of a batch's loss each of its parts is, so that their sum is the loss of the batch.
+
+    That is their share of the examples, but where PyTorch's loss of classes takes its mean over the labels
+    that it does not ignore, each as its class weighs.
+
+    - `parts`: the targets of each, and its share of the examples.
+    """
+    examples = [share for _, share in parts]
+    if len(parts) == 1 or not isinstance(loss_function, nn.CrossEntropyLoss | nn.NLLLoss):
+        return examples
+    weigh = [_weight_of_labels(loss_function, targets) for targets, _ in parts]
+    if None in weigh or not sum(weigh):
+        return examples
+    return [each / sum(weigh) for each in weigh]
+
+
+def _weight_of_labels(
+    loss_function: nn.CrossEntropyLoss | nn.NLLLoss, targets: Any
+) -> float | None:
+    """Return what a loss divides by for its mean over labels; None for shares of classes."""
+    if not isinstance(targets, torch.Tensor) or targets.is_floating_point():
+        return None
+    counted = targets[targets != loss_function.ignore_index].long()
+    of_class = loss_function.weight
+    return float(counted.numel() if of_class is None else of_class[counted].sum())
 
 
 def loss_of(loss_function: Loss, outputs: Any, targets: Any) -> torch.Tensor:

@@ -25,6 +25,7 @@ from wenable.training.losses import (
     check_loss,
     is_cross_entropy,
     loss_of,
+    shares_of_parts,
 )
 from wenable.training.projection import Gradients, add_without_conflict, take_gradients
 from wenable.training.teaching import Teaching
@@ -84,6 +85,7 @@ def train_step(
     if is_cross_entropy(loss_function):
         check_labels(inputs, targets)
     parts = parts_of(inputs, targets, config, device_of(net))
+    counted = shares_of_parts(loss_function, [part[1:] for part in parts])
     optimizer.zero_grad(set_to_none=True)
     teaching, full = Teaching(config.sharing), Gradients()
     losses = []
@@ -101,8 +103,10 @@ def train_step(
                     check_for(loss_function, outputs, targets)
                 if config.distillation and len(losses) > 1:
                     loss = teaching.loss(number, outputs) * share
-                else:
-                    loss = loss_of(loss_function, outputs, labels) * share
+                elif counted[number]:
+                    loss = loss_of(loss_function, outputs, labels) * counted[number]
+                else:  # all labels of the part are ignored; a mean over none is NaN
+                    loss = outputs.sum() * 0.0
                 if config.distillation:
                     teaching.hear(number, outputs)
                 (scaler.scale(loss * weight) if scaler else loss * weight).backward()
@@ -135,6 +139,13 @@ def parts_of(inputs: Inputs, targets: Any, config: TrainConfig, device: torch.de
         (tuple(given), part, examples_of(tuple(given)) / examples)
         for *given, part in zip(*columns, labels, strict=True)
     ]
+
+
+def to_channels_last(net: nn.Module) -> None:
+    """Give a network the memory format of images; `nn.Module.to` fails for the weights of volumes."""
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def _split(targets: Any, examples: int, parts: int) -> list[Any]:
