@@ -260,3 +260,45 @@ def test_weights_that_are_not_finite_are_refused_though_their_hash_is_right(
     path = we.save(net, saved)
     monkeypatch.undo()
     refused(path, "NaN or infinite weights in 'block1.conv1.weight'")
+
+
+class Odd(nn.Module):
+    """A network that answers something that is no finite number beside its scores."""
+
+    def __init__(self, value: float, sign: int = 1) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.value, self.sign = value, sign
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.sign * self.last(self.first(x))
+        return torch.cat([y, torch.full_like(y, self.value)], 1)
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_networks_with_answers_that_are_not_finite_are_loaded(tmp_path: Path, value: float):
+    net = we.convert(Odd(value), torch.zeros(2, 8), method=we.WeightEnabling((1, 2)))
+    path = we.save(net.eval(), tmp_path / "net.safetensors")
+    loaded, x = we.load(path, Odd(value)), torch.randn(2, 8)
+    assert torch.equal(loaded(x)[:, :4], net(x)[:, :4])
+    with pytest.raises(ValueError, match="gives other answers"):  # the finite ones tell
+        we.load(path, Odd(value, sign=-1))
+
+
+def test_each_part_of_a_network_keeps_its_type(tmp_path: Path):
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.middle = nn.Linear(8, 16), nn.Linear(16, 16).double()
+            self.last = nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.middle(self.first(x).double()).float())
+
+    net = we.convert(Mixed(), torch.zeros(2, 8), method=we.WeightEnabling((1, 2))).eval()
+    loaded, x = (
+        we.load(we.save(net, tmp_path / "net.safetensors"), Mixed().half()),
+        torch.randn(2, 8),
+    )
+    assert torch.equal(loaded(x), net(x))
+    assert all(loaded.state_dict()[n].dtype == t.dtype for n, t in net.state_dict().items())
