@@ -150,6 +150,7 @@ class Controller:
         """
         if deadline_ms is not None:
             check_positive("deadline_ms", deadline_ms)
+            deadline_ms = float(deadline_ms)  # it may be numpy's, of fewer digits
         if max_energy_mj is not None:
             check_positive("max_energy_mj", max_energy_mj)
             self._check_energy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -165,10 +166,8 @@ class DecisionLog:
 
 def check_positive(name: str, value: float, where: str = "") -> None:
     """Raise `ValueError` for a figure that is not finite and above 0."""
-    # A whole number may be above all that is finite in floats.
-    if (
-        not isinstance(value, Real)
-        or isinstance(value, bool)
-        or not 0 < value <= sys.float_info.max
-    ):
+    # A whole number may be above all that is finite in floats; numpy's floats cannot be held against that.
+    most = sys.float_info.max if isinstance(value, int) else math.inf
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= most or value == math.inf:
         raise ValueError(f"`{name}` (={value!r}){where} must be a finite number above 0")
