@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,9 @@ def serve(
     from wenable.serving.model import ServedBundle
 
     listening = socket.create_server((options.host, options.port), backlog=_BACKLOG)
+    reload = threading.Event()
+    if hasattr(signal, "SIGHUP"):  # before the warm-up, in which it would end the server
+        signal.signal(signal.SIGHUP, lambda *_: reload.set())
     session = open_session()
     batches = _warmed_up(session, options)
     batcher = Batcher(session, batches=batches, capacity=options.queue)
@@ -85,7 +89,6 @@ def serve(
         default_deadline_ms=options.deadline_ms,
         most_examples=options.max_batch,
     )
-    reload = threading.Event()
     ended = threading.Event()
     thread = threading.Thread(
         target=_reload_when_told,
@@ -93,8 +96,6 @@ def serve(
         daemon=True,
     )
     thread.start()
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: reload.set())
     port = listening.getsockname()[1]
     tell(f"serving {name} on http://{options.host}:{port}/v2/models/{name}/infer")
     try:
@@ -158,9 +159,11 @@ def _reload_when_told(
     while reload.wait() and not ended.is_set():
         reload.clear()
         try:
-            session = open_session()
-            batches = _warmed_up(session, options)
-            _check_same(session, model)
+            with ExitStack() as not_taken:
+                session = not_taken.enter_context(open_session())
+                batches = _warmed_up(session, options)
+                _check_same(session, model)
+                not_taken.pop_all()
         except Exception as error:  # whatever is wrong with the new file, the old one goes on
             tell(f"the bundle was not loaded anew, the one before goes on: {error}")
             continue
@@ -180,7 +183,6 @@ def _check_same(session: Session, model: Any) -> None:
 
     new, sent = described_inputs(session), model.get_input_types()
     if new != sent:
-        session.close()
         raise RefusedError(400, f"its inputs are {new}, and clients send {sent}")
 
 
