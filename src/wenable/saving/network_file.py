@@ -30,6 +30,7 @@ from wenable.modules.copying import copy_network
 from wenable.modules.example_inputs import zeros_from_json
 from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode, same_random_numbers
+from wenable.modules.state_tensors import state_tensors
 from wenable.network.conversion import convert
 from wenable.network.dynamic_network import Calibration, DynamicNetwork
 from wenable.network.gain import ConversionWarning
@@ -47,9 +48,10 @@ def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
     The file is whole or not there. It can be loaded by path alone where the network was built with
     `wenable.zoo.build`; otherwise `load` needs the model.
 
-    Raises `ValueError` where weights hold NaN, `OSError` where the file cannot be written.
+    Raises `ValueError` where weights hold NaN or a module keeps more than tensors in its state,
+    `OSError` where the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
+    tensors = {name: tensor.detach().cpu() for name, tensor in state_tensors(net).items()}
     parameters = {name for name, _ in net.named_parameters()}
     for name, tensor in tensors.items():
         # Infinity is a number to some buffers: masks of attention hold it.
@@ -233,7 +235,7 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> s
 def _check_architecture(
     net: DynamicNetwork, weights: Mapping[str, torch.Tensor], space: Space, path: Any
 ) -> None:
-    expected = net.state_dict()
+    expected = state_tensors(net)
     for name in dict.fromkeys((*expected, *weights)):
         mine = tuple(expected[name].shape) if name in expected else "absent"
         theirs = tuple(weights[name].shape) if name in weights else "absent"

@@ -174,7 +174,8 @@ def _reload_when_told(
 def _warmed_up(session: Session, options: ServeOptions) -> tuple[int, ...]:
     """Make a session ready for requests, and return the sizes of batch that they are joined to."""
     batches = options.batches if session.bundle.answers_row_by_row else (1,)
-    session.warm_up(batches)
+    for size in session.image_sizes:  # the first request of each would hold up all others
+        session.warm_up(batches, size)
     return batches
 
 

@@ -19,6 +19,7 @@ from wenable.core.space import Mode
 from wenable.modules.batch_parts import Inputs, inputs_and_targets
 from wenable.modules.passes import device_name, device_of
 from wenable.modules.processes import rank, text_of_first_process, true_in_any_process
+from wenable.modules.state_tensors import state_tensors
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.training.config import TrainConfig
 from wenable.training.implementation_memory import ImplementationMemory, default_memory_path
@@ -123,6 +124,8 @@ def train(
     """
     config = TrainConfig() if config is None else config
     start = start_of_run(net, loader, config, loss)
+    if checkpoint is not None:
+        state_tensors(net)  # refuses what no checkpoint holds
     if config.channels_last:
         to_channels_last(net)
     state = TrainState(net, config, start.batches * config.epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -170,7 +171,7 @@ class TrainState:
         if self.average is None:
             yield
             return
-        own = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        own = copy.deepcopy(self.net.state_dict())
         self.net.load_state_dict(self.average.module.state_dict())
         try:
             yield
