@@ -51,7 +51,8 @@ def _section(results: Mapping[str, Any]) -> str:
     lines = [
         f"## Scale {results['scale']}",
         f"`{results['network']}`, {first['macs'] / 1e6:.1f} MMAC, images of {results['image_size']} pixels."
-        f" Budget: the multiply-accumulates of {results['budget']:g} epochs of the plain network.",
+        f" Budget: the multiply-accumulates of {results['budget']:g}"
+        f" epoch{'' if results['budget'] == 1 else 's'} of the plain network.",
         "**Not run: " + "; ".join(missing) + ".**" if missing else "All sides and seeds were run.",
         "\n".join(
             table(
