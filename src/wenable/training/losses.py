@@ -184,10 +184,11 @@ def shares_of_parts(loss_function: Loss, parts: Sequence[tuple[Any, float]]) -> 
     examples = [share for _, share in parts]
     if len(parts) == 1 or not isinstance(loss_function, nn.CrossEntropyLoss | nn.NLLLoss):
         return examples
-    weigh = [_weight_of_labels(loss_function, targets) for targets, _ in parts]
-    if None in weigh or not sum(weigh):
+    weights = [_weight_of_labels(loss_function, targets) for targets, _ in parts]
+    known = [each for each in weights if each is not None]
+    if len(known) < len(parts) or not sum(known):
         return examples
-    return [each / sum(weigh) for each in weigh]
+    return [each / sum(known) for each in known]
 
 
 def _weight_of_labels(
