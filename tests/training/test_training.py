@@ -159,6 +159,13 @@ def test_frozen_networks_are_refused():
         we.train(net, batches())
 
 
+def test_a_network_converted_where_nothing_takes_gradients_is_refused():
+    with torch.inference_mode():
+        net = converted(small_resnet())
+    with pytest.raises(ValueError, match=r"inside `torch\.inference_mode\(\)`"):
+        we.train(net, batches())
+
+
 def test_batches_that_do_not_fit_are_refused():
     net, (x, y) = converted(), batches(1)[0]
     for loader, message in (

@@ -101,6 +101,11 @@ def _check_parameters(net: DynamicNetwork) -> None:
     parameters = list(net.parameters())
     if not any(parameter.requires_grad for parameter in parameters):
         raise ValueError("`net` has no parameter that asks for a gradient; nothing can be trained")
+    if any(parameter.is_inference() for parameter in parameters):
+        raise ValueError(
+            "`net` was made or converted inside `torch.inference_mode()`, whose tensors take no gradients;"
+            " do that outside of it"
+        )
     if any(each.dtype == torch.float16 for each in parameters):
         raise ValueError(
             "`net` has parameters in float16, whose small gradients are lost; train it as"
