@@ -81,6 +81,10 @@ RIVALS: Mapping[str, Rivals] = {
         tuple(map(_of_timm, ("mobilenetv2_050", "mobilenetv2_035", "mobilenetv3_small_050"))),
         (64, 48), ("features.6", "features.13"),
     ),
+    "V3-64": Rivals(
+        tuple(map(_of_timm, ("mobilenetv3_small_100", "mobilenetv3_small_075", "mobilenetv3_small_050"))),
+        (64, 48), ("blocks.2", "blocks.4"),
+    ),
 }  # fmt: skip
 """Scale -> what its elastic networks are held against."""
 SEED, MOST_MODES = 0, 12

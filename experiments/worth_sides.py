@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torchvision
 from torch import nn
 
@@ -128,6 +129,10 @@ def _small_mobilenet(classes: int) -> nn.Module:
     return torchvision.models.mobilenet_v2(num_classes=classes, width_mult=0.5)
 
 
+def _mobilenet_v3(classes: int) -> nn.Module:
+    return timm.create_model("mobilenetv3_small_100", num_classes=classes)
+
+
 SCALES: Mapping[str, Scale] = {
     "smoke": Scale(
         "tiny-bottleneck-resnet", lambda classes: SmallBottleneckResNet(8, classes, 2), 16, (16, 8),
@@ -156,6 +161,11 @@ SCALES: Mapping[str, Scale] = {
         Spending(60.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
         search_images=None, divisor=8, data="Caltech-101",
     ),
+    "V3-64": Scale(
+        "mobilenetv3_small_100", _mobilenet_v3, 64, (64, 56, 48, 40, 32),
+        Spending(85.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
+        search_images=None, divisor=8, data="Caltech-101",
+    ),
     "gpu": Scale(
         "small-bottleneck-resnet of 48 channels", functools.partial(SmallBottleneckResNet, 48), 32,
         (32, 24, 16), Spending(30.0, 256, _settings(precision="bfloat16"), 2048),
@@ -164,5 +174,5 @@ SCALES: Mapping[str, Scale] = {
 """`smoke` runs in the tests. `short` takes half an hour a side on one core, at half the size of the
 images; its networks are not trained to the end. `warm` goes on from a plainly trained ResNet-20
 (`--weights`). A and B are hours a side; `B64` is B at half the size of the images, in a quarter of the
-hours. `gpu` is for minutes of one large GPU; its network is as wide as a checkpoint under 16 MB allows,
-which has to travel."""
+hours; `V3-64` is a MobileNet-V3-small there, with as many multiply-accumulates. `gpu` is for minutes of
+one large GPU; its network is as wide as a checkpoint under 16 MB allows, which has to travel."""
