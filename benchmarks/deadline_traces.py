@@ -63,6 +63,15 @@ def memory_hog(seed: int = 0) -> LoadTrace:
     return LoadTrace("memory hog", STEP_S, tuple(compute), tuple(memory))
 
 
+def time_slices() -> LoadTrace:
+    """None, one or two other processes on the core, two seconds each, which run for 10 ms at a time.
+
+    So long are the slices of a kernel with 100 ticks a second. A request that is interrupted loses 10 or
+    20 ms, however short its mode is; short modes are interrupted less often.
+    """
+    return LoadTrace("time slices", 2.0, (1.0, 2.0, 1.0, 3.0), slice_s=0.010)
+
+
 def recorded() -> list[LoadTrace]:
     """Return what was recorded on real machines, by name."""
     paths = sorted(RECORDED.glob("*.json"))
@@ -70,7 +79,7 @@ def recorded() -> list[LoadTrace]:
 
 
 SYNTHETIC: tuple[Callable[[], LoadTrace], ...] = (
-    square_wave, ramps, pareto_bursts, frequency_drop, core_taken, memory_hog,
+    square_wave, ramps, pareto_bursts, frequency_drop, core_taken, memory_hog, time_slices,
 )  # fmt: skip
 
 

@@ -262,9 +262,15 @@ def test_a_mode_that_slows_down_more_than_another_is_learned():
 
 
 class NaiveReference:
-    """The level and the prediction of one mode (as logarithms), from lists that are sorted anew."""
+    """The level and the predictions of one mode, from lists that are sorted anew.
 
-    def __init__(self, scores: list[float], memory_s: float = 0.1, forget_s: float = 1.0) -> None:
+    `scores`: of the 99th percentile alone, times the level: what was beyond it in ms, below it as a share.
+    """
+
+    def __init__(
+        self, median: float, p99: float, scores: list[float], memory_s=0.1, forget_s=1.0
+    ) -> None:
+        self.median, self.p99 = median, p99
         self.scores, self.memory_s, self.forget_s = scores, memory_s, forget_s
         self.since_change: list[tuple[float, float]] = []
         self.count, self.headroom, self.suspect = 0, 0.0, (-math.inf, 0.0)
@@ -276,20 +282,28 @@ class NaiveReference:
         level = sorted(ratios)[(len(ratios) - 1) // 2]
         last = self.since_change[-1][0] if self.since_change else now
         level *= 0.5 ** (max(now - last - self.memory_s, 0.0) / self.forget_s)
-        careful = level
+        self.careful = level
         if now - self.suspect[0] <= self.memory_s:
-            careful = max(level, self.suspect[1])
-        return level, careful + self.spread() + self.headroom
+            self.careful = max(level, self.suspect[1])
+        return level, self.beyond(self.careful) * math.exp(self.headroom)
 
-    def spread(self) -> float:
-        return sorted(self.scores)[math.ceil(0.99 * (len(self.scores) + 1) - 1e-9) - 1]
+    def beyond(self, level: float) -> float:
+        score = sorted(self.scores)[math.ceil(0.99 * (len(self.scores) + 1) - 1e-9) - 1]
+        usual = self.p99 * math.exp(level)
+        return usual + score if score > 0 else usual * (1 + score)
+
+    def tail(self, level: float) -> float:
+        return math.log(self.beyond(level) / (self.median * math.exp(level)))
 
     def observe(self, started: float, now: float, ratio: float) -> None:
         level, _ = self.predict(started)
-        rise = min(max(self.spread(), 0.05), 0.25)
+        careful = self.careful
+        rise = max(self.tail(level), 0.05)
         kept = [pair for pair in self.since_change if started - pair[0] <= self.forget_s]
         kept = kept or self.since_change[-1:]
-        self.scores[self.count % len(self.scores)] = ratio - level
+        beyond = self.median * math.exp(ratio) - self.p99 * math.exp(level)
+        score = beyond if beyond > 0 else beyond / (self.p99 * math.exp(level))
+        self.scores[self.count % len(self.scores)] = score
         self.count += 1
         kept = kept if self.since_change else []
         middle = sorted(old for _, old in kept)[(len(kept) - 1) // 2] if kept else 0.0
@@ -305,7 +319,7 @@ class NaiveReference:
             elif high <= len(recent) // 8:
                 everything = recent
         self.since_change = everything[-16:]
-        narrowest = -0.5 * self.spread()  # every request is in time
+        narrowest = -0.5 * max(self.tail(careful), 0.0)  # every request is in time
         self.headroom = max(self.headroom - 0.005 / math.sqrt(0.0099) * 0.007, narrowest)
 
 
@@ -318,18 +332,19 @@ gaps_and_ratios = st.lists(
 @settings(max_examples=80, deadline=None)
 def test_the_prediction_is_that_of_a_slow_reference(requests: list[tuple[float, float]]):
     """One mode, and ratios so close that all fall into the first band and all scores count."""
-    median, window = 2.0, 100
-    figures = ModeFigures("1", 0.9, median, 2.1)
+    median, p99, window = 2.0, 2.1, 100
+    figures = ModeFigures("1", 0.9, median, p99)
     chooser, clock = controller([figures], hysteresis=0, window=window)
     # The scores it begins with are replaced one by one, in an order only it knows.
-    reference = NaiveReference(list(chooser._machine.spreads[0]._by_time))
+    (begun,) = chooser._machine.spreads[0]._of_class
+    reference = NaiveReference(median, p99, list(begun._by_time))
     for count, (gap, drawn) in enumerate(requests):
         ratio = drawn * (1 + 1e-6 * count)  # no ties, which rounding would break either way
         clock.forward(gap)
         started = clock.now_s
         level, expected = reference.predict(started)
         decision = chooser.choose(deadline_ms=50)
-        assert math.log(decision.predicted_ms / median) == pytest.approx(expected, abs=1e-9)
+        assert decision.predicted_ms == pytest.approx(expected, rel=1e-9)
         assert math.log(chooser.slowdown) == pytest.approx(level, abs=1e-9)
         clock.forward(median * ratio / 1e3)
         chooser.observe(decision, median * ratio)

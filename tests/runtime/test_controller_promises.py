@@ -9,15 +9,19 @@ from hypothesis import strategies as st
 from benchmarks.deadline_replay import DEADLINE_MS, compare
 from benchmarks.deadline_traces import arrivals, traces
 from tests.runtime.test_controller import WITHOUT_ENERGY, controller, serve
+from wenable.runtime.controller import Controller
+from wenable.runtime.decisions import ModeFigures
 from wenable.runtime.headroom import Headroom
 from wenable.runtime.replay import FakeClock
-from wenable.runtime.simulation import Controlled, LoadTrace, simulate
+from wenable.runtime.simulation import Controlled, Fixed, LoadTrace, simulate
 
 FARTHEST = {
-    "Pareto bursts": 0.040, "memory hog": 0.018, "recorded: video": 0.021, "recorded: compile": 0.050
+    "Pareto bursts": 0.040, "memory hog": 0.018, "recorded: video": 0.021, "recorded: compile": 0.050,
+    "time slices": 0.037,
 }  # fmt: skip
 """How far from the oracle's accuracy, which knows when a burst comes; 0.015 elsewhere. A compiler is slow
-for tens of milliseconds at a time, which nothing announces."""
+for tens of milliseconds at a time, which nothing announces, and nothing says which request will be
+interrupted for a slice."""
 
 
 @pytest.mark.parametrize("trace", traces(), ids=lambda trace: trace.name)
@@ -28,6 +32,35 @@ def test_the_target_is_kept_over_all_requests_and_the_oracle_is_near(trace, targ
     slack = 2.5 * (target * (1 - target) / count) ** 0.5 if target == 0.999 else 0.0
     assert row.met >= target - slack
     assert row.accuracy >= row.oracle - FARTHEST.get(trace.name, 0.015)
+
+
+FINE = tuple(
+    ModeFigures(f"{ms} ms", accuracy, ms, 1.08 * ms)
+    for ms, accuracy in (
+        (5.24, 0.60), (4.62, 0.585), (4.1, 0.57), (4.0, 0.56), (3.56, 0.55), (3.43, 0.53), (2.46, 0.50),
+        (1.9, 0.45), (1.5, 0.41),
+    )
+)  # fmt: skip
+"""Modes between which a slice of 4 ms decides; a delay in the shortest is nearly three times its length."""
+
+
+@pytest.mark.parametrize("steps", [(1.0, 2.0), (2.0,), (1.0, 2.0, 1.0, 3.0)])
+@pytest.mark.parametrize("deadline_ms", [7.4, 9.5])
+def test_a_delay_of_some_milliseconds_is_not_taken_for_a_slowdown(steps: tuple, deadline_ms: float):
+    """As it was: short modes that were interrupted kept all others from being tried."""
+    load = LoadTrace("slices", 2.0, steps, slice_s=0.004)
+    requests = arrivals(4000, deadline_ms, period_ms=11.8)
+    clock = FakeClock()
+    served = simulate(Controlled(Controller(FINE, clock=clock), clock), FINE, load, requests)
+    within = sum(each.met for each in served)
+    accuracy = sum(FINE[each.mode].accuracy for each in served) / len(served)
+    alone = [simulate(Fixed(mode), FINE, load, requests) for mode in range(len(FINE))]
+    as_often = [
+        figures.accuracy
+        for figures, each in zip(FINE, alone, strict=True)
+        if sum(one.met for one in each) >= within
+    ]
+    assert accuracy >= max(as_often) - 0.005
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95, 0.99])

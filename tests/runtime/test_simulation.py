@@ -61,6 +61,40 @@ def test_traces_survive_json_and_runs_are_the_same_every_time(trace: LoadTrace):
     assert run() == run()
 
 
+def turns_of_a_millisecond(others: int, start_ms: int, work_ms: int, slice_ms: int) -> int:
+    """Return when work ends, by asking for each millisecond whose turn it is."""
+    now, left, others_left = start_ms, work_ms, 0
+    turn_ends = start_ms
+    while turn_ends < start_ms + slice_ms // 4 or turn_ends % slice_ms:
+        turn_ends += 1
+    while left:
+        if others_left:
+            others_left -= 1
+            turn_ends = now + 1 + slice_ms
+        else:
+            left -= 1
+            if now + 1 == turn_ends and left:
+                others_left = others * slice_ms
+        now += 1
+    return now
+
+
+@given(st.integers(0, 3), st.integers(0, 60), st.integers(1, 90))
+def test_processes_that_take_slices_of_a_core_run_in_turn(others: int, start_ms: int, work_ms: int):
+    slices = LoadTrace("slices", 0.2, (1.0 + others,), slice_s=0.008)
+    expected = turns_of_a_millisecond(others, start_ms, work_ms, 8)
+    took = slices.end_s(start_ms / 1e3, work_ms / 1e3, 0.0)
+    assert took == pytest.approx(expected / 1e3, abs=1e-9)
+
+
+def test_slices_end_with_the_load():
+    load = LoadTrace("slices", 0.1, (2.0, 1.0), slice_s=0.01)
+    assert load.end_s(0.0, 0.05, 0.0) == pytest.approx(0.09)  # five turns, and four of the other
+    assert load.end_s(0.095, 0.05, 0.0) == pytest.approx(0.155)  # the last slice of the other
+    with pytest.raises(ValueError, match="`slice_s`"):
+        LoadTrace("bad", 1.0, (1.0,), slice_s=-0.1)
+
+
 @given(st.lists(st.floats(1, 4), min_size=1, max_size=6), st.floats(0, 9), st.floats(0.001, 3))
 def test_work_ends_between_the_least_and_the_most_slowdown(steps, start_s, work_s):
     took_s = LoadTrace("any", 0.3, tuple(steps)).end_s(start_s, work_s, 0.0) - start_s

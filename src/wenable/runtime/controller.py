@@ -114,7 +114,7 @@ class Controller:
         self._has_energy = any(math.isfinite(energy) for energy in self._energies)
         self._machine = Machine(ordered, *self._settings)
         self._headrooms = [Headroom(self.target) for _ in self._machine.spreads]
-        self._held = -math.inf  # logarithm of level x spread, after the hysteresis
+        self._held = -math.inf  # logarithm of level x headroom, after the hysteresis
 
     def choose(
         self,
@@ -156,14 +156,14 @@ class Controller:
             self._check_energy()
         with self._lock:
             now = self._clock()
-            level, costs, scale = self._scale(now)
+            level, costs = self._costs(now)
             waits = None if waits_ms is None else [waits_ms[mode] for mode in self._order]
             left_ms = None if deadline_ms is None else deadline_ms - spent_ms
             if left_ms is not None and behind_ms:
-                left_ms = left_beside(left_ms, behind_ms, min(costs) * scale)
-            if waits is not None:  # as one sum, that the search knows nothing of it
-                costs = [cost + wait / scale for cost, wait in zip(costs, waits, strict=True)]
-            place, meets, reason = self._pick(costs, scale, left_ms, max_energy_mj)
+                left_ms = left_beside(left_ms, behind_ms, min(costs))
+            if waits is not None:
+                costs = [cost + wait for cost, wait in zip(costs, waits, strict=True)]
+            place, meets, reason = self._pick(costs, left_ms, max_energy_mj)
             mode = self._order[place]
             figures = self.modes[mode]
             decision = Decision(
@@ -172,7 +172,7 @@ class Controller:
                 max_energy_mj=max_energy_mj,
                 mode=mode,
                 name=figures.name,
-                predicted_ms=spent_ms + costs[place] * scale,
+                predicted_ms=spent_ms + costs[place],
                 energy_mj=figures.energy_mj,
                 slowdown=math.exp(level),
                 meets=meets,
@@ -231,8 +231,8 @@ class Controller:
     def predictions_ms(self) -> tuple[float, ...]:
         """The latency of each mode at the target quantile, now, in milliseconds."""
         with self._lock:
-            _, costs, scale = self._scale(self._clock())
-            return tuple(costs[self._place_of[mode]] * scale for mode in range(len(self.modes)))
+            _, costs = self._costs(self._clock())
+            return tuple(costs[self._place_of[mode]] for mode in range(len(self.modes)))
 
     @property
     def slowdown(self) -> float:
@@ -258,40 +258,47 @@ class Controller:
         with self._lock:
             return tuple(self._log.outcomes)
 
-    def _scale(self, now: float) -> tuple[float, list[float], float]:
-        """Return the level, what each place costs in milliseconds, and what to multiply it by."""
+    def _costs(self, now: float) -> tuple[float, list[float]]:
+        """Return the level, and the latency of each place in milliseconds, at the target quantile."""
         level = self._machine.expected(now)
         band = band_of(level)
-        free = level + self._machine.spreads[band].value + self._headrooms[band].value
+        headroom = self._headrooms[band].value
+        free = level + headroom
         # Play, as in a worn gear. Holding the prediction rather than the mode makes the hysteresis
         # independent of what is asked, so requests with different deadlines share one controller.
         self._held = min(max(self._held, free), free + math.log1p(self.hysteresis))
-        return level, self._machine.costs[band], math.exp(self._held)
+        scale, wider = math.exp(self._held), math.exp(headroom)
+        units, scores = self._machine.costs[band], self._machine.spreads[band].scores
+        return level, [
+            unit * scale + score * wider if score > 0 else unit * scale * (1 + score)
+            for unit, score in zip(units, scores, strict=True)
+        ]
 
     def _adapt(self, decision: Decision, *, late: bool) -> None:
         """Let the headroom follow what became of a decision, unless no mode could be in time."""
         if decision.meets or not late:
-            band = band_of(math.log(decision.slowdown))
-            narrowest = -_CUT_FINER * max(self._machine.spreads[band].value, 0.0)
-            self._headrooms[band].seen(late=late, narrowest=narrowest)
+            level = math.log(decision.slowdown)
+            tail = self._machine.tail(self._place_of[decision.mode], level)
+            narrowest = -_CUT_FINER * max(tail, 0.0)
+            self._headrooms[band_of(level)].seen(late=late, narrowest=narrowest)
 
     def _pick(
-        self, costs: list[float], scale: float, deadline_ms: float | None, energy_mj: float | None
+        self, costs: list[float], deadline_ms: float | None, energy_mj: float | None
     ) -> tuple[int, bool, str]:
         if deadline_ms is None and energy_mj is None:
             return 0, True, _NOTHING_ASKED
         most_ms = math.inf if deadline_ms is None else deadline_ms
         if energy_mj is None:
             for place, cost in enumerate(costs):
-                if cost * scale <= most_ms:
+                if cost <= most_ms:
                     return place, True, _MEETS
             return costs.index(min(costs)), False, _NEAREST
         for place, (cost, used) in enumerate(zip(costs, self._energies, strict=True)):
-            if cost * scale <= most_ms and used <= energy_mj:
+            if cost <= most_ms and used <= energy_mj:
                 return place, True, _MEETS
         most_ms = max(most_ms, 1e-9)
         excess = [
-            max(cost * scale / most_ms, used / energy_mj)
+            max(cost / most_ms, used / energy_mj)
             for cost, used in zip(costs, self._energies, strict=True)
         ]
         return excess.index(min(excess)), False, _NEAREST

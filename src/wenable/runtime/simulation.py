@@ -21,6 +21,8 @@ from wenable.runtime.replay import FakeClock
 
 _EDGE = 1.2
 """A slowdown that changes by this factor from one step to the next is an edge of the load."""
+_CREDIT = 0.25
+"""The part of a slice that a process runs for at least which begins after a pause."""
 _MOST_BEHIND = 16
 """Requests that wait behind one, which a choice is told of."""
 
@@ -32,9 +34,12 @@ class LoadTrace:
     - `step_s`: how long a step is, in seconds.
     - `compute`: the slowdown of what computes, 1 for an unloaded machine.
     - `memory`: that of what waits for memory; as `compute` where it is empty.
+    - `slice_s`: how long one process runs at a time where several share a core, in seconds; 0 where they
+      share it evenly. Then the slowdown less 1 is how many others want to compute, and who begins after a
+      pause is let run for `_CREDIT` of a slice at least, as schedulers do.
 
-    Raises `ValueError` for a step or a slowdown that is not finite and above 0, and for columns of
-    different lengths.
+    Raises `ValueError` for a step or a slowdown that is not finite and above 0, for columns of different
+    lengths, and for slices that are not finite and at least 0.
 
     >>> trace = LoadTrace("square", 0.5, (1.0, 2.0))
     >>> trace.end_s(0.25, work_s=0.5, memory_share=0.0)  # half of it takes twice as long
@@ -45,6 +50,7 @@ class LoadTrace:
     step_s: float
     compute: tuple[float, ...]
     memory: tuple[float, ...] = ()
+    slice_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not all(0 < each < math.inf for each in (self.step_s, *self.compute, *self.memory)):
@@ -54,6 +60,8 @@ class LoadTrace:
                 f"{self.name!r} has {len(self.compute)} steps of `compute` and {len(self.memory)} of"
                 " `memory`; allowed: at least one, and as many of both, or none of `memory`"
             )
+        if not 0 <= self.slice_s < math.inf:
+            raise ValueError(f"`slice_s` (={self.slice_s}) must be finite and at least 0")
 
     @property
     def length_s(self) -> float:
@@ -78,6 +86,8 @@ class LoadTrace:
 
     def end_s(self, start_s: float, work_s: float, memory_share: float) -> float:
         """Return when work ends that takes `work_s` on an unloaded machine."""
+        if self.slice_s:
+            return self._end_of_slices_s(start_s, work_s)
         step = math.floor(start_s / self.step_s)
         now = start_s
         while True:
@@ -88,6 +98,22 @@ class LoadTrace:
             work_s -= max(until - now, 0.0) / slower
             now, step = max(until, now), step + 1
 
+    def _end_of_slices_s(self, now: float, left_s: float) -> float:
+        """Return when work ends whose process and others run in turn, each until its slice is over."""
+        slice_s = self.slice_s
+        runs_until = math.ceil(now / slice_s + _CREDIT - 1e-9) * slice_s
+        while True:
+            step = math.floor(
+                now / self.step_s + 1e-9
+            )  # a time at its edge is in the step that begins
+            others = round(self._at(step % len(self.compute), 0.0) - 1)
+            until = runs_until if others else (step + 1) * self.step_s
+            if left_s <= until - now + 1e-12:  # or a turn would follow in which nothing is left
+                return now + left_s
+            left_s -= max(until - now, 0.0)
+            now = max(until, now) + others * slice_s
+            runs_until = max(runs_until, now + slice_s)
+
     def to_json(self) -> dict[str, Any]:
         """Return its JSON form."""
         return {
@@ -96,6 +122,7 @@ class LoadTrace:
             "step_s": self.step_s,
             "compute": list(self.compute),
             "memory": list(self.memory),
+            "slice_s": self.slice_s,
         }
 
     @classmethod
@@ -104,7 +131,8 @@ class LoadTrace:
         if values.get("format") != "wenable-load":
             raise ValueError("this is not the JSON form of a load trace")
         columns = tuple(values["compute"]), tuple(values.get("memory", ()))
-        return cls(str(values["name"]), float(values["step_s"]), *columns)
+        slice_s = float(values.get("slice_s", 0.0))
+        return cls(str(values["name"]), float(values["step_s"]), *columns, slice_s)
 
     def _at(self, step: int, memory_share: float) -> float:
         compute = self.compute[step]

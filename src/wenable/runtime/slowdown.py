@@ -4,38 +4,36 @@ How a latency is predicted:
 
 1. Every observed latency is divided by the unloaded median of its mode. The *level* is the median
    of the last ratios since the load last changed, 16 or `forget_s` at most: few, so that it follows a load
-   that rises slowly. Two in a row that lie well above it are a new load, at once. A single one
+   that rises slowly. Two in a row that lie above what was predicted are a new load, at once. A single one
    is not, but the next request is chosen as if it were: if it was an outlier that costs one request
    some accuracy, and if not it saves one from being late. Where the ratios of the last `memory_s`
    (three at least) lie well below the level, the load has gone: the level shows on whatever mode
    runs, so a costlier mode need not be tried to find out.
-2. The *spread* is the `target` quantile of how far the last n = `window` ratios lay above the level
-   that was believed when they started, by its own uncertainty the ceil((n + 1) x target)-th of them: so
-   the next one lies below it with a probability of at least `target`, whatever they are distributed
-   like (conformal prediction: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World",
-   2005). It is kept apart for each band of levels (a loaded machine is not only slower, it is less
-   regular) and begun at the p99 of the modes. The slow requests that reveal a rise of the load say
-   nothing about the spread and are left out of it.
+2. What a mode usually takes at most is its target quantile alone, by its p99, times the level that was
+   believed when it started. The *spread* is the target quantile of what the last `window` requests took
+   beyond that: in milliseconds, for modes of each length (`spread.py`). It is kept apart for each band of
+   levels: a loaded machine is not only slower, it is less regular. The slow requests that reveal a rise of
+   the load say nothing about the spread and are left out of it.
 3. Modes slow down unequally: where one follows another, part of the difference between their ratios
    is put down to the two, in that band of levels.
-4. predicted = unloaded median x the mode's own factor x level x spread x headroom. The product of the
-   last three rises at once and falls only by what exceeds `hysteresis`.
+4. predicted = (unloaded quantile x the mode's own factor x level, and beyond that the spread) x headroom.
+   The product of level and headroom rises at once and falls only by what exceeds `hysteresis`.
 5. With nothing new the level fades to 1, its logarithm halving every `forget_s`: after an idle time
    the first requests are chosen as on an unloaded machine.
 
-Every ratio, level and spread is kept as a logarithm. No step sorts: sorted lists are kept sorted.
+Ratios and levels are kept as logarithms. No step sorts: sorted lists are kept sorted.
 """
 
 from __future__ import annotations
 
 import math
-import random
 import statistics
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 
 from wenable.runtime.decisions import ModeFigures
+from wenable.runtime.spread import Spread
 
 _BANDS = 7  # of levels, half an octave each: about 1, 1.4, 2, 2.8, 4, 5.7 and above
 _UNKNOWN_P99 = 1.1  # over the median, where no mode has one
@@ -43,18 +41,22 @@ _MOST_RECENT = 16
 _ADAPTATION = 0.1  # share of a difference between two modes that is put down to them
 _QUIET = 5  # times `memory_s`: rises of the load that follow closer are spread, not rises
 # Logarithms of ratios:
-_RISE = 0.25  # two in a row this far above the level are a rise of the load
-_LEAST_RISE = 0.05  # where the spread is narrower than `_RISE`, it takes its place; at least this
+_SLOW = 0.25  # what lies no further above the level is always part of the spread
+_LEAST_RISE = 0.05  # what lies no further above the level is never a rise of the load
 _FALL = 0.15  # all of `memory_s` this far below the level are a fall of the load
 _FAR = 20.0  # no ratio is taken for larger, or for smaller than its inverse
 _CLIP = 0.25  # of a difference between two modes: an outlier must not teach much
 _MOST_CORRECTION = math.log(2)
 
+_Seen = tuple[float, float, float]
+"""What `Spread.add` takes of a request."""
+
 
 class Machine:
-    """The present state of the machine in logarithms, and what each mode costs on it.
+    """The present state of the machine, and what each mode costs on it.
 
-    `costs[band][place]` times exp(level + spread) is a predicted latency in milliseconds.
+    `costs[band][place]` times exp(level), and the spread of the band beyond that, is a predicted latency in
+    milliseconds.
     """
 
     def __init__(
@@ -65,17 +67,17 @@ class Machine:
         memory_s: float,
         forget_s: float,
     ) -> None:
-        tails = [_tail(mode, target) for mode in modes]
-        typical = statistics.median(tails)
-        self.spreads = [_Spread(typical, target, window) for _ in range(_BANDS)]
-        self._extras = [tail - typical for tail in tails]  # a mode less regular than the others
+        self._tails = [_tail(mode, target) for mode in modes]
         self._medians = [math.log(mode.latency_ms) for mode in modes]
-        self._corrections = [[0.0] * len(modes) for _ in range(_BANDS)]
-        units = [math.exp(a + b) for a, b in zip(self._medians, self._extras, strict=True)]
+        units = [math.exp(a + b) for a, b in zip(self._medians, self._tails, strict=True)]
+        of_normal = abs(statistics.NormalDist().inv_cdf(target))
+        sigma = statistics.median(self._tails) / max(of_normal, 1.0)
+        self.spreads = [Spread(units, abs(sigma), target, window) for _ in range(_BANDS)]
         self.costs = [list(units) for _ in range(_BANDS)]
+        self._corrections = [[0.0] * len(modes) for _ in range(_BANDS)]
         self._memory_s = memory_s
         self._recent = _Recent(memory_s, forget_s)
-        self._suspect: tuple[int, float] | None = None
+        self._suspect: tuple[int, _Seen] | None = None
         self._rises = [-math.inf] * _BANDS  # when the level last rose, from each band
         self._before: tuple[int, float, float] | None = None  # place, ratio, time of the last one
 
@@ -87,35 +89,44 @@ class Machine:
         """Return the level to choose by: that of a single slow request too, while it is the last one."""
         return max(self.level(now), self._recent.suspected(now))
 
+    def tail(self, place: int, level: float) -> float:
+        """Return the logarithm of a mode's predicted latency over its median, the level left out."""
+        band = band_of(level)
+        usual_ms = self.costs[band][place] * math.exp(level)
+        beyond = self.spreads[band].quantile_ms(place, usual_ms) / usual_ms
+        return self._tails[place] + math.log(beyond)
+
     def observe(self, place: int, latency_ms: float, now: float) -> None:
         """Take in the latency of a request that ended now."""
         level = self.level(now - latency_ms / 1e3)  # what was believed when it started
         band = band_of(level)
         ratio = min(max(math.log(latency_ms) - self._medians[place], -_FAR), _FAR)
         corrected = ratio - self._corrections[band][place]
-        rise = min(max(self.spreads[band].value, _LEAST_RISE), _RISE)
-        self._learn_spread(band, corrected - self._extras[place] - level, now)
+        rise = max(self.tail(place, level), _LEAST_RISE)
+        slowdown = math.exp(level)
+        seen = math.exp(self._medians[place] + ratio), self.costs[band][place] * slowdown, slowdown
+        self._learn_spread(band, corrected - level, seen, now)
         self._recent.add(corrected, now, rise)
         self._compare(place, ratio, now)
 
-    def _learn_spread(self, band: int, score: float, now: float) -> None:
-        """Add a score, unless it is one of the requests in a row that reveal a rise of the load."""
+    def _learn_spread(self, band: int, above: float, seen: _Seen, now: float) -> None:
+        """Add a request, unless it is one of those in a row that reveal a rise of the load."""
         since = now - self._rises[band]
-        if score <= _RISE:
+        if above <= _SLOW:
             self._settle()
-            self.spreads[band].add(score)
+            self.spreads[band].add(*seen)
         elif since <= self._memory_s:
             pass  # it had started before the rise was seen
         elif self._suspect is None or since <= _QUIET * self._memory_s:
             self._settle()
-            self._suspect = band, score
+            self._suspect = band, seen
         else:
             self._suspect, self._rises[band] = None, now
 
     def _settle(self) -> None:
         if self._suspect is not None:  # it stayed alone: an outlier, which the spread has to know
-            band, score = self._suspect
-            self.spreads[band].add(score)
+            band, seen = self._suspect
+            self.spreads[band].add(*seen)
             self._suspect = None
 
     def _compare(self, place: int, ratio: float, now: float) -> None:
@@ -131,7 +142,7 @@ class Machine:
         for at, change in ((place, step), (other, -step)):
             new = min(max(corrections[at] + change, -_MOST_CORRECTION), _MOST_CORRECTION)
             corrections[at] = new
-            self.costs[band][at] = math.exp(self._medians[at] + self._extras[at] + new)
+            self.costs[band][at] = math.exp(self._medians[at] + self._tails[at] + new)
 
 
 class _Recent:
@@ -192,34 +203,6 @@ class _Recent:
     def _drop(self) -> None:
         _, value = self._by_time.popleft()
         del self._by_size[bisect_left(self._by_size, value)]
-
-
-class _Spread:
-    """The target quantile of the last `window` scores, begun with a normal distribution.
-
-    The quantile of the beginning is `tail`. Beginning with a full window keeps the first outlier
-    from being taken for the rule, and needs no second way to predict.
-    """
-
-    def __init__(self, tail: float, target: float, window: int) -> None:
-        self._rank = min(math.ceil((window + 1) * target - 1e-9), window) - 1
-        self.seen = 0
-        normal = statistics.NormalDist()
-        points = [normal.inv_cdf((i + 0.5) / window) for i in range(window)]
-        sigma = abs(tail) / max(abs(normal.inv_cdf(target)), 1.0)
-        self._by_size = [tail + sigma * (point - points[self._rank]) for point in points]
-        self._by_time = list(self._by_size)
-        random.Random(0).shuffle(self._by_time)  # so that large and small are replaced evenly
-        self._oldest = 0
-        self.value = self._by_size[self._rank]
-
-    def add(self, score: float) -> None:
-        self.seen = min(self.seen + 1, len(self._by_time))
-        old, self._by_time[self._oldest] = self._by_time[self._oldest], score
-        self._oldest = (self._oldest + 1) % len(self._by_time)
-        del self._by_size[bisect_left(self._by_size, old)]
-        insort(self._by_size, score)
-        self.value = self._by_size[self._rank]
 
 
 def band_of(level: float) -> int:
