@@ -186,8 +186,9 @@ def page(results: Mapping[str, Any]) -> str:
         "Nothing here was timed. The modes and their latencies are made up, after a ResNet-50; the load is"
         " a trace, and the clock moves only when told to. Two traces were recorded beside a program on one"
         " core (`benchmarks.record_load`): a compiler that starts anew every few seconds, and a video that"
-        " plays; the others are made up too. Under *time slices* one or two other processes run for 10 ms at a"
-        " time, and a request is interrupted for a slice or not; under the others it is slowed down evenly. So the figures judge the controller and nothing"
+        " plays; the others are made up too. Under *time slices* one or two other processes run for 10 ms"
+        " at a time, and a request is interrupted for a slice or not; under the others it is slowed down"
+        " evenly. So the figures judge the controller and nothing"
         " else, and are the same on every machine. [Deadlines under real loads](under-load-short.md) is a"
         " measurement.",
         "",
