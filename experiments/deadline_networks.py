@@ -129,7 +129,7 @@ def _write_requests(path: Path, scale: str, pixels: PixelSplits) -> None:
     size = SCALES[scale].image_size
     np.savez(
         path, images=whole[0][order].numpy(), labels=whole[1][order].numpy(),
-        scale=scale, data=f"{SCALES[scale].data} at {size} x {size} pixels",
+        scale=scale, network=SCALES[scale].network, data=f"{SCALES[scale].data} at {size} x {size} pixels",
     )  # fmt: skip
 
 

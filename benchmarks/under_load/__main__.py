@@ -97,13 +97,13 @@ def run(
 def _asked_for(folder: Path, requests: int, runs: int, batch: int) -> dict[str, Any]:
     """Return the records before anything is measured."""
     with np.load(folder / "requests.npz") as file:
-        scale, data = str(file["scale"]), str(file["data"])
+        scale, network, data = (str(file[key]) for key in ("scale", "network", "data"))
     asked = f"--scale {scale} --requests {requests} --runs {runs} --batch {batch}"
     return {
         "command": f"python -m benchmarks.under_load {asked}",
         "commit": present_commit(), "machine": describe_device(),
-        "scale": scale, "data": data, "requests": requests, "runs": runs, "batch": batch,
-        "target": TARGET, "rows": [],
+        "scale": scale, "network": network, "data": data,
+        "requests": requests, "runs": runs, "batch": batch, "target": TARGET, "rows": [],
     }  # fmt: skip
 
 

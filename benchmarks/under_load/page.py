@@ -23,7 +23,9 @@ multiply-accumulates in training, and stays resident in a process of its own; ea
 of those no part of which ran in the first 200 ms after the load came or went. *right*: of all images,
 the share answered rightly. *right in time*: the same, where late answers count for nothing. *oracle*:
 the accuracy of the modes that ran, less that of an oracle that knew each request's slowdown and was
-late as often, in points. With several runs, ranges are those of the runs.
+late as often, in points. It is the most that anybody could have: a short request that no other process
+interrupted tells it that a longer one would not have been interrupted either. With several runs, ranges
+are those of the runs.
 """
 MADE = """\
 Made by `{command}` at commit {commit} on {machine}, with bundles of
@@ -38,8 +40,9 @@ def page(results: Mapping[str, Any]) -> str:
     times = "one run" if results["runs"] == 1 else f"{results['runs']} runs"
     told = {**results, "target": 100 * results["target"], "times": times}
     told["deadline_of"] = WORDS[results.get("deadline_of", "elastic")]
+    of = ", ".join(filter(None, (results.get("network"), results["data"])))
     lines = [
-        f"# Deadlines under real loads: {results['data']}",
+        f"# Deadlines under real loads: {of}",
         "",
         *verdicts(_means(rows), parties, results["target"]),
         "",

@@ -180,7 +180,7 @@ def test_the_command_measures_every_party_and_writes_a_page(
     assert named == [(run, *each) for run in (0, 1) for each in once]
     text = (tmp_path / "docs" / "results" / "under-load-b64.md").read_text()
     assert text == command.page(results)
-    assert text.startswith("# Deadlines under real loads: noise at 16 x 16 pixels\n")
+    assert text.startswith("# Deadlines under real loads: a network, noise at 16 x 16 pixels\n")
     assert "*elastic, groups x image size* beside *ladder" in text
     assert json.loads(json.dumps(results["rows"])) == results["rows"]
     # It goes on where it was: nothing is measured again, and another command is another benchmark.
@@ -233,5 +233,6 @@ def _write_bundles(folder: Path) -> None:
         images=np.random.default_rng(0).random((8, 1, 16, 16), np.float32),
         labels=labels,
         scale="B64",
+        network="a network",
         data="noise at 16 x 16 pixels",
     )
