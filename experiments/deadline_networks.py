@@ -8,6 +8,7 @@ Each party may spend the same multiply-accumulates in training, forward and back
 - `elastic`: one network, groups x image size, of which the uniform modes at every size are trained, as
   `experiments.worth` does it (and from its files).
 - `widths`: one network, US-Net's widths x image size, likewise.
+- `exits-size`: one network, early exits x image size, likewise.
 - `ladder`: three plain networks of different width, each at two image sizes, as people hold ready today.
   The budget is shared so that each goes through the images equally often.
 - `exits`: one network with early exits, which is also run by confidence.
@@ -41,7 +42,15 @@ from experiments.side_runs import answers_of, trained
 from experiments.sides import Side, converted
 from experiments.worth import finished, search_batches
 from experiments.worth_records import modes_of
-from experiments.worth_sides import AS_FOUND, JOINT_POOLED, SCALES, US_JOINT, Scale, sides_of
+from experiments.worth_sides import (
+    AS_FOUND,
+    EXITS_JOINT,
+    JOINT_POOLED,
+    SCALES,
+    US_JOINT,
+    Scale,
+    sides_of,
+)
 from wenable.core.readings import Point, Reading, non_dominated
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.modules.denormals import flush_denormals
@@ -56,12 +65,10 @@ class Rivals:
 
     - `ladder`: what makes its networks for a number of classes, the largest first: one that is as large as
       the elastic network, and two smaller ones. Each runs at every one of `sizes`.
-    - `exits`: the layers of the scale's network after which it may end.
     """
 
     ladder: tuple[Callable[[int], nn.Module], ...]
     sizes: tuple[int, int]
-    exits: tuple[str, ...]
 
 
 def _of_timm(name: str) -> Callable[[int], nn.Module]:
@@ -71,19 +78,19 @@ def _of_timm(name: str) -> Callable[[int], nn.Module]:
 RIVALS: Mapping[str, Rivals] = {
     "smoke": Rivals(
         tuple(functools.partial(SmallBottleneckResNet, width, blocks=2) for width in (8, 6, 4)),
-        (16, 8), ("layer1",),
+        (16, 8),
     ),
     "short": Rivals(
         tuple(functools.partial(SmallBottleneckResNet, width) for width in (32, 22, 16)),
-        (16, 12), ("layer1", "layer2"),
+        (16, 12),
     ),
     "B64": Rivals(
         tuple(map(_of_timm, ("mobilenetv2_050", "mobilenetv2_035", "mobilenetv3_small_050"))),
-        (64, 48), ("features.6", "features.13"),
+        (64, 48),
     ),
     "V3-64": Rivals(
         tuple(map(_of_timm, ("mobilenetv3_small_100", "mobilenetv3_small_075", "mobilenetv3_small_050"))),
-        (64, 48), ("blocks.2", "blocks.4"),
+        (64, 48),
     ),
 }  # fmt: skip
 """Scale -> what its elastic networks are held against."""
@@ -167,8 +174,8 @@ def _front_in_ms(
 def _exits(scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path) -> None:
     """Write the bundle of the network with early exits."""
     sizes = SCALES[scale]
-    passes = len(RIVALS[scale].exits) + 1
-    side = Side("early exits", (we.EarlyExits(RIVALS[scale].exits),), AS_FOUND | {"passes": passes})
+    settings = AS_FOUND | {"passes": len(sizes.exits) + 1}
+    side = Side("early exits", (we.EarlyExits(sizes.exits),), settings)
     net = _trained(side, functools.partial(sizes.make, pixels.classes), sizes, pixels, work)
     _export(net, net.space.uniform_modes(), sizes, pixels, path)
 
@@ -244,6 +251,7 @@ PARTIES: Mapping[str, Callable[[str, int, PixelSplits, Path, Path], None]] = {
     "exits": _exits,
     "elastic": functools.partial(_of_worth, JOINT_POOLED),
     "widths": functools.partial(_of_worth, US_JOINT),
+    "exits-size": functools.partial(_of_worth, EXITS_JOINT),
 }
 """What keeps deadlines, those first that are not trained for anything else."""
 

@@ -37,7 +37,7 @@ from experiments.gpu_speed import (
 )
 from experiments.page_gpu import page
 from experiments.pixels import load_pixels
-from experiments.worth_sides import COMBINED, UNIFORM_ALONE, US_NET_FOUND
+from experiments.worth_sides import JOINT_POOLED, SLIM_JOINT, UNIFORM_ALONE, US_NET_FOUND
 from experiments.worth_sides import SCALES as WORTH
 from results.provenance import made_by_command
 from results.records import records_file, write_page, write_records
@@ -232,7 +232,7 @@ def _training_step(sizes: Scale, log: Log, device: torch.device) -> None:
 def _comparison(sizes: Scale, images: Path, work: Path, out: Path, until: float) -> None:
     """(d) The sides of `experiments.worth`, as far as the time goes; the runs go on next time."""
     minutes = (until - time.monotonic()) / 60
-    sides = (US_NET_FOUND, *UNIFORM_ALONE, *COMBINED)
+    sides = (US_NET_FOUND, *UNIFORM_ALONE, JOINT_POOLED, SLIM_JOINT)
     worth.run(sizes.worth, images, work, out, sides=sides, minutes=minutes)
 
 

@@ -13,6 +13,7 @@ from experiments.fronts_of_sides import SideFront, beside
 from experiments.sides import Side
 from experiments.worth_sides import (
     COMBINED,
+    EXITS_JOINT,
     FOUND,
     JOINT,
     JOINT_POOLED,
@@ -36,7 +37,7 @@ from results.records import read_records, records_file
 PAIRS = (
     (POOLED, SLIM_POOLED), (POOLED, US_NET_FOUND), (POOLED, FOUND), (SLIM_POOLED, US_NET_FOUND),
     (JOINT_POOLED, SLIM_JOINT), (JOINT_POOLED, US_NET_FOUND), (SLIM_JOINT, US_NET_FOUND),
-    (JOINT_POOLED, POOLED), (JOINT_POOLED, US_JOINT), (SLIM_JOINT, US_JOINT),
+    (JOINT_POOLED, POOLED), (JOINT_POOLED, US_JOINT), (SLIM_JOINT, US_JOINT), (EXITS_JOINT, US_JOINT),
     (FOUND, US_NET_FOUND), (PAPER, US_NET), (FOUND, US_NET),
     (FOUND, US_NET_TAUGHT), (JOINT, US_NET), (JOINT, US_JOINT), (FOUND, PAPER), (US_NET_FOUND, US_NET),
 )  # fmt: skip

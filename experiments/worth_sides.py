@@ -26,9 +26,10 @@ POOLED, SLIM_POOLED = "weight-enabling, uniform modes", "slimmable, as many widt
 JOINT_POOLED, SLIM_JOINT = (
     "weight-enabling x image size, uniform modes", "slimmable, as many widths, x image size"
 )  # fmt: skip
+EXITS_JOINT = "early exits x image size"
 UNIFORM_ALONE = (POOLED, SLIM_POOLED)
 """Sides that train their uniform modes and no others: these are compared, without a search."""
-COMBINED = (JOINT_POOLED, SLIM_JOINT)
+COMBINED = (JOINT_POOLED, SLIM_JOINT, EXITS_JOINT)
 """Sides that train their uniform modes at every image size: of these the search split takes a front."""
 ACCOUNTING = "weight-enabling, s = 20 for US-Net's steps"
 ALONE = "alone"
@@ -54,6 +55,7 @@ class Scale:
     - `data`: the data set that it is meant for, in words.
     - `warm`: whether the network comes with weights that are good already, so that no mode needs a start of
       its own: nothing is delayed.
+    - `exits`: the layers after which the network may end, where early exits are compared too.
     """
 
     network: str
@@ -69,6 +71,7 @@ class Scale:
     width_step: float = 0.025
     data: str = "CIFAR-10"
     warm: bool = False
+    exits: tuple[str, ...] = ()
 
 
 def sides_of(scale: Scale) -> tuple[Side, ...]:
@@ -83,6 +86,7 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
     def pooled(modes: Iterable[str]) -> dict[str, Any]:
         return as_found | {"sharing": {**as_found.get("sharing", {}), "pool": tuple(modes)}}
 
+    of_depth = (Side(EXITS_JOINT, (we.EarlyExits(scale.exits), size), pooled(["uniform"])),)
     few = we.Slimmable(tuple(map(width_of_groups, scale.groups)), divisor=scale.divisor)
     return (
         Side(PAPER, (groups,)),
@@ -97,6 +101,7 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
         Side(US_JOINT, (widths, size), as_found),
         Side(US_NET_TAUGHT, (widths,), taught),
         Side(ACCOUNTING, (groups,), {"passes": 20}, steps_of=US_NET),
+        *(of_depth if scale.exits else ()),
     )
 
 
@@ -137,11 +142,11 @@ SCALES: Mapping[str, Scale] = {
     "smoke": Scale(
         "tiny-bottleneck-resnet", lambda classes: SmallBottleneckResNet(8, classes, 2), 16, (16, 8),
         Spending(2.0, 16, _settings(channels_last=False), 16), (0,), search_images=None,
-        groups=(1, 2), front_modes=2, width_step=0.25,
+        groups=(1, 2), front_modes=2, width_step=0.25, exits=("layer1",),
     ),
     "short": Scale(
         "small-bottleneck-resnet of 32 channels", functools.partial(SmallBottleneckResNet, 32), 16,
-        (16, 12, 8), Spending(10.0, 128, _settings(), 1024), (0, 1),
+        (16, 12, 8), Spending(10.0, 128, _settings(), 1024), (0, 1), exits=("layer1", "layer2"),
     ),
     "warm": Scale(
         "cifar_resnet20, trained", lambda classes: cifar_resnet20(), 32, (32, 24, 16),
@@ -159,12 +164,12 @@ SCALES: Mapping[str, Scale] = {
     "B64": Scale(
         "mobilenet-v2 x 0.5", _small_mobilenet, 64, (64, 56, 48, 40, 32),
         Spending(60.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
-        search_images=None, divisor=8, data="Caltech-101",
+        search_images=None, divisor=8, data="Caltech-101", exits=("features.6", "features.13"),
     ),
     "V3-64": Scale(
         "mobilenetv3_small_100", _mobilenet_v3, 64, (64, 56, 48, 40, 32),
         Spending(85.0, 64, _settings(learning_rate=0.05, weight_decay=1e-4), 2048),
-        search_images=None, divisor=8, data="Caltech-101",
+        search_images=None, divisor=8, data="Caltech-101", exits=("blocks.2", "blocks.4"),
     ),
     "gpu": Scale(
         "small-bottleneck-resnet of 48 channels", functools.partial(SmallBottleneckResNet, 48), 32,

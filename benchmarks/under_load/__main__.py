@@ -46,6 +46,7 @@ SOONEST_S = 1.5
 PARTIES: dict[str, dict[str, Any]] = {
     "elastic": {"fixed": 4, "cascade": ()},
     "widths": {"fixed": 4, "cascade": ()},
+    "exits-size": {"fixed": 4, "cascade": ()},
     "ladder": {"fixed": 0, "cascade": ("network=network2,full", "network=network0,full")},
     "exits": {"fixed": 0, "cascade": EVERY_MODE},
 }

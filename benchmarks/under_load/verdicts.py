@@ -14,13 +14,15 @@ Row = Mapping[str, Any]
 WORDS = {
     "elastic": "elastic, groups x image size",
     "widths": "elastic, widths x image size",
+    "exits-size": "elastic, early exits x image size",
     "ladder": "ladder of three networks x two image sizes",
     "exits": "network with early exits",
 }
-ELASTIC = ("elastic", "widths")
+ELASTIC = ("elastic", "widths", "exits-size")
 PAIRS = (
-    ("elastic", "ladder"), ("widths", "ladder"), ("elastic", "exits"), ("widths", "exits"),
-    ("elastic", "widths"),
+    ("elastic", "ladder"), ("widths", "ladder"), ("exits-size", "ladder"),
+    ("elastic", "exits"), ("widths", "exits"), ("exits-size", "exits"),
+    ("elastic", "widths"), ("exits-size", "widths"),
 )  # fmt: skip
 """Whose controller is held against whose."""
 
