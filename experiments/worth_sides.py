@@ -86,9 +86,8 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
     def pooled(modes: Iterable[str]) -> dict[str, Any]:
         return as_found | {"sharing": {**as_found.get("sharing", {}), "pool": tuple(modes)}}
 
-    of_depth = (Side(EXITS_JOINT, (we.EarlyExits(scale.exits), size), pooled(["uniform"])),)
     few = we.Slimmable(tuple(map(width_of_groups, scale.groups)), divisor=scale.divisor)
-    return (
+    sides = (
         Side(PAPER, (groups,)),
         Side(US_NET, (widths,)),
         Side(FOUND, (found,), as_found),
@@ -101,8 +100,10 @@ def sides_of(scale: Scale) -> tuple[Side, ...]:
         Side(US_JOINT, (widths, size), as_found),
         Side(US_NET_TAUGHT, (widths,), taught),
         Side(ACCOUNTING, (groups,), {"passes": 20}, steps_of=US_NET),
-        *(of_depth if scale.exits else ()),
     )
+    if not scale.exits:
+        return sides
+    return (*sides, Side(EXITS_JOINT, (we.EarlyExits(scale.exits), size), pooled(["uniform"])))
 
 
 def width_of_groups(groups: int) -> float:

@@ -21,7 +21,7 @@ def test_every_party_is_a_bundle_with_the_accuracy_of_each_mode(images: Path, tm
     made = deadline_networks.make_bundles(
         images, "smoke", 2, tmp_path / "work", tmp_path / "out", list(deadline_networks.PARTIES)
     )
-    assert list(made) == ["ladder", "exits", "elastic", "widths"]
+    assert list(made) == ["ladder", "exits", "elastic", "widths", "exits-size"]
     modes = {}
     for party, path in made.items():
         with Session(path, engine="onnxruntime") as session:
