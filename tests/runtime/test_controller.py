@@ -336,7 +336,7 @@ def test_the_prediction_is_that_of_a_slow_reference(requests: list[tuple[float, 
     figures = ModeFigures("1", 0.9, median, p99)
     chooser, clock = controller([figures], hysteresis=0, window=window)
     # The scores it begins with are replaced one by one, in an order only it knows.
-    (begun,) = chooser._machine.spreads[0]._of_class
+    (begun,) = chooser._machine.spread(0)._of_class
     reference = NaiveReference(median, p99, list(begun._by_time))
     for count, (gap, drawn) in enumerate(requests):
         ratio = drawn * (1 + 1e-6 * count)  # no ties, which rounding would break either way

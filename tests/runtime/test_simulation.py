@@ -95,6 +95,12 @@ def test_slices_end_with_the_load():
         LoadTrace("bad", 1.0, (1.0,), slice_s=-0.1)
 
 
+@pytest.mark.parametrize("columns", [((0.4,),), ((1.0, 1.5),), ((2.0,), (2.0,))])
+def test_slices_are_of_whole_processes_that_compute(columns: tuple):
+    with pytest.raises(ValueError, match=r"'bad' has slices of time: `compute` must be whole"):
+        LoadTrace("bad", 1.0, *columns, slice_s=0.004)
+
+
 @given(st.lists(st.floats(1, 4), min_size=1, max_size=6), st.floats(0, 9), st.floats(0.001, 3))
 def test_work_ends_between_the_least_and_the_most_slowdown(steps, start_s, work_s):
     took_s = LoadTrace("any", 0.3, tuple(steps)).end_s(start_s, work_s, 0.0) - start_s

@@ -39,7 +39,7 @@ def test_it_is_the_quantile_of_what_was_seen_as_each_mode_would_have_seen_it(
     spread = Spread(UNITS_MS, 0.03, target, window=20)
     for place, slowdown, ratio in seen:
         usual = UNITS_MS[place] * slowdown
-        spread.add(usual * ratio, usual, slowdown)
+        spread.add(place, usual * ratio, usual)
     assert spread.seen == 20
     for place in range(len(UNITS_MS)):
         expected = reference(place, usual_ms, seen, target, 20)
@@ -56,7 +56,15 @@ def test_it_begins_with_what_the_modes_take_alone(target: float, window: int):
 def test_a_delay_of_a_short_mode_is_not_multiplied_for_a_long_one_nor_that_of_a_long_one_kept_for_a_short():
     after_short, after_long = (Spread(UNITS_MS, 0.03, 0.9, window=10) for _ in range(2))
     for _ in range(10):
-        after_short.add(2.0 + 4.0, 2.0, slowdown=1.0)
-        after_long.add(44.0 + 44.0, 44.0, slowdown=1.0)
+        after_short.add(4, 2.0 + 4.0, 2.0)
+        after_long.add(0, 44.0 + 44.0, 44.0)
     assert after_short.scores == pytest.approx([4.0] * 5)
     assert after_long.scores == pytest.approx(LONGEST_MS)
+
+
+def test_a_mode_keeps_its_own_delays_whatever_slows_it_besides():
+    """The longest of its length, 1.4 times slower than the others in this band: its usual time is that."""
+    spread = Spread(UNITS_MS, 0.03, 0.9, window=10)
+    for _ in range(10):
+        spread.add(0, 1.4 * 44.0 + 4.0, 1.4 * 44.0)
+    assert spread.quantile_ms(0, 1.4 * 44.0) == pytest.approx(1.4 * 44.0 + 4.0)

@@ -113,7 +113,7 @@ class Controller:
         self._energies = [math.inf if m.energy_mj is None else m.energy_mj for m in ordered]
         self._has_energy = any(math.isfinite(energy) for energy in self._energies)
         self._machine = Machine(ordered, *self._settings)
-        self._headrooms = [Headroom(self.target) for _ in self._machine.spreads]
+        self._headrooms = [Headroom(self.target) for _ in self._machine.costs]
         self._held = -math.inf  # logarithm of level x headroom, after the hysteresis
 
     def choose(
@@ -178,7 +178,7 @@ class Controller:
                 meets=meets,
                 reason=reason,
                 before_ms=spent_ms + (0.0 if waits is None else waits[place]),
-                evidence=self._machine.spreads[band_of(level)].seen,
+                evidence=self._machine.spread(band_of(level)).seen,
             )
             if strict and not meets:
                 self._log.refused += 1
@@ -268,7 +268,7 @@ class Controller:
         # independent of what is asked, so requests with different deadlines share one controller.
         self._held = min(max(self._held, free), free + math.log1p(self.hysteresis))
         scale, wider = math.exp(self._held), math.exp(headroom)
-        units, scores = self._machine.costs[band], self._machine.spreads[band].scores
+        units, scores = self._machine.costs[band], self._machine.spread(band).scores
         return level, [
             unit * scale + score * wider if score > 0 else unit * scale * (1 + score)
             for unit, score in zip(units, scores, strict=True)

@@ -62,6 +62,11 @@ class LoadTrace:
             )
         if not 0 <= self.slice_s < math.inf:
             raise ValueError(f"`slice_s` (={self.slice_s}) must be finite and at least 0")
+        if self.slice_s and (self.memory or any(each < 1 or each % 1 for each in self.compute)):
+            raise ValueError(
+                f"{self.name!r} has slices of time: `compute` must be whole numbers of at least 1, and"
+                " `memory` empty"
+            )
 
     @property
     def length_s(self) -> float:

@@ -31,6 +31,7 @@ import statistics
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from wenable.runtime.decisions import ModeFigures
 from wenable.runtime.spread import Spread
@@ -48,15 +49,15 @@ _FAR = 20.0  # no ratio is taken for larger, or for smaller than its inverse
 _CLIP = 0.25  # of a difference between two modes: an outlier must not teach much
 _MOST_CORRECTION = math.log(2)
 
-_Seen = tuple[float, float, float]
+_Seen = tuple[int, float, float]
 """What `Spread.add` takes of a request."""
 
 
 class Machine:
     """The present state of the machine, and what each mode costs on it.
 
-    `costs[band][place]` times exp(level), and the spread of the band beyond that, is a predicted latency in
-    milliseconds.
+    `costs[band][place]` times exp(level), and the `spread` of the band beyond that, is a predicted latency
+    in milliseconds.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Machine:
         units = [math.exp(a + b) for a, b in zip(self._medians, self._tails, strict=True)]
         of_normal = abs(statistics.NormalDist().inv_cdf(target))
         sigma = statistics.median(self._tails) / max(of_normal, 1.0)
-        self.spreads = [Spread(units, abs(sigma), target, window) for _ in range(_BANDS)]
+        self._new_spread = partial(Spread, units, abs(sigma), target, window)
+        self._spreads: dict[int, Spread] = {}
         self.costs = [list(units) for _ in range(_BANDS)]
         self._corrections = [[0.0] * len(modes) for _ in range(_BANDS)]
         self._memory_s = memory_s
@@ -89,11 +91,18 @@ class Machine:
         """Return the level to choose by: that of a single slow request too, while it is the last one."""
         return max(self.level(now), self._recent.suspected(now))
 
+    def spread(self, band: int) -> Spread:
+        """Return the spread of a band, made when it is first asked for."""
+        found = self._spreads.get(band)
+        if found is None:
+            found = self._spreads[band] = self._new_spread()
+        return found
+
     def tail(self, place: int, level: float) -> float:
         """Return the logarithm of a mode's predicted latency over its median, the level left out."""
         band = band_of(level)
         usual_ms = self.costs[band][place] * math.exp(level)
-        beyond = self.spreads[band].quantile_ms(place, usual_ms) / usual_ms
+        beyond = self.spread(band).quantile_ms(place, usual_ms) / usual_ms
         return self._tails[place] + math.log(beyond)
 
     def observe(self, place: int, latency_ms: float, now: float) -> None:
@@ -103,8 +112,8 @@ class Machine:
         ratio = min(max(math.log(latency_ms) - self._medians[place], -_FAR), _FAR)
         corrected = ratio - self._corrections[band][place]
         rise = max(self.tail(place, level), _LEAST_RISE)
-        slowdown = math.exp(level)
-        seen = math.exp(self._medians[place] + ratio), self.costs[band][place] * slowdown, slowdown
+        usual_ms = self.costs[band][place] * math.exp(level)
+        seen = place, math.exp(self._medians[place] + ratio), usual_ms
         self._learn_spread(band, corrected - level, seen, now)
         self._recent.add(corrected, now, rise)
         self._compare(place, ratio, now)
@@ -114,7 +123,7 @@ class Machine:
         since = now - self._rises[band]
         if above <= _SLOW:
             self._settle()
-            self.spreads[band].add(*seen)
+            self.spread(band).add(*seen)
         elif since <= self._memory_s:
             pass  # it had started before the rise was seen
         elif self._suspect is None or since <= _QUIET * self._memory_s:
@@ -126,7 +135,7 @@ class Machine:
     def _settle(self) -> None:
         if self._suspect is not None:  # it stayed alone: an outlier, which the spread has to know
             band, seen = self._suspect
-            self.spreads[band].add(*seen)
+            self.spread(band).add(*seen)
             self._suspect = None
 
     def _compare(self, place: int, ratio: float, now: float) -> None:

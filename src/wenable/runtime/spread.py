@@ -26,11 +26,12 @@ class Spread:
     Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005).
 
     - `units_ms`: what each mode takes at the target quantile while nothing else runs.
-    - `sigma`: the spread of the logarithm of that, with which it begins.
+    - `sigma`: the spread of the logarithm of that: it begins with a log-normal distribution, whose quantile
+      is the mode's unit itself.
 
     >>> spread = Spread([2.0, 20.0], 0.03, target=0.9, window=10)
     >>> for _ in range(10):
-    ...     spread.add(latency_ms=24.0, usual_ms=20.0, slowdown=1.0)
+    ...     spread.add(1, latency_ms=24.0, usual_ms=20.0)
     >>> spread.quantile_ms(0, usual_ms=2.0), spread.quantile_ms(1, usual_ms=20.0)
     (2.4, 24.0)
     """
@@ -39,12 +40,19 @@ class Spread:
         # Modes of equal length within half an octave share a quantile: there may be thousands of modes.
         lengths = [round(2 * math.log2(unit)) for unit in units_ms]
         known = sorted(set(lengths))
+        self._units_ms = tuple(units_ms)
         self._class_of = [known.index(each) for each in lengths]
         self._longest_ms = [
             max(unit for unit, length in zip(units_ms, lengths, strict=True) if length == each)
             for each in known
         ]
-        self._of_class = [_Quantile(ms, sigma, target, window) for ms in self._longest_ms]
+        rank = min(math.ceil((window + 1) * target - 1e-9), window) - 1
+        points = _normal_points(window)
+        ratios = [math.exp(sigma * (point - points[rank])) for point in points]
+        self._of_class = [
+            _Quantile([score_of(ms * ratio, ms) for ratio in ratios], rank)
+            for ms in self._longest_ms
+        ]
 
     @property
     def seen(self) -> int:
@@ -62,28 +70,26 @@ class Spread:
         score = self._of_class[self._class_of[place]].value
         return usual_ms + score if score > 0 else usual_ms * (1 + score)
 
-    def add(self, latency_ms: float, usual_ms: float, slowdown: float) -> None:
-        """Take in a request of a mode that usually takes `usual_ms` at this slowdown."""
-        score, unit_ms = score_of(latency_ms, usual_ms), usual_ms / slowdown
+    def add(self, place: int, latency_ms: float, usual_ms: float) -> None:
+        """Take in a request of a mode that usually takes `usual_ms` at most, as the machine was."""
+        score, unit_ms = score_of(latency_ms, usual_ms), self._units_ms[place]
         for longest_ms, each in zip(self._longest_ms, self._of_class, strict=True):
             each.add(score * min(1.0, longest_ms / unit_ms) if score > 0 else score)
 
 
 class _Quantile:
-    """The target quantile of the last `window` scores, begun with a log-normal distribution.
+    """One of the last scores in the order of their size, begun with scores that nobody saw.
 
-    The quantile of the beginning is 0. Beginning with a full window keeps the first outlier
-    from being taken for the rule, and needs no second way to predict.
+    Beginning with a full window keeps the first outlier from being taken for the rule, and needs no second
+    way to predict.
+
+    - `begun`: the scores of the beginning, ascending; `rank`: the place of the one that is wanted.
     """
 
-    def __init__(self, usual_ms: float, sigma: float, target: float, window: int) -> None:
-        self._rank = min(math.ceil((window + 1) * target - 1e-9), window) - 1
-        self.seen = 0
-        points = _normal_points(window)
-        ratios = [math.exp(sigma * (point - points[self._rank])) for point in points]
-        self._by_size = [score_of(usual_ms * ratio, usual_ms) for ratio in ratios]
-        self._by_time = list(self._by_size)
-        random.Random(0).shuffle(self._by_time)  # so that large and small are replaced evenly
+    def __init__(self, begun: list[float], rank: int) -> None:
+        self._rank, self.seen = rank, 0
+        self._by_size = begun
+        self._by_time = [begun[place] for place in _mixed(len(begun))]  # replaced evenly
         self._oldest = 0
         self.value = self._by_size[self._rank]
 
@@ -107,6 +113,13 @@ def score_of(latency_ms: float, usual_ms: float) -> float:
 
 
 @functools.lru_cache(maxsize=8)
-def _normal_points(count: int) -> list[float]:
+def _normal_points(count: int) -> tuple[float, ...]:
     normal = statistics.NormalDist()
-    return [normal.inv_cdf((i + 0.5) / count) for i in range(count)]
+    return tuple(normal.inv_cdf((i + 0.5) / count) for i in range(count))
+
+
+@functools.lru_cache(maxsize=8)
+def _mixed(count: int) -> tuple[int, ...]:
+    places = list(range(count))
+    random.Random(0).shuffle(places)
+    return tuple(places)
