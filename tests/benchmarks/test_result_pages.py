@@ -59,6 +59,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "search-cost": lambda: search_cost.page(results("search-cost")),
     "training-speed": lambda: training_speed.page(ROOT / "results"),
     "under-load-b64": lambda: under_load_page.page(results("under-load-b64")),
+    "under-load-v3-64": lambda: under_load_page.page(results("under-load-v3-64")),
     "under-load-short": lambda: under_load_page.page(results("under-load-short")),
     "which-method": lambda: which_method.page(results("which-method")["runs"]),
     "width-coverage": lambda: width_coverage.page(results("width-coverage")),

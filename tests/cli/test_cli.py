@@ -278,6 +278,18 @@ def test_train_on_image_files_stops_and_goes_on(tmp_path: Path, monkeypatch):
     out = tmp_path / "front"
     network = tmp_path / "run" / "net.safetensors"
     run("explore", network, "--data", folder, "--min-accuracy", 0.01, "--out", out)
+    taken = (
+        "explore",
+        network,
+        "--data",
+        folder,
+        "--min-accuracy",
+        0.01,
+        "--out",
+        tmp_path / "whole",
+    )
+    words = " ".join(run(*taken, fails=True).stderr.split())
+    assert "holds another network (net.safetensors): `--overwrite` replaces it" in words
     (folder / "train" / "cat").rename(folder / "train" / "cow")
     (folder / "test" / "cat").rename(folder / "test" / "cow")
     again = ("explore", network, "--data", folder, "--min-accuracy", 0.01, "--out", out)
@@ -421,6 +433,10 @@ def test_a_front_is_exported_measured_and_compared(tmp_path: Path, monkeypatch):
     front = Front(points[:2], points[2], points, 3, 0.5, "macs", "greedy")
     (tmp_path / "front.json").write_text(json.dumps(front.to_json()))
     bundle = tmp_path / "net.wen"
+    stale = tmp_path / "stale.json"
+    stale.write_text(json.dumps(replace(front, weights=1).to_json()))
+    words = run("export", network, "--front", stale, "--out", bundle, fails=True).stderr
+    assert "was found with other weights than this network has" in " ".join(words.split())
     given = json.loads(
         run("export", network, "--front", tmp_path / "front.json", "--out", bundle, "--json").stdout
     )

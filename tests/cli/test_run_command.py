@@ -16,6 +16,8 @@ import wenable as we
 from tests.helpers.networks import small_resnet
 from wenable.cli.main import app
 from wenable.core.preprocessing import Preprocessing
+from wenable.runtime import Session
+from wenable.runtime.engine import EngineError
 from wenable.runtime.engine_onnxruntime import OnnxRuntime
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
@@ -196,3 +198,24 @@ def test_strict_and_deadlines_that_make_no_sense_are_refused(bundle: Path, pictu
     for deadline in ("0", "-1", "nan", "inf"):
         refused = run(bundle, given, "--deadline-ms", deadline, status=1)
         assert "must be a finite number above 0" in refused.stderr
+
+
+def test_an_input_that_the_engine_fails_on_does_not_take_the_others_with_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, count in (("a", 1), ("b", 3), ("c", 1)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((count, 3, 16, 16), np.float32))
+    run_session = Session.run
+
+    def without_memory(self, x, **settings):
+        if len(x) == 3:
+            raise EngineError("there is no memory for this batch")
+        return run_session(self, x, **settings)
+
+    monkeypatch.setattr(Session, "run", without_memory)
+    paths = [tmp_path / f"{name}.npy" for name in "abc"]
+    result = run(bundle, *paths, "--json", status=1)
+    assert [("error" in row, "answer" in row) for row in rows(result)] == [
+        (False, True), (True, False), (False, True)
+    ]  # fmt: skip
+    assert "there is no memory for this batch" in result.stderr

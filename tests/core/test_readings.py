@@ -1,6 +1,7 @@
 """Readings and fronts: a missing figure is absent with its reason, and JSON gives back the same."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -76,3 +77,20 @@ def test_a_front_is_a_sequence_and_survives_json():
 def test_a_front_that_was_damaged_is_refused(change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Front.from_json({**front().to_json(), **change})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("chosen", None), ("points", [None]), ("evaluations", float("inf")), ("path", 3)],
+)
+def test_what_is_no_front_is_refused_by_that(key: str, value: object):
+    values = json.loads(json.dumps(front().to_json())) | {key: value}
+    with pytest.raises(ValueError, match="not the JSON form of a front"):
+        Front.from_json(values)
+
+
+def test_a_front_keeps_what_tells_its_weights():
+    known = replace(front(), weights=1234)
+    assert Front.from_json(json.loads(json.dumps(known.to_json()))).weights == 1234
+    older = {key: value for key, value in front().to_json().items() if key != "weights"}
+    assert Front.from_json(older).weights is None

@@ -127,3 +127,22 @@ def test_what_is_no_file_folder_or_side_is_refused(folder: Path):
     file.write_text("[1]")
     with pytest.raises(ValueError, match="it has no list 'images'"):
         coco_folder(folder, file, side=32)
+
+
+def test_images_that_were_made_smaller_have_their_boxes_made_smaller_too(folder: Path):
+    whole = coco_folder(folder, folder / "boxes.json", side=32)[0]
+    with Image.open(folder / "1.png") as image:
+        image.resize((32, 16)).save(folder / "1.png")
+    half = coco_folder(folder, folder / "boxes.json", side=32)[0]
+    torch.testing.assert_close(half[1]["boxes"], whole[1]["boxes"])
+
+
+def test_images_that_are_turned_when_they_are_read_are_refused(folder: Path):
+    """A photograph of a phone: its boxes were drawn on the pixels as they are stored."""
+    with Image.open(folder / "1.png") as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # a quarter turn
+        image.save(folder / "1.png", exif=exif)
+    images = coco_folder(folder, folder / "boxes.json", side=32)
+    with pytest.raises(ValueError, match=r"1.png has 32 x 64 pixels.* are of 64 x 32.*EXIF"):
+        images[0]

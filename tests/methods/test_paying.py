@@ -8,6 +8,7 @@ import torch
 
 import wenable as we
 from tests.helpers.networks import IMAGES, small_resnet
+from wenable.cli.paying_words import left_out_line
 from wenable.core.cost_table import CostTable
 from wenable.core.space import Space
 from wenable.methods import Composition, method_from_json
@@ -70,6 +71,60 @@ def test_only_options_that_pay_are_offered_and_drawn(table, tmp_path):
     assert again.space == net.space
     assert again.conversion_method == net.conversion_method
     assert {each.name: each.reason for each in again.left_alone}[first] == alone.reason
+
+
+def test_options_that_were_not_measured_stay(table):
+    """The device was asked for groups up to 4; what 8 and 16 take there nobody knows."""
+    few = we.convert(small_resnet(), torch.zeros(IMAGES), method=we.WeightEnabling((1, 2, 4)))
+    first, *others = few.space.names
+    costs = {name: {1: 4.0, 2: 3.0, 4: 2.0} for name in others} | {first: {1: 4.0, 2: 5.0, 4: 5.0}}
+    costs = {knob.name: {n: costs[knob.name][n] for n in knob.options} for knob in few.space.knobs}
+    measured = CostTable(few.space, "ms", 0.5, costs, "made up", "a board")
+    every = we.convert(small_resnet(), torch.zeros(IMAGES)).space
+    found = we.convert(small_resnet(), torch.zeros(IMAGES), profile=measured).space
+    offered = {knob.name: knob.options for knob in found.knobs}
+    for knob in every.knobs:
+        slow = (2, 4) if knob.name == first else ()
+        assert offered.get(knob.name, (1,)) == tuple(n for n in knob.options if n not in slow)
+    net = we.convert(small_resnet(), torch.zeros(IMAGES), profile=measured)
+    profile = DeviceProfile("b", "a board", "made-up 1", 1, table=measured)
+    count = sum(len(knob.options) - 1 for knob in few.space.knobs)
+    assert f"{2} of {count} options are no faster" in left_out_line(net, profile)
+
+
+def test_layers_with_chains_of_their_own_keep_them(table):
+    table, _ = table
+    first, second, *_ = table.space.names
+    few = we.convert(small_resnet(), torch.zeros(IMAGES), method=we.WeightEnabling((1, 2))).space
+    costs = {knob.name: {1: 4.0, 2: 3.0} for knob in few.knobs}
+    measured = CostTable(few, "ms", 0.5, costs, "made up", "a board")
+    method = we.WeightEnabling((1, 2), groups_of={second: (1, 4, 16)})
+    found = we.convert(small_resnet(), torch.zeros(IMAGES), method=method, profile=measured)
+    offered = {knob.name: knob.options for knob in found.space.knobs}
+    assert offered[first] == (1, 2)
+    assert set(offered[second]) <= {1, 4, 16}
+    assert 4 in offered[second]
+
+
+def test_a_profile_of_another_network_is_refused_where_its_knobs_are_the_same(table):
+    """Sixteen pixels in the place of twelve: the knobs are alike, and what they cost is not."""
+    table, _ = table
+    net = we.convert(small_resnet(), torch.zeros(IMAGES), profile=table)
+    count = net.macs("full")
+    of_it, of_another = (
+        DeviceProfile("b", "a board", "made-up 1", 1, table=table, macs={"1": float(macs)})
+        for macs in (count, count + 1)
+    )
+    assert we.convert(small_resnet(), torch.zeros(IMAGES), profile=of_it).space == net.space
+    with pytest.raises(ValueError, match="`profile` is of another network, or of another size of"):
+        we.convert(small_resnet(), torch.zeros(IMAGES), profile=of_another)
+
+
+def test_a_profile_with_a_table_for_each_size_says_what_to_do(table):
+    table, _ = table
+    parts = DeviceProfile("b", "a board", "made-up 1", 1, parts=(table,))
+    with pytest.raises(ValueError, match="profile a bundle that has groups alone"):
+        we.convert(small_resnet(), torch.zeros(IMAGES), profile=parts)
 
 
 def test_older_files_leave_nothing_out():

@@ -182,3 +182,17 @@ def test_a_decision_says_how_much_it_has_seen():
     assert (
         chooser.choose(deadline_ms=50).evidence == 3000
     )  # of the window, three times 1 / (1 - target)
+
+
+def test_requests_that_are_far_apart_teach_the_spread_too():
+    """A machine that is twice as slow, asked every ten seconds: the level has faded each time."""
+    chooser, clock = controller(WITHOUT_ENERGY)
+    late = []
+    for _ in range(60):
+        clock.forward(10.0)
+        decision = chooser.choose(deadline_ms=DEADLINE_MS)
+        latency_ms = 2.0 * WITHOUT_ENERGY[decision.mode].latency_ms
+        clock.forward(latency_ms / 1e3)
+        late.append(chooser.observe(decision, latency_ms).total_ms > DEADLINE_MS)
+    assert decision.evidence > 40
+    assert not any(late[20:])

@@ -1,5 +1,6 @@
 """Requests with a limit, on a made-up engine and clock: what counts, what is chosen, what is learned."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -328,6 +329,65 @@ def test_patience_has_an_end():
     found = time_unloaded({0: lambda: None}, load, patience_s=0.1, watch=watch)
     assert found == {0: Timed()}
     assert clock() == pytest.approx(0.1, abs=0.01)
+
+
+def test_slow_modes_are_timed_each_where_nothing_disturbs_them():
+    """Longer than patience, which is for what disturbs: a board of 0.5 s a mode was never measured."""
+    clock, load = FakeClock(), Load()
+    calls = {n: lambda n=n: clock.forward(0.5 / (n + 1)) for n in range(5)}
+    watch = Watch(clock, clock.forward, lambda: None)
+    found = time_unloaded(calls, load, patience_s=3.0, watch=watch)
+    for number, each in found.items():
+        assert each.quiet == pytest.approx([500.0 / (number + 1)] * len(each.quiet))
+        assert len(each.quiet) >= 6
+        assert not each.loaded
+
+
+def test_patience_with_what_is_disturbed_ends_although_other_modes_are_slow():
+    clock, load = FakeClock(), Load()
+
+    def disturbed() -> None:
+        clock.forward(0.2)
+        load.served += 1
+
+    calls = {0: lambda: clock.forward(2.0), 1: disturbed}
+    watch = Watch(clock, clock.forward, lambda: None)
+    found = time_unloaded(calls, load, patience_s=1.0, watch=watch)
+    assert not found[1].quiet
+    assert clock() < 4 * 7 * 2.0 + 1.5
+
+
+def test_one_measures_at_a_time_of_those_that_share_cores():
+    one = World()
+    began, ended = threading.Event(), threading.Event()
+    with one.load.alone(lambda: False):
+        waiting = threading.Thread(
+            target=lambda: (began.set(), one.requests.warm_up(1), ended.set())
+        )
+        waiting.start()
+        assert began.wait(10)
+        assert not ended.wait(0.2)
+        assert not one.latencies.is_measured(1)
+    waiting.join(10)
+    assert ended.is_set()
+    assert one.latencies.is_measured(1)
+
+
+def test_who_is_closed_does_not_wait_to_measure():
+    load = Load()
+    with load.alone(lambda: False), load.alone(lambda: True):
+        pass
+    with load.alone(lambda: False):  # and what was not held is not released twice
+        pass
+
+
+def test_an_estimate_of_a_size_comes_before_what_follows_from_another():
+    known = Latencies(NAMES, TRUE_MS, {1: readings(*TRUE_MS)})
+    assert {mode: ms for mode, (ms, _) in known.figures(8).items()} == {
+        "1": 128.0, "1/2": 64.0, "1/4": 32.0
+    }  # fmt: skip
+    known.estimated(8, dict(zip(NAMES, (50.0, 30.0, 20.0), strict=True)))
+    assert known.figures(8) == {"1": (50.0, None), "1/2": (30.0, None), "1/4": (20.0, None)}
 
 
 # The controller

@@ -1,6 +1,8 @@
 """Inputs that are answered by the first mode that is sure: what is shared, who goes on, until when."""
 
 import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,15 @@ from tests.helpers.engines import NEEDS_KERNELS
 from tests.helpers.methods import MODES, converted_by
 from tests.helpers.networks import IMAGES
 from wenable.runtime import Session
+from wenable.runtime.controller import Controller
+from wenable.runtime.decisions import ModeFigures
 from wenable.runtime.engines import installed_engines, open_engine
+from wenable.runtime.escalating import Limit, StageRun
 from wenable.runtime.graph import Node, TensorType
 from wenable.runtime.onnx_writer import onnx_model
 from wenable.runtime.prepared import ClosedError
+from wenable.runtime.ready_stages import ReadyStages, figures_of_stages
+from wenable.runtime.requests import LimitedRequests
 from wenable.runtime.stages import StageModel, parts_of
 
 CHEAPEST_FIRST = {method: modes[::-1] for method, modes in MODES.items()}
@@ -116,8 +123,61 @@ def test_a_deadline_bounds_how_far_it_goes(bundles, images):
         assert (counters.within, counters.late) == (1, 1)
         for _ in range(5):
             session.escalate(x, 1.0, deadline_ms=10_000)
-        # What it learned is of the machine, not of having run several modes.
-        assert session.controller().slowdown < 20
+        # Modes that run one after another say nothing of how fast each is by itself.
+        assert session.controller().slowdown == 1.0
+        assert session.controller().counters.observations == 7
+
+
+@dataclass(frozen=True)
+class Part:
+    share: float
+
+
+def limit(deadline_ms: float, waits_ms=lambda: [0.0, 0.0]) -> tuple[Limit, Controller, Controller]:
+    """A little mode of 5 ms, and a big one of 50, of which a tenth is left after it."""
+    modes = [ModeFigures("little", 0.7, 5.0), ModeFigures("big", 0.9, 50.0)]
+    stages = ReadyStages((0, 1), [Part(1.0), Part(0.9)], [], shrinks=True)
+    of_stages = Controller(figures_of_stages(stages, modes))
+    of_modes = Controller(modes)
+    started = time.perf_counter()
+    return (
+        Limit(stages, of_stages, of_modes, deadline_ms, started, waits_ms), of_stages, of_modes
+    )  # fmt: skip
+
+
+def test_a_stage_that_few_are_left_for_does_not_make_the_machine_seem_fast():
+    for _ in range(5):
+        each, of_stages, of_modes = limit(200.0)
+        assert each.fits(1)
+        each.observe([StageRun(5.0, True), StageRun(4.0, False)], learn=True)
+        assert of_modes.slowdown == of_stages.slowdown == 1.0
+        assert of_modes.counters.within == 1
+        assert of_stages.predictions_ms[1] == pytest.approx(45.0 * 1.1)
+
+
+def test_what_the_stages_take_is_learned_of_them_alone():
+    each, of_stages, of_modes = limit(200.0)
+    each.fits(1)
+    each.observe([StageRun(20.0, True), StageRun(180.0, True)], learn=True)
+    assert of_stages.slowdown == pytest.approx(4.0)
+    assert of_modes.slowdown == 1.0
+
+
+def test_a_stage_that_is_not_ready_is_waited_for_and_not_learned_from():
+    each, of_stages, _ = limit(200.0, lambda: [0.0, 160.0])
+    assert not each.fits(1)  # 160 ms until it is ready, and 45 until it has run
+    each, of_stages, _ = limit(400.0, lambda: [0.0, 160.0])
+    assert each.fits(1)
+    each.observe([StageRun(5.0, True), StageRun(210.0, True)], learn=True)
+    assert of_stages.slowdown == 1.0
+
+
+def test_modes_are_not_warmed_up_while_a_request_of_a_new_size_waits(bundles, images, monkeypatch):
+    with Session(bundles["exits"], engine="onnxruntime", threads=1) as session:
+        session.escalate(images, 1.0)
+        monkeypatch.setattr(LimitedRequests, "warm_up", lambda *_: pytest.fail("it was measured"))
+        session.escalate(images, 1.0, deadline_ms=10_000)
+        assert session._sized[0].limited.begun(len(images)).slowdown == 1.0
 
 
 @pytest.mark.parametrize(
@@ -225,3 +285,29 @@ def grouped(images: np.ndarray, weight: np.ndarray, groups: int, bias: np.ndarra
     inputs, kernels = np.split(images, groups, axis=1), np.split(weight[:, :, 0, 0], groups)
     products = [np.einsum("oi,nihw->nohw", k, i) for i, k in zip(inputs, kernels, strict=True)]
     return np.concatenate(products, axis=1) + bias[:, None, None]
+
+
+def test_under_a_budget_stages_are_made_ready_for_deadlines_too(bundles, images):
+    """A deadline that leaves no time to prepare a mode: the background does it, and it is asked then."""
+    with Session(
+        bundles["slimmable"], engine="onnxruntime", threads=1, memory_budget_mb=64
+    ) as session:
+        x, until = images[:1], time.monotonic() + 60
+        while time.monotonic() < until:
+            if session.escalate(x, 1.0, deadline_ms=45.0).stages.tolist() == [2]:
+                break
+            time.sleep(0.05)
+        assert session.escalate(x, 1.0, deadline_ms=45.0).stages.tolist() == [2]
+
+
+def test_stages_go_by_measured_figures_once_there_are_some(bundles, images):
+    with Session(bundles["slimmable"], engine="onnxruntime", threads=1) as session:
+        modes = session._sized[0].limited.cheapest_first
+        stages = session._stages.of(modes, 1)
+        of_modes = Controller([ModeFigures(name, None, 5.0) for name in session.modes])
+        before = session._stages.controller(stages, 1, of_modes)
+        assert session._stages.controller(stages, 1, of_modes) is before
+        of_modes.replace([ModeFigures(name, None, 50.0) for name in session.modes])
+        again = session._stages.controller(stages, 1, of_modes)
+        assert again is before
+        assert again.modes[0].latency_ms == pytest.approx(50.0)

@@ -13,10 +13,12 @@ from tests.helpers.networks import converted, small_resnet
 from wenable.core.readings import Reading
 from wenable.runtime import DeviceProfile, first_choice, remembered
 from wenable.runtime.building import choose_each
+from wenable.runtime.bundle import Bundle
 from wenable.runtime.engine import EngineError
 from wenable.runtime.engines import installed_engines
 from wenable.runtime.first_choice import AS_WRITTEN, TABLE
 from wenable.runtime.implementations import as_written
+from wenable.runtime.known_modes import known_modes
 from wenable.runtime.session import Session
 
 X = np.random.default_rng(0).standard_normal((2, 3, 6, 6), dtype=np.float32)
@@ -193,3 +195,33 @@ def test_the_models_are_timed_for_real(exported, timed, monkeypatch):
     )
     assert opened(path).run(X, mode="1/4").shape == (2, 5)
     assert calls == [2]
+
+
+def test_what_a_profile_says_of_modes_does_not_hold_for_another_choice(exported):
+    _, path = exported
+    plain = opened(path).profile
+    slow = {mode: Reading(1e6, "ms") for mode in opened(path).modes}
+    known = DeviceProfile(plain.bundle, plain.device, plain.engine, plain.threads, latencies=slow)
+    with opened(path, profile=known) as session:
+        assert min(session.controller().predictions_ms) > 1e5
+    with opened(path, profile=known, choose=as_written) as session:
+        assert max(session.controller().predictions_ms) < 1e5
+
+
+def test_a_profile_of_another_device_is_told_of(exported):
+    _, path = exported
+    plain = opened(path).profile
+    other = DeviceProfile(plain.bundle, "a board", plain.engine, plain.threads)
+    with pytest.warns(UserWarning, match="`profile` was measured on a board, and this is "):
+        opened(path, profile=other).close()
+
+
+def test_energies_of_other_images_are_none(exported):
+    _, path = exported
+    bundle = Bundle(path)
+    energies = {str(each.mode): Reading(5.0, "mJ", source="a meter") for each in bundle.modes}
+    profile = DeviceProfile("", "", "", 1, energies=energies)
+    assert [each.energy.value for each in known_modes(bundle, profile)] == [5.0] * 3
+    for each in known_modes(bundle, profile, "64x64"):
+        assert each.energy.value is None
+        assert each.energy.reason == "measured for images of 64x64"

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from wenable.core.journal import JournalError
 from wenable.core.outcomes import Outcomes
 from wenable.measure.energy import EnergyPlan
 from wenable.measure.latency import TimingPlan
+from wenable.runtime import DeviceProfile
 from wenable.search import candidates, exploring
 from wenable.search.measured_costs import mode_energies, mode_latencies
 from wenable.strategies.constraints import Constraint
@@ -385,3 +387,77 @@ def test_settings_of_a_strategy_reach_it():
     most = Constraint(tabulated(net.space, net.macs, "MACs"), net.macs("1/2"))
     for strategy in (we.Knapsack([most]), we.NSGA2([most], trials=40)):
         assert all(net.macs(point.mode) <= net.macs("1/2") for point in explored(strategy))
+
+
+@pytest.mark.parametrize(
+    "budgets", [np.linspace(60_000, 90_000, 3), iter([60_000, 90_000])], ids=type
+)
+def test_budgets_may_be_an_array_or_be_gone_through_once(budgets: Any):
+    net = converted(groups=(1, 2, 4))
+    data = labelled(net)
+    least, most = net.macs(net.space.smallest), net.macs("full")
+    scaled = (least + (each - 60_000) / 30_000 * (most - least) for each in budgets)
+    budgets = np.array(list(scaled)) if isinstance(budgets, np.ndarray) else scaled
+    front = we.explore(
+        net,
+        data,
+        data,
+        min_accuracy=np.float32(0.0),
+        strategy=we.Knapsack(budgets=budgets, rounds=1),
+    )
+    assert net.space.smallest in [point.mode for point in front.explored]
+    assert json.loads(json.dumps(front.to_json()))["min_accuracy"] == 0.0
+
+
+@pytest.mark.parametrize("budgets", [5, ["many"], [None]])
+def test_budgets_that_are_no_numbers_are_refused(budgets: Any):
+    with pytest.raises(ValueError, match=r"`budgets` \(=.*\) must be numbers"):
+        we.Knapsack(budgets=budgets)
+
+
+def test_a_profile_of_a_network_with_more_options_says_what_to_do():
+    net, other = converted(groups=(1, 2)), converted(groups=(1, 2, 4))
+    data = labelled(net)
+    table = tabulated(other.space, other.macs, "ms")
+    profile = DeviceProfile("b", "a board", "made-up 1", 1, table=table)
+    with pytest.raises(
+        ValueError, match=r"`profile` does not fit.*lacks \(4\).*profile a bundle of"
+    ) as told:
+        we.explore(net, data, data, min_accuracy=0.3, cost="latency", profile=profile)
+    assert len(str(told.value)) < 400
+
+
+def test_a_profile_of_another_network_with_the_same_knobs_is_refused():
+    net = converted(groups=(1, 2))
+    data, table = labelled(net), tabulated(net.space, net.macs, "ms")
+    for macs, fits in ((net.macs("full"), True), (2 * net.macs("full"), False)):
+        profile = DeviceProfile("b", "a board", "e 1", 1, table=table, macs={"1": float(macs)})
+        search = {"min_accuracy": 0.3, "cost": "latency", "profile": profile}
+        if fits:
+            we.explore(net, data, data, **search)
+        else:
+            with pytest.raises(
+                ValueError, match="`profile` is of another network, or of another size"
+            ):
+                we.explore(net, data, data, **search)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "greedy-lazy", "knapsack"])
+def test_networks_that_take_more_than_tensors_are_searched(strategy: str):
+    class Halved(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+            x = self.first(x).relu()
+            return self.second(x if mask is None else x * mask)
+
+    torch.manual_seed(0)
+    net = we.convert(Halved(), (torch.zeros(2, 8), None), method=we.WeightEnabling((1, 2)))
+    x = torch.randn(40, 8)
+    with torch.no_grad():
+        data = [((x, None), net(x, None).argmax(1))]
+    front = we.explore(net, data, data, min_accuracy=0.3, strategy=strategy)
+    assert front.path[0].accuracy.value == 1.0
+    assert front.strategy == strategy

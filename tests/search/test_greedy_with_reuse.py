@@ -13,13 +13,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import wenable as we
 from tests.helpers.algorithm_2 import algorithm_2
-from tests.helpers.networks import Dense, Tokens, dense_network, give_norms_a_past, small_resnet
+from tests.helpers.networks import (
+    IMAGES,
+    Dense,
+    Tokens,
+    dense_network,
+    give_norms_a_past,
+    small_resnet,
+)
 from tests.helpers.processes import exit_status
 from wenable.core.cost_table import CostTable, tabulated
 from wenable.search import Work, estimate_search, plain_macs, search_greedily
 from wenable.search import greedy as exploring
 from wenable.search.candidates import Candidates
 from wenable.search.recorded import Source
+from wenable.search.run_identity import run_identity
 from wenable.strategies.journal import Journal, JournalError
 
 KINDS = {"greedy": we.Greedy, "greedy-lazy": we.GreedyLazy}
@@ -371,6 +379,29 @@ def test_a_journal_of_another_search_is_refused(tmp_path: Path):
     ):
         with pytest.raises(JournalError, match=message):
             again(**change)
+
+
+def test_a_journal_of_other_shuffles_or_statistics_is_refused(tmp_path: Path):
+    """Neither is among the weights, and modes answer otherwise."""
+    net, path = network(), tmp_path / "j.jsonl"
+    search, calibration = splits(net)
+    smallest = net.space.smallest
+    we.calibrate(net, smallest, calibration[:1])
+    header = run_identity(net, {"search": search}, "macs", "greedy", 0.5)
+    search_greedily(net, search, calibration, settings=we.Greedy(path), min_accuracy=0.5)
+    net.forget_calibrations([m for m in net.calibrated_modes if m != net.space.full])
+    we.calibrate(net, smallest, calibration[:1])
+    assert run_identity(net, {"search": search}, "macs", "greedy", 0.5) == header
+    we.calibrate(net, smallest, calibration)
+    changed = run_identity(net, {"search": search}, "macs", "greedy", 0.5)
+    assert {key for key in header if header[key] != changed[key]} == {"statistics"}
+    with pytest.raises(JournalError, match="statistics: "):
+        search_greedily(net, search, calibration, settings=we.Greedy(path), min_accuracy=0.5)
+    model = small_resnet()
+    shuffled = we.convert(model, torch.zeros(IMAGES), method=we.WeightEnabling(shuffle="all"))
+    plain = we.convert(model, torch.zeros(IMAGES), method=we.WeightEnabling(shuffle="none"))
+    headers = [run_identity(each, {}, "macs", "greedy", 0.5) for each in (shuffled, plain)]
+    assert {key for key in headers[0] if headers[0][key] != headers[1][key]} == {"method"}
 
 
 # --- refusals -----------------------------------------------------------------------------------------

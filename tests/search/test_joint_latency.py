@@ -156,7 +156,9 @@ def test_what_was_not_measured_is_refused_by_name():
     with pytest.raises(ValueError, match="`profile` has no table of energy: it is virtual"):
         we.explore(net, DATA, DATA, profile=nothing, min_accuracy=0.0, cost="energy")
     other = converted(JOINT["groups, sizes"])
-    with pytest.raises(ValueError, match="`table` belongs to another network"):
+    with pytest.raises(
+        ValueError, match="`profile` does not fit this network: `tables` holds one of another"
+    ):
         we.explore(other, DATA, DATA, profile=profile, **search)
     with pytest.raises(
         ValueError, match=r"counted without it; allowed with it: 'latency', 'energy'"

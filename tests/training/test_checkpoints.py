@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 import wenable as we
-from tests.helpers.networks import Tokens, converted
+from tests.helpers.networks import Tokens, converted, small_resnet
 from tests.helpers.training_runs import SETTINGS, batches, same, weights_of, with_dropout
+from wenable.core.preprocessing import Preprocessing
 from wenable.training import (
     ScheduleChangeWarning,
     StepReport,
@@ -158,6 +159,29 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         TrainState(with_dropout(), SETTINGS, 6).load(path)
     with pytest.raises(FileNotFoundError):
         TrainState(with_dropout(), SETTINGS, 6).load(tmp_path / "nothing")
+
+
+def test_a_run_of_a_network_that_looks_the_same_is_not_gone_on_with(tmp_path):
+    """Shuffles, sizes of images and the names of classes are in no tensor."""
+    path, model = tmp_path / "run.safetensors", small_resnet()
+
+    def network(shuffle="none", size=6, labels=("cat", "dog")):
+        net = we.convert(
+            model, torch.zeros(1, 3, size, size), method=we.WeightEnabling(shuffle=shuffle)
+        )
+        net.preprocessing = Preprocessing(size, (0.5,) * 3, (0.25,) * 3, labels=labels)
+        return net
+
+    TrainState(network(), SETTINGS, 6).save(path)
+    TrainState(network(), SETTINGS, 6).load(path)
+    TrainState(network(labels=()), SETTINGS, 6).load(path)
+    for other, words in (
+        ({"shuffle": "all"}, "other method"),
+        ({"size": 8}, "other multiply-accumulates"),
+        ({"labels": ("cat", "cow")}, "other classes"),
+    ):
+        with pytest.raises(ValueError, match=f"a run whose network has {words}"):
+            TrainState(network(**other), SETTINGS, 6).load(path)
 
 
 def test_a_loader_of_unknown_order_cannot_go_on_inside_an_epoch(tmp_path):

@@ -117,11 +117,15 @@ _SHORTCUT = (
 )
 
 
+_DOES_NOT_FIT = ("size of tensor", "Sizes of tensors", "is invalid for input of size")
+"""What torch says where a part of the batch meets the whole: in a sum, a concatenation, a view."""
+
+
 def _run(net: DynamicNetwork, inputs: torch.Tensor) -> torch.Tensor:
     try:
         return net(inputs)
     except RuntimeError as error:
-        if "size of tensor" in str(error):
+        if any(words in str(error) for words in _DOES_NOT_FIT):
             raise ValueError(_SHORTCUT) from error
         raise
 

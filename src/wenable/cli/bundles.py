@@ -23,6 +23,7 @@ from wenable.cli.terminal import (
 from wenable.core.files import check_writable, write_whole
 from wenable.core.mode_ids import resolve
 from wenable.measure.device import conditions_words, describe_device, usable_cores
+from wenable.modules.fingerprint import weights_fingerprint
 from wenable.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ def _wanted(
         found = read_front(front)
         if found.chosen.mode.space != net.space:
             raise ValueError(f"`--front` (={front}) was found for another network than this one")
+        if found.weights not in (None, weights_fingerprint(net)):
+            raise ValueError(
+                f"`--front` (={front}) was found with other weights than this network has, so its"
+                " accuracies are not those of this one: search again, or name modes with `--modes`"
+            )
         ids = found.ids
         # The figures to report, and a device chooses by: those that no search was lucky with.
         readings = {each.mode: {"accuracy": each.test or each.accuracy} for each in found.found}

@@ -22,6 +22,7 @@ from wenable.core.journal import SUPPORTED
 from wenable.core.readings import Front
 from wenable.core.space import Mode
 from wenable.modules.denormals import flush_denormals
+from wenable.modules.fingerprint import weights_fingerprint
 from wenable.report.csv_table import csv_table
 from wenable.report.figures import TEST, shown_accuracy
 from wenable.report.front_plot import Panel, plot_fronts
@@ -67,7 +68,7 @@ def run_explore(
       that fits the search split.
     - `overwrite`: whether what an earlier search left under `out` may be replaced.
     """
-    _check_out(out, overwrite)
+    _check_out(out, network, overwrite)
     console, progress = consoles(as_json)
     flush_denormals()
     net = open_saved(network, model)
@@ -88,13 +89,16 @@ def run_explore(
     progress.print(evaluations_words(net, chosen, known))
     with stdout_kept_clean():
         front = explore_with_bar(progress, net, data, cost, min_accuracy, chosen, of_cost)
+    front = replace(front, weights=weights_fingerprint(net))
+    out.mkdir(parents=True, exist_ok=True)
+    # What was found stays, whatever becomes of the test: an image may be damaged.
+    write_whole(out / "front.json", json.dumps(front.to_json(), indent=1))
+    saved = we.save(net, out / "net.safetensors")
     tested = evaluations(net, (point.mode for point in front.found), data, "test")
     front = with_tests(front, tested)
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "front.json", json.dumps(front.to_json(), indent=1))
     write_whole(out / "front.csv", csv_table({network.stem: front}))
     picture = plot_fronts({cost: Panel(front.found, (), TEST)}, out / "front.png")
-    saved = we.save(net, out / "net.safetensors")
     if chosen is not None and chosen.journal is not None:
         Path(chosen.journal).unlink()
     if as_json:
@@ -110,14 +114,20 @@ def run_explore(
     console.print(f"written: {', '.join(map(str, written))}")
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    """Refuse a folder whose front nobody asked to replace; a search that was stopped has none yet."""
+def _check_out(out: Path, network: Path, overwrite: bool) -> None:
+    """Refuse a folder whose front or network nobody asked to replace; a stopped search has none yet."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"`--out` (={out}) is a file; name a folder")
     if (out / "front.json").exists() and not overwrite:
         raise ValueError(
             f"`--out` (={out}) holds a front already (front.json): `--overwrite` replaces it and the"
             " network beside it, or name another folder"
+        )
+    saved = out / "net.safetensors"
+    if saved.exists() and network.exists() and not overwrite and not saved.samefile(network):
+        raise ValueError(
+            f"`--out` (={out}) holds another network (net.safetensors): `--overwrite` replaces it, or name"
+            " another folder"
         )
 
 

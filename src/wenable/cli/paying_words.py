@@ -10,8 +10,8 @@ def left_out_line(net: DynamicNetwork, profile: DeviceProfile) -> str:
     """Return how many options a profile took away from a network that was converted with it."""
     assert profile.table is not None  # or `convert` had refused it
     measured = profile.table.space.knobs
-    kept = {knob.name: len(knob.options) for knob in net.space.knobs}
-    gone = sum(len(knob.options) - kept.get(knob.name, 1) for knob in measured)
+    kept = {knob.name: knob.options for knob in net.space.knobs}
+    gone = sum(len({*knob.options}.difference(kept.get(knob.name, (1,)))) for knob in measured)
     whole = sum(knob.name not in kept for knob in measured)
     return (
         f"profile of {profile.device}, {profile.engine}: {gone} of"

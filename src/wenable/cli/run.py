@@ -14,6 +14,7 @@ from rich.console import Console
 from wenable.cli.inputs import Named, named_inputs
 from wenable.cli.terminal import consoles, counted, print_json
 from wenable.runtime import Session
+from wenable.runtime.engine import EngineError
 from wenable.runtime.sized import size_given
 
 
@@ -82,7 +83,7 @@ def _run_each(
             x = each.read(session.bundle.preprocessing)
             _warm_up(x, session, mode, deadline_ms, warm)
             found = list(_rows(each.name, x, session, mode, deadline_ms, top_k))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EngineError) as error:
             failed += 1
             rows.append({"input": each.name, "error": str(error)})
             problems.print(f"error: {error}", style="red", soft_wrap=True)

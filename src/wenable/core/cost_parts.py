@@ -47,7 +47,7 @@ class CostParts:
         for table in self.tables:
             if not _is_part(table.space, self.space):
                 raise ValueError(
-                    f"`tables` holds one of another network: its space is {table.space}"
+                    f"`tables` holds one of another network: {_difference(table.space, self.space)}"
                 )
             if table.unit != self.unit:
                 raise ValueError(
@@ -163,6 +163,24 @@ def missing_parts(
         str(space.full.replace(dict(zip(names, options, strict=True))))
         for options in itertools.islice(lacking, most)
     ]
+
+
+def _difference(part: Space, whole: Space) -> str:
+    """Return the first knob that keeps one space from being a part of another, in words."""
+    theirs = {knob.name: knob for knob in part.knobs}
+    ours = {knob.name: knob for knob in whole.knobs}
+    for name in (*ours, *theirs):
+        if name not in theirs:
+            return f"it has no knob {name!r}"
+        if name not in ours:
+            return f"its knob {name!r} is none of this one's; a layer that was left whole has none"
+        more = [each for each in theirs[name].options if each not in ours[name].options]
+        if more:
+            return (
+                f"its knob {name!r} has options that this one lacks ({', '.join(map(str, more))}); they may"
+                " have been left out of it since they did not pay: profile a bundle of this one"
+            )
+    return "its knobs come in another order"
 
 
 def _is_part(part: Space, whole: Space) -> bool:

@@ -127,6 +127,7 @@ class Front:
     - `path`: every step of the search, the full mode first.
     - `evaluations`: how many modes had their accuracy and cost evaluated.
     - `explored`: all modes that were evaluated, where the search kept them.
+    - `weights`: a fingerprint of the weights that were searched, where it is known.
 
     The points and `chosen` are above `min_accuracy`. Where costs are measured, noise can make
     another point beat `chosen`, which is then not among the points. Iterating, indexing and `len`
@@ -141,6 +142,7 @@ class Front:
     cost: str
     strategy: str
     explored: tuple[Point, ...] = ()
+    weights: int | None = None
 
     def __iter__(self) -> Iterator[Point]:
         return iter(self.points)
@@ -204,6 +206,7 @@ class Front:
             "cost": self.cost,
             "min_accuracy": self.min_accuracy,
             "evaluations": self.evaluations,
+            "weights": self.weights,
             "space": self.chosen.mode.space.to_json(),
             "chosen": {"id": ids[self.chosen.mode], **_point_to_json(self.chosen)},
             "points": [{"id": ids[point.mode], **_point_to_json(point)} for point in self.points],
@@ -233,8 +236,9 @@ class Front:
                 explored=tuple(
                     _point_from_json(each, space) for each in values.get("explored", ())
                 ),
+                weights=None if values.get("weights") is None else int(values["weights"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"`values` is not the JSON form of a front: {error}") from error
 
 

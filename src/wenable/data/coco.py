@@ -40,24 +40,42 @@ class CocoImages(Dataset[Example]):
         classes: tuple[str, ...],
         side: int,
         left_out: Counter[str],
+        told_sizes: Sequence[tuple[int, int] | None],
     ) -> None:
         self.paths, self.classes, self.side = tuple(paths), classes, side
         self.left_out, self._boxes, self._labels = left_out, boxes, labels
+        self._told_sizes = told_sizes
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        """Return an example; raises `UnreadableImageError` for a damaged file."""
+        """Return an example.
+
+        Raises `UnreadableImageError` for a damaged file, and `ValueError` where its sides are to each other
+        otherwise than the annotations say: boxes would lie in the wrong place.
+        """
         image = read_image(self.paths[index])
+        shrunk = _shrunk(image.size, self._told_sizes[index] or image.size, self.paths[index])
         scale = self.side / max(image.size)
         width, height = (max(1, round(scale * each)) for each in image.size)
         pixels = np.asarray(image.resize((width, height), resample=2), np.float32) / 255  # bilinear
         # What is beside the image is 0, the mean: a detector has nothing to find there.
         canvas = np.zeros((self.side, self.side, 3), np.float32)
         canvas[:height, :width] = (pixels - IMAGENET_MEAN) / IMAGENET_DEVIATION
-        target = {"boxes": scale * self._boxes[index], "labels": self._labels[index]}
+        target = {"boxes": scale * shrunk * self._boxes[index], "labels": self._labels[index]}
         return torch.from_numpy(canvas.transpose(2, 0, 1).copy()), target
+
+
+def _shrunk(size: tuple[int, int], told: tuple[int, int], path: Path) -> float:
+    """Return how much smaller an image is than its annotations say; they may be of the original."""
+    factor = max(size) / max(told)
+    if any(abs(side - factor * of_told) > 1 for side, of_told in zip(size, told, strict=True)):
+        raise ValueError(
+            f"{path} has {size[0]} x {size[1]} pixels, upright, and its annotations are of {told[0]} x"
+            f" {told[1]}: it was cut, or is turned when it is read (EXIF)"
+        )
+    return factor
 
 
 def coco_folder(
@@ -114,6 +132,7 @@ def coco_folder(
         tuple(names[number] for number in sorted(names)),
         side,
         left_out,
+        [_told_size(each) for each in known["images"]],
     )
 
 
@@ -129,6 +148,13 @@ def with_boxes(examples: Sequence[tuple[torch.Tensor, Any]]) -> tuple[torch.Tens
     """
     images, targets = zip(*examples, strict=True)
     return torch.stack(images), list(targets)
+
+
+def _told_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the width and height that a file tells of an image, if it does."""
+    width, height = (image.get(name) for name in ("width", "height"))
+    known = type(width) is int and type(height) is int and width > 0 and height > 0
+    return (width, height) if known else None
 
 
 def _read(file: Path) -> Mapping[str, list[Any]]:

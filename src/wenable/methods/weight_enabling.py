@@ -134,22 +134,27 @@ class WeightEnabling:
     def paying(self, table: CostTable) -> WeightEnabling:
         """Return the method without the options that a device runs no faster than a coarser one.
 
-        They would cost passes and accuracy in training and return nothing. Layers that the table does not
-        have keep what they have.
+        They would cost passes and accuracy in training and return nothing. What the table does not have,
+        whole layers or single options, was not measured, and stays.
 
         Raises `ValueError` with `tie`, whose knobs are no layers.
 
         >>> from wenable.core.space import Knob, Space
         >>> space = Space((Knob("conv", (1, 2, 4)),))
         >>> table = CostTable(space, "ms", 0.0, {"conv": {1: 3.0, 2: 3.5, 4: 2.0}}, device="a board")
-        >>> WeightEnabling().paying(table).worth
-        {'conv': (1, 4)}
+        >>> WeightEnabling((1, 2, 4, 8)).paying(table).worth
+        {'conv': (1, 4, 8)}
         """
         if self.tie != "none":
             raise ValueError(
                 f"`tie` (={self.tie!r}) makes one knob of several layers, and a cost table has one for each"
             )
-        return replace(self, worth=table.without_slower_options(), worth_on=table.device)
+        measured = {knob.name: knob.options for knob in table.space.knobs}
+        worth = {
+            name: tuple(n for n in self._chain(name) if n in kept or n not in measured[name])
+            for name, kept in table.without_slower_options().items()
+        }
+        return replace(self, worth=worth, worth_on=table.device)
 
     def plan(self, model: nn.Module, graph: TracedGraph) -> Plan:
         """Return which layers of a traced network switch, with their norms and shuffles.
@@ -256,12 +261,16 @@ class WeightEnabling:
     def _knob(self, module: nn.Module, name: str) -> Knob:
         noun = "neurons" if isinstance(module, nn.Linear) else "channels"
         inputs, outputs = channels_of(module)
-        chains = [chain for each, chain in self.groups_of.items() if fnmatchcase(name, each)]
-        groups = chains[-1] if chains else self.groups
+        groups = self._chain(name)
         worth = self.worth.get(name, groups)
         options = tuple(n for n in groups if n in worth and inputs % n == 0 and outputs % n == 0)
         sizes = ((f"input {noun}", inputs), (f"output {noun}", outputs))
         return Knob(name, options, sizes)
+
+    def _chain(self, name: str) -> tuple[int, ...]:
+        """Return the numbers of groups that are offered to a layer."""
+        chains = [chain for each, chain in self.groups_of.items() if fnmatchcase(name, each)]
+        return chains[-1] if chains else self.groups
 
     def _place_shuffles(
         self, knobs: Mapping[str, Knob], calls: Mapping[str, Sequence[LayerCall]]

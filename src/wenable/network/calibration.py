@@ -107,10 +107,15 @@ def _collecting_ranges(net: DynamicNetwork) -> Iterator[list[InputRange]]:
         if isinstance(layer, PrecisionLayer) and layer.input_range is not None
     ]
     unknown = [each for each in ranges if not each.is_known]
+    before = [each.running_bounds.clone() for each in unknown]
     for each in unknown:
         each.collecting = True
     try:
         yield unknown
+    except BaseException:  # what a part of the images showed must not stay
+        for each, bounds in zip(unknown, before, strict=True):
+            each.running_bounds.copy_(bounds)
+        raise
     finally:
         for each in unknown:
             each.collecting = False

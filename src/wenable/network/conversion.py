@@ -28,6 +28,7 @@ from wenable.network.convertible import check_convertible
 from wenable.network.dynamic_network import Calibration, DynamicNetwork, NetworkState
 from wenable.network.gain import warn_of_conversion, warn_of_strangers
 from wenable.network.image_sizes import counts_of_sizes
+from wenable.network.profile_of import check_profile_of
 from wenable.network.recounting import counted, structure_of
 
 
@@ -120,6 +121,8 @@ def convert(
     if check:
         norms = {call.module for call in graph.norms} & set(plan.replacements)
         _check_converted(copy_network(net), inputs, expected, norms)
+    if profile is not None:
+        check_profile_of(net, profile)
     fingerprint = weights_fingerprint(net, with_norms=True)
     net._wenable.calibrations[net.space.full] = Calibration(None, None, fingerprint)
     warn_of_conversion(model, plan, net._wenable.counts[1])
@@ -132,6 +135,11 @@ def convert(
 
 def _table_of(profile: HasTable | CostTable) -> CostTable:
     table = profile if isinstance(profile, CostTable) else profile.table
+    if table is None and getattr(profile, "parts", ()):
+        raise ValueError(
+            "`profile` has a cost table for each size of images, width, exit or precision, and none that"
+            " says what an option of a layer costs in all of them: profile a bundle that has groups alone"
+        )
     if table is None:
         raise ValueError(
             "`profile` has no cost table, which says what each option of a layer costs: measure it again"

@@ -102,6 +102,7 @@ def profile(
         opened.threads,
         conditions=conditions(),
         precision=computes_in,
+        macs=_macs_of(bundle),
     )
     where = _place_to_keep(found)
     settings = {
@@ -186,6 +187,12 @@ def _table(
     return measure_cost_table(
         builder, engine, plan.scheme_timing, on_progress, modes=plan.table_modes, steps=steps
     )
+
+
+def _macs_of(bundle: Bundle) -> dict[str, float]:
+    """Return what each mode computes, as the bundle says."""
+    counts = {str(each.mode): each.readings.get("macs") for each in bundle.modes}
+    return {mode: each.known for mode, each in counts.items() if each is not None}
 
 
 def _left_out(bundle: Bundle, parts: Sequence[Part]) -> Iterator[str]:

@@ -23,6 +23,7 @@ _FRONT, _UNIFORM = "#0b62a8", "#d9730d"
 _SCALES = {
     "macs": (1e-6, "multiply-accumulates of one image (millions)"),
     "bit_operations": (1e-9, "bit operations of one image (thousand millions)"),
+    "energy": (1.0, "energy of one image (mJ)"),
 }
 _PARTS = 24  # of the line between two points of a front, which no name is to lie on
 _LATENCY = (1.0, "latency of one image (ms, median and quartiles)")

@@ -201,7 +201,8 @@ class Controller:
         - `latency_ms`: how long the mode ran.
         - `total_ms`: how long the request took from its beginning, which is held against the deadline;
           `latency_ms` where nothing is said.
-        - `learn`: False for the first call of a mode after it was prepared, which says nothing of others.
+        - `learn`: False to count it alone: the first call of a mode after it was prepared says nothing of
+          others.
 
         Raises `ValueError` for an unknown mode and a latency that is not finite and above 0.
 
@@ -222,7 +223,7 @@ class Controller:
             ratio = latency_ms / figures.latency_ms
             total_ms = latency_ms if total_ms is None else total_ms
             outcome = Outcome(now, index, figures.name, latency_ms, ratio, deadline_ms, total_ms)
-            if isinstance(mode, Decision) and deadline_ms is not None:
+            if learn and isinstance(mode, Decision) and deadline_ms is not None:
                 self._adapt(mode, late=total_ms > deadline_ms)
             self._log.observed(outcome)
         return outcome

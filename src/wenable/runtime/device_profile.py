@@ -68,6 +68,7 @@ class DeviceProfile:
     - `energies`: mode, as text -> its energy for one example; `energy_table` and `energy_parts`: as those
       of the latency. Without a meter all are absent, and `energy_reason` says why.
     - `precision`: that the engine computed in; the name of the engine says others than float32 too.
+    - `macs`: mode, as text -> its multiply-accumulates for one example, which tell networks apart.
     - `events`: what happened meanwhile, as that the device grew slower and what was measured again.
     """
 
@@ -88,6 +89,7 @@ class DeviceProfile:
     parts: tuple[CostTable, ...] = ()
     energy_parts: tuple[CostTable, ...] = ()
     precision: str = "float32"
+    macs: Mapping[str, float] = field(default_factory=dict)
 
     def tables(self, cost: str) -> tuple[CostTable, ...]:
         """Return the tables of a cost, `"latency"` or `"energy"`: one, one for each part, or none."""
@@ -204,6 +206,7 @@ class DeviceProfile:
             "parts": [each.to_json() for each in self.parts],
             "energy_parts": [each.to_json() for each in self.energy_parts],
             "precision": self.precision,
+            "macs": dict(self.macs),
             "events": list(self.events),
         }
 
@@ -232,6 +235,7 @@ class DeviceProfile:
                 _tables(values.get("parts", ()), "ms"),
                 _tables(values.get("energy_parts", ()), "mJ"),
                 _precision(values),
+                {str(mode): float(count) for mode, count in values.get("macs", {}).items()},
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a device profile lacks {error}") from error
@@ -250,7 +254,8 @@ class DeviceProfile:
     def check_fits(self, bundle: str, engine: Engine) -> None:
         """Raise `ValueError` where it was measured of another network, or in another way.
 
-        That is in another precision, by another engine, or with another number of threads.
+        That is in another precision, by another engine, or with another number of threads. Warns
+        (`UserWarning`) where it was measured on another device.
 
         - `bundle`: the structure of the bundle.
         """
@@ -268,6 +273,17 @@ class DeviceProfile:
                 raise ValueError(
                     f"`profile` was measured with {what} {found}; this session has {expected}"
                 )
+        if self.device != (here := describe_device()):
+            warnings.warn(
+                f"`profile` was measured on {self.device}, and this is {here}: its times and energies are"
+                " taken for those of this device",
+                stacklevel=4,
+            )
+
+
+def without_modes(profile: DeviceProfile) -> DeviceProfile:
+    """Return a profile without what was measured of whole modes."""
+    return replace(profile, latencies={}, energies={})
 
 
 def scheme_of(profile: DeviceProfile, mode: str) -> str | None:

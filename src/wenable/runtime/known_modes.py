@@ -26,11 +26,18 @@ class KnownMode:
     energy: Reading
 
 
-def known_modes(bundle: Bundle, profile: DeviceProfile) -> list[KnownMode]:
-    """Return what is known of each mode of a bundle, in their order."""
+def known_modes(bundle: Bundle, profile: DeviceProfile, measured_at: str = "") -> list[KnownMode]:
+    """Return what is known of each mode of a bundle, in their order.
+
+    - `measured_at`: the size of images that energies were measured at, where the bundle is at another.
+    """
     ranks, shares = _ranks(bundle), _shares(bundle)
+    energies = [_energy(each, profile) for each in bundle.modes]
+    if measured_at:
+        unknown = Reading(None, "mJ", reason=f"measured for images of {measured_at}")
+        energies = [each if each.value is None else unknown for each in energies]
     return [
-        KnownMode(str(each.mode), ranks[number], shares[number], _energy(each, profile))
+        KnownMode(str(each.mode), ranks[number], shares[number], energies[number])
         for number, each in enumerate(bundle.modes)
     ]
 

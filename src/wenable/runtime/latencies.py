@@ -72,9 +72,12 @@ class Latencies:
         nothing is known of any size.
         """
         with self._lock:
+            for known in (self._measured, self._estimated):
+                if batch in known:  # an estimate of this size before what follows from another one
+                    return known[batch]
             known = self._measured or self._estimated
-            if not known or batch in known:
-                return known.get(batch)
+            if not known:
+                return None
             below = max((each for each in known if each < batch), default=None)
             above = min((each for each in known if each > batch), default=None)
             return {

@@ -101,7 +101,7 @@ class LimitedRequests:
         controller = self._controllers.get(batch)
         if controller is None:
             self._check(batch, deadline_ms, max_energy_mj)
-            controller = self._begun(batch)
+            controller = self.begun(batch)
         if batch in self._unfinished:
             self._improve(batch)
         clock, prepared = self._watch.clock, self._prepared
@@ -113,7 +113,7 @@ class LimitedRequests:
                 max_energy_mj=max_energy_mj,
                 strict=strict,
                 spent_ms=1e3 * (clock() - started),
-                waits_ms=None if all_ready else self._waits_ms(batch),
+                waits_ms=None if all_ready else self.waits_ms(batch),
             )
             was_ready = all_ready or prepared.is_ready(decision.mode, batch)
             held = prepared.take(decision.mode, batch)
@@ -134,6 +134,13 @@ class LimitedRequests:
             self.warm_up(batch)
         return self._controllers[batch]
 
+    def under_way(self, batch: int) -> Controller:
+        """Return the controller of a size of batch by what is known; the background finds out the rest."""
+        controller = self.begun(batch)
+        if batch in self._unfinished:
+            self._improve(batch)
+        return controller
+
     def warm_up(self, batch: int) -> None:
         """Prepare the modes for a size of batch, and time them unless that was done."""
         self._prepared.check_open()
@@ -142,7 +149,7 @@ class LimitedRequests:
                 self._prepare_each(batch)
             else:
                 self._measure(batch)
-        self._begun(batch)
+        self.begun(batch)
 
     def close(self) -> None:
         """Wait for what runs in the background, and forget the controllers."""
@@ -160,7 +167,7 @@ class LimitedRequests:
             figures = self._figures(batch, {each.name: (1.0, None) for each in self._modes})
             Controller(figures, target=self._target).choose(max_energy_mj=max_energy_mj)
 
-    def _begun(self, batch: int) -> Controller:
+    def begun(self, batch: int) -> Controller:
         """Return the controller of a size of batch, by what is known of it or of others."""
         known = self._latencies.figures(batch)
         if known is None:
@@ -205,7 +212,7 @@ class LimitedRequests:
             )
         return found
 
-    def _waits_ms(self, batch: int) -> list[float]:
+    def waits_ms(self, batch: int) -> list[float]:
         """Return what each mode needs to be made ready: as others did, by the size of the model."""
         prepared, numbers = self._prepared, range(len(self._modes))
         guesses = [_MS_OF_A_MODEL + _MS_OF_A_MB * prepared.size(n) / 2**20 for n in numbers]
@@ -290,7 +297,8 @@ class LimitedRequests:
             for call in calls.values():
                 call()  # the first call takes memory, which may need room
             patience = _PATIENCE_S / len(groups)
-            found |= time_unloaded(calls, self._load, patience_s=patience, watch=self._watch)
+            with self._load.alone(lambda: self._prepared.is_closed):
+                found |= time_unloaded(calls, self._load, patience_s=patience, watch=self._watch)
         return self._taken_in(batch, found)
 
     def _taken_in(self, batch: int, found: Mapping[int, Timed]) -> bool:

@@ -19,9 +19,9 @@ from wenable.core.space import Mode, ModeChoice
 from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
-from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_of
+from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_of, without_modes
 from wenable.runtime.engine import ModeEngine, PlannedMode, Runner, SharesMemory, precision_of
-from wenable.runtime.escalating import Limit, Score, check_can_escalate, escalate, sure
+from wenable.runtime.escalating import Score, check_can_escalate, escalate, limit_of, sure
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
 from wenable.runtime.image_sizes import with_smaller_images
@@ -121,9 +121,7 @@ class Session:
             for place, each in enumerate(bundles)
         ]
         apart = isinstance(self.engine, ModeEngine) or memory_budget_mb is not None
-        self._stages = StagesOfSession(
-            self.bundle, self.engine, self._prepared.call if apart else None
-        )
+        self._stages = StagesOfSession(self.bundle, self.engine, self._prepared if apart else None)
         tell_after_fork(self)
 
     def _at_size(self, place: int, bundle: Bundle, *, measure: bool, target: float) -> Sized:
@@ -134,8 +132,10 @@ class Session:
                 bundle, self.engine, self._kernels, self.profile, measure=measure,
                 profiled=place == 0,  # at the example's size
             )  # fmt: skip
-        known = known_modes(bundle, self.profile)
-        measured = {} if place else {1: self.profile.latencies}
+        # What a profile says of whole modes holds for layers that run as it says.
+        profile = self.profile if self._choose is None else without_modes(self.profile)
+        known = known_modes(bundle, profile, size_words(self.bundle) if place else "")
+        measured = {} if place else {1: profile.latencies}
         count = len(bundle.modes)
         limited = LimitedRequests(
             known,
@@ -319,18 +319,19 @@ class Session:
         stages = self._stages.of(numbers, batch)
         limit = None
         if deadline_ms is not None:
-            limit = Limit(stages, self.controller(batch), deadline_ms, started)
+            limited = self._sized[0].limited
+            limit = limit_of(self._stages, stages, limited, batch, deadline_ms, started)
         load.running.append(None)
         try:
             with self._prepared.turn:
-                answers, last = escalate(
+                answers, ran = escalate(
                     stages, inputs, is_sure, (lambda _: True) if limit is None else limit.fits
                 )
         finally:
             load.running.pop()
             load.served += 1
         if limit is not None:
-            limit.observe(last, learn=ready)
+            limit.observe(ran, learn=ready)
         return answers
 
     def _asked_in_turn(self, modes: Sequence[ModeChoice] | None) -> tuple[int, ...]:
@@ -400,7 +401,7 @@ class Session:
         for each in self._sized:
             each.limited.forget()
         self._stages.forget()
-        self._load.running.clear()
+        self._load.forget()
 
     def example(self, batch: int = 1) -> Any:
         """Return inputs to try a session with: random numbers, or zeros for whole ones."""

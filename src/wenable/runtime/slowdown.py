@@ -77,9 +77,9 @@ class Machine:
         self._spreads: dict[int, Spread] = {}
         self.costs = [list(units) for _ in range(_BANDS)]
         self._corrections = [[0.0] * len(modes) for _ in range(_BANDS)]
-        self._memory_s = memory_s
+        self._memory_s, self._forget_s = memory_s, forget_s
         self._recent = _Recent(memory_s, forget_s)
-        self._suspect: tuple[int, _Seen] | None = None
+        self._suspect: tuple[int, _Seen, float] | None = None
         self._rises = [-math.inf] * _BANDS  # when the level last rose, from each band
         self._before: tuple[int, float, float] | None = None  # place, ratio, time of the last one
 
@@ -126,17 +126,21 @@ class Machine:
             self.spread(band).add(*seen)
         elif since <= self._memory_s:
             pass  # it had started before the rise was seen
-        elif self._suspect is None or since <= _QUIET * self._memory_s:
+        elif self._suspect is None or since <= _QUIET * self._memory_s or self._is_old(now):
             self._settle()
-            self._suspect = band, seen
+            self._suspect = band, seen, now
         else:
             self._suspect, self._rises[band] = None, now
 
     def _settle(self) -> None:
         if self._suspect is not None:  # it stayed alone: an outlier, which the spread has to know
-            band, seen = self._suspect
+            band, seen, _ = self._suspect
             self.spread(band).add(*seen)
             self._suspect = None
+
+    def _is_old(self, now: float) -> bool:
+        """Say whether the last slow request was too long ago for one now to be in a row with it."""
+        return self._suspect is not None and now - self._suspect[2] > self._forget_s
 
     def _compare(self, place: int, ratio: float, now: float) -> None:
         """Put part of the difference to the request before down to the two modes, if they differ."""

@@ -35,7 +35,8 @@ class SharedNetwork(ModelHubMixin, library_name="wenable", tags=["dynamic-neural
 
     `save_pretrained(folder)`, `push_to_hub("owner/name")` and `from_pretrained(folder or name)` are
     huggingface_hub's. A folder holds the file that `wenable.load` reads, the fronts as JSON, and
-    the card. A card that somebody wrote by hand is left as it is.
+    the card. A card that somebody wrote by hand is left as it is in a folder; a push to a repository
+    replaces the one that is there.
 
     Raises `ValueError` where a front belongs to another network.
 

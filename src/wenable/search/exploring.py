@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+import torch
+
 from wenable.core.cost_parts import CostParts
 from wenable.core.cost_table import BIT_OPERATIONS, CostTable
 from wenable.core.journal import Journal
@@ -121,7 +123,7 @@ def explore(
             f"`max_error` (={max_error}) is a limit of a `metric` of which less is better"
         )
     else:
-        limit = min_accuracy
+        limit = float(min_accuracy)
     check_dynamic(net)
     if cost not in get_args(Cost):
         allowed = ", ".join(map(repr, get_args(Cost)))
@@ -147,7 +149,10 @@ def explore(
                 net, Judged(net, search_batches, calibration_batches, judge, limit, journal), chosen,
                 known, lambda: _costs(net, cost, known, timing), cost, on_step,
             )  # fmt: skip
-    if journaled and isinstance(chosen, Greedy | GreedyLazy) and not several_processes():
+    # Images of inputs that hold more than tensors cannot be taken apart and kept.
+    tensors = all(isinstance(each, torch.Tensor) for each in net.example_batch)
+    greedily = journaled and tensors and isinstance(chosen, Greedy | GreedyLazy)
+    if greedily and not several_processes():
         front = search_greedily(
             net, search_batches, calibration_batches, chosen, min_accuracy=limit,
             cost=counted or known, on_step=on_step,
@@ -160,7 +165,8 @@ def explore(
 
             def run() -> Front:
                 ended = evaluated.keeping_the_path(on_step)
-                return greedy(net.space, evaluated.accuracy, costs, limit, cost=cost, on_step=ended)
+                search = greedy_lazy if isinstance(chosen, GreedyLazy) else greedy
+                return search(net.space, evaluated.accuracy, costs, limit, cost=cost, on_step=ended)
 
         else:
 

@@ -10,6 +10,7 @@ from wenable.core.cost_table import BIT_OPERATIONS, CostTable
 from wenable.core.space import Space
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.mode_costs import knobs_of_products, tables_of_each
+from wenable.network.profile_of import check_profile_of
 
 Cost = Literal["macs", "bit_operations", "latency", "energy"]
 UNITS: dict[str, str] = {
@@ -46,6 +47,7 @@ def known_costs(
     """
     if profile is not None:
         table = _of_profile(cost, table, profile)
+        check_profile_of(net, profile)
     if table is None:
         if cost in _COUNTED:
             tables = tables_of_each(net, cost)
@@ -53,10 +55,11 @@ def known_costs(
         _check_can_be_measured(net, cost)
         return None
     tables = (table,) if isinstance(table, CostTable) else tuple(table)
-    costs = _parts(net.space, tables)
+    name = "`profile`" if profile is not None else "`table`"
+    costs = _parts(net.space, tables, name)
     if costs.unit != UNITS[cost]:
         raise ValueError(f"`table` is in {costs.unit}; `cost` (={cost!r}) needs {UNITS[cost]}")
-    _check_whole(costs, "`profile`" if profile is not None else "`table`")
+    _check_whole(costs, name)
     if not costs.knobs:
         _check_sums(net, cost)
     return costs
@@ -78,11 +81,11 @@ def _of_profile(
     return profile.tables(cost)
 
 
-def _parts(space: Space, tables: tuple[CostTable, ...]) -> CostParts:
+def _parts(space: Space, tables: tuple[CostTable, ...], name: str) -> CostParts:
     try:
         return CostParts(space, tables).costliest_first()
     except ValueError as error:
-        raise ValueError(f"`table` belongs to another network: {error}") from error
+        raise ValueError(f"{name} does not fit this network: {error}") from error
 
 
 def _check_whole(costs: CostParts, name: str) -> None:

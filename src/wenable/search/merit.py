@@ -202,4 +202,4 @@ def limit_of(metric: Metric, min_accuracy: float | None, max_error: float | None
         )
     if given != given or given in (float("inf"), float("-inf")):
         raise ValueError(f"`{wanted}` (={given}) must be a finite number")
-    return given
+    return float(given)

@@ -33,13 +33,28 @@ def run_identity(
     return {
         "weights": weights_fingerprint(net, with_norms=True),
         "space": net.space.to_json(),
+        "method": net.conversion_method.to_json(),
         "calibrated": sorted(map(str, net.calibrated_modes)),
+        "statistics": _of_statistics(net),
         "cost": cost if isinstance(cost, str) else cost.to_json(),
         "strategy": strategy,
         "threshold": limit,
         **({"metric": metric} if metric else {}),
         **{name: _identity(batches, net) for name, batches in splits.items()},
     }
+
+
+def _of_statistics(net: DynamicNetwork) -> int:
+    """Return a checksum of the statistics that modes were calibrated to before the search."""
+    checksum = 0
+    for mode in sorted(net.calibrated_modes, key=str):
+        calibration = net.calibration(mode)
+        kept = None if calibration is None else calibration.statistics
+        for name, statistics in sorted((kept or {}).items()):
+            checksum = zlib.crc32(f"{mode} {name}".encode(), checksum)
+            for each in (statistics.mean, statistics.var):
+                checksum = zlib.crc32(_content(each), checksum)
+    return checksum
 
 
 def _identity(batches: Iterable[Any], net: DynamicNetwork) -> dict[str, Any]:

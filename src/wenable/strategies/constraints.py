@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -88,6 +88,19 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"at most {self.most:g} {self.table.unit}"
+
+
+def numbers_of(budgets: Iterable[float] | None) -> tuple[float, ...] | None:
+    """Return budgets as numbers, which may be an array, or come from what can be gone through once.
+
+    Raises `ValueError` where they are no numbers.
+    """
+    if budgets is None:
+        return None
+    try:
+        return tuple(map(float, budgets))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`budgets` (={budgets!r}) must be numbers, one or several") from error
 
 
 def check_constraints(space: Space, constraints: Sequence[Constraint]) -> Mode:

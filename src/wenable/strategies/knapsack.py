@@ -16,6 +16,7 @@ from wenable.strategies.constraints import (
     cheapest_within,
     check_constraints,
     check_space,
+    numbers_of,
     worthwhile,
 )
 from wenable.strategies.fronts import Evaluations, check_exceeded, check_min_accuracy
@@ -78,6 +79,7 @@ def knapsack(
     >>> [(str(point.mode), point.cost.known) for point in front], front.evaluations
     ([('1', 9.0), ('1/2,1', 7.0)], 4)
     """
+    budgets = numbers_of(budgets)
     check_min_accuracy(min_accuracy)
     check_space(space, table, "`table`")
     check_constraints(space, constraints)
@@ -195,7 +197,7 @@ def check_budgets(
         if value < 1:
             raise ValueError(f"`{name}` (={value}) must be at least 1")
     least = least_cost(table)
-    for budget in budgets or ():
+    for budget in () if budgets is None else budgets:
         if not least <= budget < math.inf:
             raise ValueError(
                 f"`budgets` holds {budget:g} {table.unit}; it must be finite, and the least"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from wenable.core.space import ModeChoice
-from wenable.strategies.constraints import Constraint
+from wenable.strategies.constraints import Constraint, numbers_of
 
 Journal: TypeAlias = str | os.PathLike[str] | None
 
@@ -77,6 +77,9 @@ class Knapsack:
     count: int = 12
     rounds: int = 8
     journal: Journal = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budgets", numbers_of(self.budgets))
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class TrainState:
             "step": self.step,
             "steps": self.steps,
             "config": self.config.to_json(),
+            "network": self._network(),
             "groups": optimizer["param_groups"],
             "numbers": numbers,
             "implementations": self.implementations,
@@ -102,6 +103,7 @@ class TrainState:
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = tensor
         _check_same_network(path, self.net.state_dict(), parts["net"])
+        self._check_network(path, header)
         try:
             self.net.load_state_dict(parts["net"])
             if self.average is not None:
@@ -119,6 +121,15 @@ class TrainState:
         self.step = int(header["step"])
         if header["config"]["epochs"] != self.config.epochs:
             self.planned = header["config"]["epochs"], header["steps"]
+
+    def _network(self) -> dict[str, Any]:
+        """Return what tells networks of equal tensors apart: shuffles, sizes of images, classes."""
+        prepared = getattr(self.net, "preprocessing", None)
+        return {
+            "method": json.loads(json.dumps(self.net.conversion_method.to_json())),
+            "multiply-accumulates": self.net.macs("full"),
+            "classes": None if prepared is None else list(prepared.labels) or None,
+        }
 
     def _check_settings(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
         ours, theirs = self.config.to_json(), with_present_words(header["config"])
@@ -142,6 +153,15 @@ class TrainState:
                 f" `epochs` (={ours['epochs']}) must not be fewer"
             )
 
+    def _check_network(self, path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+        for name, value in self._network().items():
+            known = header.get("network", {}).get(name)  # older files do not tell
+            if known is not None and value is not None and value != known:
+                raise ValueError(
+                    f"{path} belongs to a run whose network has other {name} ({known}) than this one"
+                    f" ({value}): resume with the same settings, or start a new run"
+                )
+
     def change_of_schedule(self) -> str:
         """Return in a sentence what another number of epochs changes; empty where it is the same."""
         if self.planned is None:
@@ -157,11 +177,11 @@ class TrainState:
             f" is {rates[1]:.3g} at step {self.step} where it was to be {rates[0]:.3g}, and follows the"
             f" schedule of {self.config.epochs} epochs from here"
         )
-        if self.config.grow_from is not None:
-            before, now = (
-                planned.modes_at(self.step, steps),
-                self.config.modes_at(self.step, self.steps),
-            )
+        before, now = (
+            planned.modes_at(self.step, steps),
+            self.config.modes_at(self.step, self.steps),
+        )
+        if before != now:
             words += f"; a step makes {now} passes where it was to make {before}"
         return words
 
