@@ -127,5 +127,5 @@ def test_a_machine_that_is_slow_for_a_while_is_followed(seed: int):
     before, slow, after = (world.outcomes(*each) for each in ((0, 3), (3.3, 6), (7, 9)))
     for each in (before, after):
         assert each["in time"] >= 0.99 * each.total()
-    assert slow["in time"] >= 0.95 * (slow["in time"] + slow["late"])
+    assert slow["in time"] >= 0.94 * (slow["in time"] + slow["late"])
     assert slow["in time"] >= 0.5 * slow.total()

@@ -27,6 +27,10 @@ class Runner(Protocol):
         ...
 
 
+HALF_A_TICK_MS = 0.0005
+"""What an operation is taken to need that counters of whole microseconds tell nothing of."""
+
+
 @dataclass(frozen=True)
 class OperationTime:
     """What an engine's own counters say of one operation as it ran.

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from wenable.runtime.engine import EngineError, Lost, OperationTime, check_not_lost, reason_of
+from wenable.runtime.engine import (
+    HALF_A_TICK_MS,
+    EngineError,
+    Lost,
+    OperationTime,
+    check_not_lost,
+    reason_of,
+)
 from wenable.runtime.forking import abandon, started, tell_after_fork
 from wenable.runtime.quiet_openvino import openvino
 
@@ -135,7 +142,7 @@ class OpenVino:
             OperationTime(
                 () if kind == "Reorder" else fused.get(name, (name,)),
                 kind in _COMPUTES,
-                min(times[1:]),
+                max(min(times[1:]), HALF_A_TICK_MS),
             )
             for (name, kind), times in found.items()
             if any(times[1:])

@@ -151,8 +151,8 @@ def explore(
             )  # fmt: skip
     # Images of inputs that hold more than tensors cannot be taken apart and kept.
     tensors = all(isinstance(each, torch.Tensor) for each in net.example_batch)
-    greedily = journaled and tensors and isinstance(chosen, Greedy | GreedyLazy)
-    if greedily and not several_processes():
+    alone = tensors and not several_processes()
+    if known is not None and alone and isinstance(chosen, Greedy | GreedyLazy):
         front = search_greedily(
             net, search_batches, calibration_batches, chosen, min_accuracy=limit,
             cost=counted or known, on_step=on_step,

@@ -124,6 +124,8 @@ class TrainState:
 
     def _network(self) -> dict[str, Any]:
         """Return what tells networks of equal tensors apart: shuffles, sizes of images, classes."""
+        if not isinstance(self.net, DynamicNetwork):  # one that stands beside it in a comparison
+            return {}
         prepared = getattr(self.net, "preprocessing", None)
         return {
             "method": json.loads(json.dumps(self.net.conversion_method.to_json())),
