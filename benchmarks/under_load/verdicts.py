@@ -22,7 +22,7 @@ ELASTIC = ("elastic", "widths", "exits-size")
 PAIRS = (
     ("elastic", "ladder"), ("widths", "ladder"), ("exits-size", "ladder"),
     ("elastic", "exits"), ("widths", "exits"), ("exits-size", "exits"),
-    ("elastic", "widths"), ("exits-size", "widths"),
+    ("elastic", "widths"), ("exits-size", "widths"), ("exits", "ladder"),
 )  # fmt: skip
 """Whose controller is held against whose."""
 
