@@ -39,7 +39,8 @@ def main() -> None:
     alone = [statistics.median(column) for column in zip(*_steps(kernels, ALONE_S), strict=True)]
     loaded = _beside(arguments.program, kernels, arguments.seconds)
     columns = [tuple(round(max(step[k] / alone[k], 0.5), 2) for step in loaded) for k in range(2)]
-    trace = LoadTrace(f"recorded: {arguments.name}", STEP_S, *columns)
+    compute, memory = columns
+    trace = LoadTrace(f"recorded: {arguments.name}", STEP_S, compute, memory)
     made = {"program": " ".join(arguments.program), "machine": describe_device()}
     RECORDED.mkdir(exist_ok=True)
     write_whole(RECORDED / f"{arguments.name}.json", json.dumps(trace.to_json() | made) + "\n")

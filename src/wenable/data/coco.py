@@ -152,9 +152,10 @@ def with_boxes(examples: Sequence[tuple[torch.Tensor, Any]]) -> tuple[torch.Tens
 
 def _told_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the width and height that a file tells of an image, if it does."""
-    width, height = (image.get(name) for name in ("width", "height"))
-    known = type(width) is int and type(height) is int and width > 0 and height > 0
-    return (width, height) if known else None
+    width, height = image.get("width"), image.get("height")
+    if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+        return None
+    return width, height
 
 
 def _read(file: Path) -> Mapping[str, list[Any]]:
