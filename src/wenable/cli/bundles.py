@@ -23,7 +23,6 @@ from wenable.cli.terminal import (
 from wenable.core.files import check_writable, write_whole
 from wenable.core.mode_ids import resolve
 from wenable.measure.device import conditions_words, describe_device, usable_cores
-from wenable.modules.fingerprint import weights_fingerprint
 from wenable.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -121,6 +120,8 @@ def _wanted(
     net: Any, modes: str, front: Path | None
 ) -> tuple[list[Any], dict[Any, Any], dict[str, Any]]:
     """Return the modes to export, what is known of them, and their short names in the front."""
+    from wenable.modules.fingerprint import weights_fingerprint  # torch, which a device has not
+
     ids: dict[str, Any] = {}
     readings: dict[Any, Any] = {}
     if front is not None:
