@@ -284,6 +284,24 @@ def test_a_shortcut_around_an_exit_is_refused():
             run_with_exits(net, x, limit)
 
 
+def test_a_shortcut_that_is_a_concatenation_is_refused_too():
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.inner = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+            self.fc = nn.Linear(16, 5)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.fc(torch.cat([x, self.inner(x)], 1).mean((2, 3)))
+
+    net, x = converted(Beside(), ("inner",)), torch.randn(8, 3, 6, 6)
+    with torch.no_grad(), net.using("inner"):
+        scores = sorted(slow_entropy(y.tolist()) for y in net(x))
+    with pytest.raises(ValueError, match="something leads around an exit"):
+        run_with_exits(net, x, scores[3])
+
+
 def test_networks_without_exits_and_wrong_thresholds_are_refused(net):
     plain = we.convert(small_resnet(), torch.zeros(IMAGES))
     with pytest.raises(ValueError, match="`net` has no exits"):

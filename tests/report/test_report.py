@@ -75,3 +75,14 @@ def test_a_png_is_a_png_and_nothing_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="`panels` is empty"):
         plot_fronts({"macs": Panel((), ())}, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_a_picture_of_energies_says_millijoules(tmp_path: Path):
+    space = Space((Knob("a", (1, 2)),))
+    points = tuple(
+        Point(space.mode(mode), Reading(share, "top-1"), Reading(mj, "mJ"))
+        for mode, share, mj in (("1", 0.9, 8.0), ("1/2", 0.8, 5.0))
+    )
+    text = plot_fronts({"energy": Panel(points, ())}, tmp_path / "front.svg").read_text()
+    assert "energy of one image (mJ)" in text
+    assert "latency" not in text
