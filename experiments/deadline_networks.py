@@ -1,7 +1,7 @@
 """Trains what `benchmarks.under_load` lets keep deadlines, and writes one bundle for each party.
 
     python -m experiments.deadline_networks --data data/cifar10 [--scale short] [--batch 32]
-        [--work out/worth] [--folder out/deadlines] [--parties NAME ...]
+        [--engine auto] [--work out/worth] [--folder out/deadlines] [--parties NAME ...]
 
 Each party may spend the same multiply-accumulates in training, forward and backward:
 
@@ -12,11 +12,14 @@ Each party may spend the same multiply-accumulates in training, forward and back
 - `ladder`: three plain networks of different width, each at two image sizes, as people hold ready today.
   The budget is shared so that each goes through the images equally often.
 - `exits`: one network with early exits, which is also run by confidence.
+- `static`: small networks that switch nothing, each trained by itself with the whole of the budget.
+
+All but these learn as `experiments.worth` found best: what is largest by itself for half of the steps, then
+all with its answers. The controller goes by accuracies of the search split, which nobody was trained on.
 
 A run that was stopped goes on where it was. A bundle of an elastic network holds, of the modes that
 `experiments.worth` found for it, the front by accuracy on the search split and by how long a batch takes on
-this machine: leave it alone when they are written. Every mode's accuracy, on the test split, is in the
-bundle.
+this machine: leave it alone when they are written.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import argparse
 import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +68,44 @@ class Rivals:
 
     - `ladder`: what makes its networks for a number of classes, the largest first: one that is as large as
       the elastic network, and two smaller ones. Each runs at every one of `sizes`.
+    - `static`: name -> what makes a small network.
     """
 
     ladder: tuple[Callable[[int], nn.Module], ...]
     sizes: tuple[int, int]
+    static: Mapping[str, Callable[[int], nn.Module]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the benchmark serves a party: the engine of its session, and how many images a request holds."""
+
+    engine: str
+    batch: int
 
 
 def _of_timm(name: str) -> Callable[[int], nn.Module]:
     return lambda classes: timm.create_model(name, num_classes=classes)
 
 
+def _first_blocks(name: str, blocks: int) -> Callable[[int], nn.Module]:
+    """Return what makes the beginning of a MobileNet of timm, which ends as its early exit does."""
+
+    def make(classes: int) -> nn.Module:
+        whole: Any = timm.create_model(name, num_classes=classes)
+        kept = whole.blocks[:blocks]
+        channels = whole.blocks[blocks][0].conv_pw.in_channels
+        end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+        return nn.Sequential(whole.conv_stem, whole.bn1, kept, *end)
+
+    return make
+
+
 RIVALS: Mapping[str, Rivals] = {
     "smoke": Rivals(
         tuple(functools.partial(SmallBottleneckResNet, width, blocks=2) for width in (8, 6, 4)),
         (16, 8),
+        {f"width_{n}": functools.partial(SmallBottleneckResNet, n, blocks=2) for n in (6, 4)},
     ),
     "short": Rivals(
         tuple(functools.partial(SmallBottleneckResNet, width) for width in (32, 22, 16)),
@@ -91,6 +118,10 @@ RIVALS: Mapping[str, Rivals] = {
     "V3-64": Rivals(
         tuple(map(_of_timm, ("mobilenetv3_small_100", "mobilenetv3_small_075", "mobilenetv3_small_050"))),
         (64, 48),
+        {
+            "small_050": _of_timm("mobilenetv3_small_050"),
+            "blocks_0_to_2": _first_blocks("mobilenetv3_small_100", 3),
+        },
     ),
 }  # fmt: skip
 """Scale -> what its elastic networks are held against."""
@@ -104,6 +135,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--scale", choices=list(RIVALS), default="short")
     parser.add_argument("--batch", type=int, default=32, help="images in a request")
+    parser.add_argument("--engine", default="auto", help="that serves them")
     parser.add_argument("--work", type=Path, default=Path("out/worth"))
     parser.add_argument("--folder", type=Path, default=Path("out/deadlines"))
     parser.add_argument("--parties", nargs="*", choices=list(PARTIES), default=list(PARTIES))
@@ -114,9 +146,11 @@ def main() -> None:
 
 
 def make_bundles(
-    data: Path, scale: str, batch: int, work: Path, folder: Path, parties: Sequence[str]
-) -> dict[str, Path]:
+    data: Path, scale: str, batch: int, work: Path, folder: Path, parties: Sequence[str],
+    engine: str = "auto",
+) -> dict[str, Path]:  # fmt: skip
     """Train what is missing, and return party -> its bundle, in a folder of the scale's name."""
+    serving = Serving(engine, batch)
     pixels, folder = load_pixels(data, SCALES[scale].image_size, work), folder / scale
     folder.mkdir(parents=True, exist_ok=True)
     _write_requests(folder / "requests.npz", scale, pixels)
@@ -124,8 +158,9 @@ def make_bundles(
     for party in parties:
         path = folder / f"{party}.wen"
         if not path.is_file():
-            PARTIES[party](scale, batch, pixels, work / scale, path)
-        made[party] = path
+            PARTIES[party](scale, serving, pixels, work / scale, path)
+        if path.is_file():  # not every scale has every party
+            made[party] = path
     return made
 
 
@@ -141,7 +176,7 @@ def _write_requests(path: Path, scale: str, pixels: PixelSplits) -> None:
 
 
 def _of_worth(
-    name: str, scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path
+    name: str, scale: str, serving: Serving, pixels: PixelSplits, work: Path, path: Path
 ) -> None:
     """Write the bundle of a side of `experiments.worth`: of its modes those that save time."""
     sizes = SCALES[scale]
@@ -152,26 +187,26 @@ def _of_worth(
     we.calibrate(net, modes, [images for images, _ in _calibration(sizes, pixels)])
     search = search_batches(sizes, pixels, CPU)
     accuracies = {mode: we.evaluate(net, mode, search) for mode in modes}
-    _export(net, spread(_front_in_ms(net, accuracies, batch), MOST_MODES), sizes, pixels, path)
+    _export(net, spread(_front_in_ms(net, accuracies, serving), MOST_MODES), sizes, pixels, path)
 
 
 def _front_in_ms(
-    net: DynamicNetwork, accuracies: Mapping[we.Mode, Reading], batch: int
+    net: DynamicNetwork, accuracies: Mapping[we.Mode, Reading], serving: Serving
 ) -> list[we.Mode]:
     """Return the modes that no other is better and faster than, in a session as the benchmark opens it."""
     modes = {str(mode): mode for mode in accuracies}
     with tempfile.TemporaryDirectory() as folder:
         bundle = we.export(net.eval(), list(accuracies), Path(folder) / "candidates.wen")
-        with Session(bundle, threads=1) as session:
-            x = session.example(batch)
-            session.warm_up([batch])
+        with Session(bundle, engine=serving.engine, threads=1, batch=serving.batch) as session:
+            x = session.example(serving.batch)
+            session.warm_up([serving.batch])
             calls = {mode: functools.partial(session.run, x, mode=mode) for mode in modes}
             latencies = measure_latencies(calls, TIMING, source="deadline_networks")
     timed = [Point(mode, accuracies[mode], latencies[text]) for text, mode in modes.items()]
     return [point.mode for point in non_dominated(tuple(timed))]
 
 
-def _exits(scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path) -> None:
+def _exits(scale: str, serving: Serving, pixels: PixelSplits, work: Path, path: Path) -> None:
     """Write the bundle of the network with early exits."""
     sizes = SCALES[scale]
     settings = AS_FOUND | {"passes": len(sizes.exits) + 1}
@@ -180,7 +215,7 @@ def _exits(scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path) 
     _export(net, net.space.uniform_modes(), sizes, pixels, path)
 
 
-def _ladder(scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path) -> None:
+def _ladder(scale: str, serving: Serving, pixels: PixelSplits, work: Path, path: Path) -> None:
     """Write the ladder's networks, each at two image sizes, as one file."""
     sizes, networks = SCALES[scale], ladder(scale)
     nets = [converted(side, make(pixels.classes), example(pixels)) for side, make in networks]
@@ -196,11 +231,30 @@ def _ladder(scale: str, batch: int, pixels: PixelSplits, work: Path, path: Path)
 
 def ladder(scale: str) -> list[tuple[Side, Callable[[int], nn.Module]]]:
     """Return the ladder's networks as sides, and what makes each for a number of classes."""
-    method = we.ImageSize(RIVALS[scale].sizes)
+    method, settings = we.ImageSize(RIVALS[scale].sizes), AS_FOUND | {"passes": 2}
     return [
-        (Side(f"ladder, network {place}", (method,), {"passes": 2}), make)
+        (Side(f"ladder, network {place}", (method,), settings), make)
         for place, make in enumerate(RIVALS[scale].ladder)
     ]
+
+
+def _static(scale: str, serving: Serving, pixels: PixelSplits, work: Path, path: Path) -> None:
+    """Write the static networks as one file."""
+    sizes, bundles = SCALES[scale], {}
+    budget = _macs(sizes.make(pixels.classes), pixels) * sizes.spending.epochs * len(pixels.train)
+    for name, make in RIVALS[scale].static.items():
+        side = Side(f"static, {name}", (we.Static(),), alone=1)
+        of_step = sizes.spending.batch_size * _macs(make(pixels.classes), pixels)
+        steps = max(1, round(budget / of_step))
+        net = _trained(side, functools.partial(make, pixels.classes), sizes, pixels, work, steps)
+        bundles[name] = path.with_name(f"{path.stem}-{name}.wen")
+        _export(net, [net.space.uniform(1)], sizes, pixels, bundles[name])
+    if bundles:
+        we.join(bundles, path)
+
+
+def _macs(model: nn.Module, pixels: PixelSplits) -> int:
+    return we.convert(model, example(pixels), method=we.Static()).macs("full")
 
 
 def equal_steps(nets: Sequence[DynamicNetwork], sizes: Scale, pixels: PixelSplits) -> int:
@@ -230,8 +284,8 @@ def _calibration(sizes: Scale, pixels: PixelSplits) -> list[tuple[torch.Tensor, 
 def _export(
     net: DynamicNetwork, modes: Sequence[we.Mode], sizes: Scale, pixels: PixelSplits, path: Path
 ) -> None:
-    """Write modes to a bundle, each with the share of the test images that it has right."""
-    right = answers_of(net, modes, _calibration(sizes, pixels), pixels.test.batches(250, CPU))
+    """Write modes to a bundle, each with the share of the search split's images that it has right."""
+    right = answers_of(net, modes, _calibration(sizes, pixels), pixels.search.batches(250, CPU))
     readings: dict[Any, Any] = {
         mode: {"accuracy": _accuracy(int(row.sum()), row.size)}
         for mode, row in zip(modes, right, strict=True)
@@ -242,13 +296,14 @@ def _export(
 def _accuracy(right: int, count: int) -> Reading:
     low, high = wilson_interval(right, count)
     return Reading(
-        right / count, "top-1", low, high, "95 % Wilson", count, source="the test images"
+        right / count, "top-1", low, high, "95 % Wilson", count, source="the search split"
     )
 
 
-PARTIES: Mapping[str, Callable[[str, int, PixelSplits, Path, Path], None]] = {
+PARTIES: Mapping[str, Callable[[str, Serving, PixelSplits, Path, Path], None]] = {
     "ladder": _ladder,
     "exits": _exits,
+    "static": _static,
     "elastic": functools.partial(_of_worth, JOINT_POOLED),
     "widths": functools.partial(_of_worth, US_JOINT),
     "exits-size": functools.partial(_of_worth, EXITS_JOINT),

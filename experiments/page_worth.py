@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.page_parts import made_in_parts, table
+from experiments.worth_sides import COMBINED, UNIFORM_ALONE
 
 INTRODUCTION = """\
 Weight-enabling beside US-Net, and both with the size of the images as a knob. Each side may spend the
@@ -23,7 +24,10 @@ front at their cost, with a 95 % interval over the test images, drawn anew. *Gap
 above the other in the mean over the range that both cover, in points. Intervals know neither of other seeds
 nor of other timings. *At equal ms*: the same with latencies in the place of multiply-accumulates, one
 example at a time, each mode on the engine where it is fastest (our own kernels among them); a mode that is
-no faster than a larger one of its front is left out."""
+no faster than a larger one of its front is left out. *Old front*: of before a fault was mended that left
+the uniform modes, the full one among them, out of every searched front; of *US-Net*, whose modes are all
+uniform, every width was taken instead, without a search. Nothing follows from these lines about modes near
+the full one."""
 
 
 def page(scales: Sequence[Mapping[str, Any]]) -> str:
@@ -40,9 +44,18 @@ def _verdict(scales: Sequence[Mapping[str, Any]]) -> str:
         for pair in results["pairs"]:
             lines.append(
                 f"- {results['scale']}, seed {pair['seed']}: *{pair['ours']}* beside *{pair['theirs']}*:"
-                f" {_share(pair)} above, gap {_gap(pair)}{_at_equal_ms(pair)}."
+                f" {_share(pair)} above, gap {_gap(pair)}{_at_equal_ms(pair)}{_old_front(pair, results)}."
             )
     return "\n".join(lines) if lines else "No two sides were finished yet."
+
+
+def _old_front(pair: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Say whether a side was searched before fronts held their uniform modes."""
+    searched = {pair["ours"], pair["theirs"]} - {*UNIFORM_ALONE, *COMBINED}
+    old = {
+        run["side"] for run in results["runs"] if "front" not in run and run["seed"] == pair["seed"]
+    }
+    return " (old front)" if searched & old else ""
 
 
 def _section(results: Mapping[str, Any]) -> str:

@@ -169,7 +169,7 @@ def _modes(
         modes = list(net.space.uniform_combinations())
         return modes, _front_of(net, modes, calibration, search)
     found = searched(net, calibration, search, sizes.front_modes, journal).modes
-    return list(dict.fromkeys((*uniform, *found))), [m for m in found if m not in uniform]
+    return list(dict.fromkeys((*uniform, *found))), list(found)
 
 
 def _front_of(

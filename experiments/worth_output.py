@@ -63,9 +63,9 @@ def _by_part(runs: Iterable[Record]) -> dict[tuple[str, int], Record]:
 
 
 def _is_same(run: Record, other: Record) -> bool:
-    """Say whether two runs trained the same: a run is repeatable to the bit on one kind of machine."""
+    """Say whether two runs are the same: one is repeatable to the bit on one kind of machine."""
     one, two = ([(m["mode"], m["accuracy"]) for m in each["modes"]] for each in (run, other))
-    return one == two
+    return one == two and run.get("front") == other.get("front")
 
 
 def _is_timed(run: Record | None) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 from experiments.fronts_of_sides import SideFront, beside
 from experiments.sides import Side
 from experiments.worth_sides import (
-    COMBINED,
     EXITS_JOINT,
     FOUND,
     JOINT,
@@ -115,7 +114,7 @@ def _run(
     keys = ("epochs", "full_passes", "training_s", "uniform", "macs")
     return {
         "side": part[0], "seed": part[1], **{key: header[key] for key in keys},
-        "steps": header["identity"]["steps"], "images": right.shape[1],
+        "steps": header["identity"]["steps"], "images": right.shape[1], "front": header["front"],
         "made": header["made"],
         "modes": [
             {"mode": mode, "cost": cost, "accuracy": float(row.mean()), **timed.get(mode, {})}
@@ -166,16 +165,13 @@ def by_latency(front: SideFront, latency_ms: Mapping[str, float]) -> SideFront:
 
 
 def _front(side: str, header: Mapping[str, Any], right: Any) -> SideFront:
-    """Return the modes that the search found, the cheapest first.
+    """Return the modes of a side's front on the search split, the cheapest first.
 
-    Of a side that trains the uniform modes alone, or in which nothing else was found, these are returned.
+    Of a side that trains the uniform modes alone these are returned.
     """
-    uniform, every = header["uniform"], len(header["modes"])
-    places = [*range(uniform, every)]
-    if side in COMBINED:  # whose uniform modes are on the front too; sides of before say no front
-        places = [header["modes"].index(mode) for mode in header["front"]]
-    if not places or side in UNIFORM_ALONE:
-        places = [*range(uniform)]
+    places = [header["modes"].index(mode) for mode in header["front"]]
+    if side in UNIFORM_ALONE:
+        places = [*range(header["uniform"])]
     places = sorted(places, key=lambda place: header["costs"][place])
     return SideFront(
         tuple(header["modes"][place] for place in places),

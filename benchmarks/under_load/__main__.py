@@ -2,12 +2,13 @@
 
     python -m experiments.deadline_networks --data data/cifar10        # once: trains the parties
     python -m benchmarks.under_load [--scale short] [--folder out/deadlines] [--requests 5000] [--runs 3]
-        [--batch 32] [--loads NAME ...] [--out .]
+        [--batch 32] [--engine auto] [--loads NAME ...] [--out .]
 
 Every party is a bundle in a process of its own, all on the same core, one thread; one answers at a time,
-the others sleep. Each policy gets the same requests under the same load, in an order drawn anew for each
-load. The deadline is `FACTOR` times the 99th percentile of an elastic network's most accurate mode alone.
-Nothing else may run meanwhile. Results go to `results/under-load-SCALE.jsonl`, the page to
+the others sleep. What sessions choose by timing was chosen before, by another process, as on a device that
+ran the bundle before. Each policy gets the same requests under the same load, in an order drawn anew for
+each load. The deadline is `FACTOR` times the 99th percentile of an elastic network's most accurate mode
+alone. Nothing else may run meanwhile. Results go to `results/under-load-SCALE.jsonl`, the page to
 `docs/results/under-load-SCALE.md`.
 """
 
@@ -60,26 +61,33 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--engine", default="auto", help="of all parties")
     parser.add_argument("--loads", nargs="*", choices=[each.name for each in loads()])
     parser.add_argument("--out", type=Path, default=ROOT)
     arguments = parser.parse_args()
     chosen = [each for each in loads() if not arguments.loads or each.name in arguments.loads]
     run(
         arguments.folder / arguments.scale, arguments.requests, arguments.runs, arguments.batch, chosen,
-        arguments.out,
+        arguments.out, arguments.engine,
     )  # fmt: skip
 
 
 def run(
-    folder: Path, requests: int, runs: int, batch: int, chosen: Sequence[Load], out: Path
+    folder: Path,
+    requests: int,
+    runs: int,
+    batch: int,
+    chosen: Sequence[Load],
+    out: Path,
+    engine: str = "auto",
 ) -> dict[str, Any]:
     """Measure what is not measured yet, write records and page after each load, and return the records.
 
-    - `folder`: of one scale's bundles and its `requests.npz`.
+    - `folder`: of one scale's bundles and its `requests.npz`; `engine`: of the sessions of all parties.
     """
-    results = _asked_for(folder, requests, runs, batch)
+    results = _asked_for(folder, requests, runs, batch, engine)
     name, core = f"under-load-{results['scale'].lower()}", max(os.sched_getaffinity(0))
-    with held(folder, core, batch) as parties:
+    with held(folder, core, batch, engine) as parties:
         results["parties"] = [{"party": name} | each.about for name, each in parties.items()]
         results["deadline_of"] = next(name for name in ELASTIC if name in parties)
         plan = planned(parties[results["deadline_of"]].about["modes"], requests, batch)
@@ -95,16 +103,17 @@ def run(
     return results
 
 
-def _asked_for(folder: Path, requests: int, runs: int, batch: int) -> dict[str, Any]:
+def _asked_for(folder: Path, requests: int, runs: int, batch: int, engine: str) -> dict[str, Any]:
     """Return the records before anything is measured."""
     with np.load(folder / "requests.npz") as file:
         scale, network, data = (str(file[key]) for key in ("scale", "network", "data"))
     asked = f"--scale {scale} --requests {requests} --runs {runs} --batch {batch}"
+    asked += "" if engine == "auto" else f" --engine {engine}"
     return {
         "command": f"python -m benchmarks.under_load {asked}",
         "commit": present_commit(), "machine": describe_device(),
         "scale": scale, "network": network, "data": data,
-        "requests": requests, "runs": runs, "batch": batch, "target": TARGET, "rows": [],
+        "requests": requests, "runs": runs, "batch": batch, "engine": engine, "target": TARGET, "rows": [],
     }  # fmt: skip
 
 
@@ -129,7 +138,7 @@ def _held_in(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, floa
 
 
 @contextmanager
-def held(folder: Path, core: int, batch: int) -> Iterator[dict[str, Party]]:
+def held(folder: Path, core: int, batch: int, engine: str = "auto") -> Iterator[dict[str, Party]]:
     """Hold each party that there is a bundle of; one elastic network must be there."""
     paths = {name: folder / f"{name}.wen" for name in PARTIES}
     if not any(paths[name].is_file() for name in ELASTIC):
@@ -142,7 +151,7 @@ def held(folder: Path, core: int, batch: int) -> Iterator[dict[str, Party]]:
         parties = {}
         for name, path in paths.items():
             if path.is_file():
-                plan = PARTIES[name] | {"path": str(path), "target": TARGET}
+                plan = PARTIES[name] | {"path": str(path), "target": TARGET, "engine": engine}
                 parties[name] = Party(plan, images, core, batch)
                 stack.callback(parties[name].close)
         yield parties

@@ -67,7 +67,21 @@ def _of_target(own: Sequence[Row], target: float) -> str:
     kept = sum(each >= target for each in met)
     return (
         f"*{WORDS[party]}*: {100 * target:g} % of the deadlines, the aim, or more were kept under {kept} of"
-        f" {len(met)} loads, {100 * min(met):.1f} % at worst"
+        f" {len(met)} loads, {100 * min(met):.1f} % at worst{_of_its_modes(own, target)}"
+    )
+
+
+def _of_its_modes(own: Sequence[Row], target: float) -> str:
+    """Say under how many loads some mode keeps the aim by itself: of the others no controller can."""
+    most: dict[str, float] = {}
+    for row in own:
+        if row["policy"].startswith(FIXED):
+            most[row["load"]] = max(row["met"], most.get(row["load"], 0.0))
+    if not most:
+        return ""
+    return (
+        f"; the best of its modes by itself, another one under each load, kept as many under"
+        f" {sum(each >= target for each in most.values())}, {100 * min(most.values()):.1f} % at worst"
     )
 
 

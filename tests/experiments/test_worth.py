@@ -1,6 +1,7 @@
 """The comparison of sides at its smallest scale, and what is said of two fronts against direct readings."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from experiments import worth, worth_latency
 from experiments.fronts_of_sides import SideFront, beside, gap_between
+from experiments.page_worth import _old_front
 from experiments.pixels import load_pixels
 from experiments.sides import Spending, config_of, converted, steps_of_side
 from experiments.worth_records import (
@@ -36,7 +38,7 @@ from experiments.worth_sides import (
 from results.records import read_records
 from tests.data.test_data import write_images
 from wenable.measure.latency import TimingPlan
-from wenable.training import sample_modes
+from wenable.training import TrainConfig, sample_modes
 
 
 def front(costs: list[float], shares: list[float], seed: int, images: int = 300) -> SideFront:
@@ -143,10 +145,35 @@ def test_sides_of_uniform_modes_train_and_compare_no_others():
         costs = [net.macs(mode) / net.macs("full") for mode in net.space.uniform_modes()]
         assert costs == pytest.approx([1, 0.5, 0.25, 0.135, 0.07], rel=0.08)
     header = {"uniform": 2, "modes": ["1", "1/2", "a", "b"], "costs": [1.0, 0.5, 0.7, 0.6]}
+    header |= {"front": ["1", "b"]}
     right = np.eye(4, dtype=bool)
     assert _front(POOLED, header, right).modes == ("1/2", "1")
-    assert _front(FOUND, header, right).modes == ("b", "a")
-    assert _front(JOINT_POOLED, header | {"front": ["1", "b"]}, right).modes == ("b", "1")
+    assert (
+        _front(FOUND, header, right).modes
+        == _front(JOINT_POOLED, header, right).modes
+        == ("b", "1")
+    )
+
+
+def test_a_front_that_was_searched_holds_its_uniform_modes_too(monkeypatch):
+    (side,) = [each for each in sides_of(SCALES["smoke"]) if each.name == FOUND]
+    net = converted(side, SCALES["smoke"].make(2), torch.zeros(2, 3, 16, 16))
+    full, smallest = net.space.full, net.space.smallest
+    mixture = sample_modes(net, TrainConfig(passes=3), 0, 1)[2]
+    found = SimpleNamespace(modes=(smallest, mixture, full))
+    monkeypatch.setattr(worth, "searched", lambda *_: found)
+    modes, front = worth._modes(side, net, SCALES["smoke"], [], [], Path())
+    assert modes == [full, smallest, mixture]
+    assert front == [smallest, mixture, full]
+
+
+def test_pairs_of_before_fronts_held_uniform_modes_are_told_of():
+    pair = {"ours": FOUND, "theirs": POOLED, "seed": 0}
+    old, new = {"side": FOUND, "seed": 0}, {"side": FOUND, "seed": 0, "front": []}
+    pooled = {"side": POOLED, "seed": 0}
+    assert _old_front(pair, {"runs": [old, pooled]}) == " (old front)"
+    assert _old_front(pair, {"runs": [new, pooled]}) == ""
+    assert _old_front(pair | {"ours": POOLED}, {"runs": [old, pooled]}) == ""
 
 
 def test_joint_sides_of_uniform_modes_train_every_size_and_draw_no_mixture():

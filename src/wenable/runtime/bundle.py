@@ -226,7 +226,13 @@ class Bundle:
         return {**own, **exported.channels}
 
     def check_batch(self, batch: int) -> None:
-        """Raise `BundleError` where the graph grows faster than the batch, beyond any memory."""
+        """Raise where a size of batch is none, or larger than the graph can bear.
+
+        Raises `ValueError` for what is no whole number above 0, `BundleError` where the graph grows
+        faster than the batch, beyond any memory.
+        """
+        if type(batch) is not int or batch < 1:
+            raise ValueError(f"`batch` (={batch!r}) must be a whole number above 0")
         if batch not in self._checked_batches:
             try:
                 for graph, tensors in self._each_unlike():

@@ -394,6 +394,12 @@ def why_no_profile_is_kept() -> str:
     return why_not_kept(cache_path("profiles", "any.json"))
 
 
+def no_profile(bundle: str, engine: Engine) -> DeviceProfile:
+    """Return the profile of a bundle, by its structure, that nothing was measured of here."""
+    words, device = f"{engine.name} {engine.version}", describe_device()
+    return DeviceProfile(bundle, device, words, engine.threads, precision=precision_of(engine))
+
+
 def kept_profile(bundle: str, engine: Engine) -> DeviceProfile:
     """Return what was measured of a bundle here and kept for this user; an empty one if nothing was.
 
@@ -402,9 +408,8 @@ def kept_profile(bundle: str, engine: Engine) -> DeviceProfile:
     A file that cannot be read, is damaged or belongs to something else is ignored with a warning:
     nobody has asked for it.
     """
-    words, device = f"{engine.name} {engine.version}", describe_device()
-    path = default_profile_path(bundle, device, words, engine.threads)
-    nothing = DeviceProfile(bundle, device, words, engine.threads, precision=precision_of(engine))
+    nothing = no_profile(bundle, engine)
+    path = default_profile_path(bundle, nothing.device, nothing.engine, engine.threads)
     if path is None:
         return nothing
     try:

@@ -13,22 +13,26 @@ from wenable.runtime.building import build_model
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import (
     default_profile_path,
-    kept_profile,
     scheme_of,
     write_profile,
 )
 from wenable.runtime.engine import EngineError
-from wenable.runtime.engines import installed_engines, is_installed, open_engine
+from wenable.runtime.engines import installed_engines, installed_version, is_installed, open_engine
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import lost_by_a_fork
+from wenable.runtime.remembered import of_batches
+from wenable.runtime.session_profile import profile_for
 
 _TIMING = TimingPlan(blocks=4, calls=6, warmup=2, gap_ms=20.0)
 
 
-def fastest_engine(bundle: Bundle, threads: int | None) -> str:
+def fastest_engine(bundle: Bundle, threads: int | None, batch: int = 1) -> str:
     """Return the name of the engine on which the bundle's first and last mode take least together.
 
-    With one engine installed nothing is measured. Where only our own kernels are, they are taken.
+    With one engine installed nothing is measured. Where only our own kernels are, they are taken. Where
+    the answer is remembered no engine is loaded: one that is not taken would hold its memory for nothing.
+
+    - `batch`: the size of batch that they are timed with.
 
     Raises `EngineError` where none is installed, or none of them takes the bundle.
     """
@@ -40,14 +44,14 @@ def fastest_engine(bundle: Bundle, threads: int | None) -> str:
     names = tuple(name for name in installed if not lost_by_a_fork(name)) or installed
     if len(names) == 1:
         return names[0]
-    versions = " ".join(f"{name} {open_engine(name, 1).version}" for name in names)
+    versions = " ".join(f"{name} {installed_version(name)}" for name in names) + of_batches(batch)
     kept = default_profile_path(bundle.structure, describe_device(), versions, threads or 0)
     if kept is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             chosen = str(json.loads(kept.read_text(encoding="utf-8"))["fastest"])
             if chosen in names:
                 return chosen
-    times = _times(bundle, threads, names)
+    times = _times(bundle, threads, names, batch)
     chosen = min(times, key=lambda name: times[name])
     if kept is not None:
         with contextlib.suppress(OSError):  # where nothing can be kept it is measured again
@@ -55,15 +59,17 @@ def fastest_engine(bundle: Bundle, threads: int | None) -> str:
     return chosen
 
 
-def _times(bundle: Bundle, threads: int | None, names: tuple[str, ...]) -> dict[str, float]:
+def _times(
+    bundle: Bundle, threads: int | None, names: tuple[str, ...], batch: int
+) -> dict[str, float]:
     calls: dict[tuple[str, int], Callable[[], object]] = {}
     problems = []
     for name in names:
         engine = open_engine(name, threads)
-        known = kept_profile(bundle.structure, engine)  # what is timed is what a session will run
-        first_choice = FirstChoice(bundle, engine)
+        known = profile_for(bundle, engine, batch=batch)  # what is timed is what a session will run
+        first_choice = FirstChoice(bundle, engine, batch=batch)
         for number in {0, len(bundle.modes) - 1}:
-            weights, inputs = bundle.weights_of(number), bundle.example(number=number)
+            weights, inputs = bundle.weights_of(number), bundle.example(batch, number)
             scheme = scheme_of(known, str(bundle.modes[number].mode))
             scheme = first_choice.scheme(number) if scheme is None else scheme
             implementations = known.implementations(

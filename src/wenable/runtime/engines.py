@@ -104,6 +104,16 @@ def is_installed(name: str) -> bool:
     return importlib.util.find_spec(_PACKAGES.get(name, name)) is not None
 
 
+def installed_version(name: str) -> str:
+    """Return the version of an installed engine, without loading it where its package tells."""
+    from importlib import metadata  # takes 2 MiB, which a session of a named engine need not pay
+
+    try:
+        return metadata.version(_PACKAGES.get(name, name))
+    except metadata.PackageNotFoundError:  # built by hand, or under another name
+        return open_engine(name, 1).version
+
+
 def installed_engines() -> tuple[str, ...]:
     """Return the names of the installed engines that run any ONNX model, the default one first.
 

@@ -21,7 +21,7 @@ from wenable.runtime.engine import Engine, EngineError
 from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.implementations import Implementation
 from wenable.runtime.memory import give_back
-from wenable.runtime.remembered import Remembered
+from wenable.runtime.remembered import Remembered, of_batches
 from wenable.runtime.unloaded import MOST_WAITING_S, waited_s
 
 AS_WRITTEN, TABLE = "as written", "measured"
@@ -38,14 +38,18 @@ class FirstChoice:
 
     - `measure`: False to go by what is remembered, and as written otherwise: timing two models beside
       each other takes the memory of both.
+    - `batch`: the size of batch that they are timed with; each has its own choices.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, *, measure: bool = True) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, *, measure: bool = True, batch: int = 1
+    ) -> None:
         self._bundle, self._engine = bundle, engine
-        self._measure = measure
+        self._measure, self._batch = measure, batch
         version = f"{engine.name} {engine.version}"
         self._nothing = DeviceProfile(bundle.structure, "", version, engine.threads)
-        words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{version}-{engine.threads}-{describe_device()}")
+        of = f"{version}-{engine.threads}-{describe_device()}{of_batches(batch)}"
+        words = re.sub(r"[^A-Za-z0-9.]+", "-", of)
         self._remembered = Remembered(f"{bundle.structure[:16]}-{words}.json", (AS_WRITTEN, TABLE))
 
     def scheme(self, number: int) -> str:
@@ -73,7 +77,7 @@ class FirstChoice:
 
     def _timed(self, number: int) -> str:
         bundle, weights = self._bundle, self._bundle.weights_of(number)
-        inputs, calls = bundle.example(number=number), {}
+        inputs, calls = bundle.example(self._batch, number), {}
         for scheme in (AS_WRITTEN, TABLE):
             ways = self._ways(number, scheme)
             model = build_model(bundle.graph_of(number), bundle.layers, weights, ways)

@@ -18,7 +18,7 @@ from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile, kept_profile
 from wenable.runtime.engine import Engine, EngineError, ModeEngine, PlannedMode, describe_engine
 from wenable.runtime.forking import no_fork_meanwhile
-from wenable.runtime.remembered import Remembered
+from wenable.runtime.remembered import Remembered, of_batches
 from wenable.runtime.unloaded import MOST_WAITING_S, waited_s
 
 ENGINE, KERNELS = "engine", "our kernels"
@@ -51,6 +51,7 @@ def kernels_beside(
     *,
     measure: bool,
     profiled: bool,
+    batch: int = 1,
 ) -> tuple[KernelChoice | None, DeviceProfile]:
     """Return what chooses our kernels beside an engine, and the profile with what they take.
 
@@ -58,10 +59,11 @@ def kernels_beside(
     of our kernels beside it the faster of both is taken for each mode; without one there is no choice.
 
     - `profile`: of the engine; `profiled`: whether it is of this bundle at this size of images.
+    - `batch`: the size of batch that both are timed with.
     """
     told = profile.times_ms or profile.schemes or profile.latencies
     if not told or not profiled:
-        return KernelChoice(bundle, engine, kernels, measure=measure), profile
+        return KernelChoice(bundle, engine, kernels, measure=measure, batch=batch), profile
     of_kernels = kept_profile(bundle.structure, kernels)
     chosen = chosen_by_profiles(profile, of_kernels)
     if not chosen:
@@ -79,6 +81,7 @@ class KernelChoice:
 
     - `measure`: False to go by what is remembered, and the engine otherwise: timing both beside each
       other takes the memory of both.
+    - `batch`: the size of batch that they are timed with; each has its own choices.
     - `profiled`: mode, as text -> what profiles of both say; nothing is timed for these.
     """
 
@@ -89,13 +92,15 @@ class KernelChoice:
         kernels: ModeEngine,
         *,
         measure: bool = True,
+        batch: int = 1,
         profiled: Mapping[str, str] | None = None,
     ) -> None:
         self._profiled = profiled or {}
         self._bundle, self._engine, self._kernels = bundle, engine, kernels
-        self._measure = measure
+        self._measure, self._batch = measure, batch
         self._refused: dict[tuple[int, bool], str] = {}
         of = f"{describe_engine(engine)}-{describe_engine(kernels)}-{describe_device()}"
+        of += of_batches(batch)
         words = re.sub(r"[^A-Za-z0-9.]+", "-", of)
         self._remembered = Remembered(f"{bundle.structure[:16]}-{words}.json", (ENGINE, KERNELS))
 
@@ -143,7 +148,7 @@ class KernelChoice:
             return None
 
     def _timed(self, number: int, model: bytes, planned: PlannedMode) -> str:
-        inputs = self._bundle.example(number=number)
+        inputs = self._bundle.example(self._batch, number)
         calls = {KERNELS: partial(planned.runner, inputs)}
         try:
             runner = self._engine.prepare(model)

@@ -8,6 +8,16 @@ from pathlib import Path
 from wenable.core.user_cache import cache_path
 from wenable.runtime.device_profile import write_profile
 
+
+def of_batches(batch: int) -> str:
+    """Return what a choice that was measured with batches is named by besides; nothing for one example.
+
+    >>> of_batches(1), of_batches(32)
+    ('', '-batches of 32')
+    """
+    return "" if batch == 1 else f"-batches of {batch}"
+
+
 _known: dict[str, dict[str, str]] = {}  # what belongs to a file of the cache, in this process
 
 

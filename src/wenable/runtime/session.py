@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +18,7 @@ from wenable.core.space import Mode, ModeChoice
 from wenable.runtime.building import Choose, build_model, choose_each
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
-from wenable.runtime.device_profile import DeviceProfile, kept_profile, scheme_of, without_modes
+from wenable.runtime.device_profile import DeviceProfile, scheme_of, without_modes
 from wenable.runtime.engine import ModeEngine, PlannedMode, Runner, SharesMemory, precision_of
 from wenable.runtime.escalating import Score, check_can_escalate, escalate, limit_of, sure
 from wenable.runtime.first_choice import FirstChoice
@@ -35,6 +34,7 @@ from wenable.runtime.ready_stages import StagesOfSession
 from wenable.runtime.requests import LimitedRequests
 from wenable.runtime.session_engine import opened_engine
 from wenable.runtime.session_inputs import SessionInputs
+from wenable.runtime.session_profile import profile_for
 from wenable.runtime.sized import Sized, size_words
 from wenable.runtime.thread_pool import ThreadPool
 from wenable.runtime.unloaded import Load
@@ -62,6 +62,8 @@ class Session:
     - `precision`: of the arithmetic, `"float32"`, `"bfloat16"` or `"float16"`, of which only OpenVINO
       offers the others; or `"auto"`: the fastest in which every mode's answers for the bundle's example are
       within 2 % (of the largest) of those in float32, and float32 otherwise. See `precision`.
+    - `batch`: how many examples most requests hold. What is chosen by timing (the engine, our kernels, how
+      layers are executed) is timed with as many. A profile is of one example and is left out for more.
 
     Close it when it is done with, or use it in a `with` statement. After a fork the child prepares
     modes of its own; see "Processes" in the documentation.
@@ -81,6 +83,7 @@ class Session:
         choose: Choose | None = None,
         deadline_target: float = 0.99,
         precision: str = "float32",
+        batch: int = 1,
         **renamed: Any,
     ) -> None:
         refuse_renamed("Session", renamed, {"target": "deadline_target"})
@@ -92,7 +95,8 @@ class Session:
             if value is not None and not (isinstance(value, int | float) and 0 < value < most):
                 raise ValueError(f"`{name}` (={value!r}) must be a number above 0, below {most}")
         self.bundle = Bundle(path)
-        self.engine, kernels = opened_engine(self.bundle, engine, threads, precision)
+        self.bundle.check_batch(batch)
+        self.engine, kernels = opened_engine(self.bundle, engine, threads, precision, batch)
         if memory_budget_mb is not None and isinstance(self.engine, SharesMemory):
             self.engine = self.engine.with_memory_apart()  # what is dropped is given back at once
         self._computed = 0  # the most that a mode computes at once, where all compute in one place
@@ -100,7 +104,7 @@ class Session:
         self._numbers: dict[ModeChoice, int] = {}
         bundles = (self.bundle, *self.bundle.at_other_sizes)
         self._inputs = SessionInputs(bundles)
-        self.profile = self._profile(profile)
+        self.profile = profile_for(self.bundle, self.engine, profile, batch)
         self._choose = choose
         self._kernels = kernels
         self._on_kernels: set[int] = set()
@@ -115,22 +119,22 @@ class Session:
         )
         self._load = Load() if pool is None else pool.load
         # Timing takes memory that a budget is not asked for.
-        measure = memory_budget_mb is None
+        self._choice: dict[str, Any] = {"measure": memory_budget_mb is None, "batch": batch}
         self._sized = [
-            self._at_size(place, each, measure=measure, target=deadline_target)
-            for place, each in enumerate(bundles)
+            self._at_size(place, each, target=deadline_target) for place, each in enumerate(bundles)
         ]
         apart = isinstance(self.engine, ModeEngine) or memory_budget_mb is not None
         self._stages = StagesOfSession(self.bundle, self.engine, self._prepared if apart else None)
         tell_after_fork(self)
 
-    def _at_size(self, place: int, bundle: Bundle, *, measure: bool, target: float) -> Sized:
+    def _at_size(self, place: int, bundle: Bundle, *, target: float) -> Sized:
         """Return what belongs to one size of images; `place`: 0 is that of the example."""
         kernels = None
         if self._kernels is not None and self._choose is None:
             kernels, self.profile = kernels_beside(
-                bundle, self.engine, self._kernels, self.profile, measure=measure,
+                bundle, self.engine, self._kernels, self.profile,
                 profiled=place == 0,  # at the example's size
+                **self._choice,
             )  # fmt: skip
         # What a profile says of whole modes holds for layers that run as it says.
         profile = self.profile if self._choose is None else without_modes(self.profile)
@@ -145,7 +149,7 @@ class Session:
             bundle.example,
             target=target,
         )
-        return Sized(bundle, FirstChoice(bundle, self.engine, measure=measure), kernels, limited)
+        return Sized(bundle, FirstChoice(bundle, self.engine, **self._choice), kernels, limited)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -408,14 +412,6 @@ class Session:
         arrays = tuple(self.bundle.example(batch).values())
         return arrays[0] if len(arrays) == 1 else arrays
 
-    def _profile(self, given: DeviceProfile | str | os.PathLike[str] | None) -> DeviceProfile:
-        """Return the profile that was given, or the one kept for this user, or an empty one."""
-        if given is None:
-            return kept_profile(self.bundle.structure, self.engine)
-        profile = given if isinstance(given, DeviceProfile) else DeviceProfile.read(Path(given))
-        profile.check_fits(self.bundle.structure, self.engine)
-        return profile
-
     def _number_of(self, mode: ModeChoice) -> int:
         """Return the number of a mode; texts are read once, which takes longer than a switch may."""
         if not isinstance(mode, str | Mode):
@@ -466,8 +462,6 @@ class Session:
 
     def _size(self, batch: int, place: int = 0) -> int:
         """Return a size of batch; raises where it is none, or larger than the graph can bear."""
-        if type(batch) is not int or batch < 1:
-            raise ValueError(f"`batch` (={batch!r}) must be a whole number above 0")
         (self._sized[place].bundle if place else self.bundle).check_batch(batch)
         return batch
 

@@ -21,7 +21,7 @@ from wenable.runtime.engine import (
 from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.implementations import as_written
-from wenable.runtime.remembered import Remembered
+from wenable.runtime.remembered import Remembered, of_batches
 from wenable.runtime.thread_pool import ThreadPool
 
 AUTO = "auto"
@@ -33,12 +33,17 @@ _TIMING = TimingPlan(blocks=4, calls=4, warmup=1, gap_ms=2.0)
 
 
 def opened_engine(
-    bundle: Bundle, engine: str, threads: int | ThreadPool | None, precision: str
+    bundle: Bundle,
+    engine: str,
+    threads: int | ThreadPool | None,
+    precision: str,
+    batch: int = 1,
 ) -> tuple[Engine, ModeEngine | None]:
     """Return the engine of a session, and our kernels where they may run modes beside it.
 
     - `engine`: by name or `"auto"`; `precision`: one of `PRECISIONS`, or `"auto"`.
     - `threads`: of one call, None for one for each core; or a pool, whose kernels are taken.
+    - `batch`: the size of batch that what is chosen by timing is timed with.
 
     Our kernels compute in float32, so none are taken where another precision was asked for.
 
@@ -47,7 +52,7 @@ def opened_engine(
     """
     check_precision(precision)
     if isinstance(threads, ThreadPool):
-        opened, kernels = opened_engine(bundle, engine, threads.threads, precision)
+        opened, kernels = opened_engine(bundle, engine, threads.threads, precision, batch)
         if isinstance(opened, ModeEngine):
             opened = threads.shared(opened)
         return opened, None if kernels is None else threads.shared(kernels)
@@ -55,13 +60,17 @@ def opened_engine(
     if engine == "auto" and asked:
         engine = "openvino"  # the one that offers others
     elif engine == "auto":
-        engine = fastest_engine(bundle, threads)
+        engine = fastest_engine(bundle, threads, batch)
         kernels = open_kernels(threads) if engine != "native" else None
-    return engine_in(bundle, engine, threads, precision), kernels
+    return engine_in(bundle, engine, threads, precision, batch), kernels
 
 
-def engine_in(bundle: Bundle, engine: str, threads: int | None, precision: str) -> Engine:
+def engine_in(
+    bundle: Bundle, engine: str, threads: int | None, precision: str, batch: int = 1
+) -> Engine:
     """Return an engine by its name, in a precision; the fastest one for the bundle for `"auto"`.
+
+    - `batch`: the size of batch that precisions are timed with.
 
     Where the processor has not the precision it is in float32; `precision_of` says so.
 
@@ -71,7 +80,7 @@ def engine_in(bundle: Bundle, engine: str, threads: int | None, precision: str) 
     check_precision(precision)
     opened = open_engine(engine, threads, "float32" if precision == AUTO else precision)
     if precision == AUTO and isinstance(opened, HasPrecisions):
-        opened = opened.in_precision(fastest_precision(bundle, opened))
+        opened = opened.in_precision(fastest_precision(bundle, opened, batch))
     return opened
 
 
@@ -83,10 +92,10 @@ def check_precision(precision: str) -> None:
         )
 
 
-def fastest_precision(bundle: Bundle, engine: HasPrecisions) -> str:
+def fastest_precision(bundle: Bundle, engine: HasPrecisions, batch: int = 1) -> str:
     """Return the precision that takes least time among those whose answers stay near those in float32.
 
-    - `engine`: in float32.
+    - `engine`: in float32; `batch`: the size of batch that is timed.
 
     All modes are asked for the bundle's example, `TOLERANCE` holds for each; the first and the last
     are timed. It is measured once and remembered. Where the processor computes in float32 alone,
@@ -96,12 +105,13 @@ def fastest_precision(bundle: Bundle, engine: HasPrecisions) -> str:
     if not others:
         return "float32"
     place = f"precision-{bundle.identity[:16]}-{describe_engine(engine)}-{describe_device()}"
+    place += of_batches(batch)
     words = "".join(each if each.isalnum() or each in ".-" else "-" for each in place)
     remembered = Remembered(f"{words}.json", PRECISIONS)
     known = remembered.find("all modes")
     if known is None:
         near = [each for each in others if _is_near(bundle, engine, engine.in_precision(each))]
-        known = _fastest(bundle, engine, near)
+        known = _fastest(bundle, engine, near, batch)
         remembered.note("all modes", known, keep=True)
     return known
 
@@ -131,14 +141,14 @@ def is_near(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool((np.abs(found.astype(np.float64) - expected) <= TOLERANCE * most).all())
 
 
-def _fastest(bundle: Bundle, engine: HasPrecisions, others: list[str]) -> str:
+def _fastest(bundle: Bundle, engine: HasPrecisions, others: list[str], batch: int) -> str:
     numbers = sorted({0, len(bundle.modes) - 1})
     calls = {}
     for precision in ("float32", *others):
         opened = engine.in_precision(precision)
         for number in numbers:
             runner = opened.prepare(_model(bundle, number))
-            calls[precision, number] = partial(runner, bundle.example(number=number))
+            calls[precision, number] = partial(runner, bundle.example(batch, number))
     found = measure_latencies(calls, _TIMING)
     times = {
         precision: sum(found[precision, number].known for number in numbers)
