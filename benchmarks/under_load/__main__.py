@@ -45,13 +45,15 @@ SOONEST_S = 1.5
 """From the start of a load until the first request: its processes have to be there."""
 
 PARTIES: dict[str, dict[str, Any]] = {
-    "elastic": {"fixed": 4, "cascade": ()},
-    "widths": {"fixed": 4, "cascade": ()},
-    "exits-size": {"fixed": 4, "cascade": ()},
-    "ladder": {"fixed": 0, "cascade": ("network=network2,full", "network=network0,full")},
-    "exits": {"fixed": 0, "cascade": EVERY_MODE},
+    "elastic": {"fixed": 2, "cascade": ()},
+    "widths": {"fixed": 3, "cascade": ()},
+    "exits-size": {"fixed": 3, "cascade": ()},
+    "ladder": {"fixed": 2, "cascade": ("network=network2,full", "network=network0,full")},
+    "exits": {"fixed": 3, "cascade": EVERY_MODE},
+    "static": {"fixed": 9, "cascade": (), "controlled": False},
 }
-"""Bundle -> how many of its modes are also run by themselves, and which are asked in turn."""
+"""Bundle -> how many of its modes are also run by themselves, and which are asked in turn; *controlled*:
+whether a controller chooses among them."""
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def policies(session: Session, batch: int, plan: Mapping[str, Any]) -> dict[str,
     """Return the policies of one party.
 
     - `plan`: `fixed`, how many fixed modes; `cascade`, the modes that are asked in turn, if any, or
-      `EVERY_MODE`.
+      `EVERY_MODE`; `controlled`, False where no controller chooses among them.
     """
     in_turn = tuple(plan["cascade"])
     if in_turn == EVERY_MODE:
@@ -44,7 +44,7 @@ def policies(session: Session, batch: int, plan: Mapping[str, Any]) -> dict[str,
     def always(mode: str) -> Policy:
         return lambda x, left_ms: (mode, session.run(x, mode=mode))
 
-    found: dict[str, Policy] = {CONTROLLER: controlled}
+    found: dict[str, Policy] = {CONTROLLER: controlled} if plan.get("controlled", True) else {}
     if in_turn:
         found[CASCADE] = by_confidence
     return found | {FIXED + mode: always(mode) for mode in spread(session.modes, plan["fixed"])}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.under_load.policies import CONTROLLER, FIXED
+from benchmarks.under_load.policies import CASCADE, CONTROLLER, FIXED
 
 Row = Mapping[str, Any]
 
@@ -17,26 +18,32 @@ WORDS = {
     "exits-size": "elastic, early exits x image size",
     "ladder": "ladder of three networks x two image sizes",
     "exits": "network with early exits",
+    "static": "two small networks, each trained alone",
 }
 ELASTIC = ("elastic", "widths", "exits-size")
 PAIRS = (
-    ("elastic", "ladder"), ("widths", "ladder"), ("exits-size", "ladder"),
-    ("elastic", "exits"), ("widths", "exits"), ("exits-size", "exits"),
-    ("elastic", "widths"), ("exits-size", "widths"), ("exits", "ladder"),
+    ("exits", "ladder"), ("exits-size", "ladder"), ("widths", "ladder"), ("elastic", "ladder"),
+    ("exits-size", "exits"), ("widths", "exits"), ("elastic", "exits"), ("exits-size", "widths"),
+    ("elastic", "widths"),
 )  # fmt: skip
 """Whose controller is held against whose."""
 
 
 def verdicts(rows: Sequence[Row], parties: Sequence[Row], target: float) -> list[str]:
-    """Return a line for each pair of parties, and three for each elastic network.
+    """Return a line for each pair of parties, and some for each that a controller and fixed modes ran of.
 
     - `rows`: of every load, party and policy one, the mean over the runs.
     """
     found = [_beside(rows, *pair) for pair in PAIRS]
-    for party in ELASTIC:
+    for party in WORDS:
         own = [row for row in rows if row["party"] == party]
-        if own:
-            found += [_of_target(own, target), _beside_fixed(own), _beside_oracle(own)]
+        fixed = [row for row in own if row["policy"].startswith(FIXED)]
+        if controlled(own, party):
+            static = [row for row in rows if row["party"] == "static"]
+            found += [
+                _of_target(own, target), _beside_fixed(own, fixed), _beside_static(own, static),
+                _by_confidence(own), _beside_oracle(own),
+            ]  # fmt: skip
     memory = {each["party"]: each["memory_mb"] for each in parties}
     found.append("Memory: " + "; ".join(f"{WORDS[k]} {v:.0f} MiB" for k, v in memory.items()))
     return [f"- {line}." for line in found if line]
@@ -85,23 +92,71 @@ def _of_its_modes(own: Sequence[Row], target: float) -> str:
     )
 
 
-def _beside_fixed(own: Sequence[Row]) -> str:
-    """Compare with the most accurate fixed mode that kept as many deadlines, for each load the best."""
-    party, gains = own[0]["party"], []
-    by_load = controlled(own, party)
-    fixed = [row for row in own if row["policy"].startswith(FIXED)]
-    for load, row in by_load.items():
-        as_many = [r["accuracy"] for r in fixed if r["load"] == load and r["met"] >= row["met"]]
-        if as_many:
-            gains.append(row["accuracy"] - max(as_many))
-    if not fixed:
+def _beside_fixed(own: Sequence[Row], fixed: Sequence[Row]) -> str:
+    """Compare with fixed modes, by images right in time: the best under each load, and over all loads."""
+    by_load = controlled(own, own[0]["party"])
+    best = [
+        max((r["right_in_time"] for r in fixed if r["load"] == load), default=None)
+        for load in by_load
+    ]
+    if None in best:
         return ""
-    if not gains:
-        return f"*{WORDS[party]}*: none of its fixed modes kept as many deadlines as the controller"
+    gains = [row["right_in_time"] - most for row, most in zip(by_load.values(), best, strict=True)]
     return (
-        f"*{WORDS[party]}*: under {len(gains)} of {len(by_load)} loads a fixed mode kept as many deadlines"
-        f" as the controller, which has {_points(gains)} points of accuracy beside the best of these"
+        f"*{WORDS[own[0]['party']]}*: the controller has {_points(gains)} points of images right in time"
+        f" beside the best of the fixed modes that were run under each load{_one_of(own, fixed)}"
     )
+
+
+def _one_of(own: Sequence[Row], fixed: Sequence[Row]) -> str:
+    """Compare with the one fixed mode that is best in the mean over all loads."""
+    by_load = controlled(own, own[0]["party"])
+    loads = Counter(row["policy"] for row in fixed)
+    policies = [policy for policy, count in loads.items() if count == len(by_load)]
+    if not policies:
+        return ""
+    means = {
+        policy: _gains(by_load, [r for r in fixed if r["policy"] == policy]) for policy in policies
+    }
+    policy = min(means, key=lambda each: (float(np.mean(means[each])), each))
+    return f", and {_points(means[policy])} beside `{policy}` under all of them"
+
+
+def _beside_static(own: Sequence[Row], static: Sequence[Row]) -> str:
+    """Compare with each static network, which no controller chooses among."""
+    by_load = controlled(own, own[0]["party"])
+    beside = [
+        f"{_points(_gains(by_load, [r for r in static if r['policy'] == policy]))} beside the static"
+        f" `{policy.removeprefix(FIXED)}`"
+        for policy in dict.fromkeys(row["policy"] for row in static)
+    ]
+    if not beside:
+        return ""
+    return (
+        f"*{WORDS[own[0]['party']]}*: the controller has, in points of images right in time,"
+        f" {' and '.join(beside)}"
+    )
+
+
+def _by_confidence(own: Sequence[Row]) -> str:
+    """Compare a cascade by confidence with the controller of the same party."""
+    cascade = [row for row in own if row["policy"] == CASCADE]
+    if not cascade:
+        return ""
+    by_load = controlled(own, own[0]["party"])
+    gains = [row["right_in_time"] - by_load[row["load"]]["right_in_time"] for row in cascade]
+    return (
+        f"*{WORDS[own[0]['party']]}*: run by confidence it has {_points(gains)} points of images right in"
+        " time beside its controller"
+    )
+
+
+def _gains(by_load: Mapping[str, Row], fixed: Sequence[Row]) -> list[float]:
+    return [
+        by_load[r["load"]]["right_in_time"] - r["right_in_time"]
+        for r in fixed
+        if r["load"] in by_load
+    ]
 
 
 def _beside_oracle(own: Sequence[Row]) -> str:
