@@ -199,12 +199,12 @@ def page(runs: list[dict[str, Any]]) -> str:
         " as torch exports it) and as int8 (`export_int8`). *Exact sums* is int8 with ONNX Runtime's"
         " session option `session.x64quantprecision` set, which keeps sums of products from overflowing"
         " if the processor lacks VNNI; without it, answers may be wrong there. *bfloat16* is OpenVINO"
-        " on the file of float32, on processors that multiply bfloat16; sessions of the runtime do not use"
-        " it, since modes are checked in float32. Weights are random, so there are times here and no"
-        " accuracies. The first layer and the classifier stay in floating point. Medians with quartiles in"
-        " ms; *faster* is float32 over int8 of the same mode and engine, below 1 if int8 is slower. *As"
-        " integers* says how many convolutions of the int8 model ONNX Runtime computes in integers; the"
-        " others it computes in floating point on the same numbers.",
+        " on the file of float32, on processors that multiply bfloat16, as a session with"
+        ' `precision="bfloat16"` computes; modes are checked in float32. Weights are random, so there are'
+        " times here and no accuracies. The first layer and the classifier stay in floating point. Medians"
+        " with quartiles in ms; *faster* is float32 over int8 of the same mode and engine, below 1 if int8"
+        " is slower. *As integers* says how many convolutions of the int8 model ONNX Runtime computes in"
+        " integers; the others it computes in floating point on the same numbers.",
         "",
     ]
     for run in runs:

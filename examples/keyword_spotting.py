@@ -82,9 +82,9 @@ def make_bundle(path: Path, sounds: int, epochs: int) -> None:
     modes = net.space.uniform_modes()
     we.calibrate(net, modes, list(torch.utils.data.DataLoader(dataset(500, seed=1), 100)))
     held_out = list(torch.utils.data.DataLoader(dataset(500, seed=2), 100))
-    accuracies = {mode: {"top-1": we.evaluate(net, mode, held_out)} for mode in modes}
+    accuracies = {mode: {"accuracy": we.evaluate(net, mode, held_out)} for mode in modes}
     for mode, each in accuracies.items():
-        print(f"{mode}: {each['top-1'].known:.0%} of the sounds, {net.macs(mode) / 1e6:.2f} MMAC")
+        print(f"{mode}: {each['accuracy'].known:.0%} of the sounds, {net.macs(mode) / 1e6:.2f} MMAC")
     we.export(net, modes, path, readings=accuracies)
 
 

@@ -20,14 +20,19 @@ these two sides the uniform modes are compared, since they trained no others; wi
 of them at every size that none is better and cheaper than on the search split. Each other side's front is
 searched there (knapsack); every figure is of the test split, every mode calibrated. *Above*: the share of
 a side's modes, within the range of costs that the other covers, that are more accurate than the other's
-front at their cost, with a 95 % interval over the test images, drawn anew. *Gap*: how far one front lies
-above the other in the mean over the range that both cover, in points. Intervals know neither of other seeds
-nor of other timings. *At equal ms*: the same with latencies in the place of multiply-accumulates, one
-example at a time, each mode on the engine where it is fastest (our own kernels among them); a mode that is
-no faster than a larger one of its front is left out. *Old front*: of before a fault was mended that left
-the uniform modes, the full one among them, out of every searched front; of *US-Net*, whose modes are all
-uniform, every width was taken instead, without a search. Nothing follows from these lines about modes near
-the full one."""
+front at their cost, with a 95 % interval over the test images, drawn anew, from ten modes on. *Gap*: how
+far one front lies above the other in the mean over the range that both cover, in points: along costs, so
+that cheap modes weigh little, and half of it lies above half of the full cost. Intervals know neither of
+other seeds nor of other timings. *At equal ms*: the same with latencies in the place of
+multiply-accumulates, one example at a time, each mode on the engine where it is fastest (our own kernels
+among them); a mode that is no faster than a larger one of its front is left out. *Old front*: of
+before a fault was mended that left the uniform modes, the full one among them, out of every searched front;
+of *US-Net*, whose modes are all uniform, every width was taken instead, without a search. Nothing follows
+from these lines about modes near the full one."""
+
+
+FEW_MODES = 10
+"""Of fewer a share has no interval: it could be but a few numbers."""
 
 
 def page(scales: Sequence[Mapping[str, Any]]) -> str:
@@ -128,6 +133,8 @@ def _sharing(results: Mapping[str, Any]) -> str:
 def _at_equal_ms(pair: Mapping[str, Any]) -> str:
     if "at_equal_ms" not in pair:
         return "; not timed"
+    if pair["at_equal_ms"]["gap"] is None:
+        return "; no common range of ms"
     return f"; at equal ms {_share(pair['at_equal_ms'])} above, gap {_gap(pair['at_equal_ms'])}"
 
 
@@ -139,11 +146,14 @@ def _timed(made: Mapping[str, Any]) -> str:
 
 
 def _share(pair: Mapping[str, Any]) -> str:
-    share, interval = pair["above"]["share"], pair["interval"]
-    if share is None:
+    above, interval = pair["above"], pair["interval"]
+    if not above["modes"]:
         return "no mode within the range"
+    of_all = f"{above['above']} of {above['modes']}"
+    if above["modes"] < FEW_MODES:
+        return of_all
     low, high = interval
-    return f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{of_all}, {100 * above['share']:.0f} % ({100 * low:.0f} to {100 * high:.0f}),"
 
 
 def _gap(pair: Mapping[str, Any]) -> str:

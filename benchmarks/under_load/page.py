@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.under_load.loads import loads
 from benchmarks.under_load.verdicts import WORDS, verdicts
 
 Row = Mapping[str, Any]
@@ -24,8 +25,9 @@ multiply-accumulates in training, and stays resident in a process of its own; ea
 of those no part of which ran in the first 200 ms after the load came or went. *right*: of all images,
 the share answered rightly. *right in time*: the same, where late answers count for nothing. *oracle*:
 the accuracy of the modes that ran, less that of an oracle that knew each request's slowdown and was
-late as often, in points. It is the most that anybody could have: a short request that no other process
-interrupted tells it that a longer one would not have been interrupted either. With several runs, ranges
+late as often, in points. It bounds what another choice at each of these moments could have had, with the
+waiting that the policy itself caused: a short request that no other process interrupted tells it that a
+longer one would not have been interrupted either. With several runs, ranges
 are those of the runs.
 """
 MADE = """\
@@ -59,6 +61,7 @@ def page(results: Mapping[str, Any]) -> str:
         HOW.format(**told),
     ]
     lines += [*_of_parties(parties), ""]
+    lines += _not_measured(rows)
     absent = WORDS.keys() - {each["party"] for each in parties}
     if absent:
         named = "; ".join(words for party, words in WORDS.items() if party in absent)
@@ -127,6 +130,13 @@ def _of_parties(parties: Sequence[Row]) -> list[str]:
             f" {each['first_answer_ms']:.0f} | {shown} |"
         )
     return lines
+
+
+def _not_measured(rows: Sequence[Row]) -> list[str]:
+    """Return a line with the loads that no row is of."""
+    measured = {row["load"] for row in rows}
+    left = [load.name for load in loads() if load.name not in measured]
+    return [f"Loads that were not measured: {', '.join(left)}.", ""] if left else []
 
 
 def _of_load(load: str, rows: Sequence[Row]) -> list[str]:

@@ -215,6 +215,11 @@ READING = we.Reading(0.5, "top-1")
         (["1"], {"readings": {"1/2": {}}}, "`readings` has mode 1/2, which is not among `modes`"),
         (
             ["1"],
+            {"readings": {"1": {"top-1": READING}}},
+            "under 'top-1'; the runtime chooses by \"acc",
+        ),
+        (
+            ["1"],
             {"readings": {"1": [READING]}},
             "`readings` of mode 1 is a list of 1; allowed: a dict",
         ),

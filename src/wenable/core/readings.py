@@ -123,7 +123,8 @@ class Front:
     """Modes none of which another beats in accuracy and cost, and how they were found.
 
     - `points`: the front, from the most to the least costly mode.
-    - `chosen`: the last mode above `min_accuracy`.
+    - `chosen`: with `"greedy"` and `"greedy-lazy"` the last mode of the path above `min_accuracy`, else the
+      cheapest point.
     - `path`: every step of the search, the full mode first.
     - `evaluations`: how many modes had their accuracy and cost evaluated.
     - `explored`: all modes that were evaluated, where the search kept them.

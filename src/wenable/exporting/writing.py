@@ -73,7 +73,9 @@ def export(
       decides, to 5 % of the largest, and five times what it makes of the simulation itself; and each
       layer by itself to 2 %. The bundle
       runs on other engines as well.
-    - `readings`: for each mode by name, as "accuracy" or "latency"; the runtime chooses by them.
+    - `readings`: for each mode by name. Under a deadline the runtime prefers modes by `"accuracy"`; where
+      one has none, it goes by multiply-accumulates. `"energy"`, in mJ, serves `max_energy_mj`. Others are
+      kept and not used.
     - `ids`: short names of the modes, as `Front.ids` has them, so that they are called the same in
       the bundle. It may name more than the exported ones; where it lacks one, all are numbered anew.
 
@@ -167,12 +169,23 @@ def _check_readings(mode: Mode, given: Any) -> None:
         bad = next((key for key in given if not isinstance(key, str)), None)
         other = next((key for key in given if not isinstance(given[key], Reading)), None)
         if bad is None and other is None:
+            _check_accuracy_is_found(mode, given)
             return
         key = other if bad is None else bad
         wrong += f"holds {key!r}: {described(given[key])}"
     raise ValueError(
         f'{wrong}; allowed: a dict of readings by name, as {{"accuracy": wenable.Reading(0.9, "top-1")}}'
     )
+
+
+def _check_accuracy_is_found(mode: Mode, given: Mapping[str, Reading]) -> None:
+    """Raise `ValueError` for an accuracy under a name that the runtime does not look under."""
+    name = next((name for name, reading in given.items() if reading.unit == "top-1"), None)
+    if name is not None and "accuracy" not in given:
+        raise ValueError(
+            f"`readings` of mode {mode} has its top-1 accuracy under {name!r}; the runtime chooses by"
+            ' "accuracy": name it so'
+        )
 
 
 def _bundle(
