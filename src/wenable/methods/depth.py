@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import fx, nn
 
+from wenable.core.setting_types import as_tuple
 from wenable.core.space import Knob, Space
 from wenable.graph import Product, TracedGraph
 from wenable.graph.narrowed import counts_of
@@ -50,7 +51,8 @@ class EarlyExits:
     exits: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        names = (self.exits,) if isinstance(self.exits, str) else tuple(self.exits)
+        one = isinstance(self.exits, str)
+        names = (self.exits,) if one else as_tuple("exits", self.exits, "('layer1', 'layer2')")
         object.__setattr__(self, "exits", names)
         if not names or not all(names):
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from wenable.core.setting_types import as_tuple
 from wenable.core.space import Knob, Space
 from wenable.graph import TracedGraph
 from wenable.layers.image_size import ImageSizes, Sides
@@ -54,7 +55,8 @@ class ImageSize:
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        sizes = (self.sizes,) if isinstance(self.sizes, int) else tuple(self.sizes)
+        one = isinstance(self.sizes, int)
+        sizes = (self.sizes,) if one else as_tuple("sizes", self.sizes, "(64, 48, 32)")
         object.__setattr__(self, "sizes", sizes)
         whole = all(type(size) is int and size > 0 for size in sizes)
         if not whole or len(sizes) < 2 or any(a <= b for a, b in pairwise(sizes)):

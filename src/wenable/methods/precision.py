@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from wenable.core.setting_types import as_tuple
 from wenable.core.space import Knob, Space
 from wenable.graph import LayerCall, TracedGraph
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
@@ -57,8 +58,9 @@ class SwitchablePrecision:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
-        object.__setattr__(self, "bits", tuple(self.bits))
+        one = isinstance(self.exclude, str)
+        names = (self.exclude,) if one else as_tuple("exclude", self.exclude, "('stem',)")
+        object.__setattr__(self, "bits", as_tuple("bits", self.bits, "(32, 8)"))
         object.__setattr__(self, "exclude", names)
         descending = sorted(set(self.bits), reverse=True)
         known = all(type(b) is int and b in ALLOWED_BITS for b in self.bits)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 from torch import nn
 
 from wenable.core.cost_table import CostTable
+from wenable.core.setting_types import as_tuple, check_flags
 from wenable.core.space import Knob, Space
 from wenable.graph import LayerCall, TracedGraph, calls_by_module, shared_modules
 from wenable.methods.norms import switchable_norms
@@ -65,15 +66,21 @@ class WeightEnabling:
     worth_on: str = ""
 
     def __post_init__(self) -> None:
-        chains = {name: tuple(chain) for name, chain in self.groups_of.items()}
-        object.__setattr__(self, "groups", tuple(self.groups))
+        example = "(1, 2, 4)"
+        chains = {name: as_tuple("groups_of", c, example) for name, c in self.groups_of.items()}
+        object.__setattr__(self, "groups", as_tuple("groups", self.groups, example))
+        check_flags(self, "classifier")
         object.__setattr__(self, "groups_of", chains)
         worth = {name: tuple(chain) for name, chain in self.worth.items()}
         object.__setattr__(self, "worth", worth)
         for chosen in ("only", "exclude"):
             value = getattr(self, chosen)
-            if value is not None and not callable(value):
-                names = (value,) if isinstance(value, str) else tuple(value)
+            if value is None and chosen == "exclude":
+                object.__setattr__(self, chosen, ())
+            elif value is not None and not callable(value):
+                names = (
+                    (value,) if isinstance(value, str) else as_tuple(chosen, value, "('layer1.*',)")
+                )
                 object.__setattr__(self, chosen, names)
         for chain in (self.groups, *chains.values(), *worth.values()):
             _check_groups(chain)
@@ -353,7 +360,7 @@ def _check_groups(groups: tuple[int, ...]) -> None:
     rule = "it must be a chain of divisors from 1, as in (1, 2, 4, 8, 16)"
     if not groups:
         raise ValueError(f"`groups` (={groups}) is empty; {rule}")
-    if not all(isinstance(n, int) and n > 0 for n in groups):
+    if not all(type(n) is int and n > 0 for n in groups):
         raise ValueError(f"`groups` (={groups}) must hold whole numbers above 0; {rule}")
     if len(set(groups)) != len(groups):
         raise ValueError(f"`groups` (={groups}) repeats an option; {rule}")

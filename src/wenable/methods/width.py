@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from wenable.core.setting_types import as_tuple
 from wenable.core.space import Knob, Space
 from wenable.graph import LayerCall, TracedGraph
 from wenable.graph.narrowed import Counts, NarrowedLayer, Narrowing, counts_of
@@ -93,7 +94,7 @@ class Slimmable:
 
     def __post_init__(self) -> None:
         try:
-            widths = tuple(map(float, self.widths))
+            widths = tuple(map(float, as_tuple("widths", self.widths, "(1.0, 0.5)")))
         except (TypeError, ValueError):
             raise ValueError(
                 f"`widths` (={self.widths!r:.100}) must be a sequence of numbers, as (1.0, 0.5)"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from wenable.core.renamed import answer_renamed, with_present_names
+from wenable.core.setting_types import check_flags, check_numbers
 from wenable.training.sharing import Sharing
 
 RENAMED = {
@@ -22,6 +23,12 @@ Optimizer = Literal["sgd", "adamw", "rmsproptf"]
 Schedule = Literal["cosine", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Implementations = Literal["grouped", "timed"]
+
+
+_NUMBERS = (
+    "learning_rate", "momentum", "weight_decay", "warmup", "step_epochs", "step_factor", "label_smoothing",
+    "ema_decay", "mixup", "cutmix",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +121,12 @@ class TrainConfig:
             raise ValueError(
                 f"`sharing` is a {kind}; allowed: a Sharing (`from_json` reads what `to_json` wrote)"
             )
-        for name in ("passes", "epochs", "seed", "grad_accum_steps"):
+        whole = ("passes", "epochs", "seed", "grad_accum_steps")
+        for name in whole if self.grow_from is None else (*whole, "grow_from"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be a whole number")
+        check_flags(self, "distillation", "channels_last")
+        check_numbers(self, *_NUMBERS, *(("clip_grad",) if self.clip_grad is not None else ()))
         least, why = (2, ": the full and the smallest mode") if self.counting == "all" else (0, "")
         growth = self.passes if self.grow_from is None else self.grow_from
         rules = [
@@ -126,16 +136,16 @@ class TrainConfig:
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
             ("seed", self.seed >= 0, "at least 0"),
             ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0, and finite"),
             ("warmup", 0 <= self.warmup < 1, "a share of the steps, from 0 to below 1"),
-            ("step_epochs", self.step_epochs > 0, "above 0"),
+            ("step_epochs", 0 < self.step_epochs < math.inf, "above 0 and finite"),
             ("step_factor", 0 < self.step_factor <= 1, "above 0, to 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1"),
             ("ema_decay", 0 <= self.ema_decay < 1, "from 0 to below 1"),
             ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "above 0, or None"),
             ("grad_accum_steps", self.grad_accum_steps >= 1, "at least 1"),
-            ("mixup", self.mixup >= 0, "at least 0"),
-            ("cutmix", self.cutmix >= 0, "at least 0"),
+            ("mixup", 0 <= self.mixup < math.inf, "at least 0, and finite"),
+            ("cutmix", 0 <= self.cutmix < math.inf, "at least 0, and finite"),
         ]
         for name, holds, rule in rules:
             if not holds:

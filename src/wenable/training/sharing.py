@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from wenable.core.setting_types import check_flags, check_numbers
+
 First = Literal["full", "outward"]
 Losses = Literal["sum", "mean"]
 Divergence = Literal["kl", "alpha"]
@@ -81,6 +83,8 @@ class Sharing:
             if getattr(self, name) not in get_args(kind):
                 allowed = ", ".join(map(repr, get_args(kind)))
                 raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be one of {allowed}")
+        check_flags(self, "project")
+        check_numbers(self, "delay", "rise")
         for name in ("delay", "rise"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
