@@ -178,7 +178,7 @@ def _shown(reading: Reading) -> float:
 
 
 def _whiskers(readings: list, scale: float) -> list[list[float]]:
-    """Return how far each interval reaches below and above its value; 0 where there is none."""
+    """Return how far each interval reaches below and above its value; 0 where it does not."""
     below = [scale * (r.known - (r.known if r.low is None else r.low)) for r in readings]
     above = [scale * ((r.known if r.high is None else r.high) - r.known) for r in readings]
-    return [below, above]
+    return [[max(each, 0.0) for each in side] for side in (below, above)]
