@@ -182,6 +182,7 @@ def test_a_file_called_after_a_model_is_still_measured(tmp_path: Path):
     path = write_history(tmp_path, world).rename(tmp_path / "model.csv")
     reading = join_windows(recording, FileMeter(path))["a"].energy
     assert measured_energy(reading).value == pytest.approx(500.0, rel=0.01)
+    assert not reading.is_modelled
 
 
 def test_a_file_that_is_written_in_time_is_a_meter_like_any_other(tmp_path: Path):

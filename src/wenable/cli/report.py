@@ -14,7 +14,7 @@ from wenable.report.csv_table import csv_table
 from wenable.report.figures import shown_accuracy, split_of
 from wenable.report.markdown_table import markdown_table
 from wenable.report.page import write_report
-from wenable.report.page_data import is_modelled, table_points
+from wenable.report.page_data import table_points
 from wenable.report.side_by_side import side_by_side
 
 FORMATS = ("html", "svg", "png", "md", "csv")
@@ -175,7 +175,7 @@ def _picture(name: str, front: Front, series: dict[str, Front], out: Path, kind:
     from wenable.report.front_plot import Panel, plot_fronts
 
     points = _drawable(front)
-    modelled = any(is_modelled(point.cost) for point in points)
+    modelled = any(point.cost.is_modelled for point in points)
     words = f"{name} (cost modelled)" if modelled else name
     path = out.parent / f"{_stem(name, series)}.{kind}"
     return plot_fronts({front.cost: Panel(points, (), split_of(front))}, path, title=words)

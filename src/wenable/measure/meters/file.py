@@ -58,7 +58,6 @@ class FileMeter:
         self.path, self.name = Path(path), name
         self.scope: Scope = scope
         self.wraps_at_j, self.offset_s, self.max_gap_share = wraps_at_j, offset_s, max_gap_share
-        # Not in the name: a file called after a model would read as if its figures were modelled.
         self.detail = f"trace {self.path.name}"
         self._clock, self._started_s = clock, 0.0
 
