@@ -409,7 +409,7 @@ def test_budgets_may_be_an_array_or_be_gone_through_once(budgets: Any):
     assert json.loads(json.dumps(front.to_json()))["min_accuracy"] == 0.0
 
 
-@pytest.mark.parametrize("budgets", [5, ["many"], [None]])
+@pytest.mark.parametrize("budgets", [5, ["many"], [None], "12", ["12"], b"12", [2.0, "3"]])
 def test_budgets_that_are_no_numbers_are_refused(budgets: Any):
     with pytest.raises(ValueError, match=r"`budgets` \(=.*\) must be numbers"):
         we.Knapsack(budgets=budgets)
