@@ -33,6 +33,10 @@ from tests.helpers.command_line import run
         (["demo", "--epochs", "0", "--out", "o/x"], "`--epochs` (=0) must be at least 1"),
         (["explore", "absent", "--data", "digits", "--min-accuracy", "0.5", "--out", "o"],
          "`NETWORK` (=absent) does not exist"),
+        (["bench", "absent.wen", "--threads", "1,x"],
+         "`--threads` (='1,x') must be whole numbers with commas, each at least 1"),
+        (["bench", "absent.wen", "--threads", "0"], "`--threads` (='0') must be whole numbers"),
+        (["bench", "absent.wen", "--threads", "1,"], "`--threads` (='1,') must be whole numbers"),
         (["report", "absent.json", "--out", "r.html"], "error: absent.json: No such file or directory"),
     ],
 )  # fmt: skip

@@ -34,6 +34,20 @@ def test_figures_are_finite(bad: float):
             Reading(**{"value": 1.0, "unit": "ms", field: bad})
 
 
+@pytest.mark.parametrize(
+    ("words", "modelled"),
+    [
+        ({"source": "modelled from MACs"}, True),
+        ({"source": "predicted by a table: Modelled from a data sheet"}, True),
+        ({"source": "wall meter (system, measured)", "note": "trace mobilenet-model.csv"}, False),
+        ({"source": "wall clock", "note": "the remodelled board"}, False),
+        ({"source": "meter Model 8 (system, measured)", "device": "a board, Model B"}, False),
+    ],
+)
+def test_a_modelled_figure_is_told_by_its_source_and_not_by_names_in_it(words, modelled):
+    assert Reading(1.0, "mJ", **words).is_modelled == modelled
+
+
 figures = st.tuples(st.integers(0, 6), st.integers(0, 6))
 
 

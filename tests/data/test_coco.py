@@ -146,3 +146,54 @@ def test_images_that_are_turned_when_they_are_read_are_refused(folder: Path):
     images = coco_folder(folder, folder / "boxes.json", side=32)
     with pytest.raises(ValueError, match=r"1.png has 32 x 64 pixels.* are of 64 x 32.*EXIF"):
         images[0]
+
+
+def turned(folder: Path, name: str, orientation: int) -> None:
+    """Store an image with an orientation; its pixels stay."""
+    with Image.open(folder / name) as image:
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        image.save(folder / name, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_turn_that_leaves_the_sides_as_they_are_is_refused(folder: Path, orientation, told):
+    values = annotations()
+    if not told:
+        values["images"][0].pop("width")
+        (folder / "boxes.json").write_text(json.dumps(values))
+    turned(folder, "1.png", orientation)
+    images = coco_folder(folder, folder / "boxes.json", side=32)
+    with pytest.raises(ValueError, match=rf"1\.png is turned .*\(EXIF orientation {orientation}\)"):
+        images[0]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_any_turn_of_a_square_image_with_boxes_is_refused(folder: Path, orientation):
+    turned(folder, "5.png", orientation)
+    assert len(coco_folder(folder, folder / "boxes.json", side=32)[2][1]["boxes"]) == 0
+    values = annotations()
+    values["annotations"].append({"id": 99, "image_id": 5, "category_id": 3, "bbox": [0, 0, 4, 4]})
+    (folder / "boxes.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"5\.png is turned .*\(EXIF orientation {orientation}\)"):
+        coco_folder(folder, folder / "boxes.json", side=32)[2]
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9])
+def test_an_orientation_that_turns_nothing_is_taken(folder: Path, orientation):
+    before = coco_folder(folder, folder / "boxes.json", side=32)[0]
+    turned(folder, "1.png", orientation)
+    after = coco_folder(folder, folder / "boxes.json", side=32)[0]
+    assert torch.equal(before[0], after[0])
+
+
+def test_boxes_that_were_drawn_on_the_upright_image_are_taken(folder: Path):
+    """The file says that the image is as high as it is wide when stored: it was seen upright."""
+    plain = coco_folder(folder, folder / "boxes.json", side=64)[1]
+    with Image.open(folder / "2.png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(folder / "2.png")
+    turned(folder, "2.png", 6)
+    upright = coco_folder(folder, folder / "boxes.json", side=64)[1]
+    assert torch.equal(upright[0], plain[0])
+    assert torch.equal(upright[1]["boxes"], plain[1]["boxes"])

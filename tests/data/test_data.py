@@ -282,6 +282,42 @@ def test_links_are_followed_and_splits_that_share_files_are_refused(tmp_path):
         image_folder(folder)
 
 
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_links_to_one_file_stay_in_one_split(tmp_path, link):
+    write_images(tmp_path, {"train": 6, "test": 1})
+    train = tmp_path / "train"
+    for number in range(6):
+        link(train / "cat" / f"again{number}.png", train / "cat" / f"{number:03}.png")
+    link(train / "dog" / "cat.png", train / "cat" / "000.png")
+    for seed in range(20):
+        splits = image_folder(tmp_path, search_share=0.4, seed=seed)
+        learnt, aside = (
+            {Path(path).read_bytes() for path, _ in part.samples}
+            for part in (splits.train, splits.search)
+        )
+        assert not learnt & aside
+        assert (train / "cat" / "000.png").read_bytes() in learnt  # of both classes
+        assert sorted(label for _, label in splits.search.samples) == [0] * 4 + [1] * 3
+        assert len(splits.train) + len(splits.search) == 19
+
+
+def test_a_class_that_shares_all_its_files_keeps_them_for_training(tmp_path):
+    write_images(tmp_path, {"train": 3, "test": 1})
+    (tmp_path / "train" / "animal").symlink_to(tmp_path / "train" / "cat")
+    for seed in range(20):
+        splits = image_folder(tmp_path, seed=seed)
+        assert {label for _, label in splits.search.samples} == {2}
+        assert {label for _, label in splits.train.samples} == {0, 1, 2}
+
+
+def test_splits_that_share_a_file_through_a_hard_link_are_refused(tmp_path):
+    write_images(tmp_path, {"train": 3, "test": 1})
+    shared = tmp_path / "test" / "dog" / "hard.png"
+    shared.hardlink_to(tmp_path / "train" / "cat" / "001.png")
+    with pytest.raises(ValueError, match=r"cat.001\.png and .*hard\.png are one file, as are 1 of"):
+        image_folder(tmp_path)
+
+
 def test_the_summary_names_images_that_cannot_be_opened(tmp_path):
     write_images(tmp_path, {"train": 3, "val": 1, "test": 1})
     bad = tmp_path / "train" / "cat" / "000.png"

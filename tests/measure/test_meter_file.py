@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tests.helpers.energy_world import EPOCH_S, IDLE_W, QUICK, World, WorldMeter
 from wenable.measure.energy import measure_energies, record_windows
 from wenable.measure.energy_windows import Recording, Window, energy_readings
 from wenable.measure.meters.file import FileMeter, join_windows
+from wenable.measure.meters.meter import MeterError
 from wenable.measure.meters.power_trace import PowerTrace
 from wenable.measure.meters.trace_csv import read_trace
 from wenable.runtime.known_modes import measured_energy
@@ -182,6 +185,7 @@ def test_a_file_called_after_a_model_is_still_measured(tmp_path: Path):
     path = write_history(tmp_path, world).rename(tmp_path / "model.csv")
     reading = join_windows(recording, FileMeter(path))["a"].energy
     assert measured_energy(reading).value == pytest.approx(500.0, rel=0.01)
+    assert not reading.is_modelled
 
 
 def test_a_file_that_is_written_in_time_is_a_meter_like_any_other(tmp_path: Path):
@@ -200,7 +204,7 @@ def test_a_file_that_is_written_in_time_is_a_meter_like_any_other(tmp_path: Path
     assert meter.step_s == pytest.approx(0.002, rel=1e-3)
     found = measure_energies({"a": world.work("a", 0.1, 5.0)}, meter, QUICK, clocks=clocks)["a"]
     assert found.energy.value == pytest.approx(500.0, rel=0.01)
-    late = FileMeter(path, clock=clocks.stamp)  # which nobody writes on
+    late = FileMeter(path, clock=clocks.stamp, sleep=clocks.sleep)  # which nobody writes on
     found = measure_energies({"a": world.work("a", 0.1, 5.0)}, late, QUICK, clocks=clocks)["a"]
     assert found.energy.value is None
     assert "must lie within meter.csv" in found.energy.reason
@@ -219,6 +223,58 @@ def test_a_clock_that_was_set_during_a_window_is_found_out(tmp_path: Path):
     changed = Recording({"a": (moved,)}, recording.latencies, recording.idle)
     with pytest.raises(ValueError, match="this machine's clock was set meanwhile"):
         join_windows(changed, FileMeter(write_history(tmp_path, world)))
+
+
+def test_a_clock_that_is_set_during_a_window_ends_a_live_measurement(tmp_path: Path):
+    world = World()
+    rows = (f"{EPOCH_S + 0.02 * step:.2f},5\n" for step in range(10000))
+    path = csv_file(tmp_path, "time,power_w\n" + "".join(rows))
+    clocks = world.clocks()
+    middle_s = 0.5 + QUICK.idle_s + 0.5 + 0.2 + 0.3  # of the first window
+
+    def stamp() -> float:
+        return clocks.stamp() + (30.0 if world.now > middle_s else 0.0)
+
+    meter = FileMeter(path, clock=stamp)
+    calls = {"a": world.work("a", 0.1, 5.0)}
+    set_clocks = replace(clocks, stamp=stamp)
+    reason = measure_energies(calls, meter, QUICK, clocks=set_clocks)["a"].energy.reason
+    assert re.search(r"in window 1 of 5 of a: .* clock was set meanwhile", reason)
+    counted = measure_energies(calls, WorldMeter(world), QUICK, clocks=set_clocks)["a"].energy
+    assert counted.value is not None
+
+
+def test_the_end_of_a_window_waits_for_the_sample_that_closes_it(tmp_path: Path):
+    """A meter writes its samples after the moments that they are of, and some of them in pieces."""
+    world = World()
+    clocks = world.clocks()
+    path, waits = tmp_path / "meter.csv", list[float]()
+
+    def written(until_s: float, rest: str = "") -> None:
+        rows = (f"{EPOCH_S + 0.5 * step},5\n" for step in range(int(2 * until_s) + 1))
+        csv_file(tmp_path, "time,power_w\n" + "".join(rows) + rest)
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        world.pass_time(seconds, IDLE_W)
+        # First half a line, then all that is due.
+        written(20.0, f"{EPOCH_S + 20.5}") if len(waits) == 1 else written(world.now)
+
+    meter = FileMeter(path, clock=clocks.stamp, sleep=sleep)
+    world.now = 5.0
+    written(world.now)
+    meter.begin()
+    world.now = 20.2
+    written(20.0)
+    assert meter.end() == pytest.approx(5.0 * 15.2)
+    assert waits == [0.5, 0.5]
+    waits.clear()
+    stopped = FileMeter(path, clock=clocks.stamp, sleep=waits.append)
+    stopped.begin()
+    world.now += 30.0
+    with pytest.raises(MeterError, match=r"must lie within meter\.csv"):
+        stopped.end()
+    assert waits == [0.5] * 5
 
 
 def test_windows_without_energy_and_broken_recordings():

@@ -120,6 +120,23 @@ def test_a_profile_of_another_network_is_refused_where_its_knobs_are_the_same(ta
         we.convert(small_resnet(), torch.zeros(IMAGES), profile=of_another)
 
 
+def test_modes_of_a_profile_are_compared_as_the_whole_network_has_them(table):
+    """A network without the options that do not pay has another mode by the name of 1/4."""
+    table, _ = table
+    whole = we.convert(small_resnet(), torch.zeros(IMAGES))
+    first = whole.space.names[0]
+    alone = tuple(whole.space.mode(f"1,{name}=1/4") for name in whole.space.names)
+    macs = {str(mode): float(whole.macs(mode)) for mode in whole.space.uniform_modes() + alone}
+    profile = DeviceProfile("b", "a board", "made-up 1", 1, table=table, macs=macs)
+    net = we.convert(small_resnet(), torch.zeros(IMAGES), profile=profile)
+    assert first not in net.space.names
+    assert net.macs("1/4") != macs["1/4"]
+    macs[str(alone[1])] += 1  # of an option that both have
+    other = DeviceProfile("b", "a board", "made-up 1", 1, table=table, macs=macs)
+    with pytest.raises(ValueError, match="`profile` is of another network, or of another size of"):
+        we.convert(small_resnet(), torch.zeros(IMAGES), profile=other)
+
+
 def test_a_profile_with_a_table_for_each_size_says_what_to_do(table):
     table, _ = table
     parts = DeviceProfile("b", "a board", "made-up 1", 1, parts=(table,))

@@ -197,9 +197,27 @@ class Slow(MeanIoU):
         return super().compute()
 
 
+NUMBERED = torch.arange(24)[:, None, None].expand(24, 6, 6)
+
+
+class Kinds(MeanIoU):
+    """How many images differ: each is another, and some are missing among those drawn anew."""
+
+    def __init__(self) -> None:
+        self.table = np.zeros((24, 1))
+
+    def compute(self) -> float:
+        return float(np.count_nonzero(self.table.sum(1)))
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        for number in targets.numpy()[:, 0, 0]:
+            self.table[number, 0] += 1
+
+
 @pytest.mark.parametrize(
     ("metric", "batches", "reason"),
     [
+        (Kinds(), [(IMAGES, NUMBERED)], "no interval: images drawn anew give .*, and all of them 24"),
         (OfBatches(), BATCHES, "no interval: the metric does not add up over images: one by one"),
         (Greatest(), BATCHES, "no interval: an update changes 'best' of the metric otherwise than by"),
         (Slow(), BATCHES, "no interval: 400 draws of the images, [0-9.e-]+ s each, take more than 10 s"),

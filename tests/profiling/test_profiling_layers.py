@@ -247,6 +247,8 @@ def test_a_table_predicts_modes_it_has_not_seen_and_says_how_well(bundle, tmp_pa
     found = verify(bundle.path, profile, also=["full"], timing=SHORT)
     assert len(found.measured) >= 24
     assert "1" in found.measured
+    assert found.device == table.device
+    assert {reading.device for reading in found.measured.values()} == {found.device}
     values = json.loads(json.dumps(found.to_json()))
     assert values["median_error"] == found.median_error
     assert set(found.repeated) == set(found.measured)
@@ -282,6 +284,19 @@ def test_a_profile_that_does_not_belong_is_refused(bundle):
             verify(bundle.path, replace(session.profile, **change))
     with pytest.raises(ValueError, match="must be at least 24"):
         verify(bundle.path, session.profile, modes=3)
+
+
+@pytest.mark.parametrize("tables", [True, False])
+def test_a_profile_of_another_device_is_not_verified_here(bundle, tables, monkeypatch):
+    """Measurements would bear the name of a device that they were not made on."""
+    if not tables:  # then the exported modes are measured
+        monkeypatch.setattr("wenable.profiling.verification.parts_of", lambda _: [])
+    profile = Session(bundle.path, engine="onnxruntime", threads=1).profile
+    found = replace(profile, device="a board, 4 cores, Linux aarch64")
+    with pytest.raises(
+        ValueError, match=r"`profile` was measured on a board, 4 .*, and this is .*:"
+    ):
+        verify(bundle.path, found, timing=SHORT)
 
 
 def test_bundles_of_one_network_share_their_structure_and_others_do_not(bundle, tmp_path):

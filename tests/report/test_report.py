@@ -56,6 +56,16 @@ def test_modes_judged_by_an_error_are_drawn_in_its_own_figures(tmp_path: Path):
         plot_fronts(mixed, tmp_path / "none.svg")
 
 
+def test_an_interval_beside_its_value_is_drawn_as_far_as_it_reaches(tmp_path: Path):
+    """As files hold it that were written when a resampled interval could lie there."""
+    beside = tuple(
+        replace(each, accuracy=Reading(30.0, "PSNR", 30.2, 31.0), cost=Reading(5.0, "ms", 4.0, 4.5))
+        for each in points("ms")
+    )
+    text = plot_fronts({"latency": Panel(beside, ())}, tmp_path / "front.svg").read_text()
+    assert "PSNR, search split" in text
+
+
 def test_a_picture_draws_the_test_split_where_it_is_told_to_and_nothing_else(tmp_path: Path):
     tested = tuple(replace(each, test=Reading(0.123, "top-1", 0.1, 0.2)) for each in points("ms"))
     text = plot_fronts({"latency": Panel(tested, (), TEST)}, tmp_path / "front.svg").read_text()

@@ -237,6 +237,20 @@ def test_the_command_refuses_before_it_writes(tmp_path: Path):
     b = write_front(tmp_path / "b.json", energy)
     (tmp_path / "no.json").write_text("{}")
     out = tmp_path / "out" / "report.html"
+    run = tmp_path / "run.json"
+    for change, words in (
+        ({"requests": []}, "holds no request"),
+        ({"requests": None}, "holds None where a list of its requests"),
+        ({"requests": [[0.0, 1.0, 1.0, 0.5]]}, "names none of its 1 modes"),
+        ({"requests": [7]}, "holds 7 where 4 finite numbers"),
+        ({"load": [[1.0]]}, r"holds \[1.0\] where 2 finite numbers"),
+        ({"modes": 3}, "holds 3 where a list of its modes"),
+    ):
+        told = {"modes": ["1"], "requests": [[0, 1, 1, 0]], "load": [], "title": "a"} | change
+        kind = {"format": "wenable-deadline-run", "version": 1}
+        run.write_text(json.dumps(kind | told))
+        with pytest.raises(ValueError, match=words):
+            run_report([a], None, out, ("html",), deadline_run=run)
     for fronts, formats, words in (
         ([], ("html",), "`fronts` is empty"),
         ([a], ("pdf",), "names pdf; allowed: html, svg, png, md, csv"),
@@ -248,3 +262,48 @@ def test_the_command_refuses_before_it_writes(tmp_path: Path):
         with pytest.raises(ValueError, match=words):
             run_report(fronts, None, out, formats)
     assert not out.parent.exists()
+
+
+def test_no_file_is_written_over_another_or_one_that_is_read(tmp_path: Path):
+    a = write_front(tmp_path / "front.json", front(space()))
+    before = a.read_text()
+    folder = tmp_path / "out"
+    for out, formats, words in (
+        (folder / "front.md", ("html", "md"), "front.md would be written over another file"),
+        (folder / "front.svg", ("svg", "html"), "front.svg would be written over another file"),
+        (a, ("html",), "front.json would be written over a file that is read"),
+        (tmp_path / "out" / ".." / "front.json", ("html",), "over a file that is read"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_report([Path(f"laptop={a}")], None, out, formats)
+    assert not folder.exists()
+    assert a.read_text() == before
+    run_report([a], None, folder / "front.md", ("html",))
+    assert (folder / "front.md").read_text().startswith("<!doctype")
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "cost_$5_to_$6", "_base"])
+def test_a_name_stands_in_every_picture_as_it_is(tmp_path: Path, name: str):
+    """No formula, though it has two dollar signs; in the legend, though it begins with an underscore."""
+    a, b = (write_front(tmp_path / f"{each}.json", front(space())) for each in "ab")
+    fronts = [Path(f"{name}={a}"), Path(f"other={b}")]
+    run_report(fronts, None, tmp_path / "report.html", ("svg",), title=name)
+    words = re.findall(r"<!-- (.*?) -->", (tmp_path / "fronts.svg").read_text())
+    assert words.count(name) == 2  # the title and the legend
+    assert words.count("other") == 1
+    (alone,) = run_report([fronts[0]], None, tmp_path / "report.html", ("svg",))
+    assert name in re.findall(r"<!-- (.*?) -->", alone.read_text())
+
+
+def test_fronts_without_points_are_reported(tmp_path: Path):
+    some = front(space())
+    none = dataclasses.replace(some, points=())
+    a, b = write_front(tmp_path / "a.json", none), write_front(tmp_path / "b.json", some)
+    rows = []
+    for fronts in ([a, b], [b, a]):  # the order changes the columns alone
+        run_report(fronts, None, tmp_path / "report.html", ("md",))
+        table = (tmp_path / "front.md").read_text().split("\n\n")[0]
+        rows.append([[each.strip() for each in row.split("|")] for row in table.splitlines()])
+    assert rows[0][0][2:4] == ["a", "b"]
+    assert rows[0] == [[*row[:2], row[3], row[2], *row[4:]] for row in rows[1]]
+    run_report([a, write_front(tmp_path / "c.json", none)], None, tmp_path / "report.html", ("md",))

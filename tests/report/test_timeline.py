@@ -39,6 +39,14 @@ def test_a_controllers_own_log_is_the_same_run():
         assert ours[0] == pytest.approx(theirs[0], abs=1e-5)
 
 
+def test_names_of_modes_and_titles_are_no_formulas(tmp_path: Path):
+    run = simulated()[1]
+    run = {**run, "title": "$\\frac$", "modes": [f"${each}_$" for each in run["modes"]]}
+    text = plot_timeline(run, tmp_path / "run.svg").read_text()
+    assert "$\\frac$: " in text
+    assert run["modes"][0] in text
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -11,6 +12,7 @@ import torch
 import wenable as we
 from tests.helpers.networks import IMAGES, converted, small_resnet
 from wenable.core.readings import Front, Point, Reading
+from wenable.modules.fingerprint import weights_fingerprint
 from wenable.saving.hub import CARD_FILE, FRONTS_FILE, NETWORK_FILE, SharedNetwork, card_text
 from wenable.zoo import build
 
@@ -64,6 +66,25 @@ def test_the_card_tells_what_was_measured_and_how(tmp_path: Path):
     assert 'net.set_mode("1/2")' in card.text
     code = card.text.split("```python\n")[1].split("```")[0]
     exec(code.replace("OWNER/NAME", str(tmp_path)), {})
+
+
+def test_a_front_of_other_weights_is_refused(tmp_path: Path):
+    """Their accuracies would stand in the card of a network that does not have them."""
+    net = network()
+    found = replace(front(net), weights=weights_fingerprint(net))
+    shared = SharedNetwork(net, [found])
+    shared.save_pretrained(tmp_path)
+    assert SharedNetwork.from_pretrained(tmp_path).fronts == (found,)
+    with torch.no_grad():
+        next(net.parameters()).add_(1.0)
+    for refused in (
+        lambda: SharedNetwork(net, [found]),
+        lambda: shared.save_pretrained(tmp_path / "trained"),
+    ):
+        with pytest.raises(
+            ValueError, match="`fronts` holds one that was found with other weights"
+        ):
+            refused()
 
 
 def test_without_readings_the_card_claims_nothing(tmp_path: Path):

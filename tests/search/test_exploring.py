@@ -409,7 +409,7 @@ def test_budgets_may_be_an_array_or_be_gone_through_once(budgets: Any):
     assert json.loads(json.dumps(front.to_json()))["min_accuracy"] == 0.0
 
 
-@pytest.mark.parametrize("budgets", [5, ["many"], [None]])
+@pytest.mark.parametrize("budgets", [5, ["many"], [None], "12", ["12"], b"12", [2.0, "3"]])
 def test_budgets_that_are_no_numbers_are_refused(budgets: Any):
     with pytest.raises(ValueError, match=r"`budgets` \(=.*\) must be numbers"):
         we.Knapsack(budgets=budgets)
@@ -427,11 +427,12 @@ def test_a_profile_of_a_network_with_more_options_says_what_to_do():
     assert len(str(told.value)) < 400
 
 
-def test_a_profile_of_another_network_with_the_same_knobs_is_refused():
+@pytest.mark.parametrize("mode", ["1", "1/2"])
+def test_a_profile_of_another_network_with_the_same_knobs_is_refused(mode: str):
     net = converted(groups=(1, 2))
     data, table = labelled(net), tabulated(net.space, net.macs, "ms")
-    for macs, fits in ((net.macs("full"), True), (2 * net.macs("full"), False)):
-        profile = DeviceProfile("b", "a board", "e 1", 1, table=table, macs={"1": float(macs)})
+    for macs, fits in ((net.macs(mode), True), (2 * net.macs(mode), False)):
+        profile = DeviceProfile("b", "a board", "e 1", 1, table=table, macs={mode: float(macs)})
         search = {"min_accuracy": 0.3, "cost": "latency", "profile": profile}
         if fits:
             we.explore(net, data, data, **search)

@@ -21,7 +21,7 @@ from wenable.strategies.constraints import (
 )
 from wenable.strategies.fronts import hypervolume
 from wenable.strategies.greedy import SearchStep, greedy
-from wenable.strategies.knapsack import first_losses, fitted_losses, knapsack
+from wenable.strategies.knapsack import first_losses, fitted_losses, knapsack, planned_evaluations
 
 CHAINS = [(1,), (1, 2), (1, 2, 4), (2, 4), (1, 2, 4, 8)]
 
@@ -97,14 +97,27 @@ def test_no_front_is_below_a_uniform_mode_on_what_the_search_sees(space: Space, 
     worth = {mode: rng.uniform(0.2, 0.9) for mode in all_modes(space)} | {space.full: 0.95}
     costs = {k.name: {n: rng.uniform(1, 9) / n for n in k.options} for k in space.knobs}
     table = CostTable(space, "ms", 1.0, costs)
-    kept = worthwhile(space, table)
     front = knapsack(space, lambda mode: top1(worth[mode]), table, count=3, rounds=1)
-    for mode in space.uniform_modes():
-        if all(n in kept[name] for name, n in mode.items()):
-            assert any(
-                point.accuracy.known >= worth[mode] and point.cost.known <= table.cost(mode) + 1e-9
-                for point in front
-            )
+    for mode in space.uniform_modes():  # those with options that are left out elsewhere, too
+        assert any(
+            point.accuracy.known >= worth[mode] and point.cost.known <= table.cost(mode) + 1e-9
+            for point in front
+        )
+
+
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_a_uniform_mode_with_an_option_that_saves_nothing_is_found_and_fits_no_losses(rounds: int):
+    space = Space(tuple(Knob(name, (1, 2)) for name in "abc"))
+    costs = {"a": {1: 4.0, 2: 2.0}, "b": {1: 4.0, 2: 2.0}, "c": {1: 1.0, 2: 1.001}}
+    table = CostTable(space, "ms", 1.0, costs)
+
+    def share(mode: Mode) -> Reading:  # uniform modes were trained far better than mixed ones
+        return top1({0: 0.9, 3: 0.85}.get(sum(n == 2 for n in mode.values()), 0.5))
+
+    front = knapsack(space, share, table, min_accuracy=0.1, rounds=rounds)
+    assert space.uniform(2) in front.modes
+    assert front.evaluations == 5  # c as a whole leaves four, and all of them are evaluated
+    assert planned_evaluations(space, table, (), budgets=12 * rounds) == (5, 5)
 
 
 @given(knapsacks())
@@ -252,7 +265,7 @@ def test_the_front_of_a_small_space():
 
 
 def test_points_at_or_under_the_threshold_are_left_out():
-    accuracies = {"1": 0.9, "1/2,1": 0.8, "1,1/2": 0.7, "1/2": 0.5}
+    accuracies = {"1": 0.9, "1/2,1": 0.8, "1,1/2": 0.7, "1/2": 0.5, "1/4": 0.5}
     front = knapsack(SPACE, lambda mode: top1(accuracies[str(mode)]), TABLE, min_accuracy=0.5)
     assert [str(mode) for mode in front.modes] == ["1", "1/2,1"]
     assert "1/2" in [str(point.mode) for point in front.path]
@@ -260,7 +273,8 @@ def test_points_at_or_under_the_threshold_are_left_out():
 
 def test_options_that_are_slower_are_not_evaluated_unless_a_limit_needs_them():
     without = knapsack(SPACE, falling, TABLE)
-    assert all(point.mode["a"] != 4 for point in without.explored)
+    slower = [point.mode for point in without.explored if point.mode["a"] == 4]
+    assert slower == [SPACE.uniform(4)]
     limited = knapsack(SPACE, falling, TABLE, constraints=[Constraint(MEMORY, 3.0)])
     assert {str(mode) for mode in limited.modes} == {"1/4"}
 

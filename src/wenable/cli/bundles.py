@@ -322,6 +322,7 @@ def run_bench(
 
     console, progress = consoles(as_json)
     _check_place(out)
+    counts = _threads(threads)
     left_out: dict[str, None] = {}
     opened = Bundle(bundle)
     names = [each.strip() for each in engines.split(",")]
@@ -331,7 +332,6 @@ def run_bench(
     if modes:
         numbers = [opened.number_of(each.strip()) for each in modes.split(";")]
         wanted = [str(opened.modes[number].mode) for number in numbers]
-    counts = _threads(threads)
     rows: list[ModeComparison] = []
     with busy(progress, "preparing") as say:
         for count in counts:
@@ -378,5 +378,10 @@ def _kernels() -> list[str]:
 def _threads(given: str) -> list[int | None]:
     """Return the numbers of threads to compare with: those given, or one and all cores."""
     if given:
-        return [int(each) for each in given.split(",")]
+        parts = [each.strip() for each in given.split(",")]
+        if not all(each.isdecimal() and int(each) > 0 for each in parts):
+            raise ValueError(
+                f"`--threads` (={given!r}) must be whole numbers with commas, each at least 1, as 1,2"
+            )
+        return [int(each) for each in parts]
     return [1, None] if usable_cores() > 1 else [1]

@@ -12,6 +12,7 @@ from typing import Literal, cast, get_args
 from wenable.cli.inspect_modes import read_front
 from wenable.cli.opening import open_saved
 from wenable.cli.terminal import consoles, mode_table, print_json, progress_bar
+from wenable.cli.train_words import say_skipped
 from wenable.core.files import check_writable, write_whole
 from wenable.core.mode_ids import resolve
 from wenable.core.readings import Reading
@@ -35,6 +36,7 @@ def run_evaluate(
     device: str,
     out: Path | None,
     as_json: bool,
+    skip_bad: bool = False,
 ) -> None:
     """Evaluate modes of a saved network on a split and show their accuracies.
 
@@ -43,6 +45,7 @@ def run_evaluate(
       by their short names in `modes`. Without either, the uniform modes.
     - `split`: `"test"`, which neither training nor a search saw, or `"search"`.
     - `out`: a CSV file for the figures, None for none.
+    - `skip_bad`: whether images that cannot be read are left out and counted.
 
     Modes whose statistics are not stored with the network are calibrated on training images first.
     """
@@ -57,12 +60,13 @@ def run_evaluate(
     flush_denormals()
     net = open_saved(network, model).to(where)
     wanted, ids = _modes(net, modes, front)
-    data = load_data_for(net, data_name)
+    data = load_data_for(net, data_name, skip_bad=skip_bad)
     found: dict[Mode, Reading] = {}
     with progress_bar(progress, f"evaluating on the {split} split") as update:
         for number, mode in enumerate(wanted):
             update(number, len(wanted), str(mode)[:30])
             found |= accuracies(net, [mode], data, cast(Split, split))
+    say_skipped(progress, (data.calibration, data.search, data.test))
     if out is not None and first:
         write_whole(out, _csv(net, found, split))
     if as_json and first:

@@ -14,13 +14,15 @@ import wenable as we
 from wenable.cli.constraints import parse_constraints
 from wenable.cli.opening import open_saved
 from wenable.cli.progress import explore_with_bar, with_tests
-from wenable.cli.terminal import consoles, mode_table, print_json, stdout_kept_clean
+from wenable.cli.terminal import busy, consoles, mode_table, print_json, stdout_kept_clean
+from wenable.cli.train_words import say_skipped
 from wenable.core.accuracy_comparison import compare_accuracies
 from wenable.core.cost_parts import CostParts
 from wenable.core.files import write_whole
 from wenable.core.journal import SUPPORTED
 from wenable.core.readings import Front
 from wenable.core.space import Mode
+from wenable.data import ImageBatches
 from wenable.modules.denormals import flush_denormals
 from wenable.modules.fingerprint import weights_fingerprint
 from wenable.report.csv_table import csv_table
@@ -57,6 +59,7 @@ def run_explore(
     as_json: bool,
     calibration_images: int | None = None,
     overwrite: bool = False,
+    skip_bad: bool = False,
 ) -> None:
     """Search a saved network and write what was found under `out`.
 
@@ -67,12 +70,13 @@ def run_explore(
     - `calibration_images`: how many training images each mode is calibrated on; None for a number
       that fits the search split.
     - `overwrite`: whether what an earlier search left under `out` may be replaced.
+    - `skip_bad`: whether images that cannot be read are left out and counted.
     """
     _check_out(out, network, overwrite)
     console, progress = consoles(as_json)
     flush_denormals()
     net = open_saved(network, model)
-    data = load_data_to_search(net, data_name, calibration_images)
+    data = load_data_to_search(net, data_name, calibration_images, skip_bad=skip_bad)
     for line in data.summary:
         progress.print(line)
     cost = cost or ("macs" if profile is None else "latency")
@@ -83,6 +87,9 @@ def run_explore(
     _check_has_tables(cost, of_cost, profile)
     known = known_costs(net, cast(Cost, cost), profile=of_cost)
     progress.print(_images_words(data))
+    if isinstance(data.test, ImageBatches):
+        with busy(progress, "reading the images of the test split once"):
+            data.test.check()  # one that cannot be read is better known before a search than behind it
     out.mkdir(parents=True, exist_ok=True)
     journal = out / "search.journal" if known is not None and SUPPORTED else None
     chosen = _strategy(strategy, journal, kept)
@@ -95,6 +102,7 @@ def run_explore(
     write_whole(out / "front.json", json.dumps(front.to_json(), indent=1))
     saved = we.save(net, out / "net.safetensors")
     tested = evaluations(net, (point.mode for point in front.found), data, "test")
+    say_skipped(progress, (data.calibration.source, data.search.source, data.test))
     front = with_tests(front, tested)
     write_whole(out / "front.json", json.dumps(front.to_json(), indent=1))
     write_whole(out / "front.csv", csv_table({network.stem: front}))

@@ -9,7 +9,7 @@ import typer
 
 from wenable.cli.errors import one_line_errors as _one_line_errors
 from wenable.cli.errors import shown_in_full
-from wenable.cli.options import DataSet, Groups, Json, OwnModel, Profile, Shuffle
+from wenable.cli.options import DataSet, Groups, Json, OwnModel, Profile, Shuffle, SkipBad
 from wenable.cli.train_command import evaluate, train
 
 app = typer.Typer(
@@ -148,6 +148,7 @@ def explore(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the front that stands under --out.")
     ] = False,
+    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
     """Search a trained network for the modes worth having."""
@@ -166,6 +167,7 @@ def explore(
         json,
         calibration_images,
         overwrite,
+        skip_bad,
     )
 
 

@@ -10,6 +10,9 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Groups = Annotated[str, typer.Option(help="The options offered: a chain of divisors from 1.")]
 Shuffle = Annotated[str, typer.Option(help="Which layers read shuffled: first, all or none.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out and count images that cannot be read.")
+]
 Profile = Annotated[
     Path | None,
     typer.Option(

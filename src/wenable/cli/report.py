@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from wenable.report.csv_table import csv_table
 from wenable.report.figures import shown_accuracy, split_of
 from wenable.report.markdown_table import markdown_table
 from wenable.report.page import write_report
-from wenable.report.page_data import is_modelled, table_points
+from wenable.report.page_data import table_points
 from wenable.report.side_by_side import side_by_side
 
 FORMATS = ("html", "svg", "png", "md", "csv")
+Writer = tuple[Path, Callable[[Path], Path]]
 _PICTURED = {"macs": "MACs", "latency": "ms"}
 
 
@@ -45,8 +46,9 @@ def run_report(
     - `search_split`: show the accuracies on the search split beside those on the test split.
 
     Raises `ValueError` for an unknown format, a name used twice, a file that is no front, fronts
-    of different units, or a picture of a cost other than MACs and ms. What can be refused is refused
-    before anything is written.
+    of different units, a picture of a cost other than MACs and ms, a malformed run, and for a file that
+    would be written over another or one that is read. What can be refused is refused before anything
+    is written.
 
     Example:
         `run_report([Path("laptop=front.json")], None, Path("report.html"), ("html", "md"))`
@@ -59,31 +61,56 @@ def run_report(
         series, search_split=search_split
     )  # refuses mixed units before anything is written
     costs = [point.cost.value or 0.0 for front in series.values() for point in front.points]
-    compared = f"{side_by_side(series)}\n" if len(series) > 1 and max(costs) > 0 else ""
-    pictures = [kind for kind in ("svg", "png") if kind in formats]
-    if pictures:
-        _check_pictures(series)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    written = []
+    compared = f"{side_by_side(series)}\n" if len(series) > 1 and max(costs, default=0) > 0 else ""
+    page = {"title": title, "predictions": verifications, "search_split": search_split}
+    writers: list[Writer] = []
     if "html" in formats:
-        page = {"title": title, "predictions": verifications, "search_split": search_split}
-        written.append(write_report(out, series, **page))
+        writers.append((out, lambda path: write_report(path, series, **page)))
     if "md" in formats:
-        written.append(write_whole(out.parent / "front.md", compared + table))
+        writers.append((out.parent / "front.md", lambda path: write_whole(path, compared + table)))
     if "csv" in formats:
-        written.append(write_whole(out.parent / "front.csv", csv_table(series)))
+        words = csv_table(series)
+        writers.append((out.parent / "front.csv", lambda path: write_whole(path, words)))
     if run is not None:
-        # As for the fronts' pictures: matplotlib comes with wenable[train] only.
-        from wenable.report.timeline import plot_timeline
+        writers.append(_timeline(run, out))
+    for kind in ("svg", "png"):
+        if kind in formats:
+            writers += _pictures(series, out, kind, title)
+    read = [*(_name_and_path(each)[1] for each in fronts), predictions, deadline_run]
+    _check_paths([path for path, _ in writers], [each for each in read if each is not None])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return [write(path) for path, write in writers]
 
-        written.append(plot_timeline(run, out.parent / "deadlines.svg"))
-    for kind in pictures:
-        written += [_picture(name, front, series, out, kind) for name, front in series.items()]
-        if len(series) > 1:
-            from wenable.report.compared_plot import plot_compared
 
-            written.append(plot_compared(series, out.parent / f"fronts.{kind}", title=title))
-    return written
+def _timeline(run: dict[str, Any], out: Path) -> Writer:
+    # As for the fronts' pictures: matplotlib comes with wenable[train] only.
+    from wenable.report.timeline import check_run, plot_timeline
+
+    check_run(run)
+    return out.parent / "deadlines.svg", lambda path: plot_timeline(run, path)
+
+
+def _pictures(series: dict[str, Front], out: Path, kind: str, title: str) -> list[Writer]:
+    """Return what writes the pictures, once they can be drawn; the page and the table do without."""
+    from wenable.report.compared_plot import plot_compared
+
+    _check_pictures(series)
+    writers = [_picture(name, front, series, out, kind) for name, front in series.items()]
+    if len(series) > 1:
+        path = out.parent / f"fronts.{kind}"
+        writers.append((path, lambda path: plot_compared(series, path, title=title)))
+    return writers
+
+
+def _check_paths(written: list[Path], read: list[Path]) -> None:
+    """Raise `ValueError` where a file would be written over another, or over one that was read."""
+    places, inputs = [each.resolve() for each in written], {each.resolve() for each in read}
+    for path, place in zip(written, places, strict=True):
+        if place in inputs or places.count(place) > 1:
+            other = "a file that is read" if place in inputs else "another file of the report"
+            raise ValueError(
+                f"{path} would be written over {other}; give `out` another name or folder"
+            )
 
 
 def _check_formats(formats: Sequence[str]) -> None:
@@ -170,12 +197,13 @@ def _stem(name: str, series: dict[str, Front]) -> str:
     return "front" if len(series) == 1 else f"front-{slug}"
 
 
-def _picture(name: str, front: Front, series: dict[str, Front], out: Path, kind: str) -> Path:
+def _picture(name: str, front: Front, series: dict[str, Front], out: Path, kind: str) -> Writer:
     # matplotlib comes with wenable[train] only; the page and the table do without.
     from wenable.report.front_plot import Panel, plot_fronts
 
     points = _drawable(front)
-    modelled = any(is_modelled(point.cost) for point in points)
+    modelled = any(point.cost.is_modelled for point in points)
     words = f"{name} (cost modelled)" if modelled else name
+    panels = {front.cost: Panel(points, (), split_of(front))}
     path = out.parent / f"{_stem(name, series)}.{kind}"
-    return plot_fronts({front.cost: Panel(points, (), split_of(front))}, path, title=words)
+    return path, lambda path: plot_fronts(panels, path, title=words)

@@ -20,6 +20,7 @@ from wenable.cli.options import (
     Profile,
     Setting,
     Shuffle,
+    SkipBad,
 )
 
 
@@ -156,9 +157,7 @@ def train(
         int | None, Setting("Of the weights, the modes and the data's order.", "0")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 2,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out and count images that cannot be read.")
-    ] = False,
+    skip_bad: SkipBad = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -232,9 +231,10 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="A CSV file for the figures.", metavar="FILE")
     ] = None,
+    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
     """Show how accurate modes of a trained network are, each calibrated first."""
     from wenable.cli.evaluate import run_evaluate
 
-    run_evaluate(network, model, data, modes, front, split, device, out, json)
+    run_evaluate(network, model, data, modes, front, split, device, out, json, skip_bad)

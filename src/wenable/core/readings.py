@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,7 +21,8 @@ class Reading:
     - `unit`: `"ms"`, `"MACs"`, `"top-1"` (a share between 0 and 1).
     - `low`, `high`: the ends of its interval, and `interval` says which one that is.
     - `count`: how many samples stand behind it.
-    - `source`: how it was got; `device`: on what machine; `note`: what a reader has to know.
+    - `source`: how it was got, with the word "modelled" where a model of the device computed it;
+      `device`: on what machine; `note`: what a reader has to know.
     - `p90`, `p99`: the 90th and 99th percentile, for a figure with a distribution.
     - `lower_is_better`: whether it is an error, that of a metric of one's own.
 
@@ -58,6 +60,19 @@ class Reading:
         if self.value is None:
             raise ValueError(f"there is no reading in {self.unit}: {self.reason}")
         return self.value
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether a model of the device computed the figure: `source` has the word "modelled".
+
+        Notes do not count: they may name files, and a network's file is called a model easily.
+
+        >>> Reading(3.1, "ms", source="modelled from MACs").is_modelled
+        True
+        >>> Reading(3.1, "mJ", source="wall meter", note="trace model.csv").is_modelled
+        False
+        """
+        return re.search(r"\bmodell?ed\b", self.source, re.IGNORECASE) is not None
 
     def __str__(self) -> str:
         if self.value is None:

@@ -111,6 +111,12 @@ class ImageBatches:
         """The labels of all images, those included that cannot be read."""
         return torch.tensor([label for _, label in self.files.samples], dtype=torch.long)
 
+    def check(self) -> None:
+        """Read every image once; raises `UnreadableImageError` for one that no epoch will leave out."""
+        if not self.skip_bad:
+            for index in range(len(self.files)):
+                self.files.read(index)
+
     def __len__(self) -> int:
         own = len(self.files) // self.processes
         return own // self.size if self.shuffle else -(-own // self.size)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from wenable.data.transforms import IMAGENET_DEVIATION, IMAGENET_MEAN
 from wenable.images import read_image
+from wenable.images.reading import image_orientation
 
 Target = dict[str, torch.Tensor]
 Example = tuple[torch.Tensor, Target]
@@ -52,11 +53,16 @@ class CocoImages(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         """Return an example.
 
-        Raises `UnreadableImageError` for a damaged file, and `ValueError` where its sides are to each other
-        otherwise than the annotations say: boxes would lie in the wrong place.
+        Raises `UnreadableImageError` for a damaged file, and `ValueError` where boxes would lie in the
+        wrong place, or could: where its sides are to each other otherwise than the annotations say, and
+        where it is turned when it is read (EXIF) and its sides do not tell on which of the two its boxes
+        were drawn.
         """
-        image = read_image(self.paths[index])
-        shrunk = _shrunk(image.size, self._told_sizes[index] or image.size, self.paths[index])
+        path, told = self.paths[index], self._told_sizes[index]
+        image = read_image(path)
+        shrunk = _shrunk(image.size, told or image.size, path)
+        if len(self._boxes[index]):
+            _check_turn(image.size, told, path)
         scale = self.side / max(image.size)
         width, height = (max(1, round(scale * each)) for each in image.size)
         pixels = np.asarray(image.resize((width, height), resample=2), np.float32) / 255  # bilinear
@@ -69,13 +75,29 @@ class CocoImages(Dataset[Example]):
 
 def _shrunk(size: tuple[int, int], told: tuple[int, int], path: Path) -> float:
     """Return how much smaller an image is than its annotations say; they may be of the original."""
-    factor = max(size) / max(told)
-    if any(abs(side - factor * of_told) > 1 for side, of_told in zip(size, told, strict=True)):
+    if not _alike(size, told):
         raise ValueError(
             f"{path} has {size[0]} x {size[1]} pixels, upright, and its annotations are of {told[0]} x"
             f" {told[1]}: it was cut, or is turned when it is read (EXIF)"
         )
-    return factor
+    return max(size) / max(told)
+
+
+def _check_turn(size: tuple[int, int], told: tuple[int, int] | None, path: Path) -> None:
+    """Raise `ValueError` where boxes may have been drawn on the image as it is stored, and it is turned."""
+    turn = image_orientation(path)
+    stored = (size[1], size[0]) if turn >= 5 else size  # quarter turns
+    if turn != 1 and (told is None or _alike(stored, told)):
+        raise ValueError(
+            f"{path} is turned when it is read (EXIF orientation {turn}), and its sides do not tell whether"
+            " its boxes were drawn on it upright or as it is stored: store it upright, without that entry"
+        )
+
+
+def _alike(size: tuple[int, int], told: tuple[int, int]) -> bool:
+    """Say whether sides are to each other as they are told, to a pixel."""
+    factor = max(size) / max(told)
+    return all(abs(side - factor * of_told) <= 1 for side, of_told in zip(size, told, strict=True))
 
 
 def coco_folder(

@@ -6,12 +6,13 @@ import os
 import random
 from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from wenable.data.splits import Splits
 from wenable.images import find_images, read_image
-from wenable.images.finding import is_hidden
+from wenable.images.finding import FileId, is_hidden
 
 # What people call the folders of the splits, in upper or lower case.
 _TRAIN = ("train", "training")
@@ -54,11 +55,11 @@ class FolderSplits(Splits):
 
 @dataclass(frozen=True)
 class _Part:
-    """What lies in the folder of one split: the images of each class, and where they really lie."""
+    """What lies in the folder of one split: the images of each class, and which files they are."""
 
     folder: Path
     by_class: dict[str, tuple[str, ...]]
-    places: dict[str, str]
+    file_of: dict[str, FileId]
     left_out: Counter[str]
 
     @property
@@ -78,7 +79,8 @@ def image_folder(
 
     - `search_share`: how much of each class of `train` is set aside for choosing modes, at random,
       at least one image of each class that has several, and never all of them; where the folder has
-      both `val` and `test`, `val` is taken for that and `train` stays whole.
+      both `val` and `test`, `val` is taken for that and `train` stays whole. Links to one file, symbolic
+      and hard ones, stay together, and a file in several classes stays in `train`.
 
     `train` may be called `training`; `val` may be `validation`, `valid`, `dev` or `eval`; `test` may be
     `testing`; all of them in any case. Links are followed. What is hidden, as `.ipynb_checkpoints`,
@@ -86,7 +88,7 @@ def image_folder(
 
     Raises `FileNotFoundError` when a part is missing or holds no images; `ValueError` when a class
     of another part has no training image, when two folders could be the same part, and when two parts
-    hold the same file.
+    hold the same file, be it through links.
     """
     if not 0 < search_share < 1:
         raise ValueError(f"`search_share` (={search_share}) must be between 0 and 1")
@@ -111,11 +113,12 @@ def image_folder(
     if len(parts) == 3:
         search, test = files
         return FolderSplits(learnt, search, test, (names[0], names[1], names[2]), left_out)
-    rest, search = _set_aside(learnt, search_share, seed)
+    rest, search = _set_aside(learnt, train.file_of, search_share, seed)
     if not len(search):
         raise ValueError(
-            f"{train_folder} has one image of each class, so none can be set aside for the search:"
-            f" add images, or a folder {root / 'val'} besides {root / 'test'}"
+            f"{train_folder} has one image of each class, so none can be set aside for the search (links to"
+            " one file are one image, and what is in several classes stays for training): add images, or a"
+            f" folder {root / 'val'} besides {root / 'test'}"
         )
     sources = (names[0], f"set aside from {names[0]}", names[1])
     return FolderSplits(rest, search, files[0], sources, left_out)
@@ -136,7 +139,7 @@ def _folder_of(root: Path, names: tuple[str, ...]) -> Path | None:
 
 def _part(folder: Path) -> _Part:
     """Return what lies in a split's folder; an empty class stays in `by_class`, without images."""
-    by_class, places, left_out = {}, {}, Counter[str]()
+    by_class, file_of, left_out = {}, {}, Counter[str]()
     for each in sorted(folder.iterdir()):
         if is_hidden(each.name):
             left_out["hidden"] += 1
@@ -145,13 +148,13 @@ def _part(folder: Path) -> _Part:
         else:
             found = find_images(each)
             by_class[each.name] = found.images
-            places |= dict(zip(found.places, found.images, strict=True))
+            file_of |= dict(zip(found.images, found.files, strict=True))
             left_out += found.left_out
             if not found.images:
                 left_out[f"the folder {folder.name}/{each.name}: no images"] += 1
-    if not places:
+    if not file_of:
         raise FileNotFoundError(f"{folder} holds no images in folders of their classes")
-    return _Part(folder, by_class, places, left_out)
+    return _Part(folder, by_class, file_of, left_out)
 
 
 def _check_classes(part: _Part, train: _Part) -> None:
@@ -166,28 +169,35 @@ def _check_classes(part: _Part, train: _Part) -> None:
 
 def _check_apart(parts: list[_Part]) -> None:
     """Raise `ValueError` when one file is in two splits: links make that easy."""
-    for number, one in enumerate(parts):
-        for other in parts[number + 1 :]:
-            both = one.places.keys() & other.places.keys()
-            if both:
-                place = min(both)
-                raise ValueError(
-                    f"{one.places[place]} and {other.places[place]} are one file, as are"
-                    f" {len(both)} of {one.folder.name} and {other.folder.name} in all; the splits must"
-                    " not share images"
-                )
+    paths_of = [{file: path for path, file in part.file_of.items()} for part in parts]
+    for (one, paths), (other, others) in combinations(zip(parts, paths_of, strict=True), 2):
+        both = sorted((path, others[file]) for file, path in paths.items() if file in others)
+        if both:
+            raise ValueError(
+                f"{both[0][0]} and {both[0][1]} are one file, as are {len(both)} of {one.folder.name} and"
+                f" {other.folder.name} in all; the splits must not share images"
+            )
 
 
-def _set_aside(files: ImageFiles, share: float, seed: int) -> tuple[ImageFiles, ImageFiles]:
-    """Return the rest and a random share of each class, of which one image at least is left."""
-    by_label: dict[int, list[tuple[str, int]]] = {}
+def _set_aside(
+    files: ImageFiles, file_of: dict[str, FileId], share: float, seed: int
+) -> tuple[ImageFiles, ImageFiles]:
+    """Return the rest and a random share of each class, of which one image at least is left.
+
+    Links to one file stay together. A file in several classes is never set aside: one of them might
+    have no other.
+    """
+    by_label: dict[int, dict[FileId, list[tuple[str, int]]]] = {}
     for sample in files.samples:
-        by_label.setdefault(sample[1], []).append(sample)
+        by_label.setdefault(sample[1], {}).setdefault(file_of[sample[0]], []).append(sample)
+    classes_of = Counter(file for samples_of in by_label.values() for file in samples_of)
     rest: list[tuple[str, int]] = []
     aside: list[tuple[str, int]] = []
-    for label, samples in by_label.items():
-        random.Random(f"{seed} {label}").shuffle(samples)
-        count = min(len(samples) - 1, max(1, round(share * len(samples))))
-        aside += samples[:count]
-        rest += samples[count:]
+    for label, samples_of in by_label.items():
+        order = list(samples_of)
+        random.Random(f"{seed} {label}").shuffle(order)
+        count = min(len(order) - 1, max(1, round(share * len(order))))
+        chosen = set([file for file in order if classes_of[file] == 1][:count])
+        for file in order:
+            (aside if file in chosen else rest).extend(samples_of[file])
     return ImageFiles(tuple(rest), files.classes), ImageFiles(tuple(aside), files.classes)

@@ -14,16 +14,18 @@ SUFFIXES = frozenset(
     " .dds .psd".split()
 )
 
+FileId = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Found:
     """The image files of a folder, in order, and how many entries were left out for which reason.
 
-    - `places`: for each image where it really lies, once all links are followed.
+    - `files`: for each image which file it is, by device and inode: links to one, of both kinds, share it.
     """
 
     images: tuple[str, ...]
-    places: tuple[str, ...]
+    files: tuple[FileId, ...]
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -44,13 +46,13 @@ def find_images(folder: str | os.PathLike[str], *, suffixes: frozenset[str] = SU
     pairs = list(_walk(os.fspath(folder), (), left_out, suffixes))
     # A folder's files together, as `Path` orders them: no character comes before the separator.
     pairs.sort(key=lambda pair: pair[0].replace(os.sep, "\0"))
-    return Found(tuple(path for path, _ in pairs), tuple(place for _, place in pairs), left_out)
+    return Found(tuple(path for path, _ in pairs), tuple(file for _, file in pairs), left_out)
 
 
 def _walk(
     folder: str, above: tuple[str, ...], left_out: Counter[str], suffixes: frozenset[str]
-) -> Iterator[tuple[str, str]]:
-    """Go through the images as (path, where it really lies)."""
+) -> Iterator[tuple[str, FileId]]:
+    """Go through the images as (path, which file it is)."""
     place = os.path.realpath(folder)
     if place in above:
         left_out["a link back to a folder that it lies in"] += 1
@@ -66,5 +68,5 @@ def _walk(
             elif (suffix := os.path.splitext(entry.name)[1].lower()) not in suffixes:  # noqa: PTH122
                 left_out[f"not an image by its name ({suffix or 'no suffix'})"] += 1
             else:
-                real = os.path.realpath(entry.path) if entry.is_symlink() else None
-                yield entry.path, real or f"{place}{os.sep}{entry.name}"
+                known = os.stat(entry.path)  # noqa: PTH116 (that of an entry has no inode on Windows)
+                yield entry.path, (known.st_dev, known.st_ino)

@@ -64,6 +64,20 @@ def image_size(file: File) -> tuple[int, int]:
         raise UnreadableImageError(str(file), _reason(error)) from error
 
 
+def image_orientation(file: File) -> int:
+    """Return how `read_image` turns a file, as EXIF numbers it: 1 not at all, 2 to 8 otherwise.
+
+    Raises `UnreadableImageError` when its first bytes are no image.
+    """
+    pillow = _pillow()
+    try:
+        with pillow.open(file) as image:
+            number = _orientation(image)
+    except Exception as error:
+        raise UnreadableImageError(str(file), _reason(error)) from error
+    return number if number in range(2, 9) else 1
+
+
 def _pillow() -> Any:
     try:
         from PIL import Image

@@ -6,7 +6,7 @@ import random
 import time
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from wenable.core.readings import Reading
@@ -20,6 +20,7 @@ from wenable.measure.energy_windows import (
     energy_readings,
 )
 from wenable.measure.latency import latency_reading
+from wenable.measure.meters.file import FileMeter
 from wenable.measure.meters.meter import Meter, MeterError, NoMeter
 
 _LARGEST_PAUSE_SHARE = 0.02
@@ -198,6 +199,10 @@ class _Run(Generic[Key]):
             start_s, start = clocks.stamp(), clocks.clock()
             calls, pauses_s = work()
             seconds, stop_s = clocks.clock() - start, clocks.stamp()
+            window = Window(start_s, stop_s, seconds, calls, pauses_s)
+            # Other meters count meanwhile, whatever the time is.
+            if isinstance(meter, FileMeter) and (reason := window.why_no_stamps()):
+                raise MeterError(reason)
             joules = meter.end() if meter else None
         except MeterError as error:
             raise MeterError(f"the meter gave out in {what}: {error}") from error
@@ -206,7 +211,7 @@ class _Run(Generic[Key]):
                 f"the counter of {meter.name} stood still in {what}: {joules:+.3g} J in"
                 f" {seconds:.3g} s"
             )
-        return Window(start_s, stop_s, seconds, calls, pauses_s, joules)
+        return replace(window, joules=joules)
 
     def _rest(self) -> tuple[int, float]:
         self.clocks.sleep(self._long(self.plan.idle_s))

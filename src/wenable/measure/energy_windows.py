@@ -30,6 +30,16 @@ class Window:
     pauses_s: float = 0.0
     joules: float | None = None
 
+    def why_no_stamps(self) -> str:
+        """Return why its moments cannot be looked up: this machine's clock was set; "" if they can."""
+        by_stamps_s = self.stop_s - self.start_s
+        if abs(by_stamps_s - self.seconds) <= 0.01 * self.seconds:
+            return ""
+        return (
+            f"the window that began at {self.start_s:.3f} lasted {self.seconds:.3f} s, but its stamps are"
+            f" {by_stamps_s:.3f} s apart: this machine's clock was set meanwhile"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Recording(Generic[Key]):

@@ -34,7 +34,7 @@ class ImageStates:
     puts entries behind those of lists: the sums of torchmetrics, its lists, and most that one
     writes oneself. So the metric of any images is computed from a sum over images. If all images
     once do not give the value that the metric itself computed, it is no such metric: then there is
-    no interval, and a reason.
+    no interval, and a reason. So it is where the interval would not hold that value.
 
     - `metric`: updated with one image at a time here.
 
@@ -95,8 +95,8 @@ class ImageStates:
             return None
         started = time.perf_counter()
         (whole,) = self._values_of(np.ones((1, count), np.int64))
-        took = time.perf_counter() - started
-        if not abs(whole - value) <= 1e-4 * max(abs(value), 1e-3):
+        took, near = time.perf_counter() - started, 1e-4 * max(abs(value), 1e-3)
+        if not abs(whole - value) <= near:
             self.reason = (
                 f"the metric does not add up over images: one by one they give {whole:.4g},"
                 f" in batches {value:.4g}"
@@ -113,7 +113,14 @@ class ImageStates:
         except ValueError as error:  # a class that no image drawn has, say
             self.reason = f"of some images drawn anew: {error}"
             return None
-        return float(low), float(high)
+        # A recall of each class, say: those without an image drawn count nothing.
+        if not low - near <= value <= high + near:
+            self.reason = (
+                f"images drawn anew give {low:.4g} to {high:.4g}, and all of them {value:.4g}: the metric"
+                " is another where some images are missing and others come twice"
+            )
+            return None
+        return min(float(low), value), max(float(high), value)
 
     def _values_of(self, times: np.ndarray) -> Iterator[float]:
         """Yield the metric of the images, each taken so many times: for each row of `times` one."""

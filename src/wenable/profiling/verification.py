@@ -12,6 +12,7 @@ from typing import Any
 from wenable.core.cost_parts import CostParts
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
+from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan
 from wenable.profiling.cost_tables import SEED, spread_modes
 from wenable.profiling.layer_times import Progress
@@ -134,6 +135,11 @@ def verify(
     """
     if modes < LEAST_MODES:
         raise ValueError(f"`modes` (={modes}) must be at least {LEAST_MODES}")
+    if profile.device != (here := describe_device()):
+        raise ValueError(
+            f"`profile` was measured on {profile.device}, and this is {here}: what is measured here says"
+            " nothing of its predictions; verify it on that device"
+        )
     bundle = Bundle(path)
     opened = engine_in(bundle, engine, profile.threads, precision or profile.precision)
     parts = [each for each in parts_of(bundle) if each.space.size > 1]
@@ -159,7 +165,7 @@ def verify(
         {str(mode): costs.cost(mode) for mode in found},
         {str(mode): reading for mode, reading in found.items()},
         describe_engine(opened),
-        profile.device,
+        describe_device(),
         {str(mode): again[mode] for mode in found},
     )
 
@@ -207,7 +213,7 @@ def _verify_exported(
             {mode: profile.latencies[mode].known for mode in session.modes},
             found[0],
             describe_engine(session.engine),
-            profile.device,
+            describe_device(),
             found[1],
         )
 

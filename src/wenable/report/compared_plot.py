@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from wenable.core.files import write_whole
 from wenable.core.readings import Front, Point
 from wenable.report.figures import merit_name, shown_accuracy, shown_name, split_of
-from wenable.report.front_plot import axis_of_cost, draw_points
+from wenable.report.front_plot import axis_of_cost, draw_points, plain_words
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; the marks do so in grey.
 _COLORS = "#0b62a8", "#d9730d", "#009e73", "#cc79a7", "#7a5c00", "#56b4e9", "#444444"
 _MARKS = "o", "s", "^", "D", "v", "P", "X"
 
 
+@plain_words
 def plot_compared(
     series: Mapping[str, Front], path: str | os.PathLike[str], *, title: str = ""
 ) -> Path:
@@ -45,17 +46,21 @@ def plot_compared(
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     scale = axis_of_cost(axis, cost)
+    drawn = []
     for place, (name, front) in enumerate(series.items()):
         color, mark = _COLORS[place % len(_COLORS)], _MARKS[place % len(_MARKS)]
-        shown = shown_name(name, front, series)
         split = split_of(front)
-        draw_points(axis, points[name], split, scale, color, mark, shown, line=True)
+        drawn.append(draw_points(axis, points[name], split, scale, color, mark, name, line=True))
     axis.set_xlim(left=0)
     splits = {split_of(front) for front in series.values()}
     where = f", {splits.pop()}" if len(splits) == 1 else ""
     of_what = "%, 95 % interval" if unit == "top-1" else "95 % interval"
     axis.set_ylabel(f"{merit_name(unit)}{where}\n({of_what})")
-    axis.legend(loc="lower right", frameon=False)
+    places = [str(place) for place in range(len(drawn))]
+    legend = axis.legend(drawn, places, loc="lower right", frameon=False)
+    # Set afterwards: a legend leaves out what begins with an underscore.
+    for text, (name, front) in zip(legend.get_texts(), series.items(), strict=True):
+        text.set_text(shown_name(name, front, series))
     if title:
         figure.suptitle(title, fontsize="medium")
     data = BytesIO()

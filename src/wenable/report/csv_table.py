@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 from wenable.core.readings import Front, Point, Reading
-from wenable.report.page_data import is_modelled, table_points
+from wenable.report.page_data import table_points
 
 # unit -> (factor, how the header ends)
 _UNITS = {"top-1": (100.0, "percent"), "MACs": (1.0, ""), "ms": (1.0, "ms"), "mJ": (1.0, "mj")}
@@ -80,7 +80,7 @@ def _figures(name: str, reading: Reading, counted: str) -> dict[str, Any]:
         f"{name}_source": _text(
             "; ".join(filter(None, (reading.source, reading.device, reading.note)))
         ),
-        f"{name}_modelled": is_modelled(reading),
+        f"{name}_modelled": reading.is_modelled,
         f"{name}_reason": _text(reading.reason),
     }
 

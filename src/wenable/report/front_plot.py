@@ -9,8 +9,10 @@ from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from wenable.core.files import write_whole
@@ -47,6 +49,11 @@ class Panel:
         return (*self.front, *self.uniform)
 
 
+# A name with two dollar signs is no formula.
+plain_words = rc_context({"text.parse_math": False})
+
+
+@plain_words
 def plot_fronts(
     panels: Mapping[str, Panel], path: str | os.PathLike[str], *, title: str = ""
 ) -> Path:
@@ -141,12 +148,15 @@ def draw_points(
     label: str,
     *,
     line: bool = False,
-) -> None:
-    """Draw points with their intervals; `line`: joined, from the least costly."""
+) -> ErrorbarContainer | None:
+    """Draw points with their intervals, and return what a legend shows of them; None without points.
+
+    - `line`: joined, from the least costly.
+    """
     if not points:
-        return
+        return None
     accuracies = [shown_accuracy(point, split) for point in points]
-    axis.errorbar(
+    drawn = axis.errorbar(
         [point.cost.known * scale for point in points],
         [_shown(accuracy) for accuracy in accuracies],
         xerr=_whiskers([point.cost for point in points], scale),
@@ -166,6 +176,7 @@ def draw_points(
             linewidth=1,
             alpha=0.6,
         )
+    return drawn
 
 
 def _factor(reading: Reading) -> float:
@@ -178,7 +189,7 @@ def _shown(reading: Reading) -> float:
 
 
 def _whiskers(readings: list, scale: float) -> list[list[float]]:
-    """Return how far each interval reaches below and above its value; 0 where there is none."""
+    """Return how far each interval reaches below and above its value; 0 where it does not."""
     below = [scale * (r.known - (r.known if r.low is None else r.low)) for r in readings]
     above = [scale * ((r.known if r.high is None else r.high) - r.known) for r in readings]
-    return [below, above]
+    return [[max(each, 0.0) for each in side] for side in (below, above)]

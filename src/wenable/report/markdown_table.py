@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from wenable.core.readings import Front, Reading
 from wenable.report.figures import SEARCH, shown_accuracy, shown_name, split_of
-from wenable.report.page_data import is_modelled, page_data, shown_unit, table_points
+from wenable.report.page_data import page_data, shown_unit, table_points
 
 
 def markdown_table(series: Mapping[str, Front], *, search_split: bool = False) -> str:
@@ -89,7 +89,7 @@ def figure_text(reading: Reading) -> str:
         ends = (reading.low, reading.high)
         low, high = ("?" if end is None else _digits(end, reading.unit) for end in ends)
         text += f" ({low} to {high})"
-    return f"{text} modelled" if is_modelled(reading) else text
+    return f"{text} modelled" if reading.is_modelled else text
 
 
 def _digits(value: float, unit: str) -> str:

@@ -44,15 +44,6 @@ def cost_name(cost: str) -> str:
     return _NAMES.get(cost, cost)
 
 
-def is_modelled(reading: Reading) -> bool:
-    """Say whether a figure was computed by a model of the device: its source or note says so.
-
-    >>> is_modelled(Reading(3.1, "ms", source="modelled from a cost table"))
-    True
-    """
-    return "model" in f"{reading.source} {reading.note}".lower()
-
-
 def page_data(
     series: Mapping[str, Front], title: str, predictions: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -168,7 +159,7 @@ def _next_costlier(point: Point, front: Front) -> dict[str, Any] | None:
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
-    return {**asdict(reading), "modelled": is_modelled(reading)}
+    return {**asdict(reading), "modelled": reading.is_modelled}
 
 
 def _verification(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,9 +41,8 @@ def side_by_side(series: Mapping[str, Front], budgets: Sequence[float] | None = 
     for each in wanted:
         if not (isinstance(each, int | float) and 0 < each < math.inf):
             raise ValueError(f"`budgets` holds {each!r}; allowed: numbers above 0")
-    cost = next(iter(series.values())).points[0].cost.unit
-    accuracy = next(iter(series.values())).points[0].accuracy.unit
-    unit = shown_unit(cost)
+    known = next(each for found in points.values() for each in found)
+    unit, accuracy = shown_unit(known.cost.unit), known.accuracy.unit
     names = [plain_text(shown_name(name, front, series)) for name, front in series.items()]
     kinds = " or ".join(dict.fromkeys(cost_name(front.cost) for front in series.values()))
     heads = [f"{kinds} at most ({plain_text(unit['shown'])})", *names]

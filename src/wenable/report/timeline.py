@@ -14,11 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wenable.core.files import write_whole
+from wenable.report.front_plot import plain_words
 
 # Blue and orange that stay apart for colour-blind readers, and in grey.
 _MET, _LATE, _LINE = "#0b62a8", "#d9730d", "#555555"
 
 
+@plain_words
 def plot_timeline(run: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write a picture with the load, the modes and the latencies of a run, one below another.
 
@@ -27,7 +29,7 @@ def plot_timeline(run: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
 
     Raises `ValueError` where it is no such run, or holds no request.
     """
-    requests, modes = _checked(run)
+    requests, modes = check_run(run)
     figure = Figure(figsize=(9.0, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     load, ran, latency = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.3, 2))
@@ -44,7 +46,9 @@ def plot_timeline(run: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
     late = sum(each[2] > each[1] for each in requests)
     share = 100 * (1 - late / len(requests))
-    figure.suptitle(f"{run['title']}: {share:.2f} % of {len(requests)} in time", fontsize="medium")
+    figure.suptitle(
+        f"{run.get('title', '')}: {share:.2f} % of {len(requests)} in time", fontsize="medium"
+    )
     data = BytesIO()
     figure.savefig(data, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
     return write_whole(path, data.getvalue())
@@ -77,16 +81,31 @@ def _draw_latencies(axis: Axes, times: list[float], requests: list[Any]) -> None
     axis.legend(loc="upper right", frameon=False, ncols=3)
 
 
-def _checked(run: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+def check_run(run: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+    """Return the requests and the names of the modes of a run; raises `ValueError` as `plot_timeline`."""
     if run.get("format") != "wenable-deadline-run" or run.get("version") != 1:
         raise ValueError("this is no run of requests under deadlines, version 1")
+    for name in ("modes", "requests", "load"):
+        if not isinstance(run.get(name), list | tuple):
+            raise ValueError(
+                f"the run holds {run.get(name)!r} where a list of its {name} has to stand"
+            )
     modes = [str(each) for each in run["modes"]]
     requests = run["requests"]
     if not requests:
         raise ValueError("the run holds no request; there is nothing to draw")
-    for row in [*requests, *run["load"]]:
-        if not all(isinstance(each, int | float) and math.isfinite(each) for each in row):
-            raise ValueError(f"the run holds {row!r} where finite numbers have to stand")
-    if not all(len(row) == 4 and 0 <= row[3] < len(modes) for row in requests):
+    for rows, length in ((requests, 4), (run["load"], 2)):
+        for row in rows:
+            if not (
+                isinstance(row, list | tuple) and len(row) == length and all(map(_is_finite, row))
+            ):
+                raise ValueError(
+                    f"the run holds {row!r} where {length} finite numbers have to stand"
+                )
+    if not all(row[3] in range(len(modes)) for row in requests):
         raise ValueError(f"a request of the run names none of its {len(modes)} modes")
     return requests, modes
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -93,7 +93,7 @@ def _energy(exported: ExportedMode, profile: DeviceProfile) -> Reading:
 
 def measured_energy(reading: Reading) -> Reading:
     """Return an energy that may stand for a budget: one that was measured; else why it is none."""
-    if reading.unit != "mJ" or "model" in reading.source:
+    if reading.unit != "mJ" or reading.is_modelled:
         why = reading.reason or "its reading was modelled, not measured in mJ"
         return Reading(None, "mJ", reason=why)
     return reading

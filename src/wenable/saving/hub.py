@@ -14,6 +14,7 @@ from torch import nn
 from wenable.core.files import write_whole
 from wenable.core.readings import Front, Reading
 from wenable.core.space import Mode
+from wenable.modules.fingerprint import weights_fingerprint
 from wenable.network.dynamic_network import DynamicNetwork
 from wenable.report.figures import shown_accuracy, split_of
 from wenable.saving.network_file import load, save
@@ -38,7 +39,8 @@ class SharedNetwork(ModelHubMixin, library_name="wenable", tags=["dynamic-neural
     the card. A card that somebody wrote by hand is left as it is in a folder; a push to a repository
     replaces the one that is there.
 
-    Raises `ValueError` where a front belongs to another network.
+    Raises `ValueError` where a front belongs to another network, or was found with other weights than
+    it has, when it is made and when it is saved.
 
     >>> import tempfile, torch, wenable as we
     >>> from wenable.zoo import build
@@ -55,11 +57,20 @@ class SharedNetwork(ModelHubMixin, library_name="wenable", tags=["dynamic-neural
 
     def __init__(self, net: DynamicNetwork, fronts: Sequence[Front] = ()) -> None:
         self.net, self.fronts = net, tuple(fronts)
+        self._check_fronts()
+
+    def _check_fronts(self) -> None:
         for front in self.fronts:
-            if front.chosen.mode.space != net.space:
+            if front.chosen.mode.space != self.net.space:
                 raise ValueError("`fronts` holds one that was found for another network")
+            if front.weights not in (None, weights_fingerprint(self.net)):
+                raise ValueError(
+                    "`fronts` holds one that was found with other weights than this network has, so its"
+                    " accuracies are not those of this one: search again"
+                )
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        self._check_fronts()
         save(self.net, save_directory / NETWORK_FILE)
         fronts = [front.to_json() for front in self.fronts]
         write_whole(save_directory / FRONTS_FILE, json.dumps(fronts, indent=1) + "\n")

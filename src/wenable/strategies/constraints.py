@@ -93,12 +93,15 @@ class Constraint:
 def numbers_of(budgets: Iterable[float] | None) -> tuple[float, ...] | None:
     """Return budgets as numbers, which may be an array, or come from what can be gone through once.
 
-    Raises `ValueError` where they are no numbers.
+    Raises `ValueError` where they are no numbers, and for a text, whose digits would be one each.
     """
     if budgets is None:
         return None
     try:
-        return tuple(map(float, budgets))
+        found = tuple(budgets)
+        if isinstance(budgets, bytes) or any(isinstance(each, str) for each in found):
+            raise TypeError("a text")
+        return tuple(map(float, found))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`budgets` (={budgets!r}) must be numbers, one or several") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -46,7 +46,8 @@ def knapsack(
     evaluated. Only what was evaluated enters the front.
 
     - `accuracy`: mode -> its top-1, a share between 0 and 1; called once a mode at most.
-    - `table`: the cost of any mode. Options that cost no less than a coarser one are left out.
+    - `table`: the cost of any mode. Options that cost no less than a coarser one are left out, but for
+      the uniform modes.
     - `budgets`: what a mode may cost, in the table's unit; by default `count` of them, evenly from
       the cheapest mode to the full one. Rounds after the first spread theirs from a little below the
       cheapest point above the min_accuracy to the full mode, shifted by a part of a step, so that they
@@ -57,9 +58,10 @@ def knapsack(
     - `rounds`: how often the budgets are gone through.
     - `on_step`: called after each evaluation, with `taken` its point.
 
-    It evaluates one mode for each knob and option, the uniform modes, and at most `rounds` times the
-    budgets. The uniform modes are evaluated since sums of losses say least of modes that differ from the
-    full one in all knobs: so no front is below them on the images that the search sees.
+    It evaluates one mode for each knob and option, the uniform modes that keep the constraints, and at
+    most `rounds` times the budgets. The uniform modes are evaluated since sums of losses say least of
+    modes that differ from the full one in all knobs: so no front is below them on the images that the
+    search sees.
 
     Returns a `Front` whose `path` is the full mode and then the solutions, from the most to the
     least costly, and whose `chosen` is the cheapest point above the min_accuracy.
@@ -94,7 +96,7 @@ def knapsack(
         name: {n: evaluate(space.full.replace({name: n})).accuracy for n in options[1:]}
         for name, options in choices.items()
     }
-    for mode in uniform_within(space, choices, constraints):
+    for mode in uniform_within(space, constraints):
         evaluate(mode)
     drawn = first_losses(full.accuracy, alone)
     losses = first = {name: {full.mode[name]: 0.0, **drawn[name]} for name in choices}
@@ -131,36 +133,38 @@ def planned_evaluations(
     (4, 4)
     """
     choices = worthwhile(space, table, constraints)
-    alone_or_full = 1 + sum(len(options) - 1 for options in choices.values())
-    alone_or_full += sum(
-        _differs_in_several(each) for each in uniform_within(space, choices, constraints)
-    )
+    uniform = uniform_within(space, constraints)
+    chosen = [mode for mode in uniform if _is_of(mode, choices)]
+    others = len(uniform) - len(chosen)
+    first = 1 + sum(len(options) - 1 for options in choices.values())
+    first += sum(map(_differs_in_several, chosen))
     there_are = math.prod(len(options) for options in choices.values())
-    most = min(alone_or_full + budgets, there_are)
+    most = min(first + budgets, there_are)
     # Many budgets have the same solution, the more so the fewer options there are. By 96 budgets
     # networks of 6, 7 and 18 layers had 6, 20 and 68 new modes, where 12, 28 and 72 options were
     # evaluated alone; made-up ones had more. This is within a factor of two of all of them.
-    likely = alone_or_full + min(4 * budgets // 5, 6 * (alone_or_full - 1) // 5)
-    return most, min(likely, most)
+    likely = first + min(4 * budgets // 5, 6 * (first - 1) // 5)
+    return most + others, min(likely, most) + others
 
 
-def uniform_within(
-    space: Space, choices: Mapping[str, Sequence[int]], constraints: Sequence[Constraint]
-) -> list[Mode]:
-    """Return the uniform modes but the full one that have options among `choices` and keep constraints.
+def uniform_within(space: Space, constraints: Sequence[Constraint]) -> list[Mode]:
+    """Return the uniform modes but the full one that keep constraints.
 
     >>> from wenable.core.space import Knob
     >>> space = Space((Knob("a", (1, 2, 4)), Knob("b", (1, 2, 4))))
-    >>> [str(mode) for mode in uniform_within(space, {"a": (1, 2, 4), "b": (1, 4)}, ())]
-    ['1/4']
+    >>> [str(mode) for mode in uniform_within(space, ())]
+    ['1/2', '1/4']
     """
     return [
         mode
         for mode in space.uniform_modes()
-        if mode != space.full
-        and all(n in choices[name] for name, n in mode.items())
-        and all(each.allows(mode) for each in constraints)
+        if mode != space.full and all(each.allows(mode) for each in constraints)
     ]
+
+
+def _is_of(mode: Mode, options: Mapping[str, Collection[int]]) -> bool:
+    """Say whether a mode has none of the options that are left out."""
+    return all(n in options[name] for name, n in mode.items())
 
 
 def _differs_in_several(mode: Mode) -> bool:
@@ -174,18 +178,20 @@ def _telling(
 ) -> list[Point]:
     """Return the points that the next losses are to fit.
 
-    Losses do not add up for ever: a mode with all options at their finest keeps far more than the
-    product. So of those at or under the min_accuracy only such count as were taken to exceed it; fitted
-    to the rest as well, fine options would seem to lose next to nothing.
+    A uniform mode with an option that is left out says nothing of those that are not. Losses do not add
+    up for ever: a mode with all options at their finest keeps far more than the product. So of those at
+    or under the min_accuracy only such count as were taken to exceed it; fitted to the rest as well, fine
+    options would seem to lose next to nothing.
     """
 
     def taken_to_keep(point: Point) -> float:
-        return math.exp(-sum(losses[name].get(n, math.inf) for name, n in point.mode.items()))
+        return math.exp(-sum(losses[name][n] for name, n in point.mode.items()))
 
     return [
         point
         for point in points
-        if max(point.accuracy.known, full.accuracy.known * taken_to_keep(point)) > min_accuracy
+        if _is_of(point.mode, losses)
+        and max(point.accuracy.known, full.accuracy.known * taken_to_keep(point)) > min_accuracy
     ]
 
 

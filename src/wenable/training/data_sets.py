@@ -62,6 +62,7 @@ def load_data(
 
     - `splits`: those of the folder, where they are known already.
     - `recipe`: says how images of a folder are prepared, and how many serve calibration.
+    - `workers`, `skip_bad`: as in `ImageBatches`.
 
     Raises `ValueError` for an unknown name, `FileNotFoundError` for a folder without images.
     """
@@ -110,12 +111,17 @@ def find_splits(name: str) -> FolderSplits:
 
 
 def load_data_to_search(
-    net: DynamicNetwork, name: str, calibration_images: int | None = None
+    net: DynamicNetwork,
+    name: str,
+    calibration_images: int | None = None,
+    *,
+    skip_bad: bool = False,
 ) -> Data:
     """Return a data set for a search, which goes through its images for every mode: kept in memory.
 
     - `calibration_images`: how many training images each mode is calibrated on. By default as many as
       the search split has, so that neither takes much longer than the other, from 256 to 2,048.
+    - `skip_bad`: leave out images of a folder that cannot be read.
 
     Raises `ValueError` where that is below 1, and as `load_data_for`.
     """
@@ -127,7 +133,7 @@ def load_data_to_search(
         splits = find_splits(name)
         least, most = SEARCH_CALIBRATION
         count = calibration_images or min(max(len(splits.search), least), most)
-        data = load_data_for(net, name, calibration_images=count, splits=splits)
+        data = load_data_for(net, name, calibration_images=count, splits=splits, skip_bad=skip_bad)
     kept = [KeptBatches(each) for each in (data.calibration, data.search)]
     return replace(data, calibration=kept[0], search=kept[1])
 
@@ -138,11 +144,13 @@ def load_data_for(
     *,
     calibration_images: int | None = None,
     splits: FolderSplits | None = None,
+    skip_bad: bool = False,
 ) -> Data:
     """Return a data set by name or folder, its images prepared as a saved network wants them.
 
     - `calibration_images`: how many training images serve calibration; 2,048 by default.
     - `splits`: those of the folder, if they were looked for before.
+    - `skip_bad`: leave out images of a folder that cannot be read.
 
     Raises `ValueError` where the network does not say how, or has other classes.
     """
@@ -157,7 +165,7 @@ def load_data_for(
     recipe = Recipe(TrainConfig(), ImageSettings.of_evaluation(wanted), batch_size=1)
     if calibration_images is not None:
         recipe = replace(recipe, calibration_images=calibration_images)
-    data = load_data(name, recipe, splits=splits)
+    data = load_data(name, recipe, splits=splits, skip_bad=skip_bad)
     found = data.preprocessing.labels if data.preprocessing else ()
     if wanted.labels and found != wanted.labels:
         raise ValueError(

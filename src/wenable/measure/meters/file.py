@@ -14,6 +14,9 @@ from wenable.measure.meters.meter import Kind, MeterError, Scope
 from wenable.measure.meters.power_trace import PowerTrace
 from wenable.measure.meters.trace_csv import read_trace
 
+_MOST_WAITS, _SHORTEST_WAIT_S = 5, 0.2
+"""How often the end of a window waits for its last sample: a step each time, and not less than that."""
+
 
 class FileMeter:
     r"""A wall meter, or another device with a clock of its own, by the file it writes.
@@ -24,9 +27,10 @@ class FileMeter:
     - `wraps_at_j`: where its energy counter starts again at 0, in joules.
     - `offset_s`: how far its clock is ahead of this machine's, in seconds.
     - `max_gap_share`: how much of a window may lie between two of its samples.
-    - `clock`: seconds since 1970; replaced in tests.
+    - `clock`: seconds since 1970; `sleep`: waits so many. Replaced in tests.
 
-    Where the file is written in time, it is a meter like any other. Where it is complete only
+    Where the file is written in time, it is a meter like any other: at the end of a window it waits for the
+    sample that closes it, a few steps at most. Where it is complete only
     afterwards, record the windows and join them: `join_windows`.
 
     >>> import tempfile
@@ -52,39 +56,50 @@ class FileMeter:
         offset_s: float = 0.0,
         max_gap_share: float = 0.05,
         clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not 0 < max_gap_share <= 1:
             raise ValueError(f"`max_gap_share` (={max_gap_share}) must be above 0 and at most 1")
         self.path, self.name = Path(path), name
         self.scope: Scope = scope
         self.wraps_at_j, self.offset_s, self.max_gap_share = wraps_at_j, offset_s, max_gap_share
-        # Not in the name: a file called after a model would read as if its figures were modelled.
         self.detail = f"trace {self.path.name}"
-        self._clock, self._started_s = clock, 0.0
+        self._clock, self._sleep, self._started_s = clock, sleep, 0.0
 
     @property
     def step_s(self) -> float:
         """The median time between two samples, in seconds; raises `MeterError` without samples."""
         try:
-            times_s = self.trace().times_s
+            return _step_of(self._written())
         except (OSError, ValueError) as error:
             raise MeterError(str(error)) from error
-        steps = sorted(after - before for before, after in pairwise(times_s))
-        return steps[len(steps) // 2]
 
     def trace(self) -> PowerTrace:
         """Return what the file holds now; raises as `read_trace` does."""
         return read_trace(self.path, wraps_at_j=self.wraps_at_j)
+
+    def _written(self) -> PowerTrace:
+        return read_trace(self.path, wraps_at_j=self.wraps_at_j, growing=True)
+
+    def _written_until(self, moment_s: float) -> PowerTrace:
+        """Return the trace once it reaches a moment, or what there is after some waiting."""
+        trace = self._written()
+        for _ in range(_MOST_WAITS):
+            if trace.times_s[-1] >= moment_s:
+                break
+            self._sleep(max(_step_of(trace), _SHORTEST_WAIT_S))
+            trace = self._written()
+        return trace
 
     def begin(self) -> None:
         """Start a window."""
         self._started_s = self._clock()
 
     def end(self) -> float:
-        """Return the joules since `begin`; raises `MeterError` where the file does not cover it."""
+        """Return the joules from `begin` to now; raises `MeterError` where the file does not cover it."""
         window = Window(self._started_s, self._clock(), 0.0)
         try:
-            return self.joules(window, self.trace())
+            return self.joules(window, self._written_until(window.stop_s + self.offset_s))
         except (OSError, ValueError) as error:
             raise MeterError(str(error)) from error
 
@@ -92,6 +107,11 @@ class FileMeter:
         """Return the energy of a window; raises `ValueError` as `PowerTrace.joules` does."""
         start_s, stop_s = window.start_s + self.offset_s, window.stop_s + self.offset_s
         return trace.joules(start_s, stop_s, max_gap_share=self.max_gap_share)
+
+
+def _step_of(trace: PowerTrace) -> float:
+    steps = sorted(after - before for before, after in pairwise(trace.times_s))
+    return steps[len(steps) // 2]
 
 
 def join_windows(recording: Recording[Key], meter: FileMeter) -> dict[Key, EnergyReading]:
@@ -119,12 +139,8 @@ def join_windows(recording: Recording[Key], meter: FileMeter) -> dict[Key, Energ
     trace = meter.trace()
 
     def joined(window: Window) -> Window:
-        by_stamps_s = window.stop_s - window.start_s
-        if abs(by_stamps_s - window.seconds) > 0.01 * window.seconds:
-            raise ValueError(
-                f"the window that began at {window.start_s:.3f} lasted {window.seconds:.3f} s, but its"
-                f" stamps are {by_stamps_s:.3f} s apart: this machine's clock was set meanwhile"
-            )
+        if reason := window.why_no_stamps():
+            raise ValueError(reason)
         return replace(window, joules=meter.joules(window, trace))
 
     trials = {key: tuple(map(joined, windows)) for key, windows in recording.trials.items()}

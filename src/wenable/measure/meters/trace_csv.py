@@ -31,13 +31,16 @@ _NAMES: dict[str, dict[str, float]] = {
 }
 
 
-def read_trace(path: str | os.PathLike[str], *, wraps_at_j: float | None = None) -> PowerTrace:
+def read_trace(
+    path: str | os.PathLike[str], *, wraps_at_j: float | None = None, growing: bool = False
+) -> PowerTrace:
     r"""Return the trace in a meter's CSV file.
 
     - `path`: a file with a header line: a time, and a power, or a voltage and a current, or an
       energy that adds up. `docs/guides/energy.md` lists the names. Fields are apart by commas, semicolons
       or tabs; empty lines and those that begin with `#` are left out.
     - `wraps_at_j`: where the energy's counter starts again at 0, in joules.
+    - `growing`: somebody writes it still; a last line without its end is left out.
 
     A time is seconds since 1970, or ISO 8601 with its offset from UTC. Raises `ValueError` with the
     line for times that do not rise, for what is no number, NaN and negative power among it, and for
@@ -51,7 +54,7 @@ def read_trace(path: str | os.PathLike[str], *, wraps_at_j: float | None = None)
     7.5
     """
     name = Path(path).name
-    rows = list(_rows(Path(path)))
+    rows = list(_rows(Path(path), growing))
     if len(rows) < 3:
         raise ValueError(f"{name} must hold a header and at least two samples")
     columns = _columns(rows[0][1], name)
@@ -69,11 +72,13 @@ def read_trace(path: str | os.PathLike[str], *, wraps_at_j: float | None = None)
     return PowerTrace.of_powers(times_s, powers_w, name)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, growing: bool) -> Iterator[tuple[int, list[str]]]:
     """Yield the lines that hold fields, with their numbers; the header decides what is between."""
     separator = ""
     with path.open(encoding="utf-8-sig", newline="") as file:
         for number, text in enumerate(file, start=1):
+            if growing and not text.endswith(("\n", "\r")):
+                return
             if not text.strip() or text.lstrip().startswith("#"):
                 continue
             separator = separator or max(",;\t", key=text.count)
