@@ -84,7 +84,9 @@ def make_bundle(path: Path, sounds: int, epochs: int) -> None:
     held_out = list(torch.utils.data.DataLoader(dataset(500, seed=2), 100))
     accuracies = {mode: {"accuracy": we.evaluate(net, mode, held_out)} for mode in modes}
     for mode, each in accuracies.items():
-        print(f"{mode}: {each['accuracy'].known:.0%} of the sounds, {net.macs(mode) / 1e6:.2f} MMAC")
+        print(
+            f"{mode}: {each['accuracy'].known:.0%} of the sounds, {net.macs(mode) / 1e6:.2f} MMAC"
+        )
     we.export(net, modes, path, readings=accuracies)
 
 
