@@ -298,7 +298,7 @@ class DynamicNetwork(nn.Module):
 
         A network without batch norm needs none. The full mode of a freshly converted network keeps
         the statistics that the network came with. A layer of low precision needs the range of its
-        input besides, from training or calibration.
+        input besides, from training or from calibration with the present weights.
         """
         mode = self.space.mode(mode)
         if not self.knows_input_ranges(mode):
@@ -312,15 +312,22 @@ class DynamicNetwork(nn.Module):
         return _belongs(calibration, {own: weights_fingerprint(self, with_norms=own)})
 
     def knows_input_ranges(self, mode: ModeChoice) -> bool:
-        """Say whether each layer that a mode runs in low precision has seen the range of its input."""
+        """Say whether each layer that a mode runs in low precision knows the range of its input.
+
+        It does from training, or from calibration with the present weights.
+        """
         mode = self.space.mode(mode)
         left_out = {each.name for each in self._wenable.plan.layers if not each.weights_in(mode)}
         # The class is asked: an object that lacks a method composes an error to say so.
-        return all(
-            cast(NeedsInputRange, layer).knows_its_input(mode)
+        layers = [
+            cast(NeedsInputRange, layer)
             for name, layer in self.named_modules()
             if issubclass(type(layer), NeedsInputRange) and name not in left_out
-        )
+        ]
+        if not all(layer.knows_its_input(mode) for layer in layers):
+            return False
+        weights = {layer.input_calibrated_for(mode) for layer in layers} - {None}
+        return not weights or weights == {weights_fingerprint(self)}
 
     def store_calibration(
         self, mode: Mode, statistics: Mapping[str, Statistics], images: int
