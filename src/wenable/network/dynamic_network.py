@@ -25,7 +25,14 @@ from wenable.modules.fingerprint import weights_fingerprint
 from wenable.modules.passes import device_of, in_eval_mode
 from wenable.network.concurrency import ModeGuard
 from wenable.network.inputs import check_inputs, explained, in_places, input_names
-from wenable.network.recounting import Counts, Structure, more_weights, recount, structure_of
+from wenable.network.recounting import (
+    Counts,
+    Structure,
+    check_switched,
+    more_weights,
+    recount,
+    structure_of,
+)
 
 
 class UncalibratedWarning(UserWarning):
@@ -486,8 +493,13 @@ def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
 
 
 def check_dynamic(net: object) -> None:
-    """Raise `ValueError` unless a network was converted and is not wrapped; say what to pass instead."""
+    """Raise `ValueError` unless a network was converted and its knobs still set what runs.
+
+    For a wrapped network it says what to pass instead.
+    """
     if isinstance(net, DynamicNetwork):
+        state = net._wenable
+        check_switched(net, state.structure, state.plan)
         return
     name = type(net).__name__
     for attribute in ("module", "_orig_mod"):
