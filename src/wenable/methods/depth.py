@@ -13,6 +13,7 @@ from wenable.core.space import Knob, Space
 from wenable.graph import Product, TracedGraph
 from wenable.graph.narrowed import counts_of
 from wenable.layers.exits import HEAD, KNOB, ExitPoint, with_exit, without_exit
+from wenable.methods.own_parts import has_own_forward
 from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 
 END = "end"
@@ -122,6 +123,11 @@ def _check_exit(name: str, model: nn.Module, graph: TracedGraph) -> None:
         ) from None
     if name not in graph.ends:
         raise ValueError(f"`exits` names {name!r}, which is not reached by the example input")
+    if has_own_forward(model.get_submodule(name)):
+        raise ValueError(
+            f"`exits` names {name!r}, which has a `forward` of its own, set on the instance, that would"
+            " run in the place of the exit's; give it a class with that forward"
+        )
     shape = graph.ends[name].shape
     if len(shape) != 4:
         raise ValueError(

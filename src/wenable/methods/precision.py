@@ -13,7 +13,8 @@ from wenable.core.space import Knob, Space
 from wenable.graph import LayerCall, TracedGraph
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.quantization import FULL_BITS
-from wenable.methods.norms import has_hooks, switchable_norms
+from wenable.methods.norms import switchable_norms
+from wenable.methods.own_parts import own_parts
 from wenable.methods.plan import LeftAlone, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining, why
 
@@ -151,8 +152,8 @@ class SwitchablePrecision:
             return why(name, layer, graph)
         if not call.direct:
             return "has its weight used by another module, past its own forward"
-        if has_hooks(layer):
-            return "has hooks, which would be lost"
+        if own_parts(layer):
+            return own_parts(layer)
         if any(fnmatchcase(name, glob) for glob in self.exclude):
             return "is among `exclude`"
         if not self.first_and_last and name == graph.layers[0].module:
