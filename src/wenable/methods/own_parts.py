@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -45,5 +45,5 @@ def _names(layer: nn.Module) -> list[str]:
 @functools.cache
 def _names_of_class(kind: type[nn.Module]) -> frozenset[str]:
     sizes = (1, 1) if kind is nn.Linear else (1, 1, 1)  # a convolution has a kernel besides
-    plain: Callable[..., nn.Module] = kind
+    plain: Any = kind
     return frozenset(_names(plain(*sizes, device="meta")))
