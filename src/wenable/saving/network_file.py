@@ -152,8 +152,9 @@ def _calibrated_ranges(net: DynamicNetwork) -> Iterator[tuple[str, InputRange]]:
 def _in_types_of(weights: Mapping[str, torch.Tensor], model: nn.Module) -> nn.Module:
     """Give the tensors of a network the types that they have in a file, parts of it their own."""
     types = {t.dtype for t in weights.values() if t.is_floating_point()}
-    if len(types) <= 1:
-        return model.to(next(iter(types), torch.float32))  # what is in no file too
+    if len(types) <= 1:  # what is in no file too; `to` would make complex numbers real
+        one = next(iter(types), torch.float32)
+        return model._apply(lambda tensor: tensor.to(one) if tensor.is_floating_point() else tensor)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if name in weights and tensor.is_floating_point():
             tensor.data = tensor.data.to(weights[name].dtype)
