@@ -6,6 +6,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,11 +101,11 @@ def test_every_way_of_a_dense_layer_is_a_masked_one(shuffle, shape):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("kind", [nn.Linear, nn.Conv2d])
-def test_in_autocast_every_way_answers_in_the_type_of_the_plain_layer(kind, channels_last):
+def test_in_autocast_every_way_answers_in_the_type_of_the_plain_layer(kind: Any, channels_last):
     x = torch.randn(3, 8) if kind is nn.Linear else torch.randn(3, 8, 4, 4)
     if channels_last and x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
-    plain = kind(8, 8) if kind is nn.Linear else kind(8, 8, 1)
+    plain: Any = kind(8, 8) if kind is nn.Linear else kind(8, 8, 1)
     knob = Knob("layer", (1, 2, 4))
     layer = (WeightEnabledLinear if kind is nn.Linear else WeightEnabledConv2d)(plain, knob)
     with torch.autocast("cpu", torch.bfloat16):

@@ -91,8 +91,9 @@ class EarlyExits:
         knob = Knob(KNOB, tuple(range(1, len(row) + 1)), labels=labels)
         own = {name: _own_weights(module) for name, module in model.named_modules()}
         multiplying = {_module_of(product, own) for product in graph.products}
+        like = next((each for each in model.parameters() if each.is_floating_point()), None)
         points = {
-            name: with_exit(model.get_submodule(name), graph.ends[name].shape[1], shape[1], n)
+            name: with_exit(model.get_submodule(name), graph.ends[name].shape[1], shape[1], n, like)
             for n, name in enumerate(row, 1)
             if name
         }

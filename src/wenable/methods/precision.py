@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
@@ -111,14 +111,16 @@ class SwitchablePrecision:
         Raises `ValueError` where no layer can be switched, for a batch norm of a class that is not
         known, and for a name pattern that fits no layer.
         """
-        calls = {call.module: call for call in graph.layers}
+        calls: dict[str, list[LayerCall]] = {}
+        for call in graph.layers:
+            calls.setdefault(call.module, []).append(call)
         others = remaining(model, graph, calls)
         _check_names(self.exclude, (*calls, *(each.name for each in others)))
         knobs: dict[str, Knob] = {}
         left_alone = []
-        for name, call in calls.items():
+        for name, own in calls.items():
             layer = model.get_submodule(name)
-            reason = self._refusal(name, layer, call, graph)
+            reason = self._refusal(name, layer, own, graph)
             if reason:
                 left_alone.append(LeftAlone(name, kind_of(layer), graph.macs(name), reason))
             else:
@@ -145,12 +147,14 @@ class SwitchablePrecision:
             method=self,
         )
 
-    def _refusal(self, name: str, layer: nn.Module, call: LayerCall, graph: TracedGraph) -> str:
+    def _refusal(
+        self, name: str, layer: nn.Module, calls: Sequence[LayerCall], graph: TracedGraph
+    ) -> str:
         """Return why a layer stays in floating point, or an empty text."""
         plain = type(layer) in (nn.Conv2d, nn.Linear) and not parametrization(layer)
         if not plain or name in graph.computed_weights:
             return why(name, layer, graph)
-        if not call.direct:
+        if not all(call.direct for call in calls):
             return "has its weight used by another module, past its own forward"
         if own_parts(layer):
             return own_parts(layer)
