@@ -6,6 +6,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +97,27 @@ def test_every_way_of_a_dense_layer_is_a_masked_one(shuffle, shape):
             layer.use_implementations({n: way})
             torch.testing.assert_close(layer(x), expected)
             assert gradients(layer, x)[1].ne(0).sum() == 8 * 16 // n
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Conv2d])
+def test_in_autocast_every_way_answers_in_the_type_of_the_plain_layer(kind: Any, channels_last):
+    x = torch.randn(3, 8) if kind is nn.Linear else torch.randn(3, 8, 4, 4)
+    if channels_last and x.ndim == 4:
+        x = x.to(memory_format=torch.channels_last)
+    plain: Any = kind(8, 8) if kind is nn.Linear else kind(8, 8, 1)
+    knob = Knob("layer", (1, 2, 4))
+    layer = (WeightEnabledLinear if kind is nn.Linear else WeightEnabledConv2d)(plain, knob)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = plain(x).dtype
+        assert expected == torch.bfloat16
+        for n in knob.options:
+            layer.switch_to(n)
+            with torch.no_grad():
+                assert layer(x).dtype == expected
+            for way in layer.implementations_of(n):
+                layer.use_implementations({n: way})
+                assert layer(x).dtype == expected
 
 
 def test_without_gradients_a_layer_is_computed_as_extract_writes_it():

@@ -144,6 +144,69 @@ def test_exits_that_cannot_be_are_refused(exits, message: str):
         converted(exits=exits)
 
 
+class Visited(nn.Module):
+    """Runs one module as often as it is told, and another that wraps its maps."""
+
+    def __init__(self, times: int = 1, wrap: bool = False) -> None:
+        super().__init__()
+        self.stem, self.twice = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.pair, self.head = Pair() if wrap else nn.ReLU(), nn.Linear(8, 5)
+        self.times = times
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(self.times):
+            x = self.twice(x)
+        x = self.pair(x)
+        x = sum(x) if isinstance(x, tuple) else x
+        return self.head(x.mean((2, 3)))
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x.relu(), x.neg().relu()
+
+
+@pytest.mark.parametrize("exits", [("twice",), ("stem", "twice")])
+def test_an_exit_behind_what_runs_twice_is_refused_by_name(exits):
+    with pytest.raises(ValueError, match="`exits` names 'twice', which is run 2 times in a pass"):
+        converted(Visited(times=2).eval(), exits)
+
+
+@pytest.mark.parametrize("exits", [("pair",), ("stem", "pair")])
+def test_an_exit_behind_what_returns_several_tensors_is_refused_by_name(exits):
+    with pytest.raises(ValueError, match="`exits` names 'pair', which returns a tuple"):
+        converted(Visited(wrap=True).eval(), exits)
+
+
+def test_a_branch_behind_what_has_no_weights_is_of_the_type_of_the_network():
+    model, x = Visited().eval().double(), torch.randn(IMAGES).double()
+    net = we.convert(model, x, method=EarlyExits(("stem", "pair")))
+    with net.using("pair"), torch.no_grad():
+        answer = net(x)
+        maps = torch.relu(model.twice(model.stem(x)))
+    point = net.get_submodule("pair")
+    torch.testing.assert_close(
+        answer, F.linear(maps.mean((2, 3)), point.exit_weight, point.exit_bias)
+    )
+
+
+def test_every_exit_is_run_before_the_network_is_handed_back():
+    class Late(Visited):
+        """Reaches a module behind the first exit past its place."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.in_use = nn.Sequential(self.stem), [self.twice]
+
+        def forward(self, x):
+            return self.head(self.pair(self.in_use[0](self.stem(x))).mean((2, 3)))
+
+    method = [EarlyExits(("stem", "pair")), we.Slimmable((1.0, 0.5), divisor=4)]
+    with pytest.raises(ValueError, match=r"`model` \(=Late\) does not run in mode 0.5"):
+        we.convert(Late().eval(), torch.zeros(IMAGES), method=method)
+
+
 def test_networks_without_classes_are_refused():
     with pytest.raises(ValueError, match=r"must be \(N, classes\)"):
         converted(nn.Sequential(nn.Conv2d(3, 8, 3)), ("0",))

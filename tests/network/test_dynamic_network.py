@@ -91,6 +91,13 @@ def by_optimizer(layer: nn.Module) -> None:
     weight.grad = None
 
 
+def by_fused_optimizer(layer: nn.Module) -> None:
+    weight = layer.get_parameter("weight")
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], 0.1, fused=True).step()  # torch does not count this write
+    weight.grad = None
+
+
 def by_state_dict(layer: nn.Module) -> None:
     state = {name: tensor + 0.1 for name, tensor in layer.state_dict().items()}
     layer.load_state_dict(state)
@@ -119,8 +126,8 @@ def by_type_and_back(layer: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [in_place, by_optimizer, by_state_dict, by_assignment, by_new_data, by_data_behind_eval,
-     by_type_and_back],
+    [in_place, by_optimizer, by_fused_optimizer, by_state_dict, by_assignment, by_new_data,
+     by_data_behind_eval, by_type_and_back],
 )  # fmt: skip
 def test_packed_blocks_are_never_those_of_older_weights(change: Callable[[nn.Module], None]):
     net, x = converted().eval(), torch.randn(IMAGES)
@@ -137,15 +144,21 @@ def test_packed_blocks_are_never_those_of_older_weights(change: Callable[[nn.Mod
         torch.testing.assert_close(after, net(x).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_joined_affine_of_slices_is_never_that_of_older_parameters():
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_joined_affine_of_slices_is_never_that_of_older_parameters(fused: bool):
     net, x = converted(give_norms_a_past(Dense())).eval(), torch.randn(IMAGES)
     mode = net.space.sample(random.Random(1))
     we.calibrate(net, mode, [torch.randn(IMAGES) for _ in range(3)])
     net.set_mode(mode)
     answer(net, x)
-    with torch.no_grad():
-        for norm in net.switchable_norms().values():
-            for parameter in norm.parameters():
+    parameters = [p for norm in net.switchable_norms().values() for p in norm.parameters()]
+    if fused:
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        torch.optim.SGD(parameters, 0.5, fused=True).step()
+    else:
+        with torch.no_grad():
+            for parameter in parameters:
                 parameter.add_(0.5)
     torch.testing.assert_close(answer(net, x), net(x).detach(), rtol=1e-4, atol=1e-5)
 

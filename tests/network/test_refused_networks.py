@@ -116,6 +116,31 @@ def test_a_layer_or_norm_reached_past_its_place_is_noticed():
         we.convert(HiddenNorm().eval(), torch.zeros(1, 4, 3, 3))
 
 
+@pytest.mark.parametrize("bits", [(32, 8), (32, 8, 2)])
+def test_a_layer_of_low_precision_reached_past_its_place_is_noticed(bits):
+    method = we.SwitchablePrecision(bits, first_and_last=True)
+    with pytest.raises(RuntimeError, match="layer 'conv' is reached past its registered place"):
+        we.convert(Hidden().eval(), torch.zeros(1, 4, 3, 3), method=method)
+
+
+def test_a_layer_is_judged_by_all_of_its_calls():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = nn.functional.linear(x, self.fc.weight)  # past its own forward
+            return self.out(self.fc(x))
+
+    x = torch.randn(2, 4)
+    method = we.SwitchablePrecision((32, 8), first_and_last=True)
+    net = we.convert(Twice().eval(), x, method=method)
+    reasons = {each.name: each.reason for each in net.left_alone}
+    assert "past its own forward" in reasons["fc"]
+    assert [layer.name for layer in net.switchable_layers] == ["out"]
+
+
 def test_a_network_that_looks_into_its_layers_is_not_extracted_wrong():
     class Curious(nn.Module):
         def __init__(self):

@@ -302,3 +302,28 @@ def test_each_part_of_a_network_keeps_its_type(tmp_path: Path):
     )
     assert torch.equal(loaded(x), net(x))
     assert all(loaded.state_dict()[n].dtype == t.dtype for n, t in net.state_dict().items())
+
+
+class Filtered(nn.Module):
+    """Multiplies the spectrum of its features by complex weights, as Fourier networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.middle = nn.Linear(8, 8)
+        self.spectrum = nn.Parameter(torch.randn(5, dtype=torch.complex64))
+        self.register_buffer("scale", torch.ones(1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.fft.rfft(self.middle(self.first(x))) * self.spectrum
+        return self.last(torch.fft.irfft(spectrum, 8) * self.scale)
+
+
+def test_complex_parameters_stay_complex(tmp_path: Path):
+    x = torch.randn(3, 8)
+    net = we.convert(Filtered().eval(), x, method=we.WeightEnabling((1, 2)))
+    loaded = we.load(we.save(net, tmp_path / "net.safetensors"), Filtered())
+    assert torch.equal(loaded.spectrum, net.spectrum)
+    for mode in ("full", "1/2"):
+        with net.using(mode), loaded.using(mode), torch.no_grad():
+            assert torch.equal(loaded(x), net(x))

@@ -250,3 +250,27 @@ def test_outputs_that_change_their_structure_with_the_mode_are_refused():
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="one loss is of outputs of one structure in all modes"):
         train_step(net, (X, A), net.space.uniform_modes(), lambda o, t: o.a.mean(), optimizer)
+
+
+class Weighted(nn.Module):
+    """A mean of squares, with a weight that would have to be learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        return (self.weight * (outputs.a - targets) ** 2).mean()
+
+
+def test_a_loss_with_parameters_to_learn_is_refused_unless_the_network_has_them():
+    net, loss = network(), Weighted()
+    message = r"`loss` \(Weighted\) has parameters, as 'weight', .* put them into the network"
+    with pytest.raises(ValueError, match=message):
+        we.train(net, [(X, A)], PLAIN, loss=loss)
+    net.register_parameter("weight_of_loss", loss.weight)
+    assert we.train(net, [(X, A)], PLAIN, loss=loss)
+    assert float(loss.weight.detach()) != 1.0  # it was trained
+    frozen = Weighted()
+    frozen.requires_grad_(False)
+    assert we.train(network(), [(X, A)], PLAIN, loss=frozen)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from wenable.core.entries import Entries, count_of
 from wenable.layers.enabled import enabled
+from wenable.layers.optimizer_steps import STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,9 @@ class SwitchableBatchNorm(nn.modules.batchnorm._BatchNorm):
             for n in set(self.slice_options)
             for parameter in self.of_option(n).parameters(recurse=False)
         ]
-        state = (tuple(self.slice_options), [(p.data_ptr(), version) for p, version in sources])
+        # Fused optimizers write without counting it in the version.
+        written = [(p.data_ptr(), version) for p, version in sources]
+        state = (tuple(self.slice_options), STEPS.last, written)
         if self._joined_state != state:
             # The sources are held: no other parameter can come to lie where they lie.
             self._joined_sources = [parameter.detach() for parameter, _ in sources]

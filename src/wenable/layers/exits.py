@@ -105,11 +105,18 @@ def pooled(features: torch.Tensor) -> torch.Tensor:
     return nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
 
 
-def with_exit(module: nn.Module, channels: int, classes: int, option: int) -> nn.Module:
+def with_exit(
+    module: nn.Module,
+    channels: int,
+    classes: int,
+    option: int,
+    like: torch.Tensor | None = None,
+) -> nn.Module:
     """Give a module an exit behind it, in place, and return it.
 
     - `channels`: of its output; `classes`: of the network's.
     - `option`: the option of the knob that ends a pass here.
+    - `like`: a tensor of the type and on the device of the branch where the module has no weights.
 
     The module keeps its class, as a base of its new one, and the names of its parameters; the new
     ones are `exit_weight` and `exit_bias`, which start as those of a new `torch.nn.Linear`.
@@ -124,7 +131,8 @@ def with_exit(module: nn.Module, channels: int, classes: int, option: int) -> nn
     ...     reached.outputs.shape
     torch.Size([1, 5])
     """
-    like = next(module.parameters(), torch.empty(0))
+    own = next((each for each in module.parameters() if each.is_floating_point()), like)
+    like = torch.empty(0) if own is None else own
     branch = nn.Linear(channels, classes, device=like.device, dtype=like.dtype)
     module.__class__ = type(f"{type(module).__name__}WithExit", (ExitPoint, type(module)), {})
     module.register_parameter("exit_weight", nn.Parameter(branch.weight.detach()))

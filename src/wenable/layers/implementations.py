@@ -119,7 +119,12 @@ def pointwise_product(
     else:
         x_Ngip = x.flatten(2).unflatten(1, (groups, -1))
         y = torch.matmul(blocks_goi, x_Ngip).view(-1, len(blocks), *sizes)
-    return y if bias is None else y + bias.view(1, -1, *[1] * len(sizes))
+    return y if bias is None else y + in_type_of(y, bias).view(1, -1, *[1] * len(sizes))
+
+
+def in_type_of(output: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return a bias in the type of a product: in autocast a sum would be of the wider one."""
+    return bias if bias.dtype == output.dtype else bias.to(output.dtype)
 
 
 def split_convolution(

@@ -8,7 +8,13 @@ from torch.nn.utils import skip_init
 from torchvision.ops import Permute
 
 from wenable.core.space import Knob
-from wenable.layers.implementations import DENSE, groups_merged_to, masked_weight, merged_blocks
+from wenable.layers.implementations import (
+    DENSE,
+    groups_merged_to,
+    in_type_of,
+    masked_weight,
+    merged_blocks,
+)
 from wenable.layers.permutation import shuffle_layers
 from wenable.layers.weight_enabled import WeightEnabled
 
@@ -67,7 +73,7 @@ class WeightEnabledLinear(WeightEnabled, nn.Linear):
         input_gBi = input.reshape(-1, groups, inputs).transpose(0, 1)
         output_gBo = torch.bmm(input_gBi, weight_gio)
         output = output_gBo.transpose(0, 1).reshape(*input.shape[:-1], self.out_features)
-        return output if self.bias is None else output + self.bias
+        return output if self.bias is None else output + in_type_of(output, self.bias)
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
         return super()._pack(weight).unflatten(0, (self.option, -1)).transpose(1, 2)

@@ -65,6 +65,11 @@ class PrecisionLayer(nn.Module):
         key = self._range_key(mode)
         return key is None or self.input_ranges[key].is_known  # pyright: ignore[reportReturnType]
 
+    def input_calibrated_for(self, mode: Mapping[str, int]) -> int | None:
+        """Return the fingerprint of the weights that calibration saw a mode's range with, if it did."""
+        key = self._range_key(mode)
+        return None if key is None else self.input_ranges[key].calibrated_for  # pyright: ignore[reportReturnType]
+
     def _rounded_input(self, input: torch.Tensor) -> torch.Tensor:
         """Return the input on the grid of the present precision, and let its range look at it."""
         input_range = self.input_range

@@ -142,6 +142,9 @@ class InputRange(nn.Module):
     `running_bounds` holds the lowest and the highest value, shape `(2,)`; infinity the wrong way
     round where nothing was seen yet. In training it is a moving average over batches (Jacob et al., 2018,
     section 3.1). Where training saw nothing, calibration takes the extremes of its images.
+
+    - `calibrated_for`: a fingerprint of the weights that calibration saw it with; None where training
+      did, or nobody knows.
     """
 
     running_bounds: torch.Tensor
@@ -152,6 +155,7 @@ class InputRange(nn.Module):
         self.register_buffer("running_bounds", bounds)
         self.momentum = momentum
         self.collecting = False
+        self.calibrated_for: int | None = None
 
     @property
     def is_known(self) -> bool:
@@ -181,6 +185,18 @@ class InputRange(nn.Module):
         else:
             seen = self.running_bounds.lerp(torch.stack([low, high]), self.momentum)
         self.running_bounds.copy_(seen)
+        self.calibrated_for = None
+
+    def forget(self) -> None:
+        """Be as if nothing had been seen."""
+        self.running_bounds.copy_(self.running_bounds.new_tensor([torch.inf, -torch.inf]))
+        self.calibrated_for = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        before = self.running_bounds.clone()
+        super()._load_from_state_dict(*args, **kwargs)
+        if not torch.equal(before, self.running_bounds):
+            self.calibrated_for = None
 
 
 class FakeQuantizedInput(nn.Module):

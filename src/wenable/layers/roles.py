@@ -30,6 +30,10 @@ class NeedsInputRange(Protocol):
         """Whether it has seen what a mode needs."""
         ...
 
+    def input_calibrated_for(self, mode: Mapping[str, int]) -> int | None:
+        """Return a fingerprint of the only weights that it is true for; None for any weights."""
+        ...
+
 
 @runtime_checkable
 class HasViews(Protocol):

@@ -13,6 +13,7 @@ from wenable.core.knob import Knob, share_text
 from wenable.core.views import View
 from wenable.layers.blocks import diagonal_blocks
 from wenable.layers.implementations import DENSE, GROUPED, merges
+from wenable.layers.optimizer_steps import STEPS
 from wenable.layers.permutation import is_identity_shuffle, shuffle_permutation
 
 
@@ -22,12 +23,14 @@ class Packed:
 
     - `version`, `address`: torch's count of the writes to the weight, and where it lay.
     - `source`: shares the weight's memory; while it is held no other weight can have that address.
+    - `step`: the last step of an optimizer before it, since fused ones write unseen by torch's count.
     """
 
     blocks: torch.Tensor
     source: torch.Tensor
     version: int
     address: int
+    step: object
 
 
 class WeightEnabled(nn.Module):
@@ -111,7 +114,11 @@ class WeightEnabled(nn.Module):
             return self._pack(weight)
         kept = self.packed.get(self.option)
         if kept is not None:
-            if kept.version == weight._version and kept.address == weight.data_ptr():
+            if (
+                kept.version == weight._version
+                and kept.step is STEPS.last
+                and kept.address == weight.data_ptr()
+            ):
                 return kept.blocks
             self.drop_packed()  # what one option missed, the others missed as well
         # A weight put in for one call (`functional_call`) is not a parameter.
@@ -119,7 +126,7 @@ class WeightEnabled(nn.Module):
             return self._pack(weight)
         # Contiguous, or the kernel would make it so in every pass.
         blocks = self._pack(weight).detach().contiguous(memory_format=_memory_format(weight))
-        kept = Packed(blocks, weight.detach(), weight._version, weight.data_ptr())
+        kept = Packed(blocks, weight.detach(), weight._version, weight.data_ptr(), STEPS.last)
         self.packed[self.option] = kept
         return blocks
 

@@ -14,6 +14,7 @@ from wenable.core.space import Knob, Space
 from wenable.graph import Product, TracedGraph
 from wenable.graph.narrowed import counts_of
 from wenable.layers.exits import HEAD, KNOB, ExitPoint, with_exit, without_exit
+from wenable.methods.own_parts import has_own_forward
 from wenable.methods.plan import KnobTarget, Plan, SwitchableLayer
 
 END = "end"
@@ -92,8 +93,9 @@ class EarlyExits:
         knob = Knob(KNOB, tuple(range(1, len(row) + 1)), labels=labels)
         own = {name: _own_weights(module) for name, module in model.named_modules()}
         multiplying = {_module_of(product, own) for product in graph.products}
+        like = next((each for each in model.parameters() if each.is_floating_point()), None)
         points = {
-            name: with_exit(model.get_submodule(name), graph.ends[name].shape[1], shape[1], n)
+            name: with_exit(model.get_submodule(name), graph.ends[name].shape[1], shape[1], n, like)
             for n, name in enumerate(row, 1)
             if name
         }
@@ -124,6 +126,11 @@ def _check_exit(name: str, model: nn.Module, graph: TracedGraph) -> None:
         ) from None
     if name not in graph.ends:
         raise ValueError(f"`exits` names {name!r}, which is not reached by the example input")
+    if has_own_forward(model.get_submodule(name)):
+        raise ValueError(
+            f"`exits` names {name!r}, which has a `forward` of its own, set on the instance, that would"
+            " run in the place of the exit's; give it a class with that forward"
+        )
     shape = graph.ends[name].shape
     if len(shape) != 4:
         raise ValueError(

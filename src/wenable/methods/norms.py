@@ -28,6 +28,7 @@ from wenable.layers.slimmable_norm import (
     SlimmableBatchNormAct2d,
     SlimmableSyncBatchNorm,
 )
+from wenable.methods.own_parts import has_hooks, has_own_forward
 from wenable.methods.plan import KnobTarget
 
 
@@ -83,15 +84,15 @@ def _frozen_norms(
         inputs = {call.input for call in graph.norms if call.module == name}
         origin = inputs.pop() if len(inputs) == 1 else None
         knob = knobs.get((origin.single_producer if origin else None) or "")
-        if knob is not None and not has_hooks(module):
+        if knob is not None and not has_hooks(module) and not has_own_forward(module):
             yield name, knob
 
 
 def known_norms(model: nn.Module, graph: TracedGraph) -> dict[str, nn.modules.batchnorm._BatchNorm]:
     """Return every batch norm with running statistics, by qualified name.
 
-    Raises `ValueError` for one that cannot be calibrated: of a class that is not known, with hooks,
-    or used past its own forward.
+    Raises `ValueError` for one that cannot be calibrated: of a class that is not known, with hooks or
+    a forward of its own, or used past its forward.
     """
     found: dict[str, nn.modules.batchnorm._BatchNorm] = {}
     unknown = {call.module for call in graph.norms}
@@ -120,6 +121,11 @@ def _check_norm(name: str, norm: nn.modules.batchnorm._BatchNorm, graph: TracedG
     if has_hooks(norm):
         raise ValueError(
             f"batch norm {name!r} has hooks, which would be lost; remove them before `convert`"
+        )
+    if has_own_forward(norm):
+        raise ValueError(
+            f"batch norm {name!r} has a `forward` of its own, which would be lost; give it a class of its"
+            " own around a batch norm"
         )
     if _kind(norm) is None:
         raise ValueError(_unknown_norm(name, norm))
@@ -192,8 +198,3 @@ def _unknown_norm(name: str, norm: nn.Module) -> str:
         " for each mode; known: torch.nn.BatchNorm1d, 2d and 3d, torch.nn.SyncBatchNorm, timm's"
         " BatchNormAct2d"
     )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks, which a replacement would lose."""
-    return any(value for name, value in vars(module).items() if name.endswith("_hooks"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
@@ -14,7 +14,8 @@ from wenable.core.space import Knob, Space
 from wenable.graph import LayerCall, TracedGraph
 from wenable.layers.precision import SwitchablePrecisionConv2d, SwitchablePrecisionLinear
 from wenable.layers.quantization import FULL_BITS
-from wenable.methods.norms import has_hooks, switchable_norms
+from wenable.methods.norms import switchable_norms
+from wenable.methods.own_parts import own_parts
 from wenable.methods.plan import LeftAlone, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining, why
 
@@ -112,14 +113,16 @@ class SwitchablePrecision:
         Raises `ValueError` where no layer can be switched, for a batch norm of a class that is not
         known, and for a name pattern that fits no layer.
         """
-        calls = {call.module: call for call in graph.layers}
+        calls: dict[str, list[LayerCall]] = {}
+        for call in graph.layers:
+            calls.setdefault(call.module, []).append(call)
         others = remaining(model, graph, calls)
         _check_names(self.exclude, (*calls, *(each.name for each in others)))
         knobs: dict[str, Knob] = {}
         left_alone = []
-        for name, call in calls.items():
+        for name, own in calls.items():
             layer = model.get_submodule(name)
-            reason = self._refusal(name, layer, call, graph)
+            reason = self._refusal(name, layer, own, graph)
             if reason:
                 left_alone.append(LeftAlone(name, kind_of(layer), graph.macs(name), reason))
             else:
@@ -146,15 +149,17 @@ class SwitchablePrecision:
             method=self,
         )
 
-    def _refusal(self, name: str, layer: nn.Module, call: LayerCall, graph: TracedGraph) -> str:
+    def _refusal(
+        self, name: str, layer: nn.Module, calls: Sequence[LayerCall], graph: TracedGraph
+    ) -> str:
         """Return why a layer stays in floating point, or an empty text."""
         plain = type(layer) in (nn.Conv2d, nn.Linear) and not parametrization(layer)
         if not plain or name in graph.computed_weights:
             return why(name, layer, graph)
-        if not call.direct:
+        if not all(call.direct for call in calls):
             return "has its weight used by another module, past its own forward"
-        if has_hooks(layer):
-            return "has hooks, which would be lost"
+        if own_parts(layer):
+            return own_parts(layer)
         if any(fnmatchcase(name, glob) for glob in self.exclude):
             return "is among `exclude`"
         if not self.first_and_last and name == graph.layers[0].module:

@@ -21,7 +21,7 @@ from wenable.layers.transposed_convolution import (
     WeightEnabledConvTranspose2d,
     WeightEnabledConvTranspose3d,
 )
-from wenable.methods.norms import has_hooks
+from wenable.methods.own_parts import own_parts
 from wenable.methods.remaining import parametrization, why
 
 KNOWN = "plain convolution or dense layer of torch.nn"
@@ -74,8 +74,8 @@ def refusal(
         return why(name, module, graph, KNOWN)
     if name in shared:
         return "shares its weight with another layer"
-    if has_hooks(module):
-        return "has hooks, which would be lost"
+    if own_parts(module):
+        return own_parts(module)
     if isinstance(module, nn.Linear):
         return _refused_inputs(calls)
     assert isinstance(module, nn.modules.conv._ConvNd)

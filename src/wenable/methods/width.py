@@ -28,7 +28,8 @@ from wenable.layers.slimmable_transposed import (
     SlimmableConvTranspose2d,
     SlimmableConvTranspose3d,
 )
-from wenable.methods.norms import has_hooks, known_norms, slimmable_norm
+from wenable.methods.norms import known_norms, slimmable_norm
+from wenable.methods.own_parts import own_parts
 from wenable.methods.plan import KnobTarget, LeftAlone, Method, Plan, SwitchableLayer
 from wenable.methods.remaining import kind_of, parametrization, remaining
 
@@ -348,8 +349,8 @@ def _rigidity(layer: nn.Module, call: LayerCall, graph: TracedGraph, shared: set
         return "its weight is used by another module, past its own forward"
     if call.module in shared:
         return "it shares its weight with another layer"
-    if has_hooks(layer):
-        return "it has hooks, which would be lost"
+    if own_parts(layer):
+        return f"it {own_parts(layer)}"
     return ""
 
 

@@ -13,6 +13,7 @@ from wenable.layers.batch_norm import Moments, Statistics, SwitchableBatchNorm
 from wenable.layers.precision import PrecisionLayer
 from wenable.layers.quantization import InputRange
 from wenable.modules.batch_parts import inputs_alone
+from wenable.modules.fingerprint import weights_fingerprint
 from wenable.modules.passes import call_network, device_of, in_eval_mode
 from wenable.modules.processes import several_processes, sum_over_processes, world_size
 from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
@@ -28,8 +29,8 @@ def calibrate(
     While training, the norms of an option see the outputs of many modes, so their running averages
     belong to none. Here each norm's mean and variance are taken over all images of `batches`
     together, every batch being normalised by its own statistics on the way; nothing else behaves as
-    in training, and no weight changes. Inputs of layers in low precision whose range was never seen
-    get it here.
+    in training, and no weight changes. Inputs of layers in low precision whose range was never seen,
+    or in a calibration with other weights, get it here.
 
     - `modes`: one or several modes, in any form that `set_mode` takes.
     - `batches`: batches of training images, shape `(N, ...)`, or `(images, labels)` pairs, whose
@@ -99,26 +100,34 @@ def _collecting_ranges(net: DynamicNetwork) -> Iterator[list[InputRange]]:
     """Let the inputs of low precision whose range is unknown look at what they are given.
 
     A range belongs to the options of its layer, whatever the rest of the mode. What training learned
-    stays; so does what the first calibration of a precision saw, or other modes would change.
+    stays; so does what the first calibration of a precision saw, or other modes would change. Only
+    one that calibration saw with other weights counts as unknown.
     """
     ranges = [
         layer.input_range
         for layer in net.modules()
         if isinstance(layer, PrecisionLayer) and layer.input_range is not None
     ]
-    unknown = [each for each in ranges if not each.is_known]
-    before = [each.running_bounds.clone() for each in unknown]
+    weights = weights_fingerprint(net) if ranges else None
+    unknown = [
+        each for each in ranges if not each.is_known or each.calibrated_for not in (None, weights)
+    ]
+    before = [(each.running_bounds.clone(), each.calibrated_for) for each in unknown]
     for each in unknown:
+        each.forget()
         each.collecting = True
     try:
         yield unknown
     except BaseException:  # what a part of the images showed must not stay
-        for each, bounds in zip(unknown, before, strict=True):
+        for each, (bounds, calibrated_for) in zip(unknown, before, strict=True):
             each.running_bounds.copy_(bounds)
+            each.calibrated_for = calibrated_for
         raise
     finally:
         for each in unknown:
             each.collecting = False
+    for each in unknown:
+        each.calibrated_for = weights
     for each in unknown if several_processes() else ():
         each.running_bounds.copy_(sum_over_processes(each.running_bounds) / world_size())
 

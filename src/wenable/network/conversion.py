@@ -17,6 +17,8 @@ from wenable.core.space import Mode
 from wenable.graph import TracedGraph, run_counted, trace
 from wenable.layers.batch_norm import SwitchableBatchNorm
 from wenable.layers.exits import KNOB as EXIT
+from wenable.layers.exits import ExitPoint
+from wenable.layers.quantization import InputRange
 from wenable.methods.composition import as_one, paying
 from wenable.methods.plan import INPUTS, KnobTarget, Method, Plan
 from wenable.modules.copying import copy_network, put_in_place
@@ -218,7 +220,12 @@ def _leave_fused_path(net: nn.Module, replaced: Iterable[str]) -> None:
 def _check_converted(
     net: Any, inputs: tuple[Any, ...], expected: list[Any], norms: set[str]
 ) -> None:
-    """Compare the full mode with the original, and the cost of the smallest with its formula."""
+    """Compare the full mode with the original, and the cost of the smallest with its formula.
+
+    With exits, that of every exit of the smallest.
+    """
+    if EXIT in net.space.names:
+        _check_exits(net, inputs)
     with in_eval_mode(net):
         outputs, whole = _run_counted(net, inputs)
     same = len(outputs) == len(expected) and all(
@@ -231,20 +238,30 @@ def _check_converted(
         )
     entered: set[str] = set()
     own = [(name, module) for name, module in net.named_modules() if list(module.parameters(False))]
+    ranges = _ranges_by_layer(net)
+    looking = [(name, each) for name, several in ranges.items() for each in several]
     handles = [
         module.register_forward_pre_hook(lambda *_, name=name: entered.add(name))
         for name, module in (*own, *net.switchable_norms().items())
     ]
+    rounding: set[str] = set()  # a layer in low precision has as many MACs as in full
+    handles += [
+        each.register_forward_pre_hook(lambda *_, name=name: rounding.add(name))
+        for name, each in looking
+    ]
     smallest = net.space.smallest
     counts = [_macs_found_and_said(net, smallest, inputs)]
-    if norms - entered and EXIT in net.space.names:  # those behind the first exit
-        counts.append(_macs_found_and_said(net, smallest.replace({EXIT: 1}), inputs))
+    if EXIT in net.space.names:  # what lies behind the first exit
+        exits = net.space.knobs[net.space.position(EXIT)].options
+        others = [n for n in exits if n != smallest[EXIT]]
+        counts += [_macs_found_and_said(net, smallest.replace({EXIT: n}), inputs) for n in others]
     for handle in handles:
         handle.remove()
-    past = sorted(norms - entered)
+    past = [f"norm {name!r}" for name in sorted(norms - entered)]
+    past += [f"layer {name!r}" for name in sorted(ranges.keys() - rounding)]
     for macs, expected_macs in counts:
         if past or macs != expected_macs:
-            what = f"norm {past[0]!r} is" if past else "some layer is"
+            what = f"{past[0]} is" if past else "some layer is"
             raise RuntimeError(
                 f"{what} reached past its registered place (through a plain list, say), so its mode"
                 f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
@@ -253,6 +270,42 @@ def _check_converted(
     idle = [name for name, _ in own if name not in entered and not name.startswith(within)]
     if idle:
         _check_in_training(net, inputs, idle[0])
+
+
+def _check_exits(net: Any, inputs: tuple[Any, ...]) -> None:
+    """Refuse exits behind a module that a pass runs several times, or that returns no single tensor."""
+    written: dict[str, list[Any]] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda *called, name=name: written.setdefault(name, []).append(called[-1])
+        )
+        for name, module in net.named_modules()
+        if isinstance(module, ExitPoint)
+    ]
+    with torch.no_grad(), in_eval_mode(net), same_random_numbers(net):
+        net(*inputs)
+    for handle in handles:
+        handle.remove()
+    for name, outputs in written.items():
+        if len(outputs) > 1:
+            raise ValueError(
+                f"`exits` names {name!r}, which is run {len(outputs)} times in a pass; an exit needs a"
+                " module that is run once"
+            )
+        if not isinstance(outputs[0], torch.Tensor):
+            raise ValueError(
+                f"`exits` names {name!r}, which returns a {type(outputs[0]).__name__}; an exit needs one"
+                " tensor of maps (N, channels, H, W)"
+            )
+
+
+def _ranges_by_layer(net: nn.Module) -> dict[str, list[InputRange]]:
+    """Return the ranges of inputs that a layer looks at when it runs in low precision, by layer."""
+    found: dict[str, list[InputRange]] = {}
+    for name, module in net.named_modules():
+        if isinstance(module, InputRange):
+            found.setdefault(name.rpartition(".input_ranges.")[0], []).append(module)
+    return found
 
 
 def _check_in_training(net: Any, inputs: tuple[Any, ...], idle: str) -> None:
@@ -284,12 +337,12 @@ def _check_in_training(net: Any, inputs: tuple[Any, ...], idle: str) -> None:
 
 def _macs_found_and_said(net: Any, mode: Mode, inputs: tuple[Any, ...]) -> tuple[int, int]:
     """Return what a mode costs when it runs, and what the network says of it."""
+    which = "its smallest mode" if mode == net.space.smallest else f"mode {mode}"
     with in_eval_mode(net), net.using(mode):
         try:
             _, whole = _run_counted(net, net.of_present_size(inputs))
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"`model` (={net.original_class.__name__}) does not run in its smallest mode:"
-                f" {first_line(error)}"
+                f"`model` (={net.original_class.__name__}) does not run in {which}: {first_line(error)}"
             ) from error
         return whole // net.examples_counted, net.macs()

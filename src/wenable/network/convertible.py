@@ -8,6 +8,7 @@ from torch.jit import ScriptModule
 from torch.nn.parameter import UninitializedParameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from wenable.methods.own_parts import has_own_forward
 from wenable.network.dynamic_network import DynamicNetwork
 
 _WRAPPERS = {
@@ -24,6 +25,11 @@ def check_convertible(model: nn.Module) -> None:
     if isinstance(model, DynamicNetwork):
         raise ValueError("`model` is already dynamic; convert the network it was made from")
     _refuse_wrapped(model)
+    if has_own_forward(model):
+        raise ValueError(
+            f"`model` (={type(model).__name__}) has a `forward` of its own, set on the instance, which"
+            " would run in the place of the dynamic network's; give it a class with that forward"
+        )
     for name, module in model.named_modules():
         _refuse_module(name, module)
     _check_weights(model)

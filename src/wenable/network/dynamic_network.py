@@ -25,7 +25,14 @@ from wenable.modules.fingerprint import weights_fingerprint
 from wenable.modules.passes import device_of, in_eval_mode
 from wenable.network.concurrency import ModeGuard
 from wenable.network.inputs import check_inputs, explained, in_places, input_names
-from wenable.network.recounting import Counts, Structure, more_weights, recount, structure_of
+from wenable.network.recounting import (
+    Counts,
+    Structure,
+    check_switched,
+    more_weights,
+    recount,
+    structure_of,
+)
 
 
 class UncalibratedWarning(UserWarning):
@@ -298,7 +305,7 @@ class DynamicNetwork(nn.Module):
 
         A network without batch norm needs none. The full mode of a freshly converted network keeps
         the statistics that the network came with. A layer of low precision needs the range of its
-        input besides, from training or calibration.
+        input besides, from training or from calibration with the present weights.
         """
         mode = self.space.mode(mode)
         if not self.knows_input_ranges(mode):
@@ -312,15 +319,22 @@ class DynamicNetwork(nn.Module):
         return _belongs(calibration, {own: weights_fingerprint(self, with_norms=own)})
 
     def knows_input_ranges(self, mode: ModeChoice) -> bool:
-        """Say whether each layer that a mode runs in low precision has seen the range of its input."""
+        """Say whether each layer that a mode runs in low precision knows the range of its input.
+
+        It does from training, or from calibration with the present weights.
+        """
         mode = self.space.mode(mode)
         left_out = {each.name for each in self._wenable.plan.layers if not each.weights_in(mode)}
         # The class is asked: an object that lacks a method composes an error to say so.
-        return all(
-            cast(NeedsInputRange, layer).knows_its_input(mode)
+        layers = [
+            cast(NeedsInputRange, layer)
             for name, layer in self.named_modules()
             if issubclass(type(layer), NeedsInputRange) and name not in left_out
-        )
+        ]
+        if not all(layer.knows_its_input(mode) for layer in layers):
+            return False
+        weights = {layer.input_calibrated_for(mode) for layer in layers} - {None}
+        return not weights or weights == {weights_fingerprint(self)}
 
     def store_calibration(
         self, mode: Mode, statistics: Mapping[str, Statistics], images: int
@@ -479,8 +493,13 @@ def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
 
 
 def check_dynamic(net: object) -> None:
-    """Raise `ValueError` unless a network was converted and is not wrapped; say what to pass instead."""
+    """Raise `ValueError` unless a network was converted and its knobs still set what runs.
+
+    For a wrapped network it says what to pass instead.
+    """
     if isinstance(net, DynamicNetwork):
+        state = net._wenable
+        check_switched(net, state.structure, state.plan)
         return
     name = type(net).__name__
     for attribute in ("module", "_orig_mod"):

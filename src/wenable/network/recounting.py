@@ -60,7 +60,7 @@ def recount(net: nn.Module, before: Structure, plan: Plan, graph: TracedGraph) -
 
     Raises `ValueError` if a layer with a knob is no longer the one that the knob sets.
     """
-    _check_switched(net, {id(module) for module, _, _ in before}, plan)
+    check_switched(net, before, plan)
     layers = tuple(_of_switched(layer, graph) for layer in plan.layers)
     full = sum(product.macs for product in graph.products) // graph.examples
     fixed = full - sum(layer.macs for layer in layers)
@@ -72,7 +72,9 @@ def more_weights(before: Structure, after: Structure) -> int:
     return _weights(after) - _weights(before)
 
 
-def _check_switched(net: nn.Module, known: set[int], plan: Plan) -> None:
+def check_switched(net: nn.Module, before: Structure, plan: Plan) -> None:
+    """Raise `ValueError` if a module with a knob is no longer the one that the knob sets."""
+    known = {id(module) for module, _, _ in before}
     modules = dict(net.named_modules())
     names = {*plan.replacements, *(layer.name for layer in plan.layers if layer.weights)}
     for name in sorted(names):

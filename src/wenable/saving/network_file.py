@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from wenable.core.preprocessing import Preprocessing
 from wenable.core.space import Space
 from wenable.core.stored_tensors import in_one_order
 from wenable.layers.batch_norm import Statistics
+from wenable.layers.quantization import InputRange
 from wenable.methods import method_from_json
 from wenable.modules.copying import copy_network
 from wenable.modules.example_inputs import zeros_from_json
@@ -85,6 +86,7 @@ def save(net: DynamicNetwork, path: str | os.PathLike[str]) -> Path:
         "example": net.example_to_json(),
         "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
         "calibrations": calibrations,
+        "ranges": {name: each.calibrated_for for name, each in _calibrated_ranges(net)},
     }
     header["sha256"] = _digest(header, tensors)
     content = safetensors_bytes(tensors, {"wenable": json.dumps(header)})
@@ -120,7 +122,8 @@ def load(
         wanted = list(header["calibrations"])
         preprocessing = header.get("preprocessing")  # files of the first version have none
         preprocessing = Preprocessing.from_json(preprocessing) if preprocessing else None
-    except (KeyError, TypeError) as error:
+        ranges = {str(name): int(weights) for name, weights in header.get("ranges", {}).items()}
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a network saved by wenable: {error}") from error
     weights = {n: t for n, t in tensors.items() if not n.startswith((_CALIBRATIONS, _ANSWERS))}
     with warnings.catch_warnings():
@@ -131,16 +134,27 @@ def load(
     net.load_state_dict(weights)
     _check_finite(net, path)
     _put_calibrations(net, wanted, tensors, path)
+    for name, module in net.named_modules():
+        if isinstance(module, InputRange):
+            module.calibrated_for = ranges.get(name)  # files of before have none
     _check_answers(net.eval(), tensors, path)
     net.preprocessing = preprocessing
     return net
 
 
+def _calibrated_ranges(net: DynamicNetwork) -> Iterator[tuple[str, InputRange]]:
+    """Yield the ranges of inputs, by name, that calibration saw with certain weights."""
+    for name, module in net.named_modules():
+        if isinstance(module, InputRange) and module.calibrated_for is not None:
+            yield name, module
+
+
 def _in_types_of(weights: Mapping[str, torch.Tensor], model: nn.Module) -> nn.Module:
     """Give the tensors of a network the types that they have in a file, parts of it their own."""
     types = {t.dtype for t in weights.values() if t.is_floating_point()}
-    if len(types) <= 1:
-        return model.to(next(iter(types), torch.float32))  # what is in no file too
+    if len(types) <= 1:  # what is in no file too; `to` would make complex numbers real
+        one = next(iter(types), torch.float32)
+        return model._apply(lambda tensor: tensor.to(one) if tensor.is_floating_point() else tensor)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if name in weights and tensor.is_floating_point():
             tensor.data = tensor.data.to(weights[name].dtype)

@@ -82,6 +82,8 @@ def _count(loader: Any) -> int:
 def batches_of_epoch(loader: Any, epoch: int, start: int, batches: int) -> Iterator[Batch]:
     """Go through the batches of an epoch from number `start` on.
 
+    What has a `set_epoch`, as samplers of several processes do, is told the epoch first.
+
     - `batches`: as many as an epoch has. A loader that gives more is cut there, with a warning.
 
     Raises `ValueError` where a loader gives fewer, or cannot go on inside an epoch.
@@ -113,7 +115,16 @@ def _from(loader: Any, epoch: int, start: int) -> Iterator[Batch]:
             "`loader` draws the order of its images anew, so a run cannot go on inside an epoch;"
             " pass an ImageBatches or a list of batches"
         )
+    _tell_epoch(loader, epoch)
     return islice(iter(loader), start, None)
+
+
+def _tell_epoch(loader: Any, epoch: int) -> None:
+    parts = [getattr(loader, name, None) for name in ("sampler", "batch_sampler", "dataset")]
+    for part in (loader, *parts, getattr(parts[1], "sampler", None)):
+        set_epoch = getattr(part, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch)
 
 
 def batches_in_memory(loader: Any) -> Sequence[Batch]:

@@ -91,7 +91,8 @@ def train(
       averaged weights where there are any. A run that goes on from the end of an epoch calls it for
       that epoch again, since the run may have been killed before it was done.
     - `checkpoint`: where to write the run, and whether to go on from there. A run that was stopped
-      and goes on ends, on a CPU, with the very weights of one that was not. It may go on to another
+      and goes on ends, on a CPU, with the very weights of one that was not, unless the loader draws from
+      a generator of its own, which nobody saves. It may go on to another
       number of epochs: its schedule is that of the new number from there on, which a
       `ScheduleChangeWarning` says.
     - `should_stop`: asked after every step; where it says so, the run is written and ends.
@@ -172,6 +173,8 @@ def run_steps(
         _end_epoch(state, state.step // batches - 1, on_epoch)
     for epoch in range(state.step // batches, config.epochs):
         net.train()
+        if epoch:  # a loader that draws its order anew draws the one of this epoch
+            torch.manual_seed(_seed(config.seed, f"epoch {epoch}", rank()))
         for batch in batches_of_epoch(loader, epoch, state.step % batches, batches):
             with buffers_put_back(net) if state.step == 0 else nullcontext():
                 inputs, targets = inputs_and_targets(batch, net)
@@ -227,7 +230,7 @@ def _fastest_implementations(state: TrainState, inputs: Inputs, targets: Any) ->
     return by_option(json.loads(text_of_first_process(found, device_of(net))))
 
 
-def _seed(seed: int, step: int, process: int) -> int:
-    """Return a seed for what is random in one step: independent ones, however they are numbered."""
-    digest = hashlib.sha256(f"{seed} {step} {process}".encode()).digest()
+def _seed(seed: int, part: int | str, process: int) -> int:
+    """Return a seed for what is random in one step, or before an epoch: independent ones for all."""
+    digest = hashlib.sha256(f"{seed} {part} {process}".encode()).digest()
     return int.from_bytes(digest[:7], "big")

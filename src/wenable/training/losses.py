@@ -45,10 +45,11 @@ def name_of(loss_function: Loss) -> str:
     return getattr(loss_function, "__name__", type(loss_function).__name__)
 
 
-def loss_of_run(loss: Loss | None, config: TrainConfig) -> Loss:
-    """Return the loss that a run trains with: the one given, or the cross-entropy over classes.
+def loss_of_run(loss: Loss | None, config: TrainConfig, net: nn.Module) -> Loss:
+    """Return the loss that a run of a network trains with: the one given, or the cross-entropy.
 
-    Raises `ValueError` for what is no loss, and for settings that mean nothing to it.
+    Raises `ValueError` for what is no loss, for one with parameters to learn that are not the network's,
+    and for settings that mean nothing to it.
     """
     if loss is None:
         return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
@@ -59,6 +60,7 @@ def loss_of_run(loss: Loss | None, config: TrainConfig) -> Loss:
             f"`loss` (a {type(loss).__name__}) must be called as loss(outputs, targets), as"
             " torch.nn.MSELoss() is"
         )
+    _check_nothing_to_learn(loss, net)
     if config.label_smoothing:
         raise ValueError(
             f"`label_smoothing` (={config.label_smoothing}) is a setting of the default loss; set it to 0,"
@@ -78,6 +80,17 @@ def loss_of_run(loss: Loss | None, config: TrainConfig) -> Loss:
         )
     check_loss(loss, config)
     return loss
+
+
+def _check_nothing_to_learn(loss: Loss, net: nn.Module) -> None:
+    parameters = loss.named_parameters() if isinstance(loss, nn.Module) else ()
+    trained = set(net.parameters())
+    for name, parameter in parameters:
+        if parameter.requires_grad and parameter not in trained:
+            raise ValueError(
+                f"`loss` ({name_of(loss)}) has parameters, as {name!r}, which would be neither trained nor"
+                " saved: put them into the network, or freeze them (`loss.requires_grad_(False)`)"
+            )
 
 
 def check_loss(loss_function: Loss, config: TrainConfig) -> None:

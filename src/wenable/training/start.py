@@ -65,7 +65,7 @@ def start_of_run(
     with failing_together(device_of(net)):
         _check_parameters(net)
         modes_of_pool(net.space, config.sharing)  # refuses what is no mode, before the delay
-        loss_function = loss_of_run(loss, config)
+        loss_function = loss_of_run(loss, config, net)
         outputs = _outputs(net)
         scores: tuple[int, ...] = ()
         if is_cross_entropy(loss_function):
