@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 
+from wenable.core.given_numbers import as_whole
 from wenable.runtime.engine import Engine, EngineError, ModeEngine, check_not_lost
 
 
@@ -127,9 +128,12 @@ def checked_threads(threads: int | None) -> int:
     """Return a number of threads, one for each core for None; raises `ValueError` out of range."""
     if threads is None:
         return _usable_cores()
-    if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
-        raise ValueError(f"`threads` (={threads!r}) must be from 1 to {_MOST_THREADS}, or None")
-    return threads
+    whole = as_whole(threads)
+    if whole is None or not 1 <= whole <= _MOST_THREADS:
+        raise ValueError(
+            f"`threads` (={threads!r}) must be a whole number from 1 to {_MOST_THREADS}, or None"
+        )
+    return whole
 
 
 def _usable_cores() -> int:
