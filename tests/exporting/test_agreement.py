@@ -1,6 +1,7 @@
 """Answers of an engine are held against the network's own, and against what rounding does to those."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from torch import nn
 
 import wenable as we
 from wenable.core.space import Knob, Space
+from wenable.exporting import writing
 from wenable.exporting.agreement import MOST, TOLERANCE, check_agreement
+from wenable.runtime import engines
+from wenable.runtime.engine import EngineError
 from wenable.runtime.session import Session
 
 MODE = Space((Knob("a", (1, 2)),)).full
@@ -136,3 +140,13 @@ def test_a_number_that_float64_alone_can_hold_does_not_loosen_the_tolerance():
     check(Overflowing(), x, expected.numpy())
     with pytest.raises(RuntimeError, match=r"more than 1\.0e-04"):
         check(Overflowing(), x, (expected + 5 * TOLERANCE * x.abs().max()).numpy())
+
+
+@pytest.mark.parametrize("engine", ["foo", None, "openvino"])
+def test_an_engine_that_cannot_check_is_refused_before_anything_is_traced(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engines, "is_installed", lambda name: name != "openvino")
+    monkeypatch.setattr(writing, "_bundle", lambda *_, **__: pytest.fail("it was traced"))
+    with pytest.raises((ValueError, EngineError), match=r"`engine` \(="):
+        we.export(converted(), ["full"], tmp_path / "net.wen", engine=engine)

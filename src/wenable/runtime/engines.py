@@ -60,6 +60,19 @@ def open_engine(name: str, threads: int | None = None, precision: str = "float32
     `EngineError` where it is not installed.
     """
     threads = checked_threads(threads)
+    kind, provider = check_engine(name)
+    if precision != "float32" and kind != "openvino":
+        raise ValueError(
+            f"`precision` (={precision!r}) is not offered by {kind}, which computes in float32 here;"
+            " engine='openvino' offers it"
+        )
+    check_not_lost(kind)
+    more = () if precision == "float32" else (precision,)
+    return ENGINES[kind](threads, provider, *more)
+
+
+def check_engine(name: str) -> tuple[str, str]:
+    """Return the two parts of an engine's name; raises as `open_engine` does, and opens nothing."""
     if not isinstance(name, str):
         raise ValueError(
             f"`engine` (={name!r}) must be a name; allowed: {', '.join(ENGINES)}, auto"
@@ -75,14 +88,7 @@ def open_engine(name: str, threads: int | None = None, precision: str = "float32
         )
     if not is_installed(kind):
         raise EngineError(f"`engine` (={name!r}) is not installed: {how_to_install(kind)}")
-    if precision != "float32" and kind != "openvino":
-        raise ValueError(
-            f"`precision` (={precision!r}) is not offered by {kind}, which computes in float32 here;"
-            " engine='openvino' offers it"
-        )
-    check_not_lost(kind)
-    more = () if precision == "float32" else (precision,)
-    return ENGINES[kind](threads, provider, *more)
+    return kind, provider
 
 
 def open_kernels(threads: int | None) -> ModeEngine | None:
