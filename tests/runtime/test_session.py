@@ -377,3 +377,20 @@ def test_a_deadline_counts_from_the_call_of_run(path: Path, engine: str):
             assert outcome.total_ms > 2 * outcome.latency_ms  # it was prepared in it
     counters = session.controller(2).counters
     assert (counters.within, counters.late) == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda s: s.escalate(s.example(), None), r"`threshold` \(=None\) must be a number"),
+        (lambda s: s.escalate(s.example(), "high"), r"`threshold` \(='high'\) must be a number"),
+        (lambda s: s.escalate(s.example(), [0.5, None]), r"`threshold` \(=.*\) must be a number"),
+        (lambda s: s.run([s.example()[0]]), r"`x` \(list of float32\) must be one array; use np.stack"),
+        (lambda s: s.run([1.0]), r"`x` \(list of float\) must be one array; use np.stack"),
+        (lambda s: s.warm_up(1), r"`batches` \(=1\) must be sizes of batch"),
+        (lambda s: s.prepare("1/2", image_size=16), r"`image_size` \(=16\) is none .* allowed: "),
+    ],
+)  # fmt: skip
+def test_what_is_of_no_use_is_refused_by_name(path: Path, use: Any, message: str):
+    with opened(path) as session, pytest.raises(ValueError, match=message):
+        use(session)

@@ -216,8 +216,10 @@ class Session:
         unless the profile has it, and while nothing else runs: under load, for as long as three
         seconds, estimates are kept, and requests go on trying in the background.
 
-        Raises `ValueError` for a size that is no whole number above 0, `EngineError`, `BundleError`.
+        Raises `ValueError` for sizes that are no whole numbers above 0, `EngineError`, `BundleError`.
         """
+        if not isinstance(batches, Iterable) or isinstance(batches, str):
+            raise ValueError(f"`batches` (={batches!r}) must be sizes of batch, as [1, 8]")
         place = self._place(image_size)
         for batch in [self._size(each, place) for each in batches]:
             self._sized[place].limited.warm_up(batch)
@@ -430,10 +432,12 @@ class Session:
         names = self.image_sizes
         if image_size is None:
             return 0
-        wanted = image_size if isinstance(image_size, str) else "x".join(map(str, image_size))
+        wanted = image_size
+        if isinstance(image_size, Iterable) and not isinstance(image_size, str):
+            wanted = "x".join(map(str, image_size))
         if wanted not in names:
             raise ValueError(
-                f"`image_size` (={image_size}) is none of the bundle's; allowed: {', '.join(names)}"
+                f"`image_size` (={image_size!r}) is none of the bundle's; allowed: {', '.join(names)}"
             )
         return names.index(wanted)
 
