@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,11 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
                     folders.enter_context(no_empty_folder_left(path))
                 check_reads_none(kwargs)
                 command(*args, **kwargs)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except BrokenPipeError as error:  # whoever reads has seen enough, as `head` has
+            _drop_output()
+            raise typer.Exit(1) from error
         except typer.Exit:  # a RuntimeError too
             raise
         except KeyboardInterrupt:
@@ -48,6 +54,14 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from error
 
     return run
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere: Python would complain of it when it ends."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _words(error: Exception) -> str:

@@ -205,7 +205,7 @@ def broken_header(name: str) -> str:
 
 def encoding() -> str:
     """Return how standard output writes letters."""
-    return sys.stdout.encoding or "utf-8"
+    return getattr(sys.stdout, "encoding", None) or "utf-8"  # there is no output after `>&-`
 
 
 def interval_text(reading: Reading) -> str:

@@ -175,7 +175,7 @@ def checked_thresholds(
     several = isinstance(threshold, Sequence | np.ndarray) and not isinstance(
         threshold, str | bytes
     )
-    given = tuple(threshold) if several else (threshold,) * (stages - 1)
+    given: tuple[Any, ...] = tuple(threshold) if several else (threshold,) * (stages - 1)  # pyright: ignore
     if not all(map(is_number, given if several else (threshold,))):
         raise ValueError(
             f"`threshold` (={threshold!r}) must be a number, or one for each stage but the last"

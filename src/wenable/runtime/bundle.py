@@ -68,7 +68,8 @@ class Bundle:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            what = "is a folder, not a file" if self.path.is_dir() else "does not exist"
+            what = "is no regular file" if self.path.exists() else "does not exist"
+            what = "is a folder, not a file" if self.path.is_dir() else what
             raise FileNotFoundError(f"`path` (={self.path}) {what}")
         try:
             manifest, stored = read_bundle_file(self.path)
