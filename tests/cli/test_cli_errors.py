@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 import wenable as we
 from tests.helpers.command_line import run
 from tests.helpers.networks import small_resnet
+from wenable.cli.errors import one_line_errors
 from wenable.runtime.bundle import Bundle
 
 
@@ -84,3 +86,13 @@ def test_a_pipe_is_no_bundle(tmp_path: Path):
     os.mkfifo(tmp_path / "net.wen")
     with pytest.raises(FileNotFoundError, match="is no regular file"):
         Bundle(tmp_path / "net.wen")
+
+
+def test_a_pipe_that_broke_elsewhere_is_told(capfd: pytest.CaptureFixture[str]):
+    @one_line_errors
+    def command() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(typer.Exit):
+        command()
+    assert "Broken pipe" in capfd.readouterr().err
