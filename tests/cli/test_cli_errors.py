@@ -1,10 +1,19 @@
 """Errors of commands are one line that names what was typed."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+import typer
 
+import wenable as we
 from tests.helpers.command_line import run
+from tests.helpers.networks import small_resnet
+from wenable.cli.errors import one_line_errors
+from wenable.runtime.bundle import Bundle
 
 
 @pytest.mark.parametrize(
@@ -27,6 +36,9 @@ from tests.helpers.command_line import run
              "--batch-size", "5000"],
             "`--batch-size` (=5000) of a batch must be from 1 to the 997 training images",
         ),
+        (["inspect", "absent.wen"], "`MODEL` (=absent.wen) does not exist"),
+        (["inspect", "absent.safetensors"], "`MODEL` (=absent.safetensors) does not exist"),
+        (["run", os.devnull, "x.npy"], f"(={os.devnull}) is no regular file"),
         (["inspect", "os:getcwdb"], "returned a bytes, not a torch.nn.Module"),
         (["inspect", "os:system"], "`MODEL` (='os:system') cannot be called"),
         (["inspect", "a:b:c"], "(='a:b:c') cannot be imported"),
@@ -55,3 +67,36 @@ def test_debug_shows_the_traceback():
     result = run("--debug", "inspect", "no_such_net", fails=True)
     assert isinstance(result.exception, ValueError)
     assert run("inspect", "no_such_net", fails=True).exit_code == 1
+
+
+@pytest.mark.parametrize("options", ["", "--json"])
+@pytest.mark.parametrize("shell", ["{} >&-", "{} | true"])
+def test_an_output_that_nobody_reads_is_no_error_in_words(shell: str, options: str, tmp_path: Path):
+    torch.manual_seed(0)
+    net = we.convert(small_resnet(), torch.zeros(1, 3, 8, 8), method=we.WeightEnabling((1, 2)))
+    path = we.export(net, ["full"], tmp_path / "net.wen")
+    command = f"{sys.executable} -m wenable.cli.main inspect {path} {options}"
+    done = subprocess.run(
+        ["bash", "-c", shell.format(command)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+def test_a_pipe_is_no_bundle(tmp_path: Path):
+    os.mkfifo(tmp_path / "net.wen")
+    with pytest.raises(FileNotFoundError, match="is no regular file"):
+        Bundle(tmp_path / "net.wen")
+
+
+def test_a_pipe_that_broke_elsewhere_is_told(capfd: pytest.CaptureFixture[str]):
+    @one_line_errors
+    def command() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(typer.Exit):
+        command()
+    assert "Broken pipe" in capfd.readouterr().err

@@ -219,3 +219,67 @@ def test_an_input_that_the_engine_fails_on_does_not_take_the_others_with_it(
         (False, True), (True, False), (False, True)
     ]  # fmt: skip
     assert "there is no memory for this batch" in result.stderr
+
+
+class Ending(torch.nn.Module):
+    """A network whose last operation is not a dense layer."""
+
+    def __init__(self, last: str) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 16, 3)
+        self.dense, self.last = torch.nn.Linear(16, 5), last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.dense(self.second(self.first(x).relu()).relu().mean((2, 3)))
+        if self.last == "softmax":
+            return (9 * y).softmax(1)
+        if self.last == "argmax":
+            return y.argmax(1, keepdim=True)
+        if self.last == "signs":
+            return y > 0
+        below = x.mean((1, 2, 3))[:, None] + 1  # NaN, or a logarithm of zero, for dark images
+        return y + (below.sqrt() if self.last == "root" else below.log())
+
+
+def ending(last: str, folder: Path) -> Path:
+    torch.manual_seed(0)
+    net = we.convert(Ending(last).eval(), torch.zeros(1, 3, 8, 8), method=we.WeightEnabling((1, 2)))
+    return we.export(net, ["full"], folder / "net.wen")
+
+
+def test_the_shares_of_a_network_that_ends_in_a_softmax_are_its_own(tmp_path: Path):
+    path = ending("softmax", tmp_path)
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    with Session(path, engine="onnxruntime", threads=1) as session:
+        expected = session.run(x)
+    found = rows(run(path, tmp_path / "x.npy", "--json", "--top-k", "5"))
+    for row, shares in zip(found, expected, strict=True):
+        told = {int(name): share for name, share in row["answer"]}
+        assert [told[number] for number in range(5)] == pytest.approx(shares.tolist())
+
+
+@pytest.mark.parametrize(("last", "shape"), [("argmax", [2, 1]), ("signs", [2, 5])])
+def test_whole_numbers_and_truth_values_are_no_classes(last: str, shape: list[int], tmp_path: Path):
+    path = ending(last, tmp_path)
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8), np.float32))
+    assert [row["shapes"] for row in rows(run(path, tmp_path / "x.npy", "--json"))] == [[shape]] * 2
+
+
+def test_an_example_that_the_network_answers_nan_for_has_failed(tmp_path: Path):
+    path = ending("root", tmp_path)
+    x = np.zeros((2, 3, 8, 8), np.float32)
+    x[1] = -100
+    np.save(tmp_path / "x.npy", x)
+    result = run(path, tmp_path / "x.npy", "--json", status=1)
+    good, bad = rows(result)
+    assert "answer" in good
+    assert bad == {"input": f"{tmp_path}/x.npy[1]", "error": "the network answered NaN"}
+    assert f"error: {tmp_path}/x.npy[1]: the network answered NaN" in result.stderr
+
+
+def test_an_example_with_minus_infinity_for_all_classes_has_failed(tmp_path: Path):
+    path = ending("log", tmp_path)
+    np.save(tmp_path / "x.npy", np.full((1, 3, 8, 8), -1, np.float32))
+    [row] = rows(run(path, tmp_path / "x.npy", "--json", status=1))
+    assert row["error"] == "the network answered infinity"

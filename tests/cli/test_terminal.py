@@ -2,6 +2,8 @@
 
 import ast
 import io
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import wenable.cli
 from wenable.cli import doctor, main
 from wenable.cli.main import app
 from wenable.cli.option_names import as_typed, option_names
-from wenable.cli.terminal import PlainConsole, busy, consoles, progress_bar
+from wenable.cli.terminal import PlainConsole, busy, consoles, print_json, progress_bar
 
 STRANGE = "run [red]1[/red] 'wenable[energy]' :smile: [/]"
 
@@ -50,6 +52,16 @@ def test_brackets_survive_in_progress_and_status(monkeypatch: pytest.MonkeyPatch
     text = shown(console)
     for words in ("[red]1[/red]", "wenable[energy]", ":smile:"):
         assert text.count(words) >= 3, words  # of the status, of the bar's title and its words
+
+
+def test_json_has_null_for_what_it_cannot_write(capsys: pytest.CaptureFixture[str]):
+    print_json({"a": [math.nan, 1.5], "b": (math.inf, {"c": -math.inf}), "d": "NaN", "e": True})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == {"a": [None, 1.5], "b": [None, {"c": None}], "d": "NaN", "e": True}
 
 
 def test_lines_are_not_broken_where_nobody_looks():

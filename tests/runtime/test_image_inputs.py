@@ -77,13 +77,19 @@ def test_bytes_are_normalised_to_the_bit_as_numbers_are():
         [pixels(5, 5)[..., :2]],
         [pixels(5, 5), "a path"],
         pixels(5, 5)[..., 0],
-        [pixels(5, 5).astype(np.float32)],
         np.zeros((1, 0, 4, 3), np.uint8),
     ],
 )
 def test_what_is_no_image_is_refused_in_one_line(session: Session, given: object):
     with pytest.raises(ValueError, match=r"^`x` holds (no|an) image.*[\w)]$"):
         session.run(given)  # type: ignore[arg-type]
+
+
+def test_a_list_of_other_than_bytes_is_refused(session: Session):
+    with pytest.raises(
+        ValueError, match=r"`x` \(list of float32\) must be one array; .* \(uint8\)"
+    ):
+        session.run([pixels(5, 5).astype(np.float32)])
 
 
 def test_a_bundle_that_does_not_say_how_refuses_bytes(paths: tuple[Path, Path]):

@@ -24,7 +24,7 @@ from wenable.runtime import (
 )
 from wenable.runtime.device_profile import default_profile_path, kept_profile, write_profile
 from wenable.runtime.engine import PlannedMode
-from wenable.runtime.kernel_choice import ENGINE, KERNELS
+from wenable.runtime.kernel_choice import ENGINE, KERNELS, agree
 from wenable.runtime.session import Session
 
 X = np.random.default_rng(0).standard_normal((2, 3, 6, 6), dtype=np.float32)
@@ -76,6 +76,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remembered, "_known", {})
     monkeypatch.setattr(kernel_choice, "waited_s", lambda: 0.0)
+    monkeypatch.setattr(kernel_choice, "agree", lambda *_: True)
     monkeypatch.setattr(session_engine, "fastest_engine", lambda *_: "onnxruntime")
 
     def make(engine_ms: float, kernels_ms: float, refuses: bool = False) -> tuple[Kernels, Timer]:
@@ -118,6 +119,36 @@ def test_what_was_found_is_remembered(path, world, monkeypatch, tmp_path):
     assert timer.asked == 0
     assert not runs_kernels(again, "1/2")
     assert timer.asked == 1
+
+
+def test_kernels_that_answer_otherwise_are_not_taken_and_that_is_remembered(
+    path, world, monkeypatch
+):
+    kernels, timer = world(4.0, 2.0)
+    monkeypatch.setattr(kernel_choice, "agree", agree)
+    assert not runs_kernels(Session(path, threads=1), "1/4")
+    assert not runs_kernels(Session(path, threads=1), "1/4")
+    assert (kernels.planned, timer.asked) == (1, 0)
+
+
+INFINITE = np.array([1.0, -np.inf, np.nan, np.inf], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "same"),
+    [
+        (INFINITE, INFINITE.copy(), True),
+        (INFINITE, -INFINITE, False),
+        (np.array([1.0, 0.0, 0.0, 0.0]), INFINITE, False),
+        (np.array([np.nan, 2.0]), np.array([1.0, 2.0]), False),
+        (np.array([[1.0, 2.0]]), np.array([1.0, 2.0]), False),
+        (np.zeros((0, 4)), np.zeros((0, 4)), True),
+        (np.array([3, 4]), np.array([3, 5]), False),
+        (np.array([True]), np.array([True]), True),
+    ],
+)
+def test_which_answers_agree(found: np.ndarray, expected: np.ndarray, same: bool):
+    assert agree(found, expected, 1e-3) is same
 
 
 def test_a_graph_that_kernels_refuse_runs_on_the_engine_and_is_asked_once(path, world):

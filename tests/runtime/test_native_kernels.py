@@ -178,6 +178,41 @@ def test_a_pointwise_layer_before_a_stride(engines: list[Native], data: st.DataO
         np.testing.assert_allclose(found, expected, atol=1e-4 * max(np.abs(expected).max(), 1))
 
 
+@pytest.mark.parametrize("sizes", [(1, 16), (16, 1), (2, 16), (16, 3), (2, 1)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [(3, 2, 1), (5, 2, 2), (7, 4, 3), (5, 4, 2), (3, 3, 1)],
+)
+@pytest.mark.parametrize(("wide", "groups"), [(4, 1), (4, 4), (3, 1)])
+def test_a_stride_over_fewer_rows_or_columns_than_it_has_phases(
+    engines: list[Native], sizes, kernel: int, stride: int, padding: int, wide: int, groups: int
+):
+    """The phases that have no place are zeros, whether the layer before the stride waits for it or not."""
+    rng = np.random.default_rng(0)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    x, first, bias = drawn(2, 4, *sizes), drawn(wide, 4, 1, 1), drawn(wide)
+    second = drawn(wide, wide // groups, kernel, kernel)
+    pointwise = {"group": 1, "kernel_shape": [1, 1]}
+    strided = {
+        "group": groups, "kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4,
+    }  # fmt: skip
+    hidden = ACTIVATIONS["Relu"](reference_convolution(x, first, bias, pointwise))
+    expected = reference_convolution(hidden, second, np.zeros(wide), strided)
+    nodes = [
+        ("Conv", ["x", "first", "bias"], "made", pointwise),
+        ("Relu", ["made"], "hidden", {}),
+        ("Conv", ["hidden", "second"], "y", strided),
+    ]
+    tensors = {"first": first, "bias": bias, "second": second}
+    run = network_of(nodes, {"x": x}, tensors, {"y": expected.shape})
+    for engine in engines:
+        [found] = run(engine)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * max(np.abs(expected).max(), 1))
+
+
 @given(st.data())
 @settings(max_examples=CASES, deadline=None)
 def test_pooling(engines: list[Native], data: st.DataObject):

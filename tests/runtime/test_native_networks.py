@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import wenable as we
 from tests.helpers.engines import NEEDS_KERNELS
+from tests.helpers.native_reference import network_of
 from tests.helpers.networks import give_norms_a_past
 from tests.helpers.small_families import SMALL_FAMILIES
 from wenable.methods import Method
@@ -243,6 +244,32 @@ def test_an_operation_that_is_not_known_is_refused_by_name(odd: Path):
         UnsupportedError, match="CumSum makes 'cumsum', and there is no kernel for it"
     ):
         planner.plan(RULES)
+
+
+@NEEDS_KERNELS
+@pytest.mark.parametrize(
+    ("part", "whole"),
+    [
+        ((0, 2**63 - 1, 1), True),
+        ((0, 2**31 - 1, 1), True),
+        ((-1, -(2**63), -1), False),
+        ((0, 1, 1), False),
+        ((1, 2**63 - 1, 1), False),
+        ((0, 64, 1), False),
+    ],
+)
+def test_other_than_the_whole_batch_in_order_is_refused(part: tuple[int, int, int], whole: bool):
+    start, end, step = part
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    constants = {"start": start, "end": end, "axis": 0, "step": step}
+    nodes = [("Slice", ["x", *constants], "part", {}), ("Relu", ["part"], "y", {})]
+    tensors = {name: np.array([value]) for name, value in constants.items()}
+    run = network_of(nodes, {"x": x}, tensors, {"y": x.shape})
+    if whole:
+        np.testing.assert_array_equal(run(open_engine("native", 1))[0], np.maximum(x, 0))
+    else:
+        with pytest.raises(EngineError, match=r"Slice makes 'part'.* examples"):
+            run(open_engine("native", 1))
 
 
 @NEEDS_KERNELS

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -239,16 +240,40 @@ def test_choosing_and_dispatching_a_mode_is_cheap(path: Path):
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 10**12])
 def test_threads_that_are_no_number_are_refused(path: Path, threads: Any):
-    with pytest.raises(ValueError, match=r"`threads` .* must be from 1 to 1024, or None"):
+    with pytest.raises(
+        ValueError, match=r"`threads` .* must be a whole number from 1 to 1024, or None"
+    ):
         Session(path, engine="onnxruntime", threads=threads)
 
 
-@pytest.mark.parametrize("budget", [0, -1, float("nan")])
-def test_budgets_that_are_none_are_refused(path: Path, budget: float):
+@pytest.mark.parametrize("budget", [0, -1, float("nan"), True, np.bool_(True), "64"])
+def test_budgets_that_are_none_are_refused(path: Path, budget: Any):
     with pytest.raises(
         ValueError, match=r"`memory_budget_mb` .* must be a number above 0, below inf"
     ):
         opened(path, memory_budget_mb=budget)
+
+
+@pytest.mark.parametrize("budget", [np.float32(64), np.int16(64), Fraction(64), 64.0])
+def test_numbers_of_other_kinds_are_taken_as_what_they_are(path: Path, budget: Any):
+    x = np.zeros((2, 3, 6, 6), np.float32)
+    kinds: Any = {"threads": np.int64(1), "batch": np.int32(2), "deadline_target": np.float32(0.9)}
+    session = Session(path, engine="onnxruntime", memory_budget_mb=budget, **kinds)
+    two: Any = np.int64(2)
+    session.prepare("1/2", batch=two)
+    session.warm_up([two])
+    assert session.controller(two) is session.controller(2)
+    assert type(session.engine.threads) is int
+    plain = Session(path, engine="onnxruntime", threads=1, memory_budget_mb=64, batch=2)
+    np.testing.assert_array_equal(session.run(x), plain.run(x))
+    assert session._prepared._budget == plain._prepared._budget == 64 * 2**20
+
+
+@pytest.mark.parametrize("budget", [10**400, 1e305])
+def test_a_budget_above_all_memory_holds_everything(path: Path, budget: float):
+    session = Session(path, engine="onnxruntime", threads=1, memory_budget_mb=budget)
+    session.prepare("1/2")
+    assert session.prepared_modes
 
 
 def test_a_closed_session_refuses_in_one_line_and_holds_nothing(path: Path):
@@ -352,3 +377,20 @@ def test_a_deadline_counts_from_the_call_of_run(path: Path, engine: str):
             assert outcome.total_ms > 2 * outcome.latency_ms  # it was prepared in it
     counters = session.controller(2).counters
     assert (counters.within, counters.late) == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda s: s.escalate(s.example(), None), r"`threshold` \(=None\) must be a number"),
+        (lambda s: s.escalate(s.example(), "high"), r"`threshold` \(='high'\) must be a number"),
+        (lambda s: s.escalate(s.example(), [0.5, None]), r"`threshold` \(=.*\) must be a number"),
+        (lambda s: s.run([s.example()[0]]), r"`x` \(list of float32\) must be one array; use np.stack"),
+        (lambda s: s.run([1.0]), r"`x` \(list of float\) must be one array; use np.stack"),
+        (lambda s: s.warm_up(1), r"`batches` \(=1\) must be sizes of batch"),
+        (lambda s: s.prepare("1/2", image_size=16), r"`image_size` \(=16\) is none .* allowed: "),
+    ],
+)  # fmt: skip
+def test_what_is_of_no_use_is_refused_by_name(path: Path, use: Any, message: str):
+    with opened(path) as session, pytest.raises(ValueError, match=message):
+        use(session)

@@ -249,5 +249,7 @@ def test_a_child_does_not_wait_for_a_turn_that_its_parent_had(paths: list[Path])
 
 @pytest.mark.parametrize("threads", [0, -1, 2.0, "2", True, 10_000])
 def test_a_number_of_threads_out_of_range_is_refused(threads: int) -> None:
-    with pytest.raises(ValueError, match=r"`threads` \(=.*\) must be from 1 to 1024, or None"):
+    with pytest.raises(
+        ValueError, match=r"`threads` \(=.*\) must be a whole number from 1 to 1024, or None"
+    ):
         ThreadPool(threads)

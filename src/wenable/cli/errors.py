@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import select
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,12 +36,17 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
                     folders.enter_context(no_empty_folder_left(path))
                 check_reads_none(kwargs)
                 command(*args, **kwargs)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
         except typer.Exit:  # a RuntimeError too
             raise
         except KeyboardInterrupt:
             _print_error("interrupted")
             raise typer.Exit(130) from None  # as shells have it: 128 and the signal's number
         except (ValueError, FloatingPointError, ImportError, OSError, RuntimeError) as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                _drop_output()
+                raise typer.Exit(1) from error
             if shown_in_full["debug"]:
                 raise
             from wenable.cli.option_names import as_typed, option_names
@@ -48,6 +55,21 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from error
 
     return run
+
+
+def _nobody_reads() -> bool:
+    """Say whether the pipe that is printed to was closed, as by `head`, and not another one."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere: Python would complain of it when it ends."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _words(error: Exception) -> str:

@@ -31,12 +31,13 @@ from wenable.report.figures import TEST, shown_accuracy, split_of
 class NamedModes:
     """The modes in a file by their short names, and the figures that the file has of each.
 
-    - `readings`: mode -> header -> reading.
+    - `readings`: mode -> name -> reading; `heads`: name -> header of its column, with the unit.
     """
 
     what: str
     ids: Mapping[str, Mode]
     readings: Mapping[Mode, Mapping[str, Reading]]
+    heads: Mapping[str, str]
 
 
 def holds_modes(name: str) -> bool:
@@ -66,14 +67,19 @@ def _of_front(front: Front) -> NamedModes:
     cost = name if unit in ("MACs", name) else f"{name} {unit}"
     readings = {
         point.mode: {
-            _head(split): shown_accuracy(point, split),
-            **({_head("search split"): point.accuracy} if split == TEST else {}),
-            f"{cost} M" if unit == "MACs" else cost: point.cost,
+            **({"test": shown_accuracy(point, split)} if split == TEST else {}),
+            "accuracy": point.accuracy,
+            front.cost: point.cost,
         }
         for point in front.found
     }
+    heads = {
+        "test": _head(TEST),
+        "accuracy": _head("search split" if split == TEST else split),
+        front.cost: f"{cost} M" if unit == "MACs" else cost,
+    }
     words = f"front by {front.cost}, {front.strategy}: {counted(len(front.ids), 'mode')}"
-    return NamedModes(words, front.ids, readings)
+    return NamedModes(words, front.ids, readings, heads)
 
 
 def _head(split: str) -> str:
@@ -84,11 +90,13 @@ def _of_bundle(path: Path) -> NamedModes:
     from wenable.runtime.bundle import Bundle
 
     bundle = Bundle(path)
-    readings = {
-        each.mode: {f"{name} {_unit(reading)}": reading for name, reading in each.readings.items()}
+    readings = {each.mode: each.readings for each in bundle.modes}
+    heads = {
+        name: f"{name} {_unit(reading)}"
         for each in bundle.modes
+        for name, reading in each.readings.items()
     }
-    return NamedModes(f"bundle of {counted(len(bundle.ids), 'mode')}", bundle.ids, readings)
+    return NamedModes(f"bundle of {counted(len(bundle.ids), 'mode')}", bundle.ids, readings, heads)
 
 
 def _unit(reading: Reading) -> str:
@@ -117,18 +125,17 @@ def _wanted(named: NamedModes, chosen: Mode | None) -> dict[str, Mode]:
 def _plain(name: str, mode: Mode, named: NamedModes) -> dict[str, Any]:
     knobs = dict(_own_options(mode))
     readings = {key: asdict(each) for key, each in named.readings.get(mode, {}).items()}
-    flat = {" ".join(key.split()): each for key, each in readings.items()}
-    return {"id": name or None, "mode": str(mode), "knobs": knobs, "readings": flat}
+    return {"id": name or None, "mode": str(mode), "knobs": knobs, "readings": readings}
 
 
 def _print_all(console: Console, path: Path, named: NamedModes) -> None:
     table = modes_table(f"{path}: {named.what}", named.ids.values(), named.ids)
-    heads = list(dict.fromkeys(head for row in named.readings.values() for head in row))
-    for head in heads:
-        table.add_column(broken_header(head), justify="right", no_wrap=True)
+    names = list(dict.fromkeys(name for row in named.readings.values() for name in row))
+    for name in names:
+        table.add_column(broken_header(named.heads[name]), justify="right", no_wrap=True)
     for mode in named.ids.values():
         row = named.readings.get(mode, {})
-        cells = [interval_text(row[head]) if head in row else "-" for head in heads]
+        cells = [interval_text(row[name]) if name in row else "-" for name in names]
         table.add_row(*mode_cells(mode, named.ids), *cells)
     console.print(table)
     console.print(
@@ -137,11 +144,11 @@ def _print_all(console: Console, path: Path, named: NamedModes) -> None:
 
 
 def _print_one(console: Console, named: NamedModes, mode: Mode) -> None:
-    name = next((name for name, each in named.ids.items() if each == mode), "")
+    short = next((name for name, each in named.ids.items() if each == mode), "")
     # In one piece: this is the text to copy.
-    console.print(f"{name} {mode}".strip(), soft_wrap=True)
-    for head, reading in named.readings.get(mode, {}).items():
-        console.print(f"{' '.join(head.split())}: {interval_text(reading)}")
+    console.print(f"{short} {mode}".strip(), soft_wrap=True)
+    for name, reading in named.readings.get(mode, {}).items():
+        console.print(f"{' '.join(named.heads[name].split())}: {interval_text(reading)}")
     table = plain_table()
     table.add_column("knob", overflow="fold")
     table.add_column("option", no_wrap=True)

@@ -85,6 +85,8 @@ def inspect(
     """Show what can be switched in a network, or the modes of a front or bundle."""
     from wenable.cli.inspect_modes import holds_modes, inspect_modes
 
+    if Path(model).suffix in (".wen", ".json", ".safetensors") and not Path(model).exists():
+        raise ValueError(f"`MODEL` (={model}) does not exist")
     if holds_modes(model):
         inspect_modes(Path(model), mode, json)
         return

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from rich.console import Console
@@ -16,6 +16,9 @@ from wenable.cli.terminal import consoles, counted, print_json
 from wenable.runtime import Session
 from wenable.runtime.engine import EngineError
 from wenable.runtime.sized import size_given
+
+_SUM_TOLERANCE = 1e-3
+"""How far the numbers of a network that ends in a softmax may be from 1 in sum."""
 
 
 def run_once(
@@ -89,8 +92,13 @@ def _run_each(
             problems.print(f"error: {error}", style="red", soft_wrap=True)
             continue
         rows += found
+        failed += any("error" in row for row in found)
         for row in found:
-            console.print(_line(row))
+            if "error" in row:
+                words = f"error: {row['input']}: {row['error']}"
+                problems.print(words, style="red", soft_wrap=True)
+            else:
+                console.print(_line(row))
     return rows, failed
 
 
@@ -140,9 +148,13 @@ def _rows(
     for number in range(len(x)):
         name = given if len(x) == 1 else f"{given}[{number}]"
         row = {"input": name, "id": _id(used, session), "mode": used, "latency_ms": taken} | met
-        if isinstance(y, np.ndarray) and y.ndim == 2 and len(y) == len(x):
-            yield row | {"answer": _most_likely(y[number], session, top_k)}
-        else:  # no classes: a map of them, boxes, several outputs
+        if _is_classes(y) and len(y) == len(x):
+            wrong = _wrong(y[number])
+            if wrong:
+                yield {"input": name, "error": f"the network answered {wrong}"}
+            else:
+                yield row | {"answer": _most_likely(y[number], session, top_k)}
+        else:  # no classes: a map of them, boxes, several outputs, whole numbers
             outputs = y if isinstance(y, tuple) else (y,)
             yield row | {"shapes": [list(np.shape(each)) for each in outputs]}
 
@@ -166,9 +178,29 @@ def _id(mode: str, session: Session) -> str:
     return next(name for name, each in session.bundle.ids.items() if each == wanted)
 
 
-def _most_likely(logits: np.ndarray, session: Session, count: int) -> list[tuple[str, float]]:
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
+def _is_classes(y: Any) -> TypeGuard[np.ndarray]:
+    """Say whether an output has a number for each class."""
+    return isinstance(y, np.ndarray) and y.ndim == 2 and y.dtype.kind == "f" and y.shape[1] > 0
+
+
+def _wrong(numbers: np.ndarray) -> str:
+    """Say what makes numbers tell nothing of classes; "" where they do. `-inf` is a class left out."""
+    if np.isnan(numbers).any():
+        return "NaN"
+    return "" if np.isfinite(numbers.max()) else "infinity"
+
+
+def _shares(numbers: np.ndarray) -> np.ndarray:
+    """Return the share of each class: those of a network that ends in them, or those of its logits."""
+    numbers = numbers.astype(np.float64)
+    if numbers.min() >= 0 and abs(numbers.sum() - 1) <= _SUM_TOLERANCE:
+        return numbers
+    shares = np.exp(numbers - numbers.max())
+    return shares / shares.sum()
+
+
+def _most_likely(numbers: np.ndarray, session: Session, count: int) -> list[tuple[str, float]]:
+    shares = _shares(numbers)
     kept = session.bundle.preprocessing
     labels: list[str] = list(kept.labels) if kept else []
     best = np.argsort(-shares)[:count]

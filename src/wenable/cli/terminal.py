@@ -88,8 +88,17 @@ def stdout_kept_clean() -> Iterator[None]:
 
 
 def print_json(values: Any) -> None:
-    """Print values as JSON to standard output, and nothing else."""
-    print(json.dumps(values, indent=2))  # noqa: T201
+    """Print values as JSON to standard output, and nothing else; NaN and infinities are null there."""
+    print(json.dumps(_finite(values), indent=2, allow_nan=False))  # noqa: T201
+
+
+def _finite(values: Any) -> Any:
+    """Return plain values with None for the numbers that JSON has not."""
+    if isinstance(values, dict):
+        return {key: _finite(each) for key, each in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(each) for each in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def parse_groups(text: str) -> tuple[int, ...]:
@@ -196,7 +205,7 @@ def broken_header(name: str) -> str:
 
 def encoding() -> str:
     """Return how standard output writes letters."""
-    return sys.stdout.encoding or "utf-8"
+    return getattr(sys.stdout, "encoding", None) or "utf-8"  # there is no output after `>&-`
 
 
 def interval_text(reading: Reading) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wenable.core.given_numbers import is_number
+
 Stage = Callable[[Any], Any]
 """From a batch of inputs to its outputs before the softmax, shape `(N, classes)`."""
 
@@ -170,8 +172,15 @@ def checked_thresholds(
     """Return one threshold for each stage but the last; raises `ValueError` as `by_margin` does."""
     if stages < 1:
         raise ValueError("`stages` is empty; escalation needs at least one")
-    several = isinstance(threshold, Sequence | np.ndarray)
-    limits = tuple(map(float, threshold)) if several else (float(threshold),) * (stages - 1)
+    several = isinstance(threshold, Sequence | np.ndarray) and not isinstance(
+        threshold, str | bytes
+    )
+    given: tuple[Any, ...] = tuple(threshold) if several else (threshold,) * (stages - 1)  # pyright: ignore
+    if not all(map(is_number, given if several else (threshold,))):
+        raise ValueError(
+            f"`threshold` (={threshold!r}) must be a number, or one for each stage but the last"
+        )
+    limits = tuple(map(float, given))
     if len(limits) != stages - 1:
         raise ValueError(
             f"`threshold` holds {len(limits)} values; {stages} stages need {stages - 1}, one for each"

@@ -72,9 +72,16 @@ def allowed_difference(noise: float) -> float:
 
 
 def difference_of(ours: np.ndarray, other: np.ndarray) -> float:
-    """Return the largest difference as a share of the largest output; infinite for other shapes."""
+    """Return the largest difference as a share of the largest output; infinite for other shapes.
+
+    Infinities and NaN must be the same in the same places; shares are of the finite numbers besides.
+    """
     if ours.shape != other.shape:
         return float("inf")
+    finite = np.isfinite(ours)
+    if not np.array_equal(ours[~finite], other[~finite], equal_nan=True):
+        return float("inf")
+    ours, other = ours[finite], other[finite]
     scale = max(float(np.abs(ours).max(initial=0)), 1e-6)
     difference = np.abs(ours.astype(np.float64) - other).max(initial=0)
     return float(difference / scale) if np.isfinite(difference) else float("inf")
@@ -83,14 +90,18 @@ def difference_of(ours: np.ndarray, other: np.ndarray) -> float:
 def own_rounding(
     plain: nn.Module, inputs: tuple[torch.Tensor, ...], expected: Sequence[np.ndarray]
 ) -> list[float]:
-    """Return how far each output in float32 is from that in float64; 0 where it cannot be told."""
+    """Return how far each output in float32 is from that in float64; 0 where it cannot be told.
+
+    So it is where one of them overflows and the other does not.
+    """
     precise = tuple(each.double() if each.is_floating_point() else each for each in inputs)
     try:
         with torch.no_grad():
             outputs = tensors_of(copy.deepcopy(plain).double()(*precise))
     except (RuntimeError, TypeError):  # a network that fixes a type somewhere
         return [0.0] * len(expected)
-    return [
+    found = [
         difference_of(each.double().numpy(), ours)
         for ours, each in zip(expected, outputs, strict=True)
     ]
+    return [each if np.isfinite(each) else 0.0 for each in found]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from wenable.exporting.agreement import difference_of
 from wenable.modules.outputs import tensors_of
 
 LAYER_TOLERANCE = 0.02
@@ -162,4 +163,4 @@ def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) 
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
+    return difference_of(expected.detach().numpy(), found.detach().numpy())

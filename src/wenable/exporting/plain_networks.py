@@ -31,8 +31,8 @@ def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
     - `what`: the file, for the refusal: `"a bundle"`.
 
     Raises `ValueError` for weights that are not float32 or not finite, for a part of a name that
-    torch.export keeps for itself, for answers that are drawn by chance, and for outputs other than
-    tensors, in tuples, lists, dicts, named tuples or dataclasses.
+    torch.export keeps for itself, for answers of NaN, for those that are drawn by chance, and for outputs
+    other than tensors, in tuples, lists, dicts, named tuples or dataclasses.
     """
     parts = (
         net.named_children(),
@@ -59,6 +59,12 @@ def check_exportable(net: DynamicNetwork, what: str) -> OutputNames:
         # Copies run, for what a network keeps of a pass, one after the other: with other random numbers.
         first, second = _one_pass(net), _one_pass(net)
     names = output_names(first, what)
+    for each in (*tensors_of(first), *tensors_of(second)):
+        if bool(each.isnan().any()):
+            raise ValueError(
+                f"`net` answers NaN to random numbers, and {what} cannot be checked by them: keep what its"
+                " roots, logarithms and quotients read within their range, as by clamp(min=1e-6)"
+            )
     if any(map(_differs, tensors_of(first), tensors_of(second))):
         raise ValueError(
             f"`net` gives other answers each time that it runs on the same input, since it draws random"
@@ -75,11 +81,15 @@ def _one_pass(net: DynamicNetwork) -> Any:
 
 
 def _differs(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Say whether two answers differ by more than the order of sums may make of them."""
+    """Say whether two answers differ by more than the order of sums may make of them.
+
+    Infinities are the same where they stand in the same places.
+    """
     if one.shape != other.shape:
         return True
     one, other = (torch.view_as_real(x) if x.is_complex() else x.double() for x in (one, other))
-    largest = float(one.abs().max()) if one.numel() else 0.0
+    finite = one[one.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
     return not torch.allclose(one, other, rtol=1e-2, atol=1e-3 * largest, equal_nan=True)
 
 

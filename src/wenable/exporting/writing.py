@@ -46,6 +46,7 @@ from wenable.runtime.bundle_file import (
     BundleError,
     bundle_bytes,
 )
+from wenable.runtime.engines import check_engine
 from wenable.runtime.first_choice import TABLE
 from wenable.runtime.graph import GROUPED, TensorType, types_to_json
 from wenable.runtime.half_weights import HALVES
@@ -98,12 +99,15 @@ def export(
     Returns the path. Raises `ValueError` for no modes, a mode twice, readings of a mode that is not
     exported, a network that was not converted or by a method whose modes a bundle cannot hold, weights
     that are not float32, a size of images that the network does not run on, outputs that are no tensors,
-    a precision whose inputs' range was never seen, or a graph that a bundle cannot hold;
-    `OSError` where the file cannot be written; `RuntimeError` where a mode does not give the answers
-    of the extracted network. Warns `UncalibratedWarning`.
+    a precision whose inputs' range was never seen, an unknown engine, or a graph that a bundle cannot hold;
+    `EngineError` for an engine that is not installed; `OSError` where the file cannot be written;
+    `RuntimeError` where a mode does not give the answers of the extracted network. Warns
+    `UncalibratedWarning`.
     """
     _check_method(net)
     check_weights(weights)
+    if engine != "auto":
+        check_engine(engine)
     check_writable(path)
     wanted, given = checked_modes(net, modes, readings)
     outputs = check_exportable(net, "a bundle")

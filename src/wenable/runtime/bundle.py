@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from wenable.core.given_numbers import as_whole
 from wenable.core.mode_ids import numbered, resolve
 from wenable.core.preprocessing import Preprocessing
 from wenable.core.space import Mode
@@ -67,7 +68,8 @@ class Bundle:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            what = "is a folder, not a file" if self.path.is_dir() else "does not exist"
+            what = "is no regular file" if self.path.exists() else "does not exist"
+            what = "is a folder, not a file" if self.path.is_dir() else what
             raise FileNotFoundError(f"`path` (={self.path}) {what}")
         try:
             manifest, stored = read_bundle_file(self.path)
@@ -225,21 +227,23 @@ class Bundle:
             raise ValueError(f"mode {exported.mode} has channels of {min(unknown)!r}, not its norm")
         return {**own, **exported.channels}
 
-    def check_batch(self, batch: int) -> None:
-        """Raise where a size of batch is none, or larger than the graph can bear.
+    def check_batch(self, batch: int) -> int:
+        """Return a size of batch as an int; raises where it is none, or larger than the graph can bear.
 
         Raises `ValueError` for what is no whole number above 0, `BundleError` where the graph grows
         faster than the batch, beyond any memory.
         """
-        if type(batch) is not int or batch < 1:
+        whole = as_whole(batch)
+        if whole is None or whole < 1:
             raise ValueError(f"`batch` (={batch!r}) must be a whole number above 0")
-        if batch not in self._checked_batches:
+        if whole not in self._checked_batches:
             try:
                 for graph, tensors in self._each_unlike():
-                    check_sizes(graph, tensors, batch)
+                    check_sizes(graph, tensors, whole)
             except ValueError as error:
                 raise BundleError(one_line(f"{self.path} {error}")) from error
-            self._checked_batches.add(batch)
+            self._checked_batches.add(whole)
+        return whole
 
     @cached_property
     def answers_row_by_row(self) -> bool:

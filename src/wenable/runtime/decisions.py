@@ -7,7 +7,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Real
+
+from wenable.core.given_numbers import is_number
 
 
 class BudgetError(RuntimeError):
@@ -168,6 +169,5 @@ def check_positive(name: str, value: float, where: str = "") -> None:
     """Raise `ValueError` for a figure that is not finite and above 0."""
     # A whole number may be above all that is finite in floats; numpy's floats cannot be held against that.
     most = sys.float_info.max if isinstance(value, int) else math.inf
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= most or value == math.inf:
+    if not is_number(value) or not 0 < value <= most or value == math.inf:
         raise ValueError(f"`{name}` (={value!r}){where} must be a finite number above 0")

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 
+from wenable.core.given_numbers import as_whole
 from wenable.runtime.engine import Engine, EngineError, ModeEngine, check_not_lost
 
 
@@ -59,6 +60,19 @@ def open_engine(name: str, threads: int | None = None, precision: str = "float32
     `EngineError` where it is not installed.
     """
     threads = checked_threads(threads)
+    kind, provider = check_engine(name)
+    if precision != "float32" and kind != "openvino":
+        raise ValueError(
+            f"`precision` (={precision!r}) is not offered by {kind}, which computes in float32 here;"
+            " engine='openvino' offers it"
+        )
+    check_not_lost(kind)
+    more = () if precision == "float32" else (precision,)
+    return ENGINES[kind](threads, provider, *more)
+
+
+def check_engine(name: str) -> tuple[str, str]:
+    """Return the two parts of an engine's name; raises as `open_engine` does, and opens nothing."""
     if not isinstance(name, str):
         raise ValueError(
             f"`engine` (={name!r}) must be a name; allowed: {', '.join(ENGINES)}, auto"
@@ -74,14 +88,7 @@ def open_engine(name: str, threads: int | None = None, precision: str = "float32
         )
     if not is_installed(kind):
         raise EngineError(f"`engine` (={name!r}) is not installed: {how_to_install(kind)}")
-    if precision != "float32" and kind != "openvino":
-        raise ValueError(
-            f"`precision` (={precision!r}) is not offered by {kind}, which computes in float32 here;"
-            " engine='openvino' offers it"
-        )
-    check_not_lost(kind)
-    more = () if precision == "float32" else (precision,)
-    return ENGINES[kind](threads, provider, *more)
+    return kind, provider
 
 
 def open_kernels(threads: int | None) -> ModeEngine | None:
@@ -127,9 +134,12 @@ def checked_threads(threads: int | None) -> int:
     """Return a number of threads, one for each core for None; raises `ValueError` out of range."""
     if threads is None:
         return _usable_cores()
-    if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
-        raise ValueError(f"`threads` (={threads!r}) must be from 1 to {_MOST_THREADS}, or None")
-    return threads
+    whole = as_whole(threads)
+    if whole is None or not 1 <= whole <= _MOST_THREADS:
+        raise ValueError(
+            f"`threads` (={threads!r}) must be a whole number from 1 to {_MOST_THREADS}, or None"
+        )
+    return whole
 
 
 def _usable_cores() -> int:

@@ -2,6 +2,7 @@
 
 They gain most where a mode computes least, and an engine is often the faster one for the full mode. So the
 two are timed beside each other for each mode, in the way in which the session would run it on either.
+They are compared then, too: kernels that answer otherwise than the engine are not taken.
 """
 
 from __future__ import annotations
@@ -12,11 +13,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from wenable.measure.device import describe_device
 from wenable.measure.latency import TimingPlan, measure_latencies
 from wenable.runtime.bundle import Bundle
 from wenable.runtime.device_profile import DeviceProfile, kept_profile
-from wenable.runtime.engine import Engine, EngineError, ModeEngine, PlannedMode, describe_engine
+from wenable.runtime.engine import (
+    Engine,
+    EngineError,
+    ModeEngine,
+    PlannedMode,
+    describe_engine,
+    precision_of,
+)
 from wenable.runtime.forking import no_fork_meanwhile
 from wenable.runtime.remembered import Remembered, of_batches
 from wenable.runtime.unloaded import MOST_WAITING_S, waited_s
@@ -24,6 +34,8 @@ from wenable.runtime.unloaded import MOST_WAITING_S, waited_s
 ENGINE, KERNELS = "engine", "our kernels"
 _MARGIN = 0.97
 """Kernels are taken where they take less than this share of the engine's time."""
+_TOLERANCE, _ROUNDED_TOLERANCE = 1e-3, 0.02
+"""How far our answers may be from an engine's, in float32 and in less, as a share of its largest."""
 _TIMING = TimingPlan(blocks=4, calls=4, warmup=1, gap_ms=2.0)
 
 _lock = threading.Lock()
@@ -41,6 +53,22 @@ def chosen_by_profiles(of_engine: DeviceProfile, of_kernels: DeviceProfile) -> d
         else ENGINE
         for mode in both
     }
+
+
+def agree(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    """Say whether two answers are within a share of the largest number; whole numbers are the same.
+
+    NaN and infinities are the same where they stand in the same places.
+
+    >>> agree(np.array([1.001, -2.0]), np.array([1.0, -2.0]), 1e-3)
+    True
+    >>> agree(np.array([1.01, -2.0]), np.array([1.0, -2.0]), 1e-3)
+    False
+    """
+    if found.shape != expected.shape or expected.dtype.kind != "f":
+        return np.array_equal(found, expected)
+    most = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
+    return np.allclose(found, expected, rtol=0.0, atol=tolerance * most, equal_nan=True)
 
 
 def kernels_beside(
@@ -152,10 +180,15 @@ class KernelChoice:
         calls = {KERNELS: partial(planned.runner, inputs)}
         try:
             runner = self._engine.prepare(model)
-            runner(inputs)
+            expected = runner(inputs)
         except EngineError:
             return KERNELS
+        exact = precision_of(self._engine) == "float32"
+        tolerance = _TOLERANCE if exact else _ROUNDED_TOLERANCE
+        found = planned.runner(inputs)
+        if not all(agree(*each, tolerance) for each in zip(found, expected, strict=True)):
+            return ENGINE
         calls[ENGINE] = partial(runner, inputs)
-        found = measure_latencies(calls, _TIMING)
-        faster = found[KERNELS].known < _MARGIN * found[ENGINE].known
+        times = measure_latencies(calls, _TIMING)
+        faster = times[KERNELS].known < _MARGIN * times[ENGINE].known
         return KERNELS if faster else ENGINE

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from wenable.core.escalation import Escalation
+from wenable.core.given_numbers import is_number
 from wenable.core.renamed import refuse_renamed
 from wenable.core.space import Mode, ModeChoice
 from wenable.runtime.building import Choose, build_model, choose_each
@@ -20,6 +21,7 @@ from wenable.runtime.bundle import Bundle
 from wenable.runtime.controller import Controller
 from wenable.runtime.device_profile import DeviceProfile, scheme_of, without_modes
 from wenable.runtime.engine import ModeEngine, PlannedMode, Runner, SharesMemory, precision_of
+from wenable.runtime.engines import checked_threads
 from wenable.runtime.escalating import Score, check_can_escalate, escalate, limit_of, sure
 from wenable.runtime.first_choice import FirstChoice
 from wenable.runtime.forking import tell_after_fork
@@ -92,10 +94,12 @@ class Session:
             "deadline_target": (deadline_target, 1),
         }
         for name, (value, most) in limits.items():
-            if value is not None and not (isinstance(value, int | float) and 0 < value < most):
+            if value is not None and not (is_number(value) and 0 < value < most):
                 raise ValueError(f"`{name}` (={value!r}) must be a number above 0, below {most}")
         self.bundle = Bundle(path)
-        self.bundle.check_batch(batch)
+        batch = self.bundle.check_batch(batch)
+        if threads is not None and not isinstance(threads, ThreadPool):
+            threads = checked_threads(threads)
         self.engine, kernels = opened_engine(self.bundle, engine, threads, precision, batch)
         if memory_budget_mb is not None and isinstance(self.engine, SharesMemory):
             self.engine = self.engine.with_memory_apart()  # what is dropped is given back at once
@@ -114,14 +118,15 @@ class Session:
             self._held_bytes,
             largest=self.bundle.weight_bytes,
             per_batch=self.engine.per_batch,
-            budget=None if memory_budget_mb is None else int(memory_budget_mb * 2**20),
+            budget=None if memory_budget_mb is None else _bytes_of(memory_budget_mb),
             turn=None if pool is None else pool.turn,
         )
         self._load = Load() if pool is None else pool.load
         # Timing takes memory that a budget is not asked for.
         self._choice: dict[str, Any] = {"measure": memory_budget_mb is None, "batch": batch}
         self._sized = [
-            self._at_size(place, each, target=deadline_target) for place, each in enumerate(bundles)
+            self._at_size(place, each, target=float(deadline_target))
+            for place, each in enumerate(bundles)
         ]
         apart = isinstance(self.engine, ModeEngine) or memory_budget_mb is not None
         self._stages = StagesOfSession(self.bundle, self.engine, self._prepared if apart else None)
@@ -211,8 +216,10 @@ class Session:
         unless the profile has it, and while nothing else runs: under load, for as long as three
         seconds, estimates are kept, and requests go on trying in the background.
 
-        Raises `ValueError` for a size that is no whole number above 0, `EngineError`, `BundleError`.
+        Raises `ValueError` for sizes that are no whole numbers above 0, `EngineError`, `BundleError`.
         """
+        if not isinstance(batches, Iterable) or isinstance(batches, str):
+            raise ValueError(f"`batches` (={batches!r}) must be sizes of batch, as [1, 8]")
         place = self._place(image_size)
         for batch in [self._size(each, place) for each in batches]:
             self._sized[place].limited.warm_up(batch)
@@ -425,10 +432,12 @@ class Session:
         names = self.image_sizes
         if image_size is None:
             return 0
-        wanted = image_size if isinstance(image_size, str) else "x".join(map(str, image_size))
+        wanted = image_size
+        if isinstance(image_size, Iterable) and not isinstance(image_size, str):
+            wanted = "x".join(map(str, image_size))
         if wanted not in names:
             raise ValueError(
-                f"`image_size` (={image_size}) is none of the bundle's; allowed: {', '.join(names)}"
+                f"`image_size` (={image_size!r}) is none of the bundle's; allowed: {', '.join(names)}"
             )
         return names.index(wanted)
 
@@ -462,8 +471,7 @@ class Session:
 
     def _size(self, batch: int, place: int = 0) -> int:
         """Return a size of batch; raises where it is none, or larger than the graph can bear."""
-        (self._sized[place].bundle if place else self.bundle).check_batch(batch)
-        return batch
+        return (self._sized[place].bundle if place else self.bundle).check_batch(batch)
 
     def model(self, number: int) -> bytes:
         """Return the ONNX model of mode `number`, as the engine gets it.
@@ -491,3 +499,8 @@ class Session:
             scheme = self._sized[place].choice.scheme(number)
         linked = bundle.chains_of(number)
         return profile.implementations(layers, linked, options, scheme)
+
+
+def _bytes_of(mib: float) -> int:
+    """Return a budget in bytes; one that is larger than any memory has an end all the same."""
+    return int(float(min(mib, 2**60)) * 2**20)

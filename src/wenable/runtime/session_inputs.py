@@ -75,6 +75,13 @@ class SessionInputs:
         for array, (name, dtype, shape), (*_, smaller) in zip(given, whole, own, strict=True):
             what = f"`x[{name!r}]`" if len(whole) > 1 else "`x`"
             masked = isinstance(array, np.ma.MaskedArray)
+            if isinstance(array, list):
+                kinds = {str(getattr(each, "dtype", type(each).__name__)) for each in array}
+                words = ", ".join(sorted(kinds))
+                raise ValueError(
+                    f"{what} (list of {words}) must be one array; use np.stack: only images in bytes"
+                    " (uint8) may be a list"
+                )
             if not isinstance(array, np.ndarray) or array.dtype != dtype or masked:
                 kind = "masked" if masked else getattr(array, "dtype", type(array).__name__)
                 raise ValueError(f"{what} ({kind}) must be a numpy array of {dtype}")
@@ -108,7 +115,7 @@ class SessionInputs:
     def _prepared_images(self, x: Any) -> Any:
         """Return the input of the network for images in bytes; whatever else is given as it is."""
         if isinstance(x, list):
-            pixels = not x or any(isinstance(each, np.ndarray) for each in x)
+            pixels = not x or any(getattr(each, "dtype", None) == np.uint8 for each in x)
         else:
             pixels = isinstance(x, np.ndarray) and x.dtype == np.uint8
         wanted = self._wanted[0]

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -221,18 +222,26 @@ class Batcher:
             self._next[0].close()
 
     def run_next(self) -> None:
-        """Run the next batch, if a request waits."""
-        with self._changed:
-            now_s = self._clock()
-            batch = self._taken(now_s)
-            if not batch:
-                return
-            deadline_ms = self._deadline_ms(batch, now_s)
-            size = sum(each.size for each in batch)
-            runs_ms = self._estimate.batch_ms(size, deadline_ms, batch[0].mode)
-            self._ends_s = now_s + runs_ms / 1e3
+        """Run the next batch, if a request waits.
+
+        Whatever goes wrong is told to those in the batch that have no answer yet; the others go on.
+        """
+        batch: list[_Waiting] = []
         try:
+            with self._changed:
+                now_s = self._clock()
+                self._take(batch, now_s)
+                if not batch:
+                    return
+                deadline_ms = self._deadline_ms(batch, now_s)
+                size = sum(each.size for each in batch)
+                runs_ms = self._estimate.batch_ms(size, deadline_ms, batch[0].mode)
+                self._ends_s = now_s + runs_ms / 1e3
             self._run(batch, deadline_ms)
+        except Exception as error:
+            for each in batch:
+                if not each.future.done():
+                    each.future.set_exception(error)
         finally:
             self._ends_s = None
 
@@ -247,7 +256,10 @@ class Batcher:
                     (self._session, self._batches), self._next = following, None
                     self._estimate = Estimate(self._session, self._batches)
             if following is not None:
-                before.close()
+                with suppress(
+                    Exception
+                ):  # one that does not close must not hold up the one after it
+                    before.close()
             self.run_next()
 
     def _margin_ms(self, deadline_ms: float) -> float:
@@ -298,24 +310,27 @@ class Batcher:
         ends_s = self._ends_s
         return 0.0 if ends_s is None else 1e3 * abs(ends_s - self._clock())
 
-    def _taken(self, now_s: float) -> list[_Waiting]:
-        """Take the first request and those that join it off the queue; what is too late is given up."""
+    def _take(self, batch: list[_Waiting], now_s: float) -> None:
+        """Move the first request and those that join it into a batch; what is too late is given up.
+
+        - `batch`: empty; a request is in it from when it is off the queue, so that none is lost.
+        """
         while self._waiting:
             first = self._waiting.popleft()
             if not first.future.set_running_or_notify_cancel():
                 continue  # its client has gone
+            batch.append(first)
             reason = self._lost(first, now_s)
             if not reason:
                 break
             first.future.set_exception(RefusedError(504, reason, "expired"))
+            batch.clear()
         else:
-            return []
-        batch = [first]
+            return
         for _ in range(self._joining(first, now_s)):
             joined = self._waiting.popleft()
             if joined.future.set_running_or_notify_cancel():
                 batch.append(joined)
-        return batch
 
     def _lost(self, request: _Waiting, now_s: float) -> str:
         """Say why the first of those that wait cannot be in time; nothing if it can.
@@ -365,21 +380,18 @@ class Batcher:
         x = x[0] if len(x) == 1 else x
         size = sum(each.size for each in batch)
         session, mode = self._session, batch[0].mode
-        try:
-            if mode or not math.isfinite(deadline_ms):
-                outputs = session.run(x, mode=mode or None)
-                mode = mode or session.modes[0]
-            else:
-                outputs = session.run(x, deadline_ms=max(deadline_ms, 1e-3))
-                sized = size_given(x, session.image_sizes)
-                mode = session.controller(size, sized).decisions[-1].name
-        except Exception as error:  # whoever waits for an answer is told; the others go on
-            for each in batch:
-                each.future.set_exception(error)
-            return
+        if mode or not math.isfinite(deadline_ms):
+            outputs = session.run(x, mode=mode or None)
+            mode = mode or session.modes[0]
+        else:
+            outputs = session.run(x, deadline_ms=max(deadline_ms, 1e-3))
+            sized = size_given(x, session.image_sizes)
+            mode = session.controller(size, sized).decisions[-1].name
         self._answer(batch, outputs, mode, began_s)
 
     def _answer(self, batch: list[_Waiting], outputs: Any, mode: str, began_s: float) -> None:
+        if isinstance(outputs, dict):  # of names, in the order of the graph's outputs
+            outputs = tuple(outputs.values())
         arrays = outputs if isinstance(outputs, tuple) else (outputs,)
         size, start, ended_s = sum(each.size for each in batch), 0, self._clock()
         for each in batch:

@@ -217,6 +217,8 @@ def _waits(planner: Planner, item: Fused, window: Window, inputs: int, outputs: 
     if weight.ndim != 4 or planner.shapes[node.outputs[0]][2:] == (1, 1):
         return False
     reading = Window.of(node.attributes, weight.shape[2:], (shape[2], shape[3]))
+    if any(row >= shape[2] or column >= shape[3] for row, column in reading.phases()):
+        return False  # a phase without a row or a column is zeros, which the layer would add its bias to
     if node.op == "Conv" and node.attributes.get("group", 1) == len(weight) == outputs:
         return not readers[0].residual
     return not reading.is_plain and inputs <= outputs

@@ -30,6 +30,8 @@ from wenable.runtime.native.windows import Window
 
 _SHORT_ROW = 32
 """Columns below which rows are better summed as one, with zeros between them."""
+_ANY_BATCH = range(2**31 - 1)
+"""In the place of the examples in a batch, of which there may be any number."""
 
 Rule = Callable[[Planner, Fused], None]
 
@@ -243,8 +245,10 @@ def _slice(planner: Planner, item: Fused) -> None:
     parts = [slice(None)] * rank
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         parts[axis % rank] = slice(start, end, step)
-    if parts[0] != slice(None) and range(1)[parts[0]] != range(1):
-        raise UnsupportedError(f"Slice makes {item.output!r} of some of the examples")
+    if _ANY_BATCH[parts[0]] != _ANY_BATCH:
+        raise UnsupportedError(
+            f"Slice makes {item.output!r} of some of the examples, or in another order"
+        )
     x = planner.value(node.inputs[0])
     inner = tuple(parts[1 : x.planes.ndim + 1])
     scales = None if x.scales is None else x.scales[inner]
