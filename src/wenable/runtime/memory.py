@@ -23,3 +23,12 @@ def _find_trim() -> Callable[[int], int] | None:
 
 
 _trim = _find_trim()
+
+
+def bytes_of(mib: float) -> int:
+    """Return MiB in bytes; a budget that is larger than any memory has an end all the same.
+
+    >>> bytes_of(1.5)
+    1572864
+    """
+    return int(float(min(mib, 2**60)) * 2**20)

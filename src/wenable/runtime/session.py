@@ -30,6 +30,7 @@ from wenable.runtime.implementations import Implementation
 from wenable.runtime.kernel_choice import kernels_beside
 from wenable.runtime.known_modes import known_modes
 from wenable.runtime.latencies import Latencies
+from wenable.runtime.memory import bytes_of
 from wenable.runtime.prepared import PreparedModes
 from wenable.runtime.prepared_at_size import PreparedAtSize
 from wenable.runtime.ready_stages import StagesOfSession
@@ -118,7 +119,7 @@ class Session:
             self._held_bytes,
             largest=self.bundle.weight_bytes,
             per_batch=self.engine.per_batch,
-            budget=None if memory_budget_mb is None else _bytes_of(memory_budget_mb),
+            budget=None if memory_budget_mb is None else bytes_of(memory_budget_mb),
             turn=None if pool is None else pool.turn,
         )
         self._load = Load() if pool is None else pool.load
@@ -499,8 +500,3 @@ class Session:
             scheme = self._sized[place].choice.scheme(number)
         linked = bundle.chains_of(number)
         return profile.implementations(layers, linked, options, scheme)
-
-
-def _bytes_of(mib: float) -> int:
-    """Return a budget in bytes; one that is larger than any memory has an end all the same."""
-    return int(float(min(mib, 2**60)) * 2**20)
