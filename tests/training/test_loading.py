@@ -190,6 +190,31 @@ def test_calibration_refuses_what_holds_no_inputs():
         we.calibrate(two_inputs(), "full", [X])
 
 
+class Masked(Two):
+    def forward(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(a, torch.zeros_like(a) if b is None else b)
+
+
+def test_an_input_that_may_be_left_out_is_what_the_network_was_converted_with():
+    torch.manual_seed(0)
+    method = we.WeightEnabling((1, 2))
+    alone = we.convert(Masked(), torch.zeros(1, 8), method=method)
+    for use in (we.evaluate, we.calibrate):
+        with pytest.raises(ValueError, match=r"2 input\(s\); .* and it was converted with 1"):
+            use(alone, "1", [(X, OTHER, CLASSES)])
+    both = we.convert(Masked(), (torch.zeros(1, 8), torch.zeros(1, 8)), method=method)
+    assert [len(inputs_alone(batch, both)) for batch in ((X, OTHER), ((X, OTHER), CLASSES))] == [
+        2,
+        2,
+    ]
+    with pytest.raises(ValueError, match=r"1 input\(s\)"):
+        inputs_and_targets((X, CLASSES), both)
+    optional = we.convert(Masked(), (torch.zeros(1, 8), None), method=method)
+    assert [
+        len(inputs_and_targets(b, optional)[0]) for b in ((X, CLASSES), ((X, None), CLASSES))
+    ] == [1, 2]
+
+
 def test_parts_are_told_by_what_the_network_takes():
     net = two_inputs()
     assert len(inputs_and_targets((X, OTHER, CLASSES), net)[0]) == 2

@@ -29,7 +29,8 @@ from wenable.exporting.plain_networks import (
 from wenable.exporting.writing import checked_modes, readings_of
 from wenable.modules.outputs import OutputNames
 from wenable.modules.passes import in_eval_mode
-from wenable.network.dynamic_network import DynamicNetwork, warn_if_uncalibrated
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.net_checks import warn_if_uncalibrated
 from wenable.version import __version__
 
 FORMAT = "wenable executorch"

@@ -34,12 +34,8 @@ from wenable.layers.implementations import is_pointwise
 from wenable.modules.batch_parts import described
 from wenable.modules.outputs import OutputNames
 from wenable.modules.passes import in_eval_mode
-from wenable.network.dynamic_network import (
-    DynamicNetwork,
-    UncalibratedWarning,
-    check_dynamic,
-    warn_if_uncalibrated,
-)
+from wenable.network.dynamic_network import DynamicNetwork, UncalibratedWarning
+from wenable.network.net_checks import check_dynamic, warn_if_uncalibrated
 from wenable.runtime.bundle_file import (
     FORMAT,
     VERSION_OF_ONE_NETWORK,

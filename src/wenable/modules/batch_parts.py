@@ -24,8 +24,8 @@ def inputs_and_targets(batch: Any, model: nn.Module) -> tuple[Inputs, Any]:
       input is one, and the rest are the targets, the value itself if there is one. The first dimension
       of every tensor of inputs is the batch. Beside a tensor an input may be a plain value, as the
       None of an optional mask.
-    - `model`: the network that will get the inputs; its `forward` says how many it takes. Dicts need
-      a dynamic network, which knows the names of its inputs.
+    - `model`: the network that will get the inputs; its `forward` says how many it takes, or for a dynamic
+      network the example that it was converted with. Dicts need a dynamic one, which knows their names.
 
     What the targets are is for the loss or the metric to say: anything.
 
@@ -148,7 +148,14 @@ def by_name(given: Mapping[str, Any], model: nn.Module) -> tuple[Inputs, dict[st
 
 
 def takes(model: nn.Module, count: int) -> bool:
-    """Say whether the `forward` of a network can be called with so many inputs."""
+    """Say whether a network takes so many inputs.
+
+    A dynamic one takes as many as it was converted with, even if its `forward` has further ones to be
+    left out: what follows the inputs in a batch is more likely an index, or the targets.
+    """
+    counts: tuple[int, int] | None = getattr(model, "input_counts", None)
+    if counts is not None:
+        return counts[0] <= count <= counts[1]
     try:
         _signature(model).bind(*range(count))
     except TypeError:
@@ -216,8 +223,10 @@ def _tensors(given: Any) -> Inputs:
 def _check_count(inputs: Inputs, model: nn.Module) -> None:
     if not takes(model, len(inputs)):
         names = ", ".join(_signature(model).parameters)
+        counts: tuple[int, int] | None = getattr(model, "input_counts", None)
+        converted = "" if counts is None else f", and it was converted with {counts[1]}"
         raise ValueError(
-            f"a batch gives the network {len(inputs)} input(s); its forward takes ({names})"
+            f"a batch gives the network {len(inputs)} input(s); its forward takes ({names}){converted}"
         )
 
 

@@ -16,7 +16,8 @@ from wenable.modules.batch_parts import inputs_alone
 from wenable.modules.fingerprint import weights_fingerprint
 from wenable.modules.passes import call_network, device_of, in_eval_mode
 from wenable.modules.processes import several_processes, sum_over_processes, world_size
-from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.net_checks import check_dynamic
 
 
 def calibrate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,6 @@ from wenable.network.inputs import check_inputs, explained, in_places, input_nam
 from wenable.network.recounting import (
     Counts,
     Structure,
-    check_switched,
     more_weights,
     recount,
     structure_of,
@@ -129,6 +127,15 @@ class DynamicNetwork(nn.Module):
         """The inputs that it was converted with, by the names that its own forward has, in order."""
         example = self._wenable.example
         return dict(zip(input_names(self.original_class, len(example)), example, strict=False))
+
+    @property
+    def input_counts(self) -> tuple[int, int]:
+        """How many inputs it takes, at least and at most: as many as it was converted with.
+
+        Those behind the last tensor may be left out.
+        """
+        tensors = [place for place, each in enumerate(self._wenable.example, 1) if each.is_tensor]
+        return max(tensors), len(self._wenable.example)
 
     def example_to_json(self) -> list[dict[str, Any]]:
         """Return the shapes and types of the inputs that the network was traced with."""
@@ -477,35 +484,3 @@ class DynamicNetwork(nn.Module):
 
 def _belongs(calibration: Calibration, fingerprints: Mapping[bool, int]) -> bool:
     return calibration.weights == fingerprints[calibration.statistics is None]
-
-
-def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
-    """Warn where a mode is used for a figure or a file uncalibrated; return whether it is."""
-    if net.is_calibrated(mode):
-        return False
-    warnings.warn(
-        f"mode {mode} is {use} with norm statistics that were never estimated for it (or for older"
-        " weights); call wenable.calibrate(net, modes, batches) first",
-        UncalibratedWarning,
-        stacklevel=3,
-    )
-    return True
-
-
-def check_dynamic(net: object) -> None:
-    """Raise `ValueError` unless a network was converted and its knobs still set what runs.
-
-    For a wrapped network it says what to pass instead.
-    """
-    if isinstance(net, DynamicNetwork):
-        state = net._wenable
-        check_switched(net, state.structure, state.plan)
-        return
-    name = type(net).__name__
-    for attribute in ("module", "_orig_mod"):
-        if isinstance(getattr(net, attribute, None), DynamicNetwork):
-            raise ValueError(
-                f"`net` is a {name} around a dynamic network; pass the network itself:"
-                f" `net.{attribute}`"
-            )
-    raise ValueError(f"`net` (a {name}) is no dynamic network; wenable.convert makes one")

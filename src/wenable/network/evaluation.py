@@ -18,12 +18,9 @@ from wenable.modules.batch_parts import labelled
 from wenable.modules.passes import call_network, device_name, device_of, in_eval_mode
 from wenable.modules.processes import gathered_from_processes
 from wenable.modules.targets import check_classes
-from wenable.network.dynamic_network import (
-    DynamicNetwork,
-    check_dynamic,
-    warn_if_uncalibrated,
-)
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.measuring import measure_with
+from wenable.network.net_checks import check_dynamic, warn_if_uncalibrated
 
 
 def evaluate(

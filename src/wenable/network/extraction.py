@@ -15,7 +15,8 @@ from wenable.modules.copying import copies_of_results, copy_network, put_in_plac
 from wenable.modules.outputs import tensors_of
 from wenable.modules.passes import in_eval_mode, same_random_numbers
 from wenable.modules.structures import names_in
-from wenable.network.dynamic_network import DynamicNetwork, warn_if_uncalibrated
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.net_checks import warn_if_uncalibrated
 
 _ROUNDINGS = 100
 """How many roundings of an output's type a network may make of one."""

@@ -13,8 +13,9 @@ from wenable.core.space import ModeChoice
 from wenable.modules.batch_parts import described, inputs_and_targets
 from wenable.modules.passes import call_network, device_name, device_of, in_eval_mode
 from wenable.modules.structures import moved
-from wenable.network.dynamic_network import DynamicNetwork, check_dynamic, warn_if_uncalibrated
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.metrics import Metric, metric_of
+from wenable.network.net_checks import check_dynamic, warn_if_uncalibrated
 from wenable.network.resampled_metric import DRAWS, ImageStates
 
 

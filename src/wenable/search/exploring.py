@@ -18,9 +18,10 @@ from wenable.core.space import Mode
 from wenable.measure.latency import TimingPlan
 from wenable.modules.processes import several_processes
 from wenable.network.calibration import calibrate
-from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
+from wenable.network.dynamic_network import DynamicNetwork
 from wenable.network.evaluation import evaluate_each
 from wenable.network.metrics import Metric, metric_of
+from wenable.network.net_checks import check_dynamic
 from wenable.search.greedy import search_greedily
 from wenable.search.known_costs import Cost, HasTables, known_costs
 from wenable.search.measured_costs import meter_for, mode_energies, mode_latencies

@@ -15,7 +15,8 @@ from wenable.modules.passes import device_of, in_eval_mode
 from wenable.modules.processes import failing_together, texts_of_all_processes
 from wenable.modules.structures import names_in, same_names
 from wenable.modules.targets import check_range, check_scores
-from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.net_checks import check_dynamic
 from wenable.training.config import TrainConfig
 from wenable.training.loading import batches_in_memory, batches_per_epoch, labels_in_memory
 from wenable.training.losses import (

@@ -16,7 +16,8 @@ from wenable.modules.batch_parts import Inputs, check_labels, examples_of, input
 from wenable.modules.passes import device_of
 from wenable.modules.processes import failing_together
 from wenable.modules.structures import moved, same_names, some_examples
-from wenable.network.dynamic_network import DynamicNetwork, check_dynamic
+from wenable.network.dynamic_network import DynamicNetwork
+from wenable.network.net_checks import check_dynamic
 from wenable.training.config import TrainConfig
 from wenable.training.loading import Batch
 from wenable.training.losses import (
