@@ -260,7 +260,11 @@ def _macs(model: nn.Module, pixels: PixelSplits) -> int:
 def equal_steps(nets: Sequence[DynamicNetwork], sizes: Scale, pixels: PixelSplits) -> int:
     """Return how many steps each network of the ladder makes for the budget of one party."""
     budget = sizes.spending.epochs * len(pixels.train) * nets[0].macs("full")
-    of_an_image = sum(net.macs(mode) for net in nets for mode in net.space.uniform_modes())
+    alone = AS_FOUND["sharing"]["delay"]  # the share of the steps that its largest size has alone
+    of_an_image = sum(
+        alone * net.macs("full") + (1 - alone) * sum(map(net.macs, net.space.uniform_modes()))
+        for net in nets
+    )
     return max(1, round(budget / (sizes.spending.batch_size * of_an_image)))
 
 

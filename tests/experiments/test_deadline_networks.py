@@ -6,7 +6,7 @@ import pytest
 
 from experiments import deadline_networks
 from experiments.pixels import load_pixels
-from experiments.sides import converted
+from experiments.sides import config_of, converted, cost_of_step
 from experiments.worth_sides import SCALES
 from tests.data.test_data import write_images
 from wenable.runtime import Session
@@ -41,15 +41,14 @@ def test_every_party_is_a_bundle_with_the_accuracy_of_each_mode(images: Path, tm
 
 def test_the_ladders_networks_share_one_budget(images: Path, tmp_path: Path):
     sizes, pixels = SCALES["smoke"], load_pixels(images, 16, tmp_path)
-    nets = [
-        converted(side, make(2), deadline_networks.example(pixels))
-        for side, make in deadline_networks.ladder("smoke")
-    ]
+    sides = deadline_networks.ladder("smoke")
+    nets = [converted(side, make(2), deadline_networks.example(pixels)) for side, make in sides]
     steps = deadline_networks.equal_steps(nets, sizes, pixels)
-    spent = (
-        steps
-        * sizes.spending.batch_size
-        * sum(net.macs(mode) for net in nets for mode in net.space.uniform_modes())
-    )
+    of_steps = [
+        cost_of_step(net, config_of(side, sizes.spending, 0), step, steps)
+        for (side, _), net in zip(sides, nets, strict=True)
+        for step in range(steps)
+    ]
+    spent = sizes.spending.batch_size * sum(of_steps)
     budget = sizes.spending.epochs * len(pixels.train) * nets[0].macs("full")
     assert abs(spent - budget) <= spent / steps
