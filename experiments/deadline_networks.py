@@ -3,7 +3,7 @@
     python -m experiments.deadline_networks --data data/cifar10 [--scale short] [--batch 32]
         [--engine auto] [--work out/worth] [--folder out/deadlines] [--parties NAME ...]
 
-Each party may spend the same multiply-accumulates in training, forward and backward:
+Each party but the last may spend the same multiply-accumulates in training, forward and backward:
 
 - `elastic`: one network, groups x image size, of which the uniform modes at every size are trained, as
   `experiments.worth` does it (and from its files).
@@ -12,7 +12,7 @@ Each party may spend the same multiply-accumulates in training, forward and back
 - `ladder`: three plain networks of different width, each at two image sizes, as people hold ready today.
   The budget is shared so that each goes through the images equally often.
 - `exits`: one network with early exits, which is also run by confidence.
-- `static`: small networks that switch nothing, each trained by itself with the whole of the budget.
+- `static`: small networks that switch nothing, each trained by itself with the whole of that budget.
 
 All but these learn as `experiments.worth` found best: what is largest by itself for half of the steps, then
 all with its answers. The controller goes by accuracies of the search split, which nobody was trained on.

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.page_parts import made_in_parts, table
-from experiments.worth_sides import COMBINED, UNIFORM_ALONE
+from experiments.worth_records import parts_of
+from experiments.worth_sides import COMBINED, SCALES, UNIFORM_ALONE
 
 INTRODUCTION = """\
 Weight-enabling beside US-Net, and both with the size of the images as a knob. Each side may spend the
@@ -25,8 +26,8 @@ far one front lies above the other in the mean over the range that both cover, i
 that cheap modes weigh little, and half of it lies above half of the full cost. Intervals know neither of
 other seeds nor of other timings. *At equal ms*: the same with latencies in the place of
 multiply-accumulates, one example at a time, each mode on the engine where it is fastest (our own kernels
-among them); a mode that is no faster than a larger one of its front is left out. *Old front*: of
-before a fault was mended that left the uniform modes, the full one among them, out of every searched front;
+among them); a mode that is no faster than a larger one of its front is left out. *Old front*:
+searched before a fault was mended that left the uniform modes, the full one among them, out of every front;
 of *US-Net*, whose modes are all uniform, every width was taken instead, without a search. Nothing follows
 from these lines about modes near the full one."""
 
@@ -64,7 +65,12 @@ def _old_front(pair: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 
 def _section(results: Mapping[str, Any]) -> str:
-    missing = results["missing"]
+    known = {(run["side"], run["seed"]) for run in results["runs"]}
+    missing = [
+        f"{name}, seed {seed}"
+        for name, seed in parts_of(SCALES[results["scale"]])
+        if (name, seed) not in known
+    ]
     first = results["runs"][0]
     lines = [
         f"## Scale {results['scale']}",
@@ -153,7 +159,7 @@ def _share(pair: Mapping[str, Any]) -> str:
     if above["modes"] < FEW_MODES:
         return of_all
     low, high = interval
-    return f"{of_all}, {100 * above['share']:.0f} % ({100 * low:.0f} to {100 * high:.0f}),"
+    return f"{of_all} ({100 * above['share']:.0f} %, {100 * low:.0f} to {100 * high:.0f})"
 
 
 def _gap(pair: Mapping[str, Any]) -> str:

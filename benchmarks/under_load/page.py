@@ -17,19 +17,34 @@ Requests of {batch} images of {data}, one every {period_ms:.1f} ms, each with a
 deadline of {deadline_ms:.1f} ms from when it comes: 1.3 times the 99th percentile of the most accurate
 mode of *{deadline_of}* alone. One that waits for the one before loses its time. One thread; what
 loads the machine runs on the same core, with the same priority. Every party has spent the same
-multiply-accumulates in training, and stays resident in a process of its own; each session has
-`engine="{engine}"`{chosen} and aims at {target:g} % of its deadlines.
+multiply-accumulates in training{static}, and stays resident in a process of its own. Each session has
+`engine="{engine}"` and aims at {target:g} % of its deadlines; {chosen}.
 {requests} requests for each row, {times}.
 
-*in time*: the share of requests that kept their deadline, with a 95 % interval over requests; *steady*:
-of those no part of which ran in the first 200 ms after the load came or went. *right*: of all images,
-the share answered rightly. *right in time*: the same, where late answers count for nothing. *oracle*:
-the accuracy of the modes that ran, less that of an oracle that knew each request's slowdown and was
-late as often, in points. It bounds what another choice at each of these moments could have had, with the
-waiting that the policy itself caused: a short request that no other process interrupted tells it that a
-longer one would not have been interrupted either. With several runs, ranges
-are those of the runs.
+*controller*: the session chooses a mode for each request. *by confidence*: a cheaper mode answers first,
+and images whose likeliest class leads by less than 0.5 go on to the next one while the deadline allows; the
+ladder asks its smallest and its largest network, early exits ask each exit. *always*: one mode by itself.
+
+*in time*: the share of requests that kept their deadline, with a 95 % interval over requests, as if these
+were independent; *steady*: of those no part of which ran in the first 200 ms after the load came or went.
+*right*: of all images, the share answered rightly. *right in time*: the same, where late answers count for
+nothing. *oracle*: the accuracy of the modes that ran, less that of an oracle that knew each request's
+slowdown and was late as often, in points, both by the accuracies {of_split}. It bounds
+what another choice at each of these moments could have had, with the waiting that the policy itself caused:
+a short request that no other process interrupted tells it that a longer one would not have been interrupted
+either. With several runs, ranges are those of the runs.
 """
+NOW = {
+    "chosen": "what it chooses by timing was chosen for this batch by an earlier process",
+    "of_split": "of the search split, by which modes are preferred",
+}
+BEFORE = {
+    "chosen": "what it chooses by timing was chosen for one example. In these bundles, which are older,"
+    "\nmodes are preferred by their accuracy on the very images that they are scored on, and the ladder"
+    "\nlearned from labels alone",
+    "of_split": "on the test images",
+}
+"""Of records that do not say which engine served."""
 MADE = """\
 Made by `{command}` at commit {commit} on {machine}, with bundles of
 `python -m experiments.deadline_networks`. One machine, one seed of training: nothing follows for other
@@ -42,13 +57,10 @@ def page(results: Mapping[str, Any]) -> str:
     rows, parties = results["rows"], results["parties"]
     times = "one run" if results["runs"] == 1 else f"{results['runs']} runs"
     told = {**results, "target": 100 * results["target"], "times": times}
-    # Records of before do not say: choices were timed with one example, in the process itself.
-    told["chosen"] = (
-        ", what it chooses by timing was chosen for this batch by a process before it,"
-        if "engine" in results
-        else ""
-    )
+    told |= NOW if "engine" in results else BEFORE
     told["engine"] = results.get("engine", "auto")
+    alone = any(each["party"] == "static" for each in parties)
+    told["static"] = ", of the static networks each by itself" if alone else ""
     told["deadline_of"] = WORDS[results.get("deadline_of", "elastic")]
     of = ", ".join(filter(None, (results.get("network"), results["data"])))
     lines = [
@@ -60,12 +72,15 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         HOW.format(**told),
     ]
-    lines += [*_of_parties(parties), ""]
+    lines += [
+        *_of_parties(parties, "the search split" if "engine" in results else "the test images"),
+        "",
+    ]
     lines += _not_measured(rows)
     absent = WORDS.keys() - {each["party"] for each in parties}
     if absent:
         named = "; ".join(words for party, words in WORDS.items() if party in absent)
-        lines += [f"Not trained yet, and not measured: {named}.", ""]
+        lines += [f"Not measured: {named}.", ""]
     for load in dict.fromkeys(row["load"] for row in rows):
         lines += _of_load(load, [row for row in rows if row["load"] == load])
     return "\n".join([*lines, MADE.format(**results), ""])
@@ -77,14 +92,16 @@ def _over_all_loads(means: Sequence[Row]) -> list[str]:
     found = []
     for party, policy in dict.fromkeys((mean["party"], mean["policy"]) for mean in means):
         own = [mean for mean in means if (mean["party"], mean["policy"]) == (party, policy)]
+        if len(own) < count:
+            continue  # a mean over other loads is another figure
         met, right = ([each[key] for each in own] for key in ("met", "right_in_time"))
         figures = (
             f"{100 * np.mean(right):.1f} % | {100 * np.mean(met):.1f} % | {100 * min(met):.1f} %"
         )
         found.append((-float(np.mean(right)), f"| {WORDS[party]} | `{policy}` | {figures} |"))
-    loads = "one load" if count == 1 else f"{count} loads"
+    idle = ", *none* among them" if any(mean["load"] == "none" for mean in means) else ""
     return [
-        f"In the mean over {loads}, most images right in time first:",
+        f"In the mean over {count} loads{idle}, most images right in time first:",
         "",
         "| party | policy | right in time | in time | in time, at worst |",
         "|---|---|--:|--:|--:|",
@@ -115,9 +132,9 @@ def _means(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _of_parties(parties: Sequence[Row]) -> list[str]:
+def _of_parties(parties: Sequence[Row], split: str) -> list[str]:
     lines = [
-        "| party | memory, MiB | first answer, ms | modes: ms alone, right |",
+        f"| party | memory, MiB | first answer, ms | modes: ms alone, right on {split} |",
         "|---|--:|--:|---|",
     ]
     for each in parties:

@@ -79,16 +79,17 @@ def _of_target(own: Sequence[Row], target: float) -> str:
 
 
 def _of_its_modes(own: Sequence[Row], target: float) -> str:
-    """Say under how many loads some mode keeps the aim by itself: of the others no controller can."""
+    """Say under how many loads one of the modes that were run by themselves keeps the aim."""
     most: dict[str, float] = {}
-    for row in own:
-        if row["policy"].startswith(FIXED):
-            most[row["load"]] = max(row["met"], most.get(row["load"], 0.0))
+    fixed = [row for row in own if row["policy"].startswith(FIXED)]
+    for row in fixed:
+        most[row["load"]] = max(row["met"], most.get(row["load"], 0.0))
     if not most:
         return ""
+    count, kept = len({row["policy"] for row in fixed}), [each >= target for each in most.values()]
     return (
-        f"; the best of its modes by itself, another one under each load, kept as many under"
-        f" {sum(each >= target for each in most.values())}, {100 * min(most.values()):.1f} % at worst"
+        f"; of its {count} modes that were run by themselves the best one under each load kept as many"
+        f" under {sum(kept)} of {len(kept)}, {100 * min(most.values()):.1f} % at worst"
     )
 
 
@@ -119,7 +120,7 @@ def _one_of(own: Sequence[Row], fixed: Sequence[Row]) -> str:
         policy: _gains(by_load, [r for r in fixed if r["policy"] == policy]) for policy in policies
     }
     policy = min(means, key=lambda each: (float(np.mean(means[each])), each))
-    return f", and {_points(means[policy])} beside `{policy}` under all of them"
+    return f", and {_points(means[policy])} beside `{policy}`, the best of them in the mean over all loads"
 
 
 def _beside_static(own: Sequence[Row], static: Sequence[Row]) -> str:

@@ -1,6 +1,7 @@
 """Errors of commands are one line that names what was typed."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -75,9 +76,9 @@ def test_an_output_that_nobody_reads_is_no_error_in_words(shell: str, options: s
     torch.manual_seed(0)
     net = we.convert(small_resnet(), torch.zeros(1, 3, 8, 8), method=we.WeightEnabling((1, 2)))
     path = we.export(net, ["full"], tmp_path / "net.wen")
-    command = f"{sys.executable} -m wenable.cli.main inspect {path} {options}"
+    words = [sys.executable, "-m", "wenable.cli.main", "inspect", str(path), *options.split()]
     done = subprocess.run(
-        ["bash", "-c", shell.format(command)],
+        ["bash", "-c", shell.format(shlex.join(words))],
         capture_output=True,
         text=True,
         timeout=120,

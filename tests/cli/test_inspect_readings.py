@@ -6,20 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import wenable as we
+from tests.helpers.command_line import run
 from tests.helpers.fronts import evaluated, front, space
 from tests.helpers.networks import small_resnet
-from wenable.cli.main import app
 from wenable.core.readings import Reading
 from wenable.runtime.bundle import Bundle
 
 
 def inspected(path: Path, *options: str) -> str:
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["inspect", str(path), *options])
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return run("inspect", path, *options).stdout
 
 
 @pytest.mark.parametrize("tested", [False, True])

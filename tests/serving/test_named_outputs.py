@@ -83,11 +83,15 @@ def test_a_server_answers_one_request_and_many_and_stops(bundle: Path):
     with Session(bundle, engine="onnxruntime", threads=1) as session:
         expected = session.run(x)
     running = Server(bundle)
-    with running.process as process, ThreadPoolExecutor(8) as clients:
-        first = running.infer({"inputs": [data]})
-        found = [first, *clients.map(lambda _: running.infer({"inputs": [data]}), range(8))]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+    try:
+        with ThreadPoolExecutor(8) as clients:
+            first = running.infer({"inputs": [data]})
+            found = [first, *clients.map(lambda _: running.infer({"inputs": [data]}), range(8))]
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(30) == 0
+    finally:
+        running.process.kill()
+        running.process.communicate()
     for status, answer in found:
         assert status == 200, answer
         for name, output in zip(("places", "classes"), answer["outputs"], strict=True):
