@@ -93,6 +93,7 @@ def test_the_ends_of_the_thresholds():
     assert by_margin(stages, inputs, 1.0).escalated.all()
     assert by_entropy(stages, inputs, 0.0).escalated.all()
     assert not by_entropy(stages, inputs, math.inf).escalated.any()
+    assert by_margin(stages, inputs, np.array(1.0)).escalated.all()  # one number, as a quantile is
 
 
 def test_later_stages_see_only_what_was_left_and_none_is_called_for_nothing():

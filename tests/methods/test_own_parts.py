@@ -87,3 +87,12 @@ def test_norms_and_exits_whose_forward_was_set_on_them_are_refused():
     set_forward(model.body)
     with pytest.raises(ValueError, match="`exits` names 'body', which has a `forward` of its own"):
         we.convert(model, X, method=EarlyExits(("body",)))
+
+
+def test_a_tensor_of_a_layers_own_counts_whatever_its_name():
+    model = Small().eval()
+    model.body.register_buffer("_scale", torch.ones(1))
+    net = we.convert(model, X, method=METHODS[0])
+    assert {each.name: each.reason for each in net.left_alone}["body"].startswith(
+        "has an attribute '_scale'"
+    )

@@ -58,3 +58,14 @@ def test_norms_over_processes_that_are_there_before_switch():
     net.head = nn.Linear(4, 4)  # what has no knob may come later
     we.calibrate(net, "1/2", [BATCH])
     assert net.is_calibrated("1/2")
+
+
+def test_what_no_knob_sets_may_be_replaced_and_what_one_sets_may_be_wrapped():
+    net = converted()
+    net.block1 = nn.Sequential(net.get_submodule("block1"))  # as a checkpoint wrapper would
+    net.set_mode("1/2")
+    we.calibrate(net, "1/2", [BATCH])
+    assert we.evaluate(net, "1/2", [BATCH]).count == IMAGES[0]
+    exits = we.convert(small_resnet(), torch.zeros(IMAGES), method=we.EarlyExits(("block1",)))
+    exits.fc = nn.Linear(32, 5)
+    assert we.evaluate(exits, "full", [BATCH]).count == IMAGES[0]

@@ -85,6 +85,11 @@ def test_a_front_of_other_weights_is_refused(tmp_path: Path):
             ValueError, match="`fronts` holds one that was found with other weights"
         ):
             refused()
+    we.save(
+        net, tmp_path / NETWORK_FILE
+    )  # as a repository that was written before fronts told their weights
+    with pytest.warns(UserWarning, match="1 of the 1 fronts of .* with other weights"):
+        assert SharedNetwork.from_pretrained(tmp_path).fronts == ()
 
 
 def test_without_readings_the_card_claims_nothing(tmp_path: Path):

@@ -213,6 +213,8 @@ def test_an_input_that_may_be_left_out_is_what_the_network_was_converted_with():
     assert [
         len(inputs_and_targets(b, optional)[0]) for b in ((X, CLASSES), ((X, None), CLASSES))
     ] == [1, 2]
+    with pytest.raises(ValueError, match=r"input 2 of a batch is one tensor .* plain value there"):
+        inputs_and_targets((X, OTHER, CLASSES), optional)
 
 
 def test_parts_are_told_by_what_the_network_takes():

@@ -59,9 +59,14 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 def _nobody_reads() -> bool:
     """Say whether the pipe that is printed to was closed, as by `head`, and not another one."""
+    if sys.stdout is None or not hasattr(select, "poll"):
+        return False
     poll = select.poll()
-    poll.register(sys.stdout, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    try:
+        poll.register(sys.stdout, 0)
+    except (OSError, ValueError):  # it was replaced by what is no file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _drop_output() -> None:

@@ -72,7 +72,7 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, s
 @contextmanager
 def stdout_kept_clean() -> Iterator[None]:
     """Send what libraries below Python print to standard error: HiGHS prints where it should not."""
-    sys.stdout.flush()
+    _flush()
     try:
         kept = os.dup(1)
         os.dup2(2, 1)
@@ -82,9 +82,14 @@ def stdout_kept_clean() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
+        _flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # as it is for a process that was started with a closed one
+        sys.stdout.flush()
 
 
 def print_json(values: Any) -> None:

@@ -172,6 +172,8 @@ def checked_thresholds(
     """Return one threshold for each stage but the last; raises `ValueError` as `by_margin` does."""
     if stages < 1:
         raise ValueError("`stages` is empty; escalation needs at least one")
+    if getattr(threshold, "ndim", None) == 0:  # an array or a tensor of one number
+        threshold = threshold.item()  # pyright: ignore
     several = isinstance(threshold, Sequence | np.ndarray) and not isinstance(
         threshold, str | bytes
     )

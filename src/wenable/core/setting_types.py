@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any
+
+from wenable.core.given_numbers import is_number
 
 
 def check_flags(settings: object, *names: str) -> None:
@@ -19,7 +20,7 @@ def check_numbers(settings: object, *names: str) -> None:
     """Raise `ValueError` for a setting that is no number; truth values are none."""
     for name in names:
         value = getattr(settings, name)
-        if not isinstance(value, Real) or isinstance(value, bool):
+        if not is_number(value):
             raise ValueError(f"`{name}` (={value!r:.100}) must be a number")
 
 

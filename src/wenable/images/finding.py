@@ -14,7 +14,8 @@ SUFFIXES = frozenset(
     " .dds .psd".split()
 )
 
-FileId = tuple[int, int]
+FileId = tuple[int, int] | str
+"""Device and inode of a file; where it lies in a file system that numbers none."""
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,5 @@ def _walk(
                 left_out[f"not an image by its name ({suffix or 'no suffix'})"] += 1
             else:
                 known = os.stat(entry.path)  # noqa: PTH116 (that of an entry has no inode on Windows)
-                yield entry.path, (known.st_dev, known.st_ino)
+                number = (known.st_dev, known.st_ino) if known.st_ino else None
+                yield entry.path, number or os.path.realpath(entry.path)

@@ -193,9 +193,9 @@ class InputRange(nn.Module):
         self.calibrated_for = None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        before = self.running_bounds.clone()
+        before = self.running_bounds.tolist()
         super()._load_from_state_dict(*args, **kwargs)
-        if not torch.equal(before, self.running_bounds):
+        if self.running_bounds.tolist() != before:  # on whichever device they lie now
             self.calibrated_for = None
 
 

@@ -22,6 +22,18 @@ def describe_device() -> str:
     return f"{processor()}, {counted}, {platform.system()} {platform.machine()}"
 
 
+def same_device(one: str, other: str) -> bool:
+    """Say whether two descriptions are of one device, however many of its cores a process might use.
+
+    >>> same_device("A, 2 cores, Linux x86_64", "A, 1 core, Linux x86_64")
+    True
+    >>> same_device("A, 2 cores, Linux x86_64", "B, 2 cores, Linux x86_64")
+    False
+    """
+    parts = (re.sub(r", \d+ cores?, ", ", ", each) for each in (one, other))
+    return len(set(parts)) == 1
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """What is known of the device's present state, as its temperature.

@@ -20,7 +20,6 @@ from wenable.measure.energy_windows import (
     energy_readings,
 )
 from wenable.measure.latency import latency_reading
-from wenable.measure.meters.file import FileMeter
 from wenable.measure.meters.meter import Meter, MeterError, NoMeter
 
 _LARGEST_PAUSE_SHARE = 0.02
@@ -201,7 +200,8 @@ class _Run(Generic[Key]):
             seconds, stop_s = clocks.clock() - start, clocks.stamp()
             window = Window(start_s, stop_s, seconds, calls, pauses_s)
             # Other meters count meanwhile, whatever the time is.
-            if isinstance(meter, FileMeter) and (reason := window.why_no_stamps()):
+            by_stamps = getattr(meter, "goes_by_stamps", False)
+            if by_stamps and (reason := window.why_no_stamps()):
                 raise MeterError(reason)
             joules = meter.end() if meter else None
         except MeterError as error:

@@ -22,8 +22,10 @@ def own_parts(layer: nn.Module) -> str:
         return "has hooks, which would be lost"
     if has_own_forward(layer):
         return "has a `forward` of its own, which would be lost"
-    extra = [name for name in _names(layer) if not name.startswith("_")]
-    extra = [name for name in extra if name not in _names_of_class(type(layer))]
+    held = [*layer._parameters, *layer._buffers, *layer._modules]
+    known = _names_of_class(type(layer))
+    own = [name for name in vars(layer) if not name.startswith("_")] + held
+    extra = [name for name in own if name not in known]
     return f"has an attribute {extra[0]!r} of its own, which would be lost" if extra else ""
 
 

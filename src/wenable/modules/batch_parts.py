@@ -151,11 +151,12 @@ def takes(model: nn.Module, count: int) -> bool:
     """Say whether a network takes so many inputs.
 
     A dynamic one takes as many as it was converted with, even if its `forward` has further ones to be
-    left out: what follows the inputs in a batch is more likely an index, or the targets.
+    left out: what follows the inputs in a batch is more likely an index, or the targets. Plain values
+    behind the last tensor may be left out.
     """
-    counts: tuple[int, int] | None = getattr(model, "input_counts", None)
-    if counts is not None:
-        return counts[0] <= count <= counts[1]
+    tensors: tuple[bool, ...] | None = getattr(model, "inputs_are_tensors", None)
+    if tensors is not None:
+        return len(tensors) - tensors[::-1].index(True) <= count <= len(tensors)
     try:
         _signature(model).bind(*range(count))
     except TypeError:
@@ -223,11 +224,18 @@ def _tensors(given: Any) -> Inputs:
 def _check_count(inputs: Inputs, model: nn.Module) -> None:
     if not takes(model, len(inputs)):
         names = ", ".join(_signature(model).parameters)
-        counts: tuple[int, int] | None = getattr(model, "input_counts", None)
-        converted = "" if counts is None else f", and it was converted with {counts[1]}"
+        tensors: tuple[bool, ...] | None = getattr(model, "inputs_are_tensors", None)
+        converted = "" if tensors is None else f", and it was converted with {len(tensors)}"
         raise ValueError(
             f"a batch gives the network {len(inputs)} input(s); its forward takes ({names}){converted}"
         )
+    known: tuple[bool, ...] = getattr(model, "inputs_are_tensors", ())
+    for place, (given, is_tensor) in enumerate(zip(inputs, known, strict=False), 1):
+        if isinstance(given, torch.Tensor) and not is_tensor:
+            raise ValueError(
+                f"input {place} of a batch is {described(given)}; the network was converted with a plain"
+                " value there, and in the place of several inputs a batch has a tuple or list of them"
+            )
 
 
 def _check_batch(inputs: Inputs) -> None:

@@ -109,7 +109,8 @@ def _collecting_ranges(net: DynamicNetwork) -> Iterator[list[InputRange]]:
         for layer in net.modules()
         if isinstance(layer, PrecisionLayer) and layer.input_range is not None
     ]
-    weights = weights_fingerprint(net) if ranges else None
+    depends = any(not each.is_known or each.calibrated_for is not None for each in ranges)
+    weights = weights_fingerprint(net) if depends else None
     unknown = [
         each for each in ranges if not each.is_known or each.calibrated_for not in (None, weights)
     ]

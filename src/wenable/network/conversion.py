@@ -64,8 +64,9 @@ def convert(
       (`wenable.runtime.DeviceProfile`), or its cost table. Options of groups that the device runs no faster
       than a coarser one are left out: trained they would cost passes and accuracy and return nothing.
     - `check`: compare the result with the original before it is handed back: the full mode gives
-      the same bits on the example, and the smallest mode costs the MACs that it is said to. That
-      takes two forward passes; without it a wrong conversion would go unnoticed.
+      the same bits on the example, and the smallest mode and every exit cost the MACs that they are said
+      to. That takes two forward passes and one for each exit; without it a wrong conversion would go
+      unnoticed.
 
     Returns an instance of the model's own class that is a `DynamicNetwork` as well. It starts in
     the full mode. A `torch.nn.TransformerEncoderLayer` runs through its parts from then on, since
@@ -264,7 +265,7 @@ def _check_converted(
             what = f"{past[0]} is" if past else "some layer is"
             raise RuntimeError(
                 f"{what} reached past its registered place (through a plain list, say), so its mode"
-                f" cannot be set; the smallest mode costs {macs} MACs, {expected_macs} were expected"
+                f" cannot be set; a mode costs {macs} MACs, {expected_macs} were expected"
             )
     within = tuple(f"{norm}." for norm in net.switchable_norms())
     idle = [name for name, _ in own if name not in entered and not name.startswith(within)]

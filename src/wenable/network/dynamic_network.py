@@ -129,13 +129,9 @@ class DynamicNetwork(nn.Module):
         return dict(zip(input_names(self.original_class, len(example)), example, strict=False))
 
     @property
-    def input_counts(self) -> tuple[int, int]:
-        """How many inputs it takes, at least and at most: as many as it was converted with.
-
-        Those behind the last tensor may be left out.
-        """
-        tensors = [place for place, each in enumerate(self._wenable.example, 1) if each.is_tensor]
-        return max(tensors), len(self._wenable.example)
+    def inputs_are_tensors(self) -> tuple[bool, ...]:
+        """Of each input that it was converted with, whether it is a tensor, and no plain value."""
+        return tuple(each.is_tensor for each in self._wenable.example)
 
     def example_to_json(self) -> list[dict[str, Any]]:
         """Return the shapes and types of the inputs that the network was traced with."""

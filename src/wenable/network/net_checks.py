@@ -6,7 +6,7 @@ import warnings
 
 from wenable.core.space import Mode
 from wenable.network.dynamic_network import DynamicNetwork, UncalibratedWarning
-from wenable.network.recounting import check_switched
+from wenable.network.recounting import replaced_said
 
 
 def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
@@ -14,8 +14,8 @@ def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
     if net.is_calibrated(mode):
         return False
     warnings.warn(
-        f"mode {mode} is {use} with norm statistics that were never estimated for it (or for older"
-        " weights); call wenable.calibrate(net, modes, batches) first",
+        f"mode {mode} is {use} with norm statistics or input ranges that were never estimated for it (or"
+        " for older weights); call wenable.calibrate(net, modes, batches) first",
         UncalibratedWarning,
         stacklevel=3,
     )
@@ -23,13 +23,16 @@ def warn_if_uncalibrated(net: DynamicNetwork, mode: Mode, use: str) -> bool:
 
 
 def check_dynamic(net: object) -> None:
-    """Raise `ValueError` unless a network was converted and its knobs still set what runs.
+    """Raise `ValueError` unless a network was converted and holds all that its knobs set.
 
-    For a wrapped network it says what to pass instead.
+    Where it holds them does not matter: a part may have been wrapped since. For a wrapped network it says
+    what to pass instead.
     """
     if isinstance(net, DynamicNetwork):
-        state = net._wenable
-        check_switched(net, state.structure, state.plan)
+        held = {id(module) for module in net.modules()}
+        for name, own in sorted(net._wenable.plan.replacements.items()):
+            if id(own) not in held:
+                raise ValueError(replaced_said(name))
         return
     name = type(net).__name__
     for attribute in ("module", "_orig_mod"):

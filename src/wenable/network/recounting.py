@@ -60,7 +60,7 @@ def recount(net: nn.Module, before: Structure, plan: Plan, graph: TracedGraph) -
 
     Raises `ValueError` if a layer with a knob is no longer the one that the knob sets.
     """
-    check_switched(net, before, plan)
+    _check_switched(net, before, plan)
     layers = tuple(_of_switched(layer, graph) for layer in plan.layers)
     full = sum(product.macs for product in graph.products) // graph.examples
     fixed = full - sum(layer.macs for layer in layers)
@@ -72,7 +72,15 @@ def more_weights(before: Structure, after: Structure) -> int:
     return _weights(after) - _weights(before)
 
 
-def check_switched(net: nn.Module, before: Structure, plan: Plan) -> None:
+def replaced_said(name: str) -> str:
+    """Return what is said of a module with a knob that is no longer the one that the knob sets."""
+    return (
+        f"{name!r} was replaced after `convert`, and the knob that set it sets nothing that"
+        " runs; replace it in the network before `convert`"
+    )
+
+
+def _check_switched(net: nn.Module, before: Structure, plan: Plan) -> None:
     """Raise `ValueError` if a module with a knob is no longer the one that the knob sets."""
     known = {id(module) for module, _, _ in before}
     modules = dict(net.named_modules())
@@ -83,10 +91,7 @@ def check_switched(net: nn.Module, before: Structure, plan: Plan) -> None:
         if found is None and name not in plan.replacements:
             continue  # the branch of an exit is no module
         if found is None or id(found) not in known or (own is not None and found is not own):
-            raise ValueError(
-                f"{name!r} was replaced after `convert`, and the knob that set it sets nothing that"
-                " runs; replace it in the network before `convert`"
-            )
+            raise ValueError(replaced_said(name))
 
 
 def _of_switched(layer: SwitchableLayer, graph: TracedGraph) -> SwitchableLayer:

@@ -12,7 +12,7 @@ from typing import Any
 from wenable.core.cost_parts import CostParts
 from wenable.core.readings import Reading
 from wenable.core.space import Mode
-from wenable.measure.device import describe_device
+from wenable.measure.device import describe_device, same_device
 from wenable.measure.latency import TimingPlan
 from wenable.profiling.cost_tables import SEED, spread_modes
 from wenable.profiling.layer_times import Progress
@@ -135,7 +135,7 @@ def verify(
     """
     if modes < LEAST_MODES:
         raise ValueError(f"`modes` (={modes}) must be at least {LEAST_MODES}")
-    if profile.device != (here := describe_device()):
+    if not same_device(profile.device, here := describe_device()):
         raise ValueError(
             f"`profile` was measured on {profile.device}, and this is {here}: what is measured here says"
             " nothing of its predictions; verify it on that device"

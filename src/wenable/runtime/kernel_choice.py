@@ -2,7 +2,8 @@
 
 They gain most where a mode computes least, and an engine is often the faster one for the full mode. So the
 two are timed beside each other for each mode, in the way in which the session would run it on either.
-They are compared then, too: kernels that answer otherwise than the engine are not taken.
+They are compared then, too: kernels that answer otherwise than the engine are not taken. What profiles of
+both say is taken as it is.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from wenable.runtime.engine import (
 from wenable.runtime.engine_choice import fastest_engine
 from wenable.runtime.engines import open_engine, open_kernels
 from wenable.runtime.implementations import as_written
+from wenable.runtime.kernel_choice import agree
 from wenable.runtime.remembered import Remembered, of_batches
 from wenable.runtime.thread_pool import ThreadPool
 
@@ -135,10 +136,7 @@ def is_near(found: np.ndarray, expected: np.ndarray) -> bool:
     >>> is_near(np.array([1.01, -2.0]), np.array([1.0, -2.0])), is_near(np.array([3]), np.array([2]))
     (True, False)
     """
-    if expected.dtype.kind != "f":
-        return bool(np.array_equal(found, expected))
-    most = float(np.abs(expected).max(initial=0.0))
-    return bool((np.abs(found.astype(np.float64) - expected) <= TOLERANCE * most).all())
+    return agree(found, expected, TOLERANCE)
 
 
 def _fastest(bundle: Bundle, engine: HasPrecisions, others: list[str], batch: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,15 @@ class SharedNetwork(ModelHubMixin, library_name="wenable", tags=["dynamic-neural
             )
 
         net = load(path_of(NETWORK_FILE), model)
-        return cls(net, _read_fronts(path_of))
+        fronts, weights = _read_fronts(path_of), (None, weights_fingerprint(net))
+        fitting = [front for front in fronts if front.weights in weights]
+        if len(fitting) < len(fronts):
+            warnings.warn(
+                f"{len(fronts) - len(fitting)} of the {len(fronts)} fronts of {model_id} were found with"
+                " other weights than its network has, and are left out",
+                stacklevel=2,
+            )
+        return cls(net, fitting)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the card; `model_card_kwargs` become its metadata, as `license="mit"`."""

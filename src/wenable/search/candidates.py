@@ -147,12 +147,11 @@ class Candidates:
         Before the first layer of its knob, the norms of each see what those of the others see.
         """
         new = {m: knob for m, knob in knobs.items() if m not in self.before | self.calibrated}
+        norms, images = self.net.switchable_norms(), 0
         # Ranges that were never seen have to be learned too, which `calibrate` does.
-        known = all(map(self.net.knows_input_ranges, new))
-        if len(new) < 2 or not self.net.switchable_norms() or not known:
+        if len(new) < 2 or not norms or not all(map(self.net.knows_input_ranges, new)):
             self.calibrate(list(new))
             return
-        norms, images = self.net.switchable_norms(), 0
         moments = {mode: {name: Moments() for name in norms} for mode in new}
         leader = self._leader(new)
         with in_eval_mode(self.net), torch.no_grad():

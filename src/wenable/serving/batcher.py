@@ -10,13 +10,13 @@ given up before it runs, so that the time goes to those that can be, and a burst
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -256,10 +256,7 @@ class Batcher:
                     (self._session, self._batches), self._next = following, None
                     self._estimate = Estimate(self._session, self._batches)
             if following is not None:
-                with suppress(
-                    Exception
-                ):  # one that does not close must not hold up the one after it
-                    before.close()
+                _close(before)
             self.run_next()
 
     def _margin_ms(self, deadline_ms: float) -> float:
@@ -403,3 +400,11 @@ class Batcher:
             met = None if math.isinf(each.deadline_ms) else each.left_ms(ended_s) >= 0
             waited_ms = 1e3 * (began_s - each.came_s)
             each.future.set_result(Answer(rows, mode, waited_ms, total_ms, size, met))
+
+
+def _close(session: Session) -> None:
+    """Close a session that was replaced; one that fails to must not hold up the one after it."""
+    try:
+        session.close()
+    except Exception:
+        logging.getLogger(__name__).exception("a session that was replaced did not close")

@@ -46,6 +46,9 @@ class FileMeter:
 
     kind: Kind = "measured"
 
+    goes_by_stamps = True
+    """What it measures depends on when windows began and ended, and so on this machine's clock."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],
