@@ -125,7 +125,7 @@ def test_sides_are_trained_searched_and_compared_and_go_on_where_they_were(
             assert ("engine" in mode) == (run["side"] != "alone, full")
     assert all("at_equal_ms" in pair for pair in timed["pairs"])
     page = (tmp_path / "docs" / "results" / "worth.md").read_text()
-    assert "; at equal ms " in page
+    assert "; at equal ms " in page or "; no common range of ms" in page
     assert made["command"] in page
     # Figures of two runs are not held against each other.
     path = latencies_file(tmp_path / "work" / "smoke", JOINT, 0)

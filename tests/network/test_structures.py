@@ -132,6 +132,8 @@ def test_several_inputs_by_name_and_one_left_out(tmp_path: Path):
     with Session(we.export(net, ["1"], tmp_path / "net.wen"), engine="onnxruntime") as session:
         by_name = session.run({"mask": mask.numpy(), "pixel_values": X.numpy()})["logits"]
         np.testing.assert_allclose(by_name, net(X, mask).logits.detach(), atol=1e-5)
+    with pytest.raises(ValueError, match="must hold as many examples each"):
+        we.train(twin, [((X, mask[:3]), LABELS)], config, loss=loss)
     optional = we.convert(Named().eval(), (X, None), method=we.WeightEnabling((1, 2)))
     we.train(optional, [{"pixel_values": X, "labels": LABELS}], config, loss=loss)
     we.train(optional, [{"pixel_values": X, "mask": None, "labels": LABELS}], config, loss=loss)
@@ -159,7 +161,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no targets": ({"pixel_values": X}, r"all of them inputs of the network; it must hold targets"),
     "unknown input": (({"pixel_values": X, "depth": X}, LABELS), r"'depth' is none of them"),
     "a text": ({"pixel_values": "x", "labels": LABELS}, r"an input of a batch is a str"),
-    "unequal": (((X, X[:3]), LABELS), r"must hold as many examples each"),
+    "an input too many": (((X, X), LABELS), r"2 input\(s\); .*, and it was converted with 1"),
     "two targets for classes": (
         {"pixel_values": X, "labels": LABELS, "id": LABELS}, r"a dict with the keys 'labels', 'id'"
     ),

@@ -386,7 +386,7 @@ def test_a_deadline_counts_from_the_call_of_run(path: Path, engine: str):
         (lambda s: s.escalate(s.example(), "high"), r"`threshold` \(='high'\) must be a number"),
         (lambda s: s.escalate(s.example(), [0.5, None]), r"`threshold` \(=.*\) must be a number"),
         (lambda s: s.run([s.example()[0]]), r"`x` \(list of float32\) must be one array; use np.stack"),
-        (lambda s: s.run([1.0]), r"`x` \(list of float\) must be one array; use np.stack"),
+        (lambda s: s.run([1.0]), r"`x` \(list\) must be a numpy array of float32"),
         (lambda s: s.warm_up(1), r"`batches` \(=1\) must be sizes of batch"),
         (lambda s: s.prepare("1/2", image_size=16), r"`image_size` \(=16\) is none .* allowed: "),
     ],

@@ -199,7 +199,12 @@ def test_sessions_of_a_pool_keep_the_provider_that_each_was_asked_for(paths: lis
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="nothing tells the threads here")
 def test_our_kernels_have_one_set_of_threads_for_the_whole_pool(paths: list[Path]) -> None:
     def threads() -> int:
-        return len(list(Path("/proc/self/task").iterdir()))
+        """Return how many there are, once those that end have ended."""
+        counts = [-1]
+        while len(counts) < 3 or len(set(counts[-3:])) > 1:
+            counts.append(len(list(Path("/proc/self/task").iterdir())))
+            time.sleep(0.1)
+        return counts[-1]
 
     def grown(first: int | ThreadPool, second: int | ThreadPool) -> int:
         with Session(paths[0], engine="native", threads=first) as one:

@@ -63,7 +63,7 @@ class Reading:
 
     @property
     def is_modelled(self) -> bool:
-        """Whether a model of the device computed the figure: `source` speaks of a model.
+        """Whether a model of the device computed the figure: `source` has the word "modelled".
 
         Notes do not count: they may name files, and a network's file is called a model easily.
 
@@ -72,7 +72,7 @@ class Reading:
         >>> Reading(3.1, "mJ", source="wall meter", note="trace model.csv").is_modelled
         False
         """
-        return re.search(r"\bmodel(l?ed|l?ing|s|-based)?\b", self.source, re.IGNORECASE) is not None
+        return re.search(r"\bmodell?ed\b", self.source, re.IGNORECASE) is not None
 
     def __str__(self) -> str:
         if self.value is None:

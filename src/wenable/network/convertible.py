@@ -25,13 +25,13 @@ def check_convertible(model: nn.Module) -> None:
     if isinstance(model, DynamicNetwork):
         raise ValueError("`model` is already dynamic; convert the network it was made from")
     _refuse_wrapped(model)
+    for name, module in model.named_modules():
+        _refuse_module(name, module)
     if has_own_forward(model):
         raise ValueError(
             f"`model` (={type(model).__name__}) has a `forward` of its own, set on the instance, which"
             " would run in the place of the dynamic network's; give it a class with that forward"
         )
-    for name, module in model.named_modules():
-        _refuse_module(name, module)
     _check_weights(model)
     taken = [name for name in vars(DynamicNetwork) if not name.startswith("_")]
     clash = [name for name in taken if hasattr(model, name) and not hasattr(nn.Module, name)]

@@ -75,7 +75,7 @@ class SessionInputs:
         for array, (name, dtype, shape), (*_, smaller) in zip(given, whole, own, strict=True):
             what = f"`x[{name!r}]`" if len(whole) > 1 else "`x`"
             masked = isinstance(array, np.ma.MaskedArray)
-            if isinstance(array, list):
+            if isinstance(array, list) and all(isinstance(each, np.ndarray) for each in array):
                 kinds = {str(getattr(each, "dtype", type(each).__name__)) for each in array}
                 words = ", ".join(sorted(kinds))
                 raise ValueError(
