@@ -66,6 +66,10 @@ TECHNIQUES = (
     _technique(
         "diagonal blocks first", "SuperFast, DAC 2025", sharing={"delay": 0.5, "first": "outward"}
     ),
+    _technique(
+        "diagonal blocks first, then distillation", "SuperFast, DAC 2025; DepS, ECCV 2024",
+        distillation=True, sharing={"delay": 0.5, "first": "outward"},
+    ),
     _technique("distillation from the start", "US-Nets, 2019", distillation=True),
     _technique("last gamma at zero", "BigNAS, 2020", prepare="zero gamma"),
     _technique(
