@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,28 @@ def test_convolutions_with_a_sum_and_an_activation(engines: list[Native], data: 
         np.testing.assert_allclose(found, expected, atol=1e-4 * max(np.abs(expected).max(), 1))
 
 
+def check_two_convolutions(
+    engines: list[Native],
+    x: np.ndarray,
+    first: tuple[np.ndarray, np.ndarray, dict[str, Any]],
+    second: tuple[np.ndarray, dict[str, Any]],
+) -> None:
+    """Hold a convolution with a bias, a Relu, and a convolution without one against the slow reference."""
+    (weight, bias, how), (last, how_last) = first, second
+    hidden = ACTIVATIONS["Relu"](reference_convolution(x, weight, bias, how))
+    expected = reference_convolution(hidden, last, np.zeros(len(last)), how_last)
+    nodes = [
+        ("Conv", ["x", "first", "bias"], "made", how),
+        ("Relu", ["made"], "hidden", {}),
+        ("Conv", ["hidden", "second"], "y", how_last),
+    ]
+    tensors = {"first": weight, "bias": bias, "second": last}
+    run = network_of(nodes, {"x": x}, tensors, {"y": expected.shape})
+    for engine in engines:
+        [found] = run(engine)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * max(np.abs(expected).max(), 1))
+
+
 @given(st.data())
 @settings(max_examples=CASES, deadline=None)
 def test_a_pointwise_layer_before_a_stride(engines: list[Native], data: st.DataObject):
@@ -164,18 +187,7 @@ def test_a_pointwise_layer_before_a_stride(engines: list[Native], data: st.DataO
     strided = {
         "group": wide, "kernel_shape": [kernel] * 2, "strides": [2, 2], "pads": [padding] * 4,
     }  # fmt: skip
-    hidden = ACTIVATIONS["Relu"](reference_convolution(x, first, bias, narrow))
-    expected = reference_convolution(hidden, second, np.zeros(wide), strided)
-    nodes = [
-        ("Conv", ["x", "first", "bias"], "made", narrow),
-        ("Relu", ["made"], "hidden", {}),
-        ("Conv", ["hidden", "second"], "y", strided),
-    ]
-    tensors = {"first": first, "bias": bias, "second": second}
-    run = network_of(nodes, {"x": x}, tensors, {"y": expected.shape})
-    for engine in engines:
-        [found] = run(engine)
-        np.testing.assert_allclose(found, expected, atol=1e-4 * max(np.abs(expected).max(), 1))
+    check_two_convolutions(engines, x, (first, bias, narrow), (second, strided))
 
 
 @pytest.mark.parametrize("sizes", [(1, 16), (16, 1), (2, 16), (16, 3), (2, 1)])
@@ -199,18 +211,7 @@ def test_a_stride_over_fewer_rows_or_columns_than_it_has_phases(
     strided = {
         "group": groups, "kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4,
     }  # fmt: skip
-    hidden = ACTIVATIONS["Relu"](reference_convolution(x, first, bias, pointwise))
-    expected = reference_convolution(hidden, second, np.zeros(wide), strided)
-    nodes = [
-        ("Conv", ["x", "first", "bias"], "made", pointwise),
-        ("Relu", ["made"], "hidden", {}),
-        ("Conv", ["hidden", "second"], "y", strided),
-    ]
-    tensors = {"first": first, "bias": bias, "second": second}
-    run = network_of(nodes, {"x": x}, tensors, {"y": expected.shape})
-    for engine in engines:
-        [found] = run(engine)
-        np.testing.assert_allclose(found, expected, atol=1e-4 * max(np.abs(expected).max(), 1))
+    check_two_convolutions(engines, x, (first, bias, pointwise), (second, strided))
 
 
 @given(st.data())

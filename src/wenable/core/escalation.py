@@ -172,13 +172,12 @@ def checked_thresholds(
     """Return one threshold for each stage but the last; raises `ValueError` as `by_margin` does."""
     if stages < 1:
         raise ValueError("`stages` is empty; escalation needs at least one")
-    if getattr(threshold, "ndim", None) == 0:  # an array or a tensor of one number
-        threshold = threshold.item()  # pyright: ignore
-    several = isinstance(threshold, Sequence | np.ndarray) and not isinstance(
-        threshold, str | bytes
-    )
-    given: tuple[Any, ...] = tuple(threshold) if several else (threshold,) * (stages - 1)  # pyright: ignore
-    if not all(map(is_number, given if several else (threshold,))):
+    one: Any = threshold
+    if getattr(one, "ndim", None) == 0:  # an array or a tensor of one number
+        one = one.item()
+    several = isinstance(one, Sequence | np.ndarray) and not isinstance(one, str | bytes)
+    given: tuple[Any, ...] = tuple(one) if several else (one,) * (stages - 1)
+    if not all(map(is_number, given if several else (one,))):
         raise ValueError(
             f"`threshold` (={threshold!r}) must be a number, or one for each stage but the last"
         )
